@@ -1,0 +1,61 @@
+# Development tasks; `make` alone lists them. A clean checkout needs nothing but make and Python.
+
+PYTHON3 ?= python3
+VENV ?= .venv
+
+BIN := $(VENV)/bin
+PYTHON := $(BIN)/python
+STAMP := $(VENV)/.installed
+
+SYSTEM_PACKAGES := PYTHON3="$(PYTHON3)" .ci/system-packages
+
+.DEFAULT_GOAL := help
+# Two recipes must not install system packages at the same time.
+.NOTPARALLEL:
+
+.PHONY: help
+help: ## List the targets.
+	@sed -n 's/^\([a-z]*\):.*## /\1|/p' $(MAKEFILE_LIST) | \
+		while IFS='|' read -r target text; do printf '%-8s %s\n' "$$target" "$$text"; done
+
+.PHONY: venv
+venv: $(STAMP) ## Create the virtual environment (VENV=.venv), with all development tools.
+
+# The daemon's package has a C extension, so the environment needs a compiler first.
+$(STAMP): pyproject.toml | system-venv
+	@echo "venv: installing into $(VENV)"
+	@$(PYTHON3) -m venv "$(VENV)"
+	@# The pip that comes with Python may be too old for --group, which needs 25.1.
+	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --upgrade pip
+	@$(PYTHON) -m pip install --quiet --group dev --editable ".[testing]"
+	@touch "$@"
+
+.PHONY: system
+system: ## Check for the system tools that the tests need; as root with apt-get, install them.
+	@$(SYSTEM_PACKAGES) test
+
+.PHONY: system-demo system-venv
+system-demo system-venv: system-%:
+	@$(SYSTEM_PACKAGES) $*
+
+.PHONY: demo
+demo: system-demo venv ## Run the demo: a backup and a restore against a real daemon.
+	@$(PYTHON) docs/examples/demo.py
+
+.PHONY: lint
+lint: venv ## Check style, format and types.
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+.PHONY: test
+test: system venv ## Run the tests.
+	$(PYTHON) -m pytest
+
+.PHONY: check
+check: lint test ## All that a change has to pass: lint and test.
+
+.PHONY: clean
+clean: ## Remove the virtual environment, caches and build products.
+	rm -rf "$(VENV)" build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +

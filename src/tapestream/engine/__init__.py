@@ -1,0 +1,1 @@
+"""The copy engine: plan, buffers, pipeline, copy."""

@@ -1,0 +1,188 @@
+"""copy(): one source into one sink."""
+
+from __future__ import annotations
+
+import logging
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Literal
+
+from ..errors import ExtentsError, UsageError
+from ..extents import Extents, Kind
+from ..progress import Progress, reporter
+from ..protocols import Sink, Source
+from . import pipeline
+from .buffers import BufferPool
+from .plan import plan_requests
+
+log = logging.getLogger("tapestream.copy")
+
+MIB = 1024**2
+PAGE = 4096
+
+# A request may be much larger than a buffer: the server's cost per request is paid once, while
+# the buffers in use stay few enough for the processor's cache.
+REQUEST_SIZE = 16 * MIB
+BUFFER_SIZE = MIB
+MAX_WORKERS = 4
+
+# Four readers, each one request ahead of the other, and as much again for the writer to lag.
+BUFFER_MEMORY = 128 * MIB
+
+# What "auto" stands for: on a local socket a GET costs the time of some hundred KiB.
+AUTO_GAP = 256 * 1024
+
+
+@dataclass(frozen=True)
+class CopyResult:
+    """What a copy did. Its sink is committed: the result is final.
+
+    Attributes:
+        size: Virtual size of the disk in bytes.
+        context: "zero" for a full backup, "dirty" for an incremental one.
+        extents: Number of extents of the disk.
+        data_extents: Number of those that were data.
+        data_bytes: Bytes of data written.
+        zero_bytes: Bytes in zero extents: not transferred, but told to the sink.
+        read_bytes: Bytes read from the source: the data, and the gaps that were read through.
+        requests: Number of reads the plan asked of the source.
+        seconds: From the request of the extents to the end of the commit.
+        checksum: Name of the digest that the sink recorded; None without.
+    """
+
+    size: int
+    context: str
+    extents: int
+    data_extents: int
+    data_bytes: int
+    zero_bytes: int
+    read_bytes: int
+    requests: int
+    seconds: float
+    checksum: str | None
+
+    @property
+    def rate(self) -> float:
+        """Bytes of data per second."""
+        return self.data_bytes / self.seconds if self.seconds else 0.0
+
+
+def copy(
+    src: Source,
+    dst: Sink,
+    *,
+    max_workers: int = MAX_WORKERS,
+    buffer_size: int = BUFFER_SIZE,
+    buffer_memory: int = BUFFER_MEMORY,
+    max_gap: int | Literal["auto"] = "auto",
+    progress: Progress | None = None,
+) -> CopyResult:
+    """Copy a disk, or a backup of one, from a source to a sink, and commit the sink.
+
+    Only the data is moved, each byte once. Source and sink stay open: closing them is the
+    caller's job, best with `with`.
+
+    Args:
+        src: Where to read.
+        dst: Where to write; must be new: a sink takes one copy.
+        max_workers: Most readers, and most writers, at the same time; source and sink may allow
+            fewer.
+        buffer_size: Bytes in one buffer, a multiple of 4096.
+        buffer_memory: Bytes in all buffers together, at least two buffers. This bounds the
+            memory for data, whatever the size of the disk.
+        max_gap: Read through up to this many bytes between two data extents, and drop them,
+            rather than make another request; 0 never does. "auto" chooses.
+        progress: Hears how much data was written; see `Progress`.
+
+    Returns:
+        What was done. The sink is committed: file fsynced and renamed, disk flushed.
+
+    Raises:
+        TapestreamError: The copy failed; all threads have ended and the sink was aborted.
+        KeyboardInterrupt: The same, at once.
+    """
+    settings = _Settings(max_workers, buffer_size, buffer_memory, max_gap)
+    try:
+        return _copy(src, dst, settings, progress)
+    except BaseException:
+        try:
+            dst.abort()
+        except Exception:
+            # The first error is the one to raise, but this one must not be lost either.
+            log.exception("the sink could not be aborted cleanly")
+        raise
+
+
+@dataclass(frozen=True)
+class _Settings:
+    max_workers: int
+    buffer_size: int
+    buffer_memory: int
+    max_gap: int | Literal["auto"]
+
+    def __post_init__(self) -> None:
+        if self.max_workers < 1:
+            raise UsageError(f"max_workers must be at least 1, not {self.max_workers}")
+        if self.buffer_size < PAGE or self.buffer_size % PAGE:
+            raise UsageError(f"buffer_size must be a multiple of {PAGE}, not {self.buffer_size}")
+        if self.buffer_memory < 2 * self.buffer_size:
+            raise UsageError(
+                f"buffer_memory must hold at least two buffers of {self.buffer_size} bytes, "
+                f"not {self.buffer_memory} bytes"
+            )
+        if self.max_gap != "auto" and (not isinstance(self.max_gap, int) or self.max_gap < 0):
+            raise UsageError(f"max_gap must be 'auto' or a number of bytes, not {self.max_gap!r}")
+
+
+def _copy(src: Source, dst: Sink, settings: _Settings, progress: Progress | None) -> CopyResult:
+    began = time.monotonic()
+    extents = Extents.of(src.extents())
+    info = src.info
+    if extents.size != info.size:
+        raise ExtentsError(f"the extents cover {extents.size} bytes of a disk of {info.size} bytes")
+    data, zero = extents.tally(Kind.DATA), extents.tally(Kind.ZERO)
+    dst.begin(info, extents)
+    gap = AUTO_GAP if settings.max_gap == "auto" else settings.max_gap
+    plan = plan_requests(
+        extents.runs(),
+        segment_size=dst.segment_size or REQUEST_SIZE,
+        request_size=REQUEST_SIZE,
+        buffer_size=settings.buffer_size,
+        max_gap=lambda: gap,
+    )
+    with ExitStack() as stack:
+        pool = BufferPool(settings.buffer_memory // settings.buffer_size, settings.buffer_size)
+        stack.callback(pool.close)
+        readers = []
+        for _ in range(1 if src.sequential else min(settings.max_workers, src.max_readers)):
+            readers.append(src.open_reader())
+            stack.callback(readers[-1].close)
+        writers = []
+        for _ in range(1 if dst.sequential else min(settings.max_workers, dst.max_writers)):
+            writers.append(dst.open_writer())
+            stack.callback(writers[-1].close)
+        asked = pipeline.run(
+            plan,
+            readers,
+            writers,
+            pool,
+            ordered=dst.sequential,
+            digester=dst.digester,
+            progress=reporter(progress, data.bytes),
+        )
+    src.finish()
+    dst.commit()
+    return CopyResult(
+        size=info.size,
+        context=info.context,
+        extents=len(extents),
+        data_extents=data.extents,
+        data_bytes=data.bytes,
+        zero_bytes=zero.bytes,
+        # A stream has no gaps to read through.
+        read_bytes=data.bytes if src.sequential else asked.bytes,
+        requests=asked.requests,
+        seconds=time.monotonic() - began,
+        checksum=dst.checksum,
+    )

@@ -1,0 +1,281 @@
+"""The pipeline: N readers, a bounded and ordered hand-over, one or N writers, one cancel.
+
+    plan ──▶ claim ──▶ reader ──▶ put ──▶ [ window of blocks ] ──▶ take ──▶ writer ──▶ release
+
+Blocks are numbered in the order of the plan when they are claimed. A block may be filled only
+when it is less than one window ahead of the oldest block that is not yet released. So a buffer is
+always left for the block that is due, readers cannot starve each other, and memory is bounded by
+the window, whatever the order in which readers finish.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import NamedTuple
+
+from ..protocols import Digester, Reader, Writer
+from .buffers import BufferPool
+from .plan import Block, Piece, Request
+
+
+class Cancelled(BaseException):
+    """Ends a worker after another one failed; never leaves the pipeline."""
+
+
+class Filled(NamedTuple):
+    """A block on its way from a reader to a writer."""
+
+    number: int
+    block: Block
+    buffer: memoryview | None
+
+
+class Asked(NamedTuple):
+    """How often, and for how many bytes, the source was asked."""
+
+    requests: int
+    bytes: int
+
+
+class Handover:
+    """The shared state of all workers, behind one lock.
+
+    Args:
+        plan: Requests in ascending order.
+        pool: Its `count` is the window.
+        ordered: Hand blocks to `take` in their order; otherwise as they come.
+        readers: How many workers will claim and put.
+        writers: How many workers will take and release.
+
+    Attributes:
+        finished: Set when all workers have ended, or one has failed.
+        error: The first error.
+        asked: The requests with data that were claimed.
+    """
+
+    def __init__(
+        self,
+        plan: Iterator[Request],
+        pool: BufferPool,
+        *,
+        ordered: bool,
+        readers: int,
+        writers: int,
+    ) -> None:
+        self.finished = threading.Event()
+        self.error: BaseException | None = None
+        self.asked = Asked(0, 0)
+        self._plan = plan
+        self._pool = pool
+        self._ordered = ordered
+        self._claimed = 0
+        self._taken = 0
+        self._oldest = 0
+        self._released: set[int] = set()
+        self._ready: dict[int, Filled] = {}
+        self._readers_left = readers
+        self._workers_left = readers + writers
+        self._lock = threading.Lock()
+        self._room = threading.Condition(self._lock)
+        self._work = threading.Condition(self._lock)
+
+    def claim(self) -> tuple[int, Request] | None:
+        """The next request, with the number of its first block; None when the plan is done."""
+        with self._lock:
+            self._check()
+            request = next(self._plan, None)
+            if request is None:
+                return None
+            first = self._claimed
+            self._claimed += len(request.blocks)
+            if request.length:
+                self.asked = Asked(self.asked.requests + 1, self.asked.bytes + request.length)
+            return first, request
+
+    def buffer(self, number: int, length: int) -> memoryview | None:
+        """Wait until block `number` may be filled; a buffer for it if it has data."""
+        with self._lock:
+            while number >= self._oldest + self._pool.count:
+                self._check()
+                self._room.wait()
+            self._check()
+            return self._pool.take() if length else None
+
+    def put(self, filled: Filled) -> None:
+        """Hand a filled block over."""
+        with self._lock:
+            self._check()
+            self._ready[filled.number] = filled
+            if not self._ordered or filled.number == self._taken:
+                self._work.notify()
+
+    def take(self) -> Filled | None:
+        """Wait for a block to write; None when all have been taken."""
+        with self._lock:
+            while True:
+                self._check()
+                number = self._next_ready()
+                if number is not None:
+                    self._taken += 1
+                    return self._ready.pop(number)
+                if self._readers_left == 0 and self._taken == self._claimed:
+                    return None
+                self._work.wait()
+
+    def release(self, filled: Filled) -> None:
+        """Give a written block's buffer back, and let the window move on."""
+        with self._lock:
+            if filled.buffer is not None:
+                self._pool.give_back(filled.buffer)
+            self._released.add(filled.number)
+            moved = self._oldest
+            while self._oldest in self._released:
+                self._released.remove(self._oldest)
+                self._oldest += 1
+            if self._oldest > moved:
+                self._room.notify_all()
+
+    def reader_done(self) -> None:
+        """A reader found the plan done."""
+        with self._lock:
+            self._readers_left -= 1
+            self._work.notify_all()
+
+    def worker_done(self) -> None:
+        """A reader or writer ends."""
+        with self._lock:
+            self._workers_left -= 1
+            if self._workers_left == 0:
+                self.finished.set()
+
+    def fail(self, error: BaseException) -> None:
+        """Keep the first error, and wake everybody up to end."""
+        with self._lock:
+            if self.error is None:
+                self.error = error
+            self._room.notify_all()
+            self._work.notify_all()
+            self.finished.set()
+
+    def _next_ready(self) -> int | None:
+        if self._ordered:
+            return self._taken if self._taken in self._ready else None
+        return next(iter(self._ready), None)
+
+    def _check(self) -> None:
+        if self.error is not None:
+            raise Cancelled
+
+
+def run(
+    plan: Iterator[Request],
+    readers: Sequence[Reader],
+    writers: Sequence[Writer],
+    pool: BufferPool,
+    *,
+    ordered: bool,
+    digester: Callable[[int, int], Digester | None],
+    progress: Callable[[int], None],
+) -> Asked:
+    """Move everything in the plan from the readers to the writers.
+
+    Args:
+        plan: What to move.
+        readers: One thread is started for each.
+        writers: One thread is started for each.
+        pool: Where the data lies in between.
+        ordered: Write blocks in the order of the plan; takes a single writer.
+        digester: See `Sink.digester`.
+        progress: Called with the number of data bytes in every block that was written.
+
+    Returns:
+        What the source was asked for.
+
+    Raises:
+        BaseException: The first error of any worker, or KeyboardInterrupt. All threads have
+            ended; readers and writers are still to be closed.
+    """
+    handover = Handover(plan, pool, ordered=ordered, readers=len(readers), writers=len(writers))
+    threads = [
+        _thread(f"tapestream-reader-{i}", handover, partial(_read, handover, reader, digester))
+        for i, reader in enumerate(readers)
+    ] + [
+        _thread(f"tapestream-writer-{i}", handover, partial(_write, handover, writer, progress))
+        for i, writer in enumerate(writers)
+    ]
+    started: list[threading.Thread] = []
+    try:
+        for thread in threads:
+            thread.start()
+            started.append(thread)
+        handover.finished.wait()
+    except BaseException as e:  # noqa: BLE001 - KeyboardInterrupt, too, ends the threads first
+        handover.fail(e)
+    if handover.error is not None:
+        for reader in readers:
+            reader.cancel()
+        for writer in writers:
+            writer.cancel()
+    for thread in started:
+        thread.join()
+    if handover.error is not None:
+        raise handover.error
+    return handover.asked
+
+
+def _thread(name: str, handover: Handover, work: Callable[[], None]) -> threading.Thread:
+    def guarded() -> None:
+        try:
+            work()
+        except Cancelled:
+            pass
+        except BaseException as e:  # noqa: BLE001 - raised again by run()
+            handover.fail(e)
+        finally:
+            handover.worker_done()
+
+    return threading.Thread(target=guarded, name=name)
+
+
+def _read(
+    handover: Handover, reader: Reader, digester: Callable[[int, int], Digester | None]
+) -> None:
+    while (claimed := handover.claim()) is not None:
+        first, request = claimed
+        if request.length:
+            reader.request(request.start, request.length)
+        digest: Digester | None = None
+        for number, block in enumerate(request.blocks, first):
+            buffer = handover.buffer(number, block.length)
+            if buffer is not None:
+                reader.readinto(block.start, buffer[: block.length])
+                for piece in block.pieces:
+                    if piece.segment is None:
+                        continue
+                    if piece.start == piece.segment.start:
+                        digest = digester(*piece.segment)
+                    if digest is not None:
+                        digest.update(_view(buffer, block, piece))
+            handover.put(Filled(number, block, buffer))
+    handover.reader_done()
+
+
+def _write(handover: Handover, writer: Writer, progress: Callable[[int], None]) -> None:
+    while (filled := handover.take()) is not None:
+        written = 0
+        for piece in filled.block.pieces:
+            if piece.segment is None or filled.buffer is None:
+                writer.zero(piece.start, piece.length)
+            else:
+                writer.write(piece.start, _view(filled.buffer, filled.block, piece))
+                written += piece.length
+        handover.release(filled)
+        progress(written)
+    writer.flush()
+
+
+def _view(buffer: memoryview, block: Block, piece: Piece) -> memoryview:
+    offset = piece.start - block.start
+    return buffer[offset : offset + piece.length]

@@ -1,0 +1,127 @@
+"""The plan: which bytes are read together, and which are handed over together.
+
+    extent    what the server lists; may be terabytes
+    segment   at most `segment_size` bytes of one data extent, cut from its start
+    request   segments, with the small gaps between them, that one reader reads in one go
+    block     what one buffer holds: a request is cut into blocks of `buffer_size`
+    piece     the bytes of one segment in one block, or a zero extent
+
+Everything is a generator: a plan over a million extents costs no memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
+
+from ..extents import Kind
+
+
+class Segment(NamedTuple):
+    """A stretch of one data extent: the unit of a digest."""
+
+    start: int
+    length: int
+
+
+class Piece(NamedTuple):
+    """What a writer gets in one call: bytes of a segment, or, without a segment, zeros."""
+
+    start: int
+    length: int
+    segment: Segment | None
+
+
+class Block(NamedTuple):
+    """What one buffer holds: `length` bytes from `start`, of which only the pieces are used."""
+
+    start: int
+    length: int
+    pieces: list[Piece]
+
+
+class Request(NamedTuple):
+    """What one reader reads in one go; where `length` is 0 there are only zeros to pass on."""
+
+    start: int
+    length: int
+    blocks: list[Block]
+
+
+def plan_requests(
+    runs: Iterable[tuple[int, int, Kind]],
+    *,
+    segment_size: int,
+    request_size: int,
+    buffer_size: int,
+    max_gap: Callable[[], int],
+) -> Iterator[Request]:
+    """Group the extents of a disk into requests.
+
+    Args:
+        runs: (start, length, kind) of every extent, ordered.
+        segment_size: Largest segment in bytes; a request never ends inside a segment.
+        request_size: Largest request in bytes, unless a single segment is larger.
+        buffer_size: Largest block in bytes.
+        max_gap: Tells, whenever it matters, the largest gap in bytes to read through.
+
+    Yields:
+        Requests whose pieces, in ascending order, cover all data and all zero extents exactly
+        once. Zeros travel with the data before them.
+    """
+    group: list[Piece] = []
+    end = 0  # of the group's last segment; 0 while it has none
+    for start, length, kind in runs:
+        if kind is Kind.ZERO:
+            group.append(Piece(start, length, None))
+        if kind is not Kind.DATA:
+            continue
+        for segment in cut(start, length, segment_size):
+            if group and not (end and _fits(group, end, segment, request_size, max_gap)):
+                yield _request(group, end, buffer_size)
+                group = []
+            group.append(Piece(segment.start, segment.length, segment))
+            end = segment.start + segment.length
+    if group:
+        yield _request(group, end, buffer_size)
+
+
+def cut(start: int, length: int, size: int) -> Iterator[Segment]:
+    """Cut a stretch into segments of `size` bytes, counted from its start; the last is shorter."""
+    for offset in range(0, length, size):
+        yield Segment(start + offset, min(size, length - offset))
+
+
+def _fits(
+    group: list[Piece], end: int, segment: Segment, request_size: int, max_gap: Callable[[], int]
+) -> bool:
+    gap = segment.start - end
+    span = segment.start + segment.length - group[0].start
+    return span <= request_size and (gap == 0 or gap <= max_gap())
+
+
+def _request(group: list[Piece], end: int, buffer_size: int) -> Request:
+    """Cut a group, which begins with a segment or has none, into the blocks of a request."""
+    start = group[0].start
+    if group[0].segment is None:
+        return Request(start, 0, [Block(start, 0, group)])
+    blocks = [
+        Block(offset, min(buffer_size, end - offset), [])
+        for offset in range(start, end, buffer_size)
+    ]
+    for piece in group:
+        if piece.segment is None:
+            blocks[min((piece.start - start) // buffer_size, len(blocks) - 1)].pieces.append(piece)
+        else:
+            for part in _split(piece, start, buffer_size):
+                blocks[(part.start - start) // buffer_size].pieces.append(part)
+    return Request(start, end - start, blocks)
+
+
+def _split(piece: Piece, origin: int, buffer_size: int) -> Iterator[Piece]:
+    """Split a segment at the borders of the blocks, which are counted from `origin`."""
+    position, end = piece.start, piece.start + piece.length
+    while position < end:
+        border = position + buffer_size - (position - origin) % buffer_size
+        yield Piece(position, min(border, end) - position, piece.segment)
+        position = border

@@ -1,0 +1,159 @@
+"""Every error raised on purpose, as one tree.
+
+The branches tell whose turn it is: `UsageError` is the caller's, `LocalIOError` this machine's,
+`TransferError` the imageio server's, `StreamError` the tar stream's, `ExtentsError` and
+`TargetSizeError` the disk's. The message says what is wrong, `hint` what to do next.
+
+No error text ever holds a ticket or a transfer URL: whoever knows it can read the disk.
+"""
+
+from __future__ import annotations
+
+
+class TapestreamError(Exception):
+    """The root of every error that tapestream raises on purpose.
+
+    Args:
+        message: What is wrong.
+        hint: What to do next; the class's own hint when not given.
+    """
+
+    hint = ""
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        if hint is not None:
+            self.hint = hint
+
+    def __str__(self) -> str:
+        message = super().__str__()
+        return f"{message}. {self.hint}" if self.hint else message
+
+
+class UsageError(TapestreamError, ValueError):
+    """An argument, or a combination of them, that cannot work. Nothing was transferred."""
+
+
+class LocalIOError(TapestreamError):
+    """The operating system refused to open, read or write a local file, pipe or device.
+
+    Attributes:
+        errno: The operating system's error number, or None.
+    """
+
+    def __init__(
+        self, doing: str, error: OSError | None = None, *, hint: str | None = None
+    ) -> None:
+        reason = error and (error.strerror or str(error))
+        super().__init__(f"{doing}: {reason}" if reason else doing, hint=hint)
+        self.errno = error.errno if error else None
+
+
+class ExtentsError(TapestreamError):
+    """An extents list that cannot describe a disk: not ordered, with gaps, or out of bounds."""
+
+    hint = "The list cannot be trusted, so nothing was transferred; start a new backup."
+
+
+class TargetSizeError(TapestreamError):
+    """The target is smaller than the disk in the backup. Nothing was written."""
+
+    hint = "Create a target disk at least as large as the virtual size in the backup."
+
+
+class TransferError(TapestreamError):
+    """The imageio server, or the way to it, failed."""
+
+
+class ServerUnreachableError(TransferError):
+    """No connection to the server could be made."""
+
+    hint = (
+        "Check that the host's imageio port (54322, or 54323 for the proxy on the engine) is "
+        "reachable, or pass proxy_url."
+    )
+
+
+class CertificateError(TransferError):
+    """The server's certificate could not be verified."""
+
+    hint = (
+        "Pass cafile= with the engine's internal CA, also where the web interface has a "
+        "third-party certificate: "
+        "https://ENGINE/ovirt-engine/services/pki-resource?resource=ca-certificate&format=X509-PEM-CA"
+    )
+
+
+class TicketError(TransferError):
+    """The server refuses the transfer's ticket (403): unknown, expired, cancelled or wrong way."""
+
+    hint = (
+        "Check that the transfer is in phase 'transferring' and of the right direction, and that "
+        "it was not finalized or left idle beyond its inactivity timeout; then start a new one."
+    )
+
+
+class UnsupportedError(TransferError):
+    """The server, or this disk, cannot do what was asked."""
+
+
+class ServerError(TransferError):
+    """The server answered with an error, or the connection kept breaking.
+
+    Attributes:
+        status: The HTTP status, or None when there was no answer.
+    """
+
+    def __init__(self, message: str, *, status: int | None = None, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.status = status
+
+
+class ServerProtocolError(TransferError):
+    """The server's answer breaks the imageio API: it cannot be trusted with data."""
+
+    hint = "Check that the URL is that of an imageio transfer and that nothing in between edits it."
+
+
+class StreamError(TapestreamError):
+    """The tar stream is not what it should be."""
+
+
+class ForeignStreamError(StreamError):
+    """Not a tapestream tar."""
+
+    hint = "Check the path, and on a tape the position; 'tar -tf' shows what this is."
+
+
+class NewerFormatError(StreamError):
+    """A stream of a format version that this software does not know."""
+
+    hint = "Update tapestream; plain tar can still extract the data."
+
+
+class IncompleteStreamError(StreamError):
+    """The stream ends too early: the backup was aborted, or the copy of it was cut."""
+
+    hint = "This is not a complete backup; look for another copy or an earlier backup."
+
+
+class CorruptStreamError(StreamError):
+    """The stream was damaged after it was written."""
+
+    hint = "Read it again to rule out a transport error; then use another copy."
+
+
+class DigestMismatchError(CorruptStreamError):
+    """Data that does not match its digest in the manifest.
+
+    Attributes:
+        start: First byte of the bad stretch, as offset in the disk.
+        length: Its length in bytes.
+    """
+
+    def __init__(self, member: str, start: int, length: int) -> None:
+        super().__init__(
+            f"{member}: the {length} bytes at disk offset {start} do not match their digest"
+        )
+        self.start = start
+        self.length = length

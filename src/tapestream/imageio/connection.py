@@ -1,0 +1,553 @@
+"""One transfer of an imageio server: its URL, what it can do, and connections to it.
+
+urllib3 connects (TLS, TCP options), and `http.client`, which its connections are made of, sends
+and receives: read that way, data goes straight into our buffers. Foreign exceptions end here:
+what leaves is a `TransferError`, and its text never holds the ticket.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import logging
+import re
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
+from urllib.parse import urlsplit
+
+from typing_extensions import Self
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.exceptions import HTTPError
+
+from .. import __version__
+from ..errors import (
+    CertificateError,
+    ServerError,
+    ServerProtocolError,
+    ServerUnreachableError,
+    TicketError,
+    TransferError,
+    UnsupportedError,
+    UsageError,
+)
+
+log = logging.getLogger("tapestream.imageio")
+
+T = TypeVar("T")
+
+FIRST_PAUSE = 0.1
+LONGEST_PAUSE = 10.0
+# Enough of an error's text to tell what is wrong; the rest could be anything.
+MAX_ERROR_TEXT = 1000
+
+# Zeroing or flushing can take the server minutes, during which nothing is sent: keep-alive
+# tells a busy server from a dead one.
+SOCKET_OPTIONS = [
+    *HTTPConnection.default_socket_options,
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 15),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 8),
+]
+
+
+@dataclass(frozen=True)
+class TransferURL:
+    """The URL of a transfer. Its last part, the ticket, is a secret: `str` leaves it out."""
+
+    scheme: str
+    host: str
+    port: int
+    path: str
+
+    @classmethod
+    def parse(cls, url: str, *, secure: bool) -> TransferURL:
+        """Take a `transfer_url` or `proxy_url` apart.
+
+        Raises:
+            UsageError: It is none, or not https although `secure`.
+        """
+        try:
+            parts = urlsplit(url)
+            host, port = parts.hostname, parts.port
+        except ValueError:
+            host = None
+        # The text of the URL is not repeated: it may hold the ticket whatever is wrong with it.
+        if not host or parts.scheme not in ("http", "https"):
+            raise UsageError("the transfer URL is not of the form https://HOST:PORT/images/TICKET")
+        if not re.fullmatch(r"/[!-~]*[^/]", parts.path) or parts.query or parts.fragment:
+            raise UsageError("the transfer URL must end in /images/TICKET and nothing else")
+        if parts.scheme == "http" and secure:
+            raise UsageError(
+                "the transfer URL is not https: the ticket and the disk would travel in clear text",
+                hint="Pass secure=False if that is what you want.",
+            )
+        default = 443 if parts.scheme == "https" else 80
+        return cls(parts.scheme, host, port or default, parts.path)
+
+    def redact(self, text: str) -> str:
+        """Take the ticket out of a text, and its beginning, which the daemon uses as a name."""
+        ticket = self.path.rpartition("/")[2]
+        return re.sub(re.escape(ticket[:8]) + r"[!-~]*?(?=[)\"'\s]|$)", "TICKET", text)
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{self.host}:{self.port}"
+
+    def __repr__(self) -> str:
+        return f"<TransferURL {self}>"
+
+
+@dataclass(frozen=True)
+class Timeouts:
+    """Seconds to wait for the server.
+
+    Attributes:
+        connect: For a connection and its TLS handshake.
+        read: For the next bytes of data, or the reply to sent data.
+        slow: For the reply to work without data: extents, zero, flush.
+    """
+
+    connect: float
+    read: float
+    slow: float
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What the server says it can do with this transfer, in its reply to OPTIONS."""
+
+    extents: bool = False
+    zero: bool = False
+    flush: bool = False
+    max_readers: int = 1
+    max_writers: int = 1
+    unix_socket: str | None = None
+    writable: bool = True
+
+    @classmethod
+    def parse(cls, text: bytes, allow: str | None) -> Capabilities:
+        """Read the reply; what old servers leave out has a safe default."""
+        try:
+            options = json.loads(text)
+            features = frozenset(options.get("features", ()))
+            capabilities = cls(
+                extents="extents" in features,
+                zero="zero" in features,
+                flush="flush" in features,
+                max_readers=max(1, int(options.get("max_readers", 1))),
+                max_writers=max(1, int(options.get("max_writers", 1))),
+                unix_socket=options.get("unix_socket"),
+                writable=allow is None or "PUT" in allow.upper(),
+            )
+        except (ValueError, TypeError, AttributeError) as e:
+            raise ServerProtocolError("the server's reply to OPTIONS makes no sense") from e
+        return capabilities
+
+
+class Reply(NamedTuple):
+    """A whole reply of the server."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class UnixHTTPConnection(HTTPConnection):
+    """HTTP over the unix socket that the daemon serves on its own host.
+
+    Args:
+        path: Path of the socket, or an abstract address, which begins with a NUL character.
+        timeout: Seconds to wait for the connection.
+    """
+
+    def __init__(self, path: str, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._path = path
+        self._seconds = timeout
+
+    def _new_conn(self) -> socket.socket:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            sock.settimeout(self._seconds)
+            sock.connect(self._path)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+
+class Transfer:
+    """A transfer that answered: makes connections to it.
+
+    Use `open_transfer` to get one.
+
+    Attributes:
+        url: Where it is.
+        can: What the server can do with it.
+        timeouts: How long to wait.
+    """
+
+    def __init__(self, url: TransferURL, timeouts: Timeouts, tls: ssl.SSLContext | None) -> None:
+        self.url = url
+        self.timeouts = timeouts
+        self.can = Capabilities()
+        self._tls = tls
+        self._unix_socket: str | None = None
+
+    def connect(self) -> Connection:
+        """Make a connection; it connects when first used."""
+        return Connection(self, self._new_http())
+
+    def negotiate(self, *, use_unix_socket: bool) -> None:
+        """Ask what the server can do, and go over to its unix socket if it is on this host.
+
+        Raises:
+            TransferError: The server cannot be reached, or refuses.
+        """
+        with self.connect() as connection:
+            self.can = connection.options()
+            local = connection.is_local()
+        if use_unix_socket and local and self.can.unix_socket:
+            self._unix_socket = self.can.unix_socket
+            try:
+                with self.connect() as connection:
+                    connection.options()
+            except TransferError as e:
+                self._unix_socket = None
+                log.warning("The unix socket of %s cannot be used: %s", self.url, e)
+
+    @property
+    def over_unix_socket(self) -> bool:
+        """True when connections go over the unix socket."""
+        return self._unix_socket is not None
+
+    def _new_http(self) -> HTTPConnection:
+        timeout = self.timeouts.connect
+        if self._unix_socket is not None:
+            return UnixHTTPConnection(self._unix_socket, timeout)
+        host, port = self.url.host, self.url.port
+        if self._tls is None:
+            return HTTPConnection(host, port, timeout=timeout, socket_options=SOCKET_OPTIONS)
+        return HTTPSConnection(
+            host, port, timeout=timeout, socket_options=SOCKET_OPTIONS, ssl_context=self._tls
+        )
+
+
+def open_transfer(
+    url: str,
+    *,
+    proxy_url: str | None,
+    cafile: str | None,
+    secure: bool,
+    use_unix_socket: bool,
+    timeouts: Timeouts,
+) -> Transfer:
+    """Find the way to a transfer: its host, or the proxy, or a local unix socket.
+
+    The way is chosen once, here: a transfer that moved gigabytes does not change it.
+
+    Raises:
+        UsageError: A URL or the CA file cannot be used.
+        TransferError: The server cannot be reached, or refuses.
+    """
+    addresses = [TransferURL.parse(u, secure=secure) for u in (url, proxy_url) if u is not None]
+    for address in addresses:
+        tls = _tls_context(cafile, secure=secure) if address.scheme == "https" else None
+        transfer = Transfer(address, timeouts, tls)
+        try:
+            transfer.negotiate(use_unix_socket=use_unix_socket)
+        except ServerUnreachableError as e:
+            if address is addresses[-1]:
+                raise
+            log.warning("Using the proxy: %s", e)
+        else:
+            return transfer
+    raise AssertionError("there is always a last address")
+
+
+def _tls_context(cafile: str | None, *, secure: bool) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=cafile)
+    except OSError as e:
+        raise UsageError(f"the cafile {cafile!r} cannot be loaded: {e}") from e
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if not secure:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+class Connection:
+    """One connection to a transfer; used by one thread. Reconnects when needed.
+
+    Every method raises a `TransferError`; the connection is then closed, and can be used again.
+    """
+
+    def __init__(self, transfer: Transfer, connection: HTTPConnection) -> None:
+        self._transfer = transfer
+        self._http = connection
+        self._cancelled = threading.Event()
+
+    def options(self) -> Capabilities:
+        """Ask what the server can do. This keeps the ticket alive, too."""
+        reply = self._ask("OPTIONS", timeout=self._transfer.timeouts.read)
+        if reply.status in (204, 405):
+            log.info("%s is an old server: it can only read and write", self._transfer.url)
+            return Capabilities()
+        self._check(reply, 200, "cannot use the transfer")
+        return Capabilities.parse(reply.body, reply.headers.get("allow"))
+
+    def extents(self, context: str) -> bytes:
+        """The extents of the whole image, as JSON."""
+        reply = self._ask(
+            "GET", suffix=f"/extents?context={context}", timeout=self._transfer.timeouts.slow
+        )
+        if reply.status == 404 and context == "dirty":
+            raise UnsupportedError(
+                f"this disk has no dirty extents: {self._explain(reply)}",
+                hint="It is new, raw, or was not in the parent checkpoint: take a full backup.",
+            )
+        self._check(reply, 200, "cannot get the extents")
+        return reply.body
+
+    def size(self) -> int:
+        """The size of the image, without its extents: start to download it, and stop."""
+        with self._foreign_errors("cannot get the size"):
+            response = self._send("GET", timeout=self._transfer.timeouts.read)
+            self.close()
+            if response.status != 200:
+                self._check(Reply(response.status, {}, b""), 200, "cannot get the size")
+            return _content_length(response)
+
+    def open_range(self, start: int, end: int) -> http.client.HTTPResponse:
+        """Start to download the bytes from `start` up to, not including, `end`.
+
+        Read it with `read_body`.
+        """
+        doing = f"cannot read bytes {start} to {end}"
+        with self._foreign_errors(doing):
+            response = self._send(
+                "GET",
+                headers={"Range": f"bytes={start}-{end - 1}"},
+                timeout=self._transfer.timeouts.read,
+            )
+            if response.status not in (200, 206):
+                self._check(self._whole(response), 206, doing)
+            try:
+                _check_range(response, start, end)
+            except ServerProtocolError:
+                self.close()
+                raise
+            return response
+
+    def read_body(self, response: http.client.HTTPResponse, buffer: memoryview) -> int:
+        """Read the next bytes of a download into the buffer: at least one."""
+        with self._foreign_errors("the download broke"):
+            count = response.readinto(buffer)
+            if count == 0:
+                raise http.client.IncompleteRead(b"")
+            return count
+
+    def put(self, start: int, data: memoryview) -> None:
+        """Upload bytes; they are in the server's hands, not on storage, when this returns."""
+        doing = f"cannot write {len(data)} bytes at {start}"
+        headers = {
+            "Content-Length": str(len(data)),
+            "Content-Range": f"bytes {start}-{start + len(data) - 1}/*",
+            "Content-Type": "application/octet-stream",
+        }
+        suffix = "?flush=n" if self._transfer.can.flush else ""
+        with self._foreign_errors(doing):
+            response = self._send("PUT", suffix, headers, data, self._transfer.timeouts.read)
+            reply = self._whole(response)
+        self._check(reply, 200, doing)
+
+    def zero(self, start: int, length: int, *, flush: bool = False) -> None:
+        """Make a range read as zeros; any length goes in one request."""
+        self._patch(
+            {"op": "zero", "offset": start, "size": length, "flush": flush},
+            f"cannot zero {length} bytes at {start}",
+        )
+
+    def flush(self) -> None:
+        """Put everything that was written here on storage."""
+        if self._transfer.can.flush:
+            self._patch({"op": "flush"}, "cannot flush the disk")
+
+    def is_local(self) -> bool:
+        """True when the server runs on this host; asked while connected."""
+        sock = self._http.sock
+        if sock is None or sock.family == socket.AF_UNIX:
+            return False
+        return bool(sock.getpeername()[0] == sock.getsockname()[0])
+
+    def retry(self, work: Callable[[], T], retries: int) -> T:
+        """Do something that may be done again, until it works or is not worth another try."""
+        failures = 0
+        while True:
+            try:
+                return work()
+            except TransferError as e:
+                failures += 1
+                self.pause_or_raise(e, failures, retries)
+
+    def pause_or_raise(self, error: TransferError, failures: int, retries: int) -> None:
+        """Wait before the next try, or raise the error when there should be none."""
+        if not _is_transient(error) or failures > retries or self._cancelled.is_set():
+            raise error
+        log.info("Try %d of %d failed: %s", failures, retries + 1, error)
+        self._cancelled.wait(min(FIRST_PAUSE * 2 ** (failures - 1), LONGEST_PAUSE))
+
+    def cancel(self) -> None:
+        """Make a call that waits for the server, in another thread, fail."""
+        self._cancelled.set()
+        sock = self._http.sock
+        if sock is not None:
+            try:
+                # Not SSLSocket.shutdown, which pulls the rug from under a thread inside it.
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)
+            except OSError:
+                return  # it is closed already
+
+    def close(self) -> None:
+        """Close the connection; the next use opens it again."""
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _patch(self, message: Mapping[str, object], doing: str) -> None:
+        body = memoryview(json.dumps(message).encode())
+        headers = {"Content-Length": str(len(body)), "Content-Type": "application/json"}
+        reply = self._ask("PATCH", headers=headers, body=body, timeout=self._transfer.timeouts.slow)
+        self._check(reply, 200, doing)
+
+    def _ask(
+        self,
+        method: str,
+        *,
+        suffix: str = "",
+        headers: Mapping[str, str] | None = None,
+        body: memoryview | None = None,
+        timeout: float,
+    ) -> Reply:
+        with self._foreign_errors(f"{method} failed"):
+            return self._whole(self._send(method, suffix, headers, body, timeout))
+
+    def _send(
+        self,
+        method: str,
+        suffix: str = "",
+        headers: Mapping[str, str] | None = None,
+        body: memoryview | None = None,
+        timeout: float = 0,
+    ) -> http.client.HTTPResponse:
+        connection = self._http
+        self._connect(timeout)
+        connection.putrequest(method, self._transfer.url.path + suffix)
+        connection.putheader("User-Agent", f"tapestream/{__version__}")
+        for name, value in (headers or {}).items():
+            connection.putheader(name, value)
+        try:
+            connection.endheaders()
+            if body is not None:
+                connection.send(body)
+        except (BrokenPipeError, ConnectionResetError):
+            # The server closed its side, and perhaps said why before: the response tells.
+            log.debug("%s was cut while sending", method)
+        return http.client.HTTPConnection.getresponse(connection)
+
+    def _connect(self, timeout: float) -> None:
+        if self._cancelled.is_set():
+            raise ServerError("cancelled")
+        connection = self._http
+        if connection.sock is not None and not connection.is_connected:
+            connection.close()  # the server dropped an idle connection: normal life
+        if connection.sock is None:
+            try:
+                connection.connect()
+            except ssl.SSLCertVerificationError as e:
+                raise CertificateError(
+                    f"the certificate of {self._transfer.url} cannot be verified: "
+                    f"{e.verify_message}"
+                ) from e
+            except (OSError, HTTPError) as e:
+                raise ServerUnreachableError(f"cannot connect to {self._transfer.url}: {e}") from e
+        connection.sock.settimeout(timeout)
+
+    def _whole(self, response: http.client.HTTPResponse) -> Reply:
+        headers = {name.lower(): value for name, value in response.getheaders()}
+        return Reply(response.status, headers, response.read())
+
+    def _check(self, reply: Reply, wanted: int, doing: str) -> None:
+        if reply.status == wanted:
+            return
+        self.close()
+        what = f"{doing}: {self._explain(reply)}"
+        if reply.status == 403:
+            raise TicketError(what)
+        if reply.status == 404:
+            raise ServerError(
+                what, status=404, hint="Check the path of the URL: imageio serves /images/TICKET."
+            )
+        if reply.status >= 500:
+            raise ServerError(what, status=reply.status, hint="The host's daemon.log says more.")
+        raise ServerError(what, status=reply.status)
+
+    def _explain(self, reply: Reply) -> str:
+        text = " ".join(reply.body[:MAX_ERROR_TEXT].decode(errors="replace").split())
+        return self._transfer.url.redact(f"{reply.status} {text}".strip())
+
+    @contextmanager
+    def _foreign_errors(self, doing: str) -> Iterator[None]:
+        """Turn what sockets, TLS and http.client raise into our errors."""
+        try:
+            yield
+        except TransferError:
+            raise
+        except TimeoutError as e:
+            self.close()
+            raise ServerError(f"{doing}: the server did not answer in time") from e
+        except http.client.IncompleteRead as e:
+            self.close()
+            raise ServerError(f"{doing}: the server's reply ended too early") from e
+        except (OSError, http.client.HTTPException, HTTPError, ValueError) as e:
+            # ValueError: what the ssl module raises for a socket that another thread cancelled.
+            self.close()
+            reason = self._transfer.url.redact(str(e)) or type(e).__name__
+            raise ServerError(f"{doing}: the connection broke: {reason}") from e
+
+
+def _is_transient(error: TransferError) -> bool:
+    if isinstance(error, ServerError):
+        return error.status is None or error.status >= 500
+    return isinstance(error, ServerUnreachableError)
+
+
+def _check_range(response: http.client.HTTPResponse, start: int, end: int) -> None:
+    """Make sure that the reply is what was asked for: anything else would corrupt the disk."""
+    length = _content_length(response)
+    if length != end - start:
+        raise ServerProtocolError(f"asked for {end - start} bytes, the server sends {length}")
+    found = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", response.getheader("content-range", ""))
+    if response.status == 200:
+        if start != 0:
+            raise ServerProtocolError(
+                "the server ignores ranges: it sends the image from its start"
+            )
+    elif found is None or (int(found[1]), int(found[2])) != (start, end - 1):
+        raise ServerProtocolError(f"asked for bytes {start} to {end - 1}, the server sends others")
+
+
+def _content_length(response: http.client.HTTPResponse) -> int:
+    if response.chunked or response.length is None:
+        raise ServerProtocolError("the server does not say how many bytes it sends")
+    return response.length

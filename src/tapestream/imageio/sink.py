@@ -1,0 +1,164 @@
+"""ImageioUploadSink: restore into a new disk through an upload transfer."""
+
+from __future__ import annotations
+
+import os
+
+from ..errors import ServerError, TargetSizeError, TicketError, UsageError
+from ..extents import Extents
+from ..info import BackupInfo
+from ..protocols import Sink, Writer
+from .connection import Connection, Timeouts, Transfer, open_transfer
+
+# What a server that cannot zero is sent, in pieces.
+_ZEROS = bytes(4 * 1024**2)
+
+
+class ImageioUploadSink(Sink):
+    """Write a disk through an ovirt-imageio server.
+
+    Zero extents are zeroed by the server, whatever their size, in one request each. The disk is
+    flushed before `copy` returns. After an error the contents of the disk are undefined: cancel
+    the transfer, and oVirt removes the disk that was to be restored.
+
+    Args:
+        url: The `transfer_url` of an upload transfer in phase "transferring".
+        cafile: Path of the CA that signed the server's certificate: the engine's internal CA;
+            None for the system's.
+        secure: False to accept any certificate, and URLs that are not https.
+        proxy_url: Used instead of `url` when no connection to `url` can be made at the start.
+        disk_is_zero: True when the disk is known to read as zeros everywhere, as a new one does:
+            zero extents of a full backup are then skipped. With a disk that holds data the
+            restored disk would be wrong.
+        use_unix_socket: False to stay with TCP.
+        connect_timeout: Seconds for a connection.
+        read_timeout: Seconds for the server to take the next bytes.
+        zero_timeout: Seconds for one request to zero or to flush: storage that cannot zero
+            fast writes them all.
+
+    Raises:
+        UsageError: An argument cannot work.
+        TransferError: The server cannot be reached, is not trusted, or refuses the ticket.
+        TicketError: The ticket does not allow to write.
+    """
+
+    sequential = False
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        cafile: str | os.PathLike[str] | None = None,
+        secure: bool = True,
+        proxy_url: str | None = None,
+        disk_is_zero: bool = False,
+        use_unix_socket: bool = True,
+        connect_timeout: float = 10,
+        read_timeout: float = 60,
+        zero_timeout: float = 3600,
+    ) -> None:
+        self._disk_is_zero = disk_is_zero
+        self._skip_zeros = False
+        self._begun = False
+        self._transfer = open_transfer(
+            url,
+            proxy_url=proxy_url,
+            cafile=None if cafile is None else os.fspath(cafile),
+            secure=secure,
+            use_unix_socket=use_unix_socket,
+            timeouts=Timeouts(connect_timeout, read_timeout, zero_timeout),
+        )
+        if not self._transfer.can.writable:
+            raise TicketError("the ticket does not allow to write: it is that of a download")
+
+    @property
+    def max_writers(self) -> int:
+        """How many connections the server allows."""
+        return self._transfer.can.max_writers
+
+    @property
+    def over_unix_socket(self) -> bool:
+        """True when the data goes over the unix socket of this host."""
+        return self._transfer.over_unix_socket
+
+    def begin(self, info: BackupInfo, extents: Extents) -> None:
+        """See `Sink.begin`.
+
+        Raises:
+            TargetSizeError: The disk is smaller than the backup's.
+            TransferError: Its size cannot be had.
+        """
+        if self._begun:
+            raise UsageError("an ImageioUploadSink takes one backup: make a new one")
+        self._begun = True
+        self._skip_zeros = self._disk_is_zero and info.context == "zero"
+        with self._transfer.connect() as connection:
+            size = self._size_of_disk(connection)
+            if size is not None and size < info.size:
+                raise TargetSizeError(
+                    f"the disk has {size} bytes, but the backup is of {info.size} bytes"
+                )
+            if size is not None and size > info.size and info.context == "zero":
+                writer = _HTTPWriter(self._transfer, connection, skip_zeros=self._skip_zeros)
+                writer.zero(info.size, size - info.size)
+                writer.flush()
+
+    def open_writer(self) -> Writer:
+        """See `Sink.open_writer`."""
+        return _HTTPWriter(self._transfer, self._transfer.connect(), skip_zeros=self._skip_zeros)
+
+    def commit(self) -> None:
+        """See `Sink.commit`: every writer has flushed what it wrote."""
+
+    def abort(self) -> None:
+        """See `Sink.abort`: nothing can be taken back; the transfer's owner cancels it."""
+
+    def close(self) -> None:
+        """See `Sink.close`: the connections were the writers'."""
+
+    def __repr__(self) -> str:
+        return f"<ImageioUploadSink {self._transfer.url}>"
+
+    def _size_of_disk(self, connection: Connection) -> int | None:
+        if self._transfer.can.extents:
+            return Extents.parse(connection.extents("zero")).size
+        try:
+            return connection.size()
+        except (ServerError, TicketError):
+            return None  # an old server that only takes PUT: it refuses what does not fit
+
+
+class _HTTPWriter(Writer):
+    def __init__(self, transfer: Transfer, connection: Connection, *, skip_zeros: bool) -> None:
+        self._can = transfer.can
+        self._connection = connection
+        self._skip_zeros = skip_zeros
+
+    def write(self, start: int, buffer: memoryview) -> None:
+        """See `Writer.write`."""
+        self._connection.put(start, buffer)
+
+    def zero(self, start: int, length: int) -> None:
+        """See `Writer.zero`."""
+        if self._skip_zeros:
+            return
+        if self._can.zero:
+            self._connection.zero(start, length)
+            return
+        end = start + length
+        while start < end:
+            step = min(len(_ZEROS), end - start)
+            self._connection.put(start, memoryview(_ZEROS)[:step])
+            start += step
+
+    def flush(self) -> None:
+        """See `Writer.flush`."""
+        self._connection.flush()
+
+    def cancel(self) -> None:
+        """See `Writer.cancel`."""
+        self._connection.cancel()
+
+    def close(self) -> None:
+        """See `Writer.close`."""
+        self._connection.close()

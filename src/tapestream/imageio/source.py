@@ -1,0 +1,178 @@
+"""ImageioHTTPSource: download the used, or the changed, extents of a transfer."""
+
+from __future__ import annotations
+
+import http.client
+import os
+from dataclasses import replace
+
+from ..errors import ServerProtocolError, TransferError, UnsupportedError, UsageError
+from ..extents import Extent, Extents
+from ..info import BackupInfo, Context
+from ..protocols import Reader, Source
+from .connection import Connection, Timeouts, Transfer, open_transfer
+
+
+class ImageioHTTPSource(Source):
+    """Read a disk from an ovirt-imageio server.
+
+    Connects at once, to learn what the server can do, and uses the server's unix socket where
+    it runs on this host. Connections for reading are made when the extents are there.
+
+    Args:
+        url: The `transfer_url` of a download transfer in phase "transferring".
+        context: "zero" for a full backup, "dirty" for what changed since the parent checkpoint.
+        cafile: Path of the CA that signed the server's certificate: the engine's internal CA;
+            None for the system's.
+        secure: False to accept any certificate, and URLs that are not https.
+        proxy_url: Used instead of `url` when no connection to `url` can be made at the start.
+        info: What is known of the backup; size and context are filled in.
+        use_unix_socket: False to stay with TCP.
+        connect_timeout: Seconds for a connection.
+        read_timeout: Seconds for the next bytes.
+        extents_timeout: Seconds for the extents: those of a huge disk take minutes.
+        retries: How often in a row to try again, with growing pauses, after a broken connection
+            or an error of the server (5xx), when no byte came in between. A download goes on
+            at the byte where it broke.
+
+    Raises:
+        UsageError: An argument cannot work.
+        TransferError: The server cannot be reached, is not trusted, or refuses the ticket.
+    """
+
+    sequential = False
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        context: Context = "zero",
+        cafile: str | os.PathLike[str] | None = None,
+        secure: bool = True,
+        proxy_url: str | None = None,
+        info: BackupInfo | None = None,
+        use_unix_socket: bool = True,
+        connect_timeout: float = 10,
+        read_timeout: float = 60,
+        extents_timeout: float = 3600,
+        retries: int = 8,
+    ) -> None:
+        if context not in ("zero", "dirty"):
+            raise UsageError(f"context must be 'zero' or 'dirty', not {context!r}")
+        self._context = context
+        self._retries = retries
+        self._given_info = info or BackupInfo()
+        self._extents: Extents | None = None
+        self._transfer = open_transfer(
+            url,
+            proxy_url=proxy_url,
+            cafile=None if cafile is None else os.fspath(cafile),
+            secure=secure,
+            use_unix_socket=use_unix_socket,
+            timeouts=Timeouts(connect_timeout, read_timeout, extents_timeout),
+        )
+
+    @property
+    def max_readers(self) -> int:
+        """How many connections the server allows."""
+        return self._transfer.can.max_readers
+
+    @property
+    def over_unix_socket(self) -> bool:
+        """True when the data comes over the unix socket of this host."""
+        return self._transfer.over_unix_socket
+
+    @property
+    def info(self) -> BackupInfo:
+        """See `Source.info`: gets the extents, for only they tell the size."""
+        return replace(self._given_info, size=self.extents().size, context=self._context)
+
+    def extents(self) -> Extents:
+        """See `Source.extents`: asked for once.
+
+        Raises:
+            UnsupportedError: The server, or this disk, has no dirty extents.
+            ExtentsError: What the server sent does not describe a disk.
+        """
+        if self._extents is None:
+            with self._transfer.connect() as connection:
+                self._extents = connection.retry(
+                    lambda: self._get_extents(connection), self._retries
+                )
+        return self._extents
+
+    def open_reader(self) -> Reader:
+        """See `Source.open_reader`."""
+        return _HTTPReader(self._transfer, self._retries)
+
+    def close(self) -> None:
+        """See `Source.close`: the connections were the readers'."""
+
+    def __repr__(self) -> str:
+        return f"<ImageioHTTPSource {self._transfer.url}>"
+
+    def _get_extents(self, connection: Connection) -> Extents:
+        if self._transfer.can.extents:
+            extents = Extents.parse(connection.extents(self._context), context=self._context)
+            if not extents:
+                raise ServerProtocolError("the server sent an empty list of extents")
+            return extents
+        if self._context == "dirty":
+            raise UnsupportedError(
+                "the server has no dirty extents", hint="Take a full backup, with context='zero'."
+            )
+        return Extents.of([Extent(0, connection.size())])
+
+
+class _HTTPReader(Reader):
+    """Downloads a request with one GET, block by block; goes on where it broke."""
+
+    def __init__(self, transfer: Transfer, retries: int) -> None:
+        self._connection = transfer.connect()
+        self._retries = retries
+        self._response: http.client.HTTPResponse | None = None
+        self._position = self._end = 0
+
+    def request(self, start: int, length: int) -> None:
+        """See `Reader.request`."""
+        if self._position != self._end:
+            self._drop()
+        self._position, self._end = start, start + length
+
+    def readinto(self, start: int, buffer: memoryview) -> None:
+        """See `Reader.readinto`."""
+        if start != self._position:
+            self._drop()
+            self._position = start
+        failures = 0
+        while buffer:
+            try:
+                count = self._read_some(buffer)
+            except TransferError as e:
+                failures += 1
+                self._drop()
+                self._connection.pause_or_raise(e, failures, self._retries)
+            else:
+                failures = 0
+                self._position += count
+                buffer = buffer[count:]
+
+    def cancel(self) -> None:
+        """See `Reader.cancel`."""
+        self._connection.cancel()
+
+    def close(self) -> None:
+        """See `Reader.close`."""
+        self._drop()
+
+    def _read_some(self, buffer: memoryview) -> int:
+        if self._response is None or self._response.isclosed():
+            self._response = self._connection.open_range(self._position, self._end)
+        return self._connection.read_body(self._response, buffer)
+
+    def _drop(self) -> None:
+        """Close the connection: nobody wants the rest of the body."""
+        if self._response is not None:
+            self._response.close()
+            self._response = None
+        self._connection.close()

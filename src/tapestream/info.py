@@ -1,0 +1,111 @@
+"""BackupInfo: what a backup says of itself, first on the tape."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from datetime import datetime, timezone
+from types import MappingProxyType
+from typing import Any, Literal
+
+from .errors import UsageError
+
+Context = Literal["zero", "dirty"]
+
+_IDS = (
+    "vm_id",
+    "vm_name",
+    "disk_id",
+    "disk_name",
+    "backup_id",
+    "checkpoint_id",
+    "parent_checkpoint_id",
+)
+
+
+@dataclass(frozen=True)
+class BackupInfo:
+    """What is known of a backup: which disk of which VM, when, full or incremental.
+
+    All fields are optional for the caller. `size` and `context` are what the *source* found:
+    it overwrites whatever the caller put there.
+
+    Args:
+        vm_id: oVirt's id of the virtual machine.
+        vm_name: Its name, for people.
+        disk_id: oVirt's id of the disk.
+        disk_name: Its name (alias), for people.
+        backup_id: oVirt's id of the backup.
+        checkpoint_id: The checkpoint this backup created; the next incremental starts there.
+        parent_checkpoint_id: The checkpoint an incremental backup starts from.
+        created: When the backup was taken; must know its time zone. The sink fills in the
+            current time where it is None. Kept to the second, in UTC.
+        metadata: Anything else worth keeping, as JSON types.
+        size: Virtual size of the disk in bytes.
+        context: "zero" for a full backup, "dirty" for an incremental one.
+
+    Raises:
+        UsageError: A field has the wrong type, or `created` has no time zone.
+    """
+
+    vm_id: str | None = None
+    vm_name: str | None = None
+    disk_id: str | None = None
+    disk_name: str | None = None
+    backup_id: str | None = None
+    checkpoint_id: str | None = None
+    parent_checkpoint_id: str | None = None
+    created: datetime | None = None
+    metadata: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    size: int = 0
+    context: Context = "zero"
+
+    def __post_init__(self) -> None:
+        for name in _IDS:
+            _require(name, getattr(self, name), "a string or None", (str, type(None)))
+        _require("created", self.created, "a datetime or None", (datetime, type(None)))
+        _require("metadata", self.metadata, "a mapping", (Mapping,))
+        _require("size", self.size, "a whole number of bytes", (int,))
+        if self.size < 0:
+            raise UsageError(f"size must not be negative, not {self.size}")
+        if self.context not in ("zero", "dirty"):
+            raise UsageError(f"context must be 'zero' or 'dirty', not {self.context!r}")
+        if self.created is not None:
+            if self.created.utcoffset() is None:
+                raise UsageError("created must have a time zone, for example timezone.utc")
+            in_utc = self.created.astimezone(timezone.utc).replace(microsecond=0)
+            object.__setattr__(self, "created", in_utc)
+        try:
+            json.dumps(dict(self.metadata), allow_nan=False)
+        except (TypeError, ValueError) as e:
+            raise UsageError(f"metadata must consist of JSON types: {e}") from e
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as JSON types; `created` as RFC 3339 in UTC."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        values["metadata"] = dict(self.metadata)
+        if self.created is not None:
+            values["created"] = self.created.strftime("%Y-%m-%dT%H:%M:%SZ")
+        return values
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> BackupInfo:
+        """The reverse of `to_dict`; unknown keys are ignored.
+
+        Raises:
+            UsageError: A value has the wrong type or form.
+        """
+        known = {f.name: values[f.name] for f in fields(cls) if f.name in values}
+        created = known.get("created")
+        if isinstance(created, str):
+            try:
+                known["created"] = datetime.strptime(created, "%Y-%m-%dT%H:%M:%S%z")
+            except ValueError as e:
+                raise UsageError(f"created is not an RFC 3339 time: {created!r}") from e
+        return cls(**known)
+
+
+def _require(name: str, value: object, what: str, types: tuple[type, ...]) -> None:
+    if not isinstance(value, types) or isinstance(value, bool):
+        raise UsageError(f"{name} must be {what}, not {value!r}")

@@ -1,0 +1,259 @@
+"""What a backend is: the four protocols between the copy engine and the outside world.
+
+A *source* knows a disk's extents and opens readers; a *sink* opens writers and ends in a commit
+or an abort. Offsets are always given, so nothing is shared between threads but what a backend
+shares itself. Inherit from a protocol to get the defaults of the optional methods.
+
+The order of calls in one copy, all from the calling thread unless told otherwise::
+
+    source.extents()
+    sink.begin(info, extents)
+    source.open_reader()  ...  sink.open_writer()  ...
+        reader.request, reader.readinto, sink.digester     each reader in its own thread
+        writer.write, writer.zero, writer.flush            each writer in its own thread
+    reader.close()  ...  writer.close()  ...
+    source.finish()
+    sink.commit()
+
+After the first error of any of them, nothing more is read or written: `cancel` is called on every
+reader and writer, all are closed, `sink.abort()` is called, and the error is raised to the caller.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Protocol
+
+from typing_extensions import Buffer, Self
+
+from .extents import Extent, Extents
+from .info import BackupInfo
+
+
+class Reader(Protocol):
+    """Reads a disk at given offsets; used by one thread."""
+
+    def request(self, start: int, length: int) -> None:
+        """Hear which range is read next.
+
+        All reads until the next call of `request` lie in this range, in ascending order, and
+        together cover it. A backend for which a request is dear serves them from one; others
+        have nothing to do here. Optional.
+        """
+        return
+
+    def readinto(self, start: int, buffer: memoryview) -> None:
+        """Fill the whole buffer with the bytes of the disk that begin at offset `start`.
+
+        The range lies inside the announced request, and may reach across extents that are not
+        data: what the buffer holds there is never used.
+
+        Raises:
+            TapestreamError: The bytes cannot be had; the buffer's contents are undefined. A
+                backend retries what is worth retrying itself: for the engine every error is final.
+        """
+        ...
+
+    def cancel(self) -> None:
+        """Make a `readinto` that is blocked now, in another thread, fail soon. Optional.
+
+        Called from another thread, when the copy is given up. What `readinto` then raises is
+        dropped.
+        """
+        return
+
+    def close(self) -> None:
+        """Release what this reader holds. Called exactly once, by no matter which thread."""
+        ...
+
+
+class Source(Protocol):
+    """Where a disk, or its backup, is read from."""
+
+    @property
+    def info(self) -> BackupInfo:
+        """What is known of the backup; `size` and `context` are those of this source."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """Virtual size of the disk in bytes."""
+        return self.info.size
+
+    @property
+    def max_readers(self) -> int:
+        """How many readers may be open at the same time, at least 1."""
+        ...
+
+    @property
+    def sequential(self) -> bool:
+        """True when only one reader is possible and only in ascending order: a tar, a tape."""
+        ...
+
+    def extents(self) -> Iterable[Extent]:
+        """The extents of the whole disk, ordered and without gaps.
+
+        Raises:
+            TapestreamError: They cannot be had, or do not describe the disk.
+        """
+        ...
+
+    def open_reader(self) -> Reader:
+        """Open a reader; called after `extents`, at most `max_readers` times in one copy."""
+        ...
+
+    def finish(self) -> None:
+        """Check what can only be checked after the last byte was read. Optional.
+
+        Called after all readers were closed, before the sink is committed.
+
+        Raises:
+            TapestreamError: The source is not complete or not intact: the copy is worthless.
+        """
+        return
+
+    def close(self) -> None:
+        """Release everything. May be called more than once."""
+        ...
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class Writer(Protocol):
+    """Writes a disk at given offsets; used by one thread."""
+
+    def write(self, start: int, buffer: memoryview) -> None:
+        """Write the whole buffer at offset `start` of the disk.
+
+        The buffer is used again as soon as this returns: keep no reference to it. A sequential
+        sink gets its data in ascending order.
+
+        Raises:
+            TapestreamError: Not everything could be written; how much was is undefined.
+        """
+        ...
+
+    def zero(self, start: int, length: int) -> None:
+        """Make `length` bytes at offset `start` read as zeros.
+
+        Called for every zero extent, whatever its length.
+
+        Raises:
+            TapestreamError: The range may be zeroed in part.
+        """
+        ...
+
+    def flush(self) -> None:
+        """Send everything written here on its way to stable storage. Optional.
+
+        Called once, after this writer's last `write` or `zero`, and only when nothing failed.
+        """
+        return
+
+    def cancel(self) -> None:
+        """Make a call that is blocked now, in another thread, fail soon. Optional.
+
+        Called from another thread, when the copy is given up.
+        """
+        return
+
+    def close(self) -> None:
+        """Release what this writer holds. Called exactly once, by no matter which thread."""
+        ...
+
+
+class Digester(Protocol):
+    """Anything with an `update`: a hashlib object is one."""
+
+    def update(self, data: Buffer, /) -> object:
+        """Take the next bytes."""
+        ...
+
+
+class Sink(Protocol):
+    """Where a disk, or its backup, is written to."""
+
+    @property
+    def max_writers(self) -> int:
+        """How many writers may be open at the same time, at least 1."""
+        ...
+
+    @property
+    def sequential(self) -> bool:
+        """True when one writer must get everything in ascending order: a tar, a tape."""
+        ...
+
+    @property
+    def checksum(self) -> str | None:
+        """Name of the digest that `digester` makes, for the `CopyResult`; None for none."""
+        return None
+
+    @property
+    def segment_size(self) -> int | None:
+        """Cut data extents at multiples of this, counted from the extent's start; None: anywhere.
+
+        A segment, that is at most `segment_size` bytes of one extent, is what one digest is made
+        of, and is read by one reader from its first byte to its last.
+        """
+        return None
+
+    def begin(self, info: BackupInfo, extents: Extents) -> None:
+        """Hear what comes; called once, before anything is written.
+
+        Raises:
+            TapestreamError: The sink cannot take it. Nothing was written.
+        """
+        ...
+
+    def digester(self, start: int, length: int) -> Digester | None:
+        """Give what takes the data of the segment at `start`, for a checksum. Optional.
+
+        Called in the threads of the readers, at the same time for different segments. What it
+        returns is fed with the segment's data, in order, in that thread, before the segment's
+        last byte is written: where a core is free a checksum costs no throughput.
+        """
+        return None
+
+    def open_writer(self) -> Writer:
+        """Open a writer; called after `begin`, at most `max_writers` times."""
+        ...
+
+    def commit(self) -> None:
+        """Make it final: what was written is complete and on stable storage when this returns.
+
+        Raises:
+            TapestreamError: It is not; the sink must be aborted.
+        """
+        ...
+
+    def abort(self) -> None:
+        """Give up: leave nothing that looks like a complete backup or a restored disk.
+
+        May be called at any time, and more than once; does nothing after a commit.
+        """
+        ...
+
+    def close(self) -> None:
+        """Release everything; an uncommitted sink is aborted. May be called more than once."""
+        ...
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()

@@ -1,0 +1,331 @@
+"""Raw images and block devices on this machine, sparse both ways."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import logging
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cache
+
+from .errors import LocalIOError, TargetSizeError, UsageError
+from .extents import Extent, Extents
+from .info import BackupInfo
+from .partial import PartialFile
+from .protocols import Reader, Sink, Source, Writer
+
+log = logging.getLogger("tapestream.raw")
+
+# More threads than this do not make a local disk faster.
+MAX_THREADS = 8
+
+# linux/falloc.h
+_FALLOC_FL_KEEP_SIZE = 1
+_FALLOC_FL_PUNCH_HOLE = 2
+# Where holes cannot be punched, zeros are written in pieces of this size.
+_ZEROS = bytes(1024**2)
+
+
+class RawImageSource(Source):
+    """Read a raw image file or a block device; its holes are zero extents.
+
+    The image must not change while it is read: stop the VM, or read a snapshot.
+
+    Args:
+        path: The image.
+        info: What is known of the backup; size and context are filled in.
+
+    Raises:
+        LocalIOError: The image cannot be opened.
+        UsageError: It is neither a regular file nor a block device.
+    """
+
+    max_readers = MAX_THREADS
+    sequential = False
+
+    def __init__(self, path: str | os.PathLike[str], *, info: BackupInfo | None = None) -> None:
+        self._path = os.fspath(path)
+        try:
+            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as e:
+            raise LocalIOError(f"cannot open {self._path}", e) from e
+        try:
+            size = _size_of_image(self._fd, self._path)
+        except BaseException:
+            self.close()
+            raise
+        self._info = replace(info or BackupInfo(), size=size, context="zero")
+
+    @property
+    def info(self) -> BackupInfo:
+        """See `Source.info`."""
+        return self._info
+
+    def extents(self) -> Extents:
+        """See `Source.extents`: the data and holes that the file system knows of."""
+        try:
+            return Extents.of(_allocation(self._fd, self._info.size))
+        except OSError as e:
+            raise LocalIOError(f"cannot find the holes in {self._path}", e) from e
+
+    def open_reader(self) -> Reader:
+        """See `Source.open_reader`."""
+        return _RawReader(self._fd, self._path)
+
+    def close(self) -> None:
+        """See `Source.close`."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+
+class _RawReader(Reader):
+    def __init__(self, fd: int, path: str) -> None:
+        self._fd = fd
+        self._path = path
+
+    def readinto(self, start: int, buffer: memoryview) -> None:
+        """See `Reader.readinto`."""
+        while buffer:
+            try:
+                count = os.preadv(self._fd, [buffer], start)
+            except OSError as e:
+                raise LocalIOError(f"cannot read {self._path} at {start}", e) from e
+            if count == 0:
+                raise LocalIOError(f"{self._path} ends at {start}: it became shorter")
+            start, buffer = start + count, buffer[count:]
+
+    def close(self) -> None:
+        """See `Reader.close`: the descriptor is the source's."""
+
+
+class RawImageSink(Sink):
+    """Write a raw image file or a block device.
+
+    A new image is written under a temporary name beside its own, with mode 0600, and renamed
+    when it is complete. An image that exists is written in place, keeping its owner and mode,
+    with holes punched where the backup has zeros; meanwhile it is renamed to NAME.partial, and
+    stays so when the restore fails half-way. A block device has no name to lose: after an error
+    its contents are undefined.
+
+    Args:
+        path: The image.
+        size: Size in bytes that the image shall have; that of the backup when None. A block
+            device has its own.
+
+    Raises:
+        UsageError: `size` is negative.
+    """
+
+    sequential = False
+    max_writers = MAX_THREADS
+
+    def __init__(self, path: str | os.PathLike[str], *, size: int | None = None) -> None:
+        if size is not None and size < 0:
+            raise UsageError(f"size must not be negative, not {size}")
+        self._path = os.fspath(path)
+        self._size = size
+        self._file: PartialFile | None = None
+        self._fd = -1
+        self._writer: _RawWriter | None = None
+        self._ended = False
+
+    def begin(self, info: BackupInfo, extents: Extents) -> None:
+        """See `Sink.begin`: opens the image, and checks or sets its size.
+
+        Raises:
+            TargetSizeError: The image would be smaller than the disk.
+            LocalIOError: It cannot be opened.
+            UsageError: An incremental backup, and there is no image to apply it to.
+        """
+        if self._writer is not None or self._ended:
+            raise UsageError("a RawImageSink takes one backup: make a new one")
+        found = _existing(self._path)
+        if found is not None and stat.S_ISBLK(found.st_mode):
+            self._begin_device(info)
+        else:
+            self._begin_file(info)
+
+    def open_writer(self) -> Writer:
+        """See `Sink.open_writer`."""
+        if self._writer is None:
+            raise UsageError("the sink has not begun")
+        return self._writer
+
+    def commit(self) -> None:
+        """See `Sink.commit`."""
+        if self._writer is None or self._ended:
+            raise UsageError("the sink has not begun, or has already ended")
+        if self._file is not None:
+            self._file.commit()
+        else:
+            try:
+                os.fsync(self._fd)
+            except OSError as e:
+                raise LocalIOError(f"cannot finish {self._path}", e) from e
+        self._end()
+
+    def abort(self) -> None:
+        """See `Sink.abort`.
+
+        Raises:
+            LocalIOError: The half-written image could not be taken away.
+        """
+        if not self._ended and self._file is not None:
+            left = self._file.abort()
+            if left is not None:
+                log.warning("%s is only restored in part, and is now %s", self._path, left)
+        self._end()
+
+    def close(self) -> None:
+        """See `Sink.close`."""
+        self.abort()
+
+    def _begin_file(self, info: BackupInfo) -> None:
+        size = self._size_of_file(info)
+        self._file = PartialFile(self._path, modify=True)
+        self._file.touched = True
+        try:
+            os.ftruncate(self._file.fd, size)
+        except OSError as e:
+            raise LocalIOError(f"cannot make {self._path} {size} bytes large", e) from e
+        self._start(self._file.fd, info, size, blank=self._file.created)
+
+    def _size_of_file(self, info: BackupInfo) -> int:
+        """Decide how large the image shall be, before anything is touched."""
+        size = info.size if self._size is None else self._size
+        if info.context == "dirty":
+            existing = _existing(self._path)
+            if existing is None:
+                raise UsageError(
+                    f"an incremental backup changes an image, but there is no {self._path}",
+                    hint="Restore the backup it is based on first.",
+                )
+            size = existing.st_size if self._size is None else self._size
+        if size < info.size:
+            raise TargetSizeError(
+                f"{self._path} would have {size} bytes, but the disk has {info.size}"
+            )
+        return size
+
+    def _begin_device(self, info: BackupInfo) -> None:
+        try:
+            self._fd = os.open(self._path, os.O_RDWR | os.O_CLOEXEC | os.O_EXCL)
+        except OSError as e:
+            raise LocalIOError(f"cannot open {self._path}", e) from e
+        size, wanted = _size_of_image(self._fd, self._path), max(info.size, self._size or 0)
+        if size < wanted:
+            raise TargetSizeError(f"{self._path} has {size} bytes, but {wanted} are needed")
+        self._start(self._fd, info, size, blank=False)
+
+    def _start(self, fd: int, info: BackupInfo, size: int, *, blank: bool) -> None:
+        self._writer = _RawWriter(fd, self._path, blank=blank)
+        if info.context == "zero":
+            self._writer.zero(info.size, size - info.size)
+
+    def _end(self) -> None:
+        self._ended = True
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+
+class _RawWriter(Writer):
+    """Writes at offsets: one object serves all threads.
+
+    Args:
+        fd: The image.
+        path: Its name, for errors.
+        blank: True when the image reads as zeros already.
+    """
+
+    def __init__(self, fd: int, path: str, *, blank: bool) -> None:
+        self._fd = fd
+        self._path = path
+        self._blank = blank
+
+    def write(self, start: int, buffer: memoryview) -> None:
+        """See `Writer.write`."""
+        while buffer:
+            try:
+                count = os.pwrite(self._fd, buffer, start)
+            except OSError as e:
+                raise LocalIOError(f"cannot write {self._path} at {start}", e) from e
+            start, buffer = start + count, buffer[count:]
+
+    def zero(self, start: int, length: int) -> None:
+        """See `Writer.zero`."""
+        if self._blank or length == 0 or _punch_hole(self._fd, start, length):
+            return
+        end = start + length
+        while start < end:
+            step = min(len(_ZEROS), end - start)
+            self.write(start, memoryview(_ZEROS)[:step])
+            start += step
+
+    def close(self) -> None:
+        """See `Writer.close`: the descriptor is the sink's."""
+
+
+def _existing(path: str) -> os.stat_result | None:
+    try:
+        return os.stat(path)
+    except FileNotFoundError:
+        return None
+    except OSError as e:
+        raise LocalIOError(f"cannot look at {path}", e) from e
+
+
+def _size_of_image(fd: int, path: str) -> int:
+    mode = os.fstat(fd).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
+        raise UsageError(f"{path} is neither a regular file nor a block device")
+    return os.lseek(fd, 0, os.SEEK_END)
+
+
+def _allocation(fd: int, size: int) -> Iterator[Extent]:
+    """Data and holes of a file; lseek(2): SEEK_DATA fails with ENXIO behind the last data."""
+    position = 0
+    while position < size:
+        try:
+            data = os.lseek(fd, position, os.SEEK_DATA)
+        except OSError as e:
+            if e.errno == errno.EINVAL:  # a block device, or a file system without holes
+                data = position
+            elif e.errno == errno.ENXIO:
+                data = size
+            else:
+                raise
+        if data > position:
+            yield Extent(position, data - position, zero=True, hole=True)
+        if data < size:
+            position = _end_of_data(fd, data, size)
+            yield Extent(data, position - data, zero=False, hole=False)
+        else:
+            position = size
+
+
+def _end_of_data(fd: int, start: int, size: int) -> int:
+    try:
+        return min(os.lseek(fd, start, os.SEEK_HOLE), size)
+    except OSError as e:
+        if e.errno == errno.EINVAL:
+            return size
+        raise
+
+
+@cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def _punch_hole(fd: int, start: int, length: int) -> bool:
+    """Deallocate a range; False where that is not possible and zeros must be written."""
+    # Both libraries take 64-bit offsets under this name, also on 32-bit machines.
+    fallocate = getattr(_libc(), "fallocate64", None) or _libc().fallocate
+    mode = ctypes.c_int(_FALLOC_FL_PUNCH_HOLE | _FALLOC_FL_KEEP_SIZE)
+    done: int = fallocate(fd, mode, ctypes.c_int64(start), ctypes.c_int64(length))
+    return done == 0

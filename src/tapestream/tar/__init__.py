@@ -1,0 +1,1 @@
+"""The tar stream: a backup as a plain tar, written and read strictly forward."""

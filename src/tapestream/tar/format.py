@@ -1,0 +1,375 @@
+"""The tar stream as pure bytes in, bytes out: headers, member names, the JSON members.
+
+docs/stream-format.md describes the format; POSIX "pax", section "ustar Interchange Format", the
+headers. No I/O happens here.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from ..engine.plan import Segment, cut
+from ..errors import (
+    CorruptStreamError,
+    DigestMismatchError,
+    ForeignStreamError,
+    NewerFormatError,
+    UsageError,
+)
+from ..extents import Extents, Kind
+from ..info import BackupInfo
+from .digests import ALGORITHMS, digest_of
+
+FORMAT = "tapestream"
+VERSION = 1
+
+BLOCK = 512
+END = bytes(2 * BLOCK)
+# The octal size field of a ustar header has 11 digits.
+MAX_MEMBER = 8**11 - 1
+
+INFO = "backup-info.json"
+EXTENTS = "extents.json"
+MANIFEST = "manifest.json"
+ATTACHMENTS = "attachments/"
+
+MIB = 1024**2
+GIB = 1024**3
+# A digest names the damage to within this; smaller ones would make manifests of large disks huge.
+MAX_SEGMENT = 16 * MIB
+# GNU tar's own default, 20 blocks, keeps a small backup small.
+RECORD_SIZE = 10240
+PART_SIZE = GIB
+
+
+class Header(NamedTuple):
+    """What a tar header says of a member."""
+
+    name: str
+    size: int
+
+
+class HeaderWriter:
+    """Makes the headers of one stream: plain ustar, mode 0600, owner 0/0, one mtime for all.
+
+    Args:
+        mtime: Modification time of every member, in seconds since 1970.
+    """
+
+    def __init__(self, mtime: int) -> None:
+        self._rest = b"".join(
+            (
+                b"%011o\0" % mtime,
+                b" " * 8,  # the checksum counts itself as spaces
+                b"0",
+                bytes(100),
+                b"ustar\x0000",
+                b"root".ljust(32, b"\0") * 2,
+                b"%07o\0" % 0 * 2,
+                bytes(155 + 12),
+            )
+        )
+        self._before = b"%07o\0" % 0o600 + b"%07o\0" % 0 * 2
+        self._sum = sum(self._before) + sum(self._rest)
+
+    def header(self, name: str, size: int) -> bytes:
+        """The 512 bytes before the data of a member.
+
+        Args:
+            name: Name of the member, at most 100 bytes in UTF-8.
+            size: Bytes of data, at most `MAX_MEMBER`.
+        """
+        field = name.encode()
+        length = b"%011o\0" % size
+        if len(field) > 100 or size > MAX_MEMBER:
+            raise ValueError(f"{name!r} with {size} bytes does not fit into a ustar header")
+        checksum = self._sum + sum(field) + sum(length)
+        rest = self._rest
+        return b"%b%b%b%b%06o\0 %b" % (
+            field.ljust(100, b"\0"),
+            self._before,
+            length,
+            rest[:12],
+            checksum,
+            rest[20:],
+        )
+
+
+def parse_header(block: bytes) -> Header | None:
+    """Read a member's header; None for the zeros that end an archive.
+
+    Raises:
+        CorruptStreamError: Not the header of a regular file, or damaged.
+    """
+    if not block.strip(b"\0"):
+        return None
+    try:
+        wanted = _octal(block[148:156])
+        if wanted != sum(block) - sum(block[148:156]) + 8 * 0x20:
+            raise ValueError("its checksum is wrong")
+        if block[156:157] not in (b"0", b"\0"):
+            raise ValueError(f"it is of type {block[156:157]!r}, not a regular file")
+        if block[345:346] != b"\0":
+            raise ValueError("it has a name prefix")
+        return Header(block[:100].rstrip(b"\0").decode(), _octal(block[124:136]))
+    except ValueError as e:
+        raise CorruptStreamError(f"a tar header is damaged or not ours: {e}") from e
+
+
+def _octal(field: bytes) -> int:
+    digits = field.strip(b" \0")
+    if not re.fullmatch(rb"[0-7]+", digits):
+        raise ValueError("a number in it is not octal")
+    return int(digits, 8)
+
+
+def padding(size: int, unit: int = BLOCK) -> int:
+    """Bytes that are missing to the next multiple of `unit`."""
+    return -size % unit
+
+
+class Member(NamedTuple):
+    """One data member: a part of data extent `number`, which is counted from 1."""
+
+    number: int
+    start: int
+    length: int
+
+    @property
+    def name(self) -> str:
+        """Its name in the tar."""
+        return f"extent-{self.number}@{self.start}"
+
+
+def data_members(extents: Extents, part_size: int) -> Iterator[Member]:
+    """All data members of a stream, in order."""
+    number = 0
+    for start, length, kind in extents.runs():
+        if kind is Kind.DATA:
+            number += 1
+            for offset in range(0, length, part_size):
+                yield Member(number, start + offset, min(part_size, length - offset))
+
+
+def attachment_member(name: str) -> str:
+    """Name of the member that holds an attachment.
+
+    Raises:
+        UsageError: The name is not a plain file name of at most 88 bytes.
+    """
+    member = ATTACHMENTS + name
+    if (
+        not name
+        or name in (".", "..")
+        or "/" in name
+        or any(ord(c) < 32 or ord(c) == 127 for c in name)
+        or len(member.encode(errors="surrogatepass")) > 100
+    ):
+        raise UsageError(f"an attachment's name must be a short, plain file name, not {name!r}")
+    return member
+
+
+@dataclass(frozen=True)
+class Preamble:
+    """The contents of `backup-info.json`: the backup, and how this stream is laid out.
+
+    Attributes:
+        info: What is known of the backup.
+        checksum: Name of the digest in the manifest; None for none.
+        part_size: Largest data member in bytes.
+        record_size: The stream's length is a multiple of this.
+        volume: Number of this volume, from 1.
+        software: What wrote it.
+    """
+
+    info: BackupInfo
+    checksum: str | None
+    part_size: int
+    record_size: int
+    volume: int = 1
+    software: str = ""
+
+    @property
+    def segment_size(self) -> int:
+        """Bytes of a data member that one digest is made of: divides the part size."""
+        return math.gcd(self.part_size, MAX_SEGMENT)
+
+    def encode(self) -> bytes:
+        """As JSON, readable for people."""
+        values = {
+            "format": FORMAT,
+            "version": VERSION,
+            "software": self.software,
+            **self.info.to_dict(),
+            "volume": self.volume,
+            "checksum": self.checksum,
+            "segment_size": self.segment_size,
+            "part_size": self.part_size,
+            "record_size": self.record_size,
+        }
+        return json.dumps(values, indent=2, ensure_ascii=False).encode() + b"\n"
+
+    @classmethod
+    def decode(cls, text: bytes) -> Preamble:
+        """Read what `encode` wrote; unknown keys are ignored.
+
+        Raises:
+            ForeignStreamError: It is not of this format.
+            NewerFormatError: It is of a version that this software does not know.
+            CorruptStreamError: Something in it is missing or impossible.
+        """
+        values = decode_object(INFO, text)
+        if values.get("format") != FORMAT:
+            raise ForeignStreamError(f"{INFO} does not say that this is a {FORMAT} stream")
+        version = values.get("version")
+        if type(version) is int and version > VERSION:
+            raise NewerFormatError(
+                f"the stream has format version {version}; this software knows version {VERSION}"
+            )
+        try:
+            preamble = cls(
+                info=BackupInfo.from_dict(values),
+                checksum=_choice(values, "checksum", (*ALGORITHMS, None)),
+                part_size=_number(values, "part_size", BLOCK, MAX_MEMBER),
+                record_size=_number(values, "record_size", BLOCK, GIB),
+                volume=_number(values, "volume", 1, 2**31),
+                software=str(values.get("software", "")),
+            )
+            _choice(values, "version", (VERSION,))
+            _choice(values, "segment_size", (preamble.segment_size,))
+        except (UsageError, ValueError) as e:
+            raise CorruptStreamError(f"{INFO} is damaged: {e}") from e
+        return preamble
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The contents of `manifest.json`: what the stream must have held.
+
+    Attributes:
+        checksum: Name of the digest; None for none.
+        data_extents: Number of data extents.
+        data_members: Number of data members.
+        data_bytes: Bytes in them.
+        members: Digest, in hex, of every member that is not data, by name.
+        segments: The digests of all segments one after another, in the order of the stream.
+        volume: Number of this volume.
+        continues: True when another volume follows.
+    """
+
+    checksum: str | None
+    data_extents: int
+    data_members: int
+    data_bytes: int
+    members: Mapping[str, str]
+    segments: bytes
+    volume: int = 1
+    continues: bool = False
+
+    def encode(self) -> bytes:
+        """As JSON without white space: a manifest can be large."""
+        return json.dumps(self._values(), separators=(",", ":"), ensure_ascii=False).encode()
+
+    def check(
+        self, text: bytes, extents: Extents, preamble: Preamble, *, data_too: bool = True
+    ) -> None:
+        """Compare what was really read, that is this object, with the manifest of the stream.
+
+        Args:
+            text: The stream's manifest.
+            extents: The stream's extents, to tell where on the disk the damage is.
+            preamble: The stream's preamble, likewise.
+            data_too: Compare the digests of the data.
+
+        Raises:
+            DigestMismatchError: Data does not match its digest.
+            CorruptStreamError: Anything else differs.
+        """
+        wanted, found = decode_object(MANIFEST, text), self._values()
+        if wanted.keys() != found.keys():
+            raise CorruptStreamError(f"{MANIFEST} is damaged: it has not the keys it should have")
+        for key in found.keys() - {"members", "segments"}:
+            if wanted[key] != found[key]:
+                raise CorruptStreamError(
+                    f"{MANIFEST} says {key} is {wanted[key]!r}, but the stream has {found[key]!r}"
+                )
+        if wanted["members"] != found["members"]:
+            raise CorruptStreamError(_differing_member(wanted["members"], found["members"]))
+        if data_too and wanted["segments"] != found["segments"]:
+            raise _differing_segment(wanted["segments"], found["segments"], extents, preamble)
+
+    def _values(self) -> dict[str, Any]:
+        size = len(digest_of(self.checksum, b"")) if self.checksum else 1
+        digests = self.segments.hex()
+        return {
+            "version": VERSION,
+            "volume": self.volume,
+            "continues": self.continues,
+            "data_extents": self.data_extents,
+            "data_members": self.data_members,
+            "data_bytes": self.data_bytes,
+            "checksum": self.checksum,
+            "members": dict(self.members),
+            "segments": [digests[i : i + 2 * size] for i in range(0, len(digests), 2 * size)],
+        }
+
+
+def segments(extents: Extents, preamble: Preamble) -> Iterator[tuple[Member, Segment]]:
+    """All segments of a stream, each with the member it lies in: the order of the manifest."""
+    for member in data_members(extents, preamble.part_size):
+        for segment in cut(member.start, member.length, preamble.segment_size):
+            yield member, segment
+
+
+def _differing_member(wanted: object, found: Mapping[str, str]) -> str:
+    if isinstance(wanted, dict) and wanted.keys() == found.keys():
+        damaged = [name for name, digest in found.items() if wanted[name] != digest]
+        return f"{', '.join(damaged)} does not match its digest in {MANIFEST}"
+    return f"{MANIFEST} lists other members than the stream has"
+
+
+def _differing_segment(
+    wanted: object, found: list[str], extents: Extents, preamble: Preamble
+) -> CorruptStreamError:
+    if not isinstance(wanted, list) or len(wanted) != len(found):
+        return CorruptStreamError(f"{MANIFEST} is damaged: it lists other segments than it should")
+    for (member, segment), here, there in zip(
+        segments(extents, preamble), found, wanted, strict=True
+    ):
+        if here != there:
+            return DigestMismatchError(member.name, segment.start, segment.length)
+    raise AssertionError("the lists do not differ")
+
+
+def decode_object(member: str, text: bytes) -> dict[str, Any]:
+    """Read a JSON member that holds an object.
+
+    Raises:
+        CorruptStreamError: It does not.
+    """
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as e:
+        raise CorruptStreamError(f"{member} is not JSON: {e}") from e
+    if not isinstance(values, dict):
+        raise CorruptStreamError(f"{member} is not a JSON object")
+    return values
+
+
+def _number(values: Mapping[str, Any], key: str, low: int, high: int) -> int:
+    value = values.get(key)
+    if type(value) is not int or not low <= value <= high:
+        raise ValueError(f"{key} is {value!r}")
+    return value
+
+
+def _choice(values: Mapping[str, Any], key: str, choices: tuple[Any, ...]) -> Any:
+    value = values.get(key)
+    if type(value) not in map(type, choices) or value not in choices:
+        raise ValueError(f"{key} is {value!r}")
+    return value

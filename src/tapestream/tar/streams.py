@@ -1,0 +1,358 @@
+"""The byte streams a tar travels through: file, fifo, pipe, "-", or any file object.
+
+Strictly forward, both ways. A read or write that blocks in a pipe can be cancelled by another
+thread; one inside a caller's file object cannot.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import select
+import stat
+import sys
+from typing import Protocol
+
+from ..errors import LocalIOError, UsageError
+from ..partial import PartialFile
+
+MIB = 1024**2
+
+
+class BinaryInput(Protocol):
+    """A file object to read from."""
+
+    def read(self, n: int, /) -> bytes | None:
+        """Return up to `n` bytes; none at the end."""
+        ...
+
+
+class BinaryOutput(Protocol):
+    """A file object to write to."""
+
+    def write(self, data: memoryview, /) -> int | None:
+        """Write the data, and tell how much of it; None means all."""
+        ...
+
+
+Target = str | os.PathLike[str] | BinaryInput | BinaryOutput
+
+
+class Input(Protocol):
+    """Where a tar is read from."""
+
+    name: str
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Read at least one byte; 0 at the end."""
+        ...
+
+    def cancel(self) -> None:
+        """Make a read that blocks, now or later, fail."""
+
+    def close(self) -> None:
+        """Close what this opened itself."""
+
+
+class Output(Protocol):
+    """Where a tar is written to."""
+
+    name: str
+
+    def write(self, data: memoryview) -> None:
+        """Write all of it."""
+        ...
+
+    def cancel(self) -> None:
+        """Make a write that blocks, now or later, fail."""
+
+    def commit(self) -> None:
+        """Make what was written final."""
+
+    def abort(self) -> None:
+        """Leave nothing that looks complete, where that is possible."""
+
+
+class _Cancel:
+    """A flag that a thread blocked in poll() notices."""
+
+    def __init__(self) -> None:
+        self._read, self._write = os.pipe2(os.O_CLOEXEC)
+
+    def set(self) -> None:
+        if self._write >= 0:
+            os.write(self._write, b"x")
+
+    def wait(self, fd: int, event: int) -> None:
+        """Block until `fd` is ready, or fail when cancelled."""
+        poll = select.poll()
+        poll.register(fd, event)
+        poll.register(self._read, select.POLLIN)
+        if any(ready == self._read for ready, _ in poll.poll()):
+            raise LocalIOError("cancelled")
+
+    def close(self) -> None:
+        if self._write >= 0:
+            os.close(self._read)
+            os.close(self._write)
+            self._read = self._write = -1
+
+
+class DescriptorInput:
+    """Reads a file descriptor."""
+
+    def __init__(self, fd: int, name: str, *, close: bool) -> None:
+        self.name = name
+        self._fd = fd
+        self._close = close
+        self._cancel = _Cancel()
+        self._may_block = _may_block(fd)
+        if self._may_block:
+            _widen_pipe(fd)
+
+    def readinto(self, buffer: memoryview) -> int:
+        """See `Input`."""
+        try:
+            if self._may_block:
+                self._cancel.wait(self._fd, select.POLLIN)
+            return os.readv(self._fd, [buffer])
+        except OSError as e:
+            raise LocalIOError(f"cannot read {self.name}", e) from e
+
+    def cancel(self) -> None:
+        """See `Input`."""
+        self._cancel.set()
+
+    def close(self) -> None:
+        """See `Input`."""
+        self._cancel.close()
+        if self._close and self._fd >= 0:
+            os.close(self._fd)
+        self._fd = -1
+
+
+class ObjectInput:
+    """Reads a caller's file object, and leaves it open."""
+
+    def __init__(self, file: BinaryInput) -> None:
+        self.name = _name_of(file)
+        self._file = file
+
+    def readinto(self, buffer: memoryview) -> int:
+        """See `Input`."""
+        readinto = getattr(self._file, "readinto", None)
+        try:
+            if readinto is not None:
+                count = readinto(buffer)
+                if count is None:
+                    raise UsageError(f"{self.name} must be in blocking mode")
+                return int(count)
+            data = self._file.read(len(buffer))
+            if data is None:
+                raise UsageError(f"{self.name} must be in blocking mode")
+        except OSError as e:
+            raise LocalIOError(f"cannot read {self.name}", e) from e
+        buffer[: len(data)] = data
+        return len(data)
+
+    def cancel(self) -> None:
+        """See `Input`: not possible."""
+
+    def close(self) -> None:
+        """See `Input`: it is not ours."""
+
+
+class DescriptorOutput:
+    """Writes a fifo, a pipe or a device."""
+
+    def __init__(self, fd: int, name: str, *, close: bool) -> None:
+        self.name = name
+        self._fd = fd
+        self._close = close
+        self._cancel = _Cancel()
+        self._may_block = _may_block(fd)
+        if self._may_block:
+            _widen_pipe(fd)
+
+    def write(self, data: memoryview) -> None:
+        """See `Output`."""
+        while data:
+            try:
+                if self._may_block:
+                    self._cancel.wait(self._fd, select.POLLOUT)
+                data = data[os.write(self._fd, data) :]
+            except BlockingIOError:
+                continue
+            except OSError as e:
+                raise LocalIOError(f"cannot write {self.name}", e) from e
+
+    def cancel(self) -> None:
+        """See `Output`."""
+        self._cancel.set()
+
+    def commit(self) -> None:
+        """See `Output`: what was written cannot be called back."""
+        try:
+            if stat.S_ISREG(os.fstat(self._fd).st_mode):
+                os.fsync(self._fd)
+            self.abort()
+        except OSError as e:
+            raise LocalIOError(f"cannot finish {self.name}", e) from e
+
+    def abort(self) -> None:
+        """See `Output`: close, and so end what the other side reads."""
+        self._cancel.close()
+        fd, self._fd = self._fd, -1
+        if self._close and fd >= 0:
+            os.close(fd)
+
+
+class FileOutput:
+    """Writes a regular file, which gets its name only when it is complete."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.name = os.fspath(path)
+        self._file = PartialFile(path)
+
+    def write(self, data: memoryview) -> None:
+        """See `Output`."""
+        try:
+            while data:
+                data = data[os.write(self._file.fd, data) :]
+        except OSError as e:
+            raise LocalIOError(f"cannot write {self.name}", e) from e
+
+    def cancel(self) -> None:
+        """See `Output`: the file system does not block for long."""
+
+    def commit(self) -> None:
+        """See `Output`."""
+        self._file.commit()
+
+    def abort(self) -> None:
+        """See `Output`."""
+        self._file.abort()
+
+
+class ObjectOutput:
+    """Writes a caller's file object, and leaves it open."""
+
+    def __init__(self, file: BinaryOutput) -> None:
+        self.name = _name_of(file)
+        self._file = file
+
+    def write(self, data: memoryview) -> None:
+        """See `Output`."""
+        try:
+            while data:
+                written = self._file.write(data)
+                if written is None:
+                    return
+                data = data[written:]
+        except OSError as e:
+            raise LocalIOError(f"cannot write {self.name}", e) from e
+
+    def cancel(self) -> None:
+        """See `Output`: not possible."""
+
+    def commit(self) -> None:
+        """See `Output`."""
+        flush = getattr(self._file, "flush", None)
+        try:
+            if flush is not None:
+                flush()
+        except OSError as e:
+            raise LocalIOError(f"cannot finish {self.name}", e) from e
+
+    def abort(self) -> None:
+        """See `Output`: without its manifest it does not look complete."""
+
+
+def open_input(target: str | os.PathLike[str] | BinaryInput) -> Input:
+    """Open what a tar is read from.
+
+    Args:
+        target: A path, "-" for standard input, or a binary file object, which stays the
+            caller's to close. Opening a fifo waits for a writer.
+
+    Raises:
+        LocalIOError: It cannot be opened.
+    """
+    if not isinstance(target, (str, os.PathLike)):
+        return ObjectInput(target)
+    if target == "-":
+        return DescriptorInput(0, "standard input", close=False)
+    name = os.fspath(target)
+    try:
+        return DescriptorInput(os.open(name, os.O_RDONLY | os.O_CLOEXEC), name, close=True)
+    except OSError as e:
+        raise LocalIOError(f"cannot open {name}", e) from e
+
+
+def open_output(target: str | os.PathLike[str] | BinaryOutput) -> Output:
+    """Open what a tar is written to.
+
+    Args:
+        target: A path, "-" for standard output, or a binary file object, which stays the
+            caller's to close. Opening a fifo waits for a reader. A path that does not exist, or
+            is a regular file, is written under a temporary name and renamed on commit.
+
+    Raises:
+        LocalIOError: It cannot be opened or created.
+        UsageError: It is a directory or a terminal.
+    """
+    if not isinstance(target, (str, os.PathLike)):
+        return ObjectOutput(target)
+    if target == "-":
+        if os.isatty(1):
+            raise UsageError("will not write a tar to a terminal: redirect standard output")
+        sys.stdout.flush()
+        return _pipe_of_others(1, "standard output")
+    name = os.fspath(target)
+    try:
+        mode = os.stat(name).st_mode
+    except FileNotFoundError:
+        return FileOutput(name)
+    except OSError as e:
+        raise LocalIOError(f"cannot open {name}", e) from e
+    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+        return FileOutput(name)
+    try:
+        fd = os.open(name, os.O_WRONLY | os.O_CLOEXEC)
+        os.set_blocking(fd, not _may_block(fd))
+    except OSError as e:
+        raise LocalIOError(f"cannot open {name}", e) from e
+    return DescriptorOutput(fd, name, close=True)
+
+
+def _pipe_of_others(fd: int, name: str) -> Output:
+    """Write a descriptor that other processes share.
+
+    Non-blocking mode belongs to the open file, not to the descriptor, so a pipe is opened anew
+    to leave the others theirs.
+    """
+    if stat.S_ISFIFO(os.fstat(fd).st_mode):
+        try:
+            own = os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            return DescriptorOutput(own, name, close=True)
+        except OSError:
+            pass  # no /proc, or not ours to open: then a blocked write cannot be cancelled
+    return DescriptorOutput(fd, name, close=False)
+
+
+def _may_block(fd: int) -> bool:
+    mode = os.fstat(fd).st_mode
+    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
+
+
+def _widen_pipe(fd: int) -> None:
+    """A pipe holds 64 KiB unless told otherwise: too little for two busy processes."""
+    if stat.S_ISFIFO(os.fstat(fd).st_mode):
+        try:
+            fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, MIB)
+        except OSError:
+            return  # the limit for this user is reached; it works all the same
+
+
+def _name_of(file: object) -> str:
+    return str(getattr(file, "name", None) or type(file).__name__)
