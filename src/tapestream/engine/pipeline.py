@@ -20,6 +20,11 @@ from .buffers import BufferPool
 from .plan import Block, Piece, Request
 
 
+# The calling thread looks for a KeyboardInterrupt this often, in seconds: one that another thread
+# received, or that `_thread.interrupt_main` simulates, would not end its wait.
+WAKE_UP = 0.2
+
+
 class Cancelled(BaseException):
     """Ends a worker after another one failed; never leaves the pipeline."""
 
@@ -210,7 +215,8 @@ def run(
         for thread in threads:
             thread.start()
             started.append(thread)
-        handover.finished.wait()
+        while not handover.finished.wait(WAKE_UP):
+            continue
     except BaseException as e:  # noqa: BLE001 - KeyboardInterrupt, too, ends the threads first
         handover.fail(e)
     if handover.error is not None:

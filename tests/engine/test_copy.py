@@ -1,0 +1,179 @@
+"""copy(): arguments, result, progress, and what is called when."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tapestream import (
+    CopyResult,
+    DiscardSink,
+    RawImageSink,
+    RawImageSource,
+    TarStreamSink,
+    TarStreamSource,
+    copy,
+)
+from tapestream.errors import ExtentsError, UsageError
+from tapestream.extents import Extent, Extents
+
+MIB = 1024**2
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    """8 MiB with 1 MiB + 1 bytes of data at 1 MiB, and 100 bytes at 5 MiB."""
+    path = tmp_path / "disk.raw"
+    with path.open("wb") as f:
+        f.truncate(8 * MIB)
+        f.seek(MIB)
+        f.write(b"a" * (MIB + 1))
+        f.seek(5 * MIB)
+        f.write(b"b" * 100)
+    return path
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"max_workers": 0},
+        {"buffer_size": 0},
+        {"buffer_size": 5000},
+        {"buffer_memory": 1024**2},
+        {"max_gap": -1},
+        {"max_gap": "much"},
+        {"max_gap": 1.5},
+    ],
+)
+def test_arguments_that_cannot_work(wrong: dict[str, Any], image: Path) -> None:
+    with RawImageSource(image) as src, pytest.raises(UsageError):
+        copy(src, DiscardSink(), **wrong)
+
+
+def test_result(image: Path) -> None:
+    with RawImageSource(image) as src:
+        extents = src.extents()
+        result = copy(src, TarStreamSink(io.BytesIO()), max_gap=0)
+    data = [e for e in extents if not e.zero]
+    assert isinstance(result, CopyResult)
+    assert result.size == 8 * MIB
+    assert result.context == "zero"
+    assert result.extents == len(extents)
+    assert result.data_extents == len(data) == 2
+    assert result.data_bytes == result.read_bytes == sum(e.length for e in data)
+    assert result.zero_bytes == 8 * MIB - result.data_bytes
+    assert result.requests == 2
+    assert result.checksum == "sha256"
+    assert result.rate == result.data_bytes / result.seconds
+
+
+def test_gaps_count_as_read(image: Path) -> None:
+    with RawImageSource(image) as src:
+        result = copy(src, DiscardSink(), max_gap=4 * MIB)
+    assert result.requests == 1
+    assert result.read_bytes > result.data_bytes
+    assert result.checksum is None
+
+
+class Tqdm:
+    def __init__(self) -> None:
+        self.total: int | None = None
+        self.n = 0
+
+    def update(self, n: int) -> None:
+        self.n += n
+
+
+class ImageioProgressBar:
+    def __init__(self) -> None:
+        self.size: int | None = None
+        self.n = 0
+
+    def update(self, n: int) -> None:
+        self.n += n
+
+
+class Plain:
+    def __init__(self) -> None:
+        self.n = 0
+
+    def update(self, n: int) -> None:
+        self.n += n
+
+
+@pytest.mark.parametrize(
+    "bar", [Tqdm(), ImageioProgressBar(), Plain()], ids=lambda b: type(b).__name__
+)
+def test_progress(bar: Any, image: Path, tmp_path: Path) -> None:
+    with RawImageSource(image) as src, RawImageSink(tmp_path / "copy.raw") as dst:
+        result = copy(src, dst, buffer_size=4096, progress=bar)
+    assert bar.n == result.data_bytes
+    assert getattr(bar, "total", getattr(bar, "size", bar.n)) == bar.n
+
+
+def test_a_source_whose_extents_do_not_fit_its_size(image: Path) -> None:
+    class Liar(RawImageSource):
+        def extents(self) -> Extents:
+            return Extents.of([Extent(0, 5)])
+
+    out = io.BytesIO()
+    with Liar(image) as src, pytest.raises(ExtentsError, match="5 bytes of a disk of 8388608"):
+        copy(src, TarStreamSink(out))
+    assert out.getvalue() == b""
+
+
+def test_a_sink_takes_one_copy(image: Path, tmp_path: Path) -> None:
+    with RawImageSource(image) as src:
+        for sink in (TarStreamSink(tmp_path / "a.tar"), RawImageSink(tmp_path / "a.raw")):
+            copy(src, sink)
+            with pytest.raises(UsageError, match="make a new one"):
+                copy(src, sink)
+            sink.close()
+    assert (tmp_path / "a.raw").stat().st_size == 8 * MIB
+    with TarStreamSource(tmp_path / "a.tar") as again:
+        copy(again, DiscardSink())
+
+
+def test_a_tar_source_is_read_once(image: Path, tmp_path: Path) -> None:
+    with RawImageSource(image) as src:
+        copy(src, TarStreamSink(tmp_path / "a.tar"))
+    with TarStreamSource(tmp_path / "a.tar") as src2:
+        copy(src2, DiscardSink())
+        with pytest.raises(UsageError, match="read once"):
+            copy(src2, DiscardSink())
+
+
+def test_an_abort_that_fails_hides_nothing(image: Path, caplog: pytest.LogCaptureFixture) -> None:
+    class Bad(DiscardSink):
+        def commit(self) -> None:
+            raise KeyError("first")
+
+        def abort(self) -> None:
+            raise ValueError("second")
+
+    with RawImageSource(image) as src, pytest.raises(KeyError, match="first"):
+        copy(src, Bad())
+    assert "second" in caplog.text
+
+
+def test_finish_comes_before_commit(image: Path) -> None:
+    calls: list[str] = []
+
+    class Src(RawImageSource):
+        def finish(self) -> None:
+            calls.append("finish")
+            raise KeyError
+
+    class Dst(DiscardSink):
+        def commit(self) -> None:
+            calls.append("commit")
+
+        def abort(self) -> None:
+            calls.append("abort")
+
+    with Src(image) as src, pytest.raises(KeyError):
+        copy(src, Dst())
+    assert calls == ["finish", "abort"]

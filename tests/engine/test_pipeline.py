@@ -1,0 +1,353 @@
+"""The pipeline with backends in memory: order, bounds, and the end of everything on an error."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tapestream.engine.buffers import BufferPool
+from tapestream.engine.pipeline import Asked, run
+from tapestream.engine.plan import plan_requests
+from tapestream.extents import Extent, Extents
+from tapestream.protocols import Digester, Reader, Writer
+
+BUFFER = 4096
+SEGMENT = 4 * BUFFER
+
+
+class Disk:
+    """A disk in memory, and all that its readers and writers must share in a test."""
+
+    def __init__(self, size: int, *, seed: int = 0) -> None:
+        self.content = random.Random(seed).randbytes(size)
+        self.copy = bytearray(b"?" * size)
+        self.starts: list[int] = []
+        self.before_read: Callable[[int], None] = lambda start: None
+        self.before_write: Callable[[int], None] = lambda start: None
+        self.cancelled = threading.Event()
+
+    def extents(self, *, every: int) -> Extents:
+        """Data and zeros in turn."""
+        starts = range(0, len(self.content), every)
+        return Extents.of(
+            Extent(start, min(every, len(self.content) - start), zero=bool(i % 2))
+            for i, start in enumerate(starts)
+        )
+
+
+class DiskReader(Reader):
+    def __init__(self, disk: Disk) -> None:
+        self._disk = disk
+        self._range = (0, 0)
+
+    def request(self, start: int, length: int) -> None:
+        self._range = (start, start + length)
+
+    def readinto(self, start: int, buffer: memoryview) -> None:
+        assert self._range[0] <= start
+        assert start + len(buffer) <= self._range[1]
+        self._disk.before_read(start)
+        buffer[:] = self._disk.content[start : start + len(buffer)]
+
+    def cancel(self) -> None:
+        self._disk.cancelled.set()
+
+    def close(self) -> None:
+        pass
+
+
+class DiskWriter(Writer):
+    def __init__(self, disk: Disk) -> None:
+        self._disk = disk
+        self.flushed = 0
+
+    def write(self, start: int, buffer: memoryview) -> None:
+        self._disk.before_write(start)
+        self._disk.starts.append(start)
+        self._disk.copy[start : start + len(buffer)] = buffer
+
+    def zero(self, start: int, length: int) -> None:
+        self._disk.starts.append(start)
+        self._disk.copy[start : start + length] = bytes(length)
+
+    def flush(self) -> None:
+        self.flushed += 1
+
+    def cancel(self) -> None:
+        self._disk.cancelled.set()
+
+    def close(self) -> None:
+        pass
+
+
+def no_digest(start: int, length: int) -> Digester | None:
+    return None
+
+
+def transfer(
+    disk: Disk,
+    extents: Extents,
+    *,
+    readers: int = 1,
+    writers: int = 1,
+    buffers: int = 8,
+    ordered: bool = True,
+    gap: int = 0,
+    digester: Callable[[int, int], Digester | None] = no_digest,
+    progress: Callable[[int], None] = lambda n: None,
+) -> Asked:
+    pool = BufferPool(buffers, BUFFER)
+    plan = plan_requests(
+        extents.runs(),
+        segment_size=SEGMENT,
+        request_size=2 * SEGMENT,
+        buffer_size=BUFFER,
+        max_gap=lambda: gap,
+    )
+    try:
+        return run(
+            plan,
+            [DiskReader(disk) for _ in range(readers)],
+            [DiskWriter(disk) for _ in range(writers)],
+            pool,
+            ordered=ordered,
+            digester=digester,
+            progress=progress,
+        )
+    finally:
+        pool.close()
+
+
+def expected(disk: Disk, extents: Extents) -> bytes:
+    image = bytearray(disk.content)
+    for extent in extents:
+        if extent.zero:
+            image[extent.start : extent.start + extent.length] = bytes(extent.length)
+    return bytes(image)
+
+
+@pytest.fixture(autouse=True)
+def no_thread_is_left() -> Iterator[None]:
+    yield
+    assert [t.name for t in threading.enumerate() if t.name.startswith("tapestream")] == []
+
+
+@pytest.mark.parametrize("every", [1000, BUFFER, 10_000, 100_000])
+@pytest.mark.parametrize(
+    ("readers", "writers", "buffers"), [(1, 1, 2), (4, 1, 2), (4, 1, 16), (3, 3, 4), (1, 4, 8)]
+)
+@pytest.mark.parametrize("gap", [0, 2000])
+def test_every_pair_copies_everything(
+    every: int, readers: int, writers: int, buffers: int, gap: int
+) -> None:
+    disk = Disk(300_001)
+    extents = disk.extents(every=every)
+    asked = transfer(
+        disk,
+        extents,
+        readers=readers,
+        writers=writers,
+        buffers=buffers,
+        ordered=writers == 1,
+        gap=gap,
+    )
+    assert bytes(disk.copy) == expected(disk, extents)
+    assert asked.bytes >= sum(e.length for e in extents if not e.zero)
+    if writers == 1:
+        assert disk.starts == sorted(disk.starts)
+
+
+def test_a_sequential_sink_gets_order_whatever_the_readers_do() -> None:
+    disk = Disk(500_000)
+    rng = random.Random(7)
+    disk.before_read = lambda start: time.sleep(rng.random() / 500)
+    extents = disk.extents(every=5000)
+    transfer(disk, extents, readers=8, buffers=16)
+    assert bytes(disk.copy) == expected(disk, extents)
+    assert disk.starts == sorted(disk.starts)
+
+
+def test_readers_stop_one_window_ahead_of_a_slow_writer() -> None:
+    disk = Disk(100 * BUFFER)
+    reads: list[int] = []
+    ahead: list[int] = []
+    disk.before_read = reads.append
+    disk.before_write = lambda start: ahead.append(max(reads) - start)
+    transfer(disk, Extents.of([Extent(0, 100 * BUFFER)]), readers=4, buffers=5)
+    assert max(ahead) < 5 * BUFFER
+
+
+def test_the_block_that_is_due_is_never_starved() -> None:
+    """The first request is slow; the other readers must not take all the buffers meanwhile."""
+    disk = Disk(64 * BUFFER)
+    others_are_full = threading.Event()
+    reads: set[int] = set()
+
+    def slow_first(start: int) -> None:
+        reads.add(start)
+        if len(reads) >= 2:
+            others_are_full.set()
+        if start == 0:
+            others_are_full.wait(5)
+
+    disk.before_read = slow_first
+    transfer(disk, Extents.of([Extent(0, 64 * BUFFER)]), readers=4, buffers=10)
+    assert disk.copy == disk.content
+
+
+def test_segments_are_digested_whole_and_in_order() -> None:
+    disk = Disk(400_000)
+    extents = disk.extents(every=30_000)
+    digests: dict[tuple[int, int], Digester] = {}
+
+    def digester(start: int, length: int) -> Digester:
+        digests[start, length] = hashlib.sha256()
+        return digests[start, length]
+
+    transfer(disk, extents, readers=3, digester=digester, gap=100_000)
+    assert sum(length for _, length in digests) == sum(e.length for e in extents if not e.zero)
+    for (start, length), digest in digests.items():
+        wanted = hashlib.sha256(disk.content[start : start + length])
+        assert digest.digest() == wanted.digest()  # type: ignore[attr-defined]
+
+
+class BoomError(Exception):
+    pass
+
+
+def boom(_: int) -> None:
+    raise BoomError
+
+
+def boom_at(start: int) -> Callable[[int], None]:
+    def fail(position: int) -> None:
+        if position >= start:
+            raise BoomError
+
+    return fail
+
+
+@pytest.mark.parametrize("readers", [1, 4])
+@pytest.mark.parametrize("writers", [1, 4])
+@pytest.mark.parametrize("start", [0, 150_000, 299_000])
+@pytest.mark.parametrize("side", ["before_read", "before_write"])
+def test_an_error_ends_everything(readers: int, writers: int, start: int, side: str) -> None:
+    disk = Disk(300_001)
+    setattr(disk, side, boom_at(start))
+    with pytest.raises(BoomError):
+        transfer(
+            disk,
+            Extents.of([Extent(0, 300_001)]),
+            readers=readers,
+            writers=writers,
+            ordered=writers == 1,
+        )
+    assert disk.cancelled.is_set()
+
+
+def test_an_error_of_progress_ends_everything() -> None:
+    disk = Disk(300_001)
+    with pytest.raises(BoomError):
+        transfer(disk, disk.extents(every=9000), readers=4, progress=boom)
+
+
+def test_an_error_of_a_digester_ends_everything() -> None:
+    class Bad:
+        def update(self, data: object) -> None:
+            raise BoomError
+
+    disk = Disk(300_001)
+    with pytest.raises(BoomError):
+        transfer(disk, disk.extents(every=9000), readers=4, digester=lambda s, n: Bad())
+
+
+def test_an_error_of_the_plan_ends_everything() -> None:
+    def bad_plan() -> Iterator[tuple[int, int, object]]:
+        raise BoomError
+        yield
+
+    disk = Disk(10)
+    pool = BufferPool(2, BUFFER)
+    with pytest.raises(BoomError):
+        run(
+            bad_plan(),  # type: ignore[arg-type]
+            [DiskReader(disk)],
+            [DiskWriter(disk)],
+            pool,
+            ordered=True,
+            digester=no_digest,
+            progress=lambda n: None,
+        )
+
+
+@pytest.mark.parametrize("side", ["before_read", "before_write"])
+def test_a_blocked_worker_is_cancelled(side: str) -> None:
+    """One worker blocks until it is cancelled, as in a stalled pipe; another one fails."""
+    disk = Disk(300_001)
+    other = "before_write" if side == "before_read" else "before_read"
+    blocked = threading.Event()
+
+    def block(start: int) -> None:
+        if start > 0:
+            blocked.set()
+            assert disk.cancelled.wait(60)
+
+    def fail_when_blocked(start: int) -> None:
+        if start >= 3 * BUFFER or side == "before_read":
+            assert blocked.wait(60)
+            raise BoomError
+
+    setattr(disk, side, block)
+    setattr(disk, other, fail_when_blocked)
+    with pytest.raises(BoomError):
+        transfer(disk, Extents.of([Extent(0, 300_001)]), readers=2)
+
+
+def test_keyboard_interrupt_ends_everything() -> None:
+    disk = Disk(300_001)
+
+    def interrupt(start: int) -> None:
+        signal.raise_signal(signal.SIGINT)
+        assert disk.cancelled.wait(60)
+
+    disk.before_write = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        transfer(disk, Extents.of([Extent(0, 300_001)]), readers=4)
+    assert disk.cancelled.is_set()
+
+
+def test_writers_flush_only_after_success() -> None:
+    disk = Disk(100_000)
+    writers = [DiskWriter(disk) for _ in range(3)]
+
+    def move() -> None:
+        run(
+            plan_requests(
+                disk.extents(every=5000).runs(),
+                segment_size=SEGMENT,
+                request_size=SEGMENT,
+                buffer_size=BUFFER,
+                max_gap=lambda: 0,
+            ),
+            [DiskReader(disk)],
+            writers,
+            BufferPool(4, BUFFER),
+            ordered=False,
+            digester=no_digest,
+            progress=lambda n: None,
+        )
+
+    disk.before_write = boom_at(50_000)
+    with pytest.raises(BoomError):
+        move()
+    flushed = sum(w.flushed for w in writers)
+    assert flushed == 0
+    disk.before_write = lambda start: None
+    move()
+    assert [w.flushed for w in writers] == [1, 1, 1]

@@ -1,0 +1,164 @@
+"""The plan: everything exactly once, in order, within the limits."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tapestream.engine.plan import Request, plan_requests
+from tapestream.extents import Extent, Extents, Kind
+from tests.strategies import extent_lists
+
+
+def plan(
+    extents: list[Extent],
+    *,
+    segment: int = 16,
+    request: int = 64,
+    buffer: int = 8,
+    gap: int = 0,
+) -> list[Request]:
+    return list(
+        plan_requests(
+            Extents.of(extents).runs(),
+            segment_size=segment,
+            request_size=request,
+            buffer_size=buffer,
+            max_gap=lambda: gap,
+        )
+    )
+
+
+def data(start: int, length: int) -> Extent:
+    return Extent(start, length, zero=False)
+
+
+def zero(start: int, length: int) -> Extent:
+    return Extent(start, length, zero=True)
+
+
+def ranges(requests: list[Request]) -> list[tuple[int, int]]:
+    return [(request.start, request.length) for request in requests]
+
+
+def test_an_empty_disk_has_one_request_without_data() -> None:
+    [request] = plan([zero(0, 100)])
+    assert request.length == 0
+    assert [(p.start, p.length, p.segment) for p in request.blocks[0].pieces] == [(0, 100, None)]
+
+
+def test_no_extents_no_requests() -> None:
+    assert plan([]) == []
+
+
+def test_a_large_extent_is_cut_into_requests_of_whole_segments() -> None:
+    requests = plan([data(0, 150)])
+    assert ranges(requests) == [(0, 64), (64, 64), (128, 22)]
+
+
+def test_segments_larger_than_a_request_are_not_cut() -> None:
+    assert ranges(plan([data(0, 250)], segment=100)) == [(0, 100), (100, 100), (200, 50)]
+
+
+def test_neighbours_share_a_request_and_gaps_separate() -> None:
+    disk = [data(0, 10), zero(10, 5), data(15, 10), data(25, 3)]
+    assert ranges(plan(disk)) == [(0, 10), (15, 13)]
+    assert ranges(plan(disk, gap=4)) == [(0, 10), (15, 13)]
+    assert ranges(plan(disk, gap=5)) == [(0, 28)]
+
+
+def test_the_gap_may_change_on_the_way() -> None:
+    gaps = iter([100, 0])
+    requests = plan_requests(
+        Extents.of([data(0, 1), zero(1, 1), data(2, 1), zero(3, 1), data(4, 1)]).runs(),
+        segment_size=16,
+        request_size=64,
+        buffer_size=8,
+        max_gap=lambda: next(gaps),
+    )
+    assert ranges(list(requests)) == [(0, 3), (4, 1)]
+
+
+def test_a_plan_is_lazy() -> None:
+    huge = plan_requests(
+        iter([(0, 2**62, Kind.DATA)]),
+        segment_size=2**24,
+        request_size=2**24,
+        buffer_size=2**20,
+        max_gap=lambda: 0,
+    )
+    assert next(huge).length == 2**24
+
+
+@given(
+    extent_lists(max_length=300),
+    st.integers(1, 200),
+    st.integers(1, 400),
+    st.integers(1, 100),
+    st.integers(0, 300),
+)
+def test_everything_exactly_once_in_order(
+    extents: list[Extent], segment: int, request: int, buffer: int, gap: int
+) -> None:
+    requests = plan(extents, segment=segment, request=request, buffer=buffer, gap=gap)
+    blocks = [block for r in requests for block in r.blocks]
+    pieces = [piece for block in blocks for piece in block.pieces]
+
+    assert [p.start for p in pieces] == sorted(p.start for p in pieces)
+    assert bytes_of(pieces, zeros=False) == bytes_of_kind(extents, Kind.DATA)
+    assert bytes_of(pieces, zeros=True) == bytes_of_kind(extents, Kind.ZERO)
+
+    for r in requests:
+        assert sum(block.length for block in r.blocks) == r.length
+        assert r.length <= max(request, segment)
+        position = r.start
+        for block in r.blocks:
+            assert block.start == position
+            assert block.length <= buffer
+            position += block.length
+            for piece in block.pieces:
+                if piece.segment is not None:
+                    assert block.start <= piece.start
+                    assert piece.start + piece.length <= position
+        assert_gaps_are_small(r, gap)
+
+    assert_segments(extents, requests, segment)
+
+
+def assert_gaps_are_small(request: Request, gap: int) -> None:
+    end = request.start
+    for block in request.blocks:
+        for piece in block.pieces:
+            if piece.segment is not None:
+                assert piece.start - end <= gap
+                end = piece.start + piece.length
+    assert end == request.start + request.length
+
+
+def assert_segments(extents: list[Extent], requests: list[Request], size: int) -> None:
+    """Segments are counted from the start of their extent, and never leave their request."""
+    wanted = [
+        (start, min(size, e.start + e.length - start))
+        for e in extents
+        if e.kind is Kind.DATA
+        for start in range(e.start, e.start + e.length, size)
+    ]
+    found = []
+    for r in requests:
+        seen = {p.segment for block in r.blocks for p in block.pieces if p.segment is not None}
+        found += sorted(seen)
+        for start, length in seen:
+            assert r.start <= start
+            assert start + length <= r.start + r.length
+    assert found == wanted
+
+
+def bytes_of(pieces: list, *, zeros: bool) -> list[int]:  # type: ignore[type-arg]
+    return [
+        offset
+        for p in pieces
+        if (p.segment is None) is zeros
+        for offset in range(p.start, p.start + p.length)
+    ]
+
+
+def bytes_of_kind(extents: list[Extent], kind: Kind) -> list[int]:
+    return [o for e in extents if e.kind is kind for o in range(e.start, e.start + e.length)]

@@ -1,0 +1,153 @@
+"""Extents: imageio's JSON in, checked columns out."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tapestream.errors import ExtentsError
+from tapestream.extents import Extent, Extents, Kind
+
+from .strategies import extent_lists
+
+
+def parse(items: Any, **kwargs: Any) -> Extents:
+    return Extents.parse(json.dumps(items).encode(), **kwargs)
+
+
+def test_parse_full() -> None:
+    text = (
+        b'[{"start": 0, "length": 512, "zero": false, "hole": false},'
+        b' {"start": 512, "length": 1024, "zero": true, "hole": true}]\n'
+    )
+    extents = Extents.parse(text)
+    assert list(extents) == [
+        Extent(0, 512, zero=False, hole=False),
+        Extent(512, 1024, zero=True, hole=True),
+    ]
+    assert extents.size == 1536
+    assert extents.json == text
+    assert extents[-1] == extents[1]
+    assert extents[:1] == [extents[0]]
+    assert extents.tally(Kind.DATA) == (1, 512)
+    assert extents.tally(Kind.ZERO) == (1, 1024)
+    assert extents.tally(Kind.CLEAN) == (0, 0)
+
+
+def test_parse_dirty() -> None:
+    extents = parse(
+        [
+            {"start": 0, "length": 1, "dirty": True, "zero": False},
+            {"start": 1, "length": 1, "dirty": True, "zero": True},
+            {"start": 2, "length": 1, "dirty": False, "zero": False},
+            {"start": 3, "length": 1, "dirty": False, "zero": True},
+            {"start": 4, "length": 1, "dirty": True},
+        ],
+        context="dirty",
+    )
+    assert [kind for _, _, kind in extents.runs()] == [
+        Kind.DATA,
+        Kind.ZERO,
+        Kind.CLEAN,
+        Kind.CLEAN,
+        Kind.DATA,
+    ]
+
+
+def test_old_servers_leave_keys_out() -> None:
+    [extent] = parse([{"start": 0, "length": 9}])
+    assert extent.kind is Kind.DATA
+    assert extent.hole is None
+    [extent] = parse([{"start": 0, "length": 9, "zero": None, "hole": None}])
+    assert extent.kind is Kind.DATA
+    assert extent.hole is None
+
+
+def test_dirty_in_a_full_list_is_not_ours() -> None:
+    [extent] = parse([{"start": 0, "length": 9, "dirty": False}])
+    assert extent.kind is Kind.DATA
+
+
+def test_unknown_keys_are_kept() -> None:
+    text = b'[{"start":0,"length":9,"zero":false,"depth":1,"more":{"a":[1,{"b":2}]}}]'
+    extents = Extents.parse(text)
+    assert extents.json == text
+    assert len(extents) == 1
+
+
+def test_index_errors() -> None:
+    extents = parse([{"start": 0, "length": 9}])
+    with pytest.raises(IndexError):
+        extents[1]
+
+
+def data(start: Any, length: Any, **more: Any) -> dict[str, Any]:
+    return {"start": start, "length": length, "zero": False, **more}
+
+
+@pytest.mark.parametrize(
+    ("items", "says"),
+    [
+        ([data(1, 9)], "leaves a gap"),
+        ([data(0, 9), data(10, 9)], "leaves a gap"),
+        ([data(0, 9), data(8, 9)], "overlaps"),
+        ([data(0, 9), data(0, 9)], "overlaps"),
+        ([data(-1, 9)], "overlaps"),
+        ([data(0, 0)], "length 0"),
+        ([data(0, -1)], "length -1"),
+        ([data(0, 2**63)], "beyond any disk"),
+        ([data(0, 2**62), data(2**62, 2**62)], "beyond any disk"),
+        ([data("0", 9)], "start is not a whole number"),
+        ([data(0, "9")], "length is not a whole number"),
+        ([data(0.0, 9)], "start is not a whole number"),
+        ([data(False, 9)], "start is not a whole number"),
+        ([{"start": 0}], "length is not a whole number"),
+        ([{"length": 9}], "start is not a whole number"),
+        ([data(0, 9, hole="no")], "hole is not true or false"),
+        ([{"start": 0, "length": 9, "zero": 0}], "zero is not true or false"),
+        ([{}], "not an extent"),
+        ([[]], "not an extent"),
+        ([None], "not an extent"),
+        ([data(0, 9, nested=data(9, 9))], "leaves a gap"),
+        (data(0, 9), "not a list"),
+        ("extents", "not a list"),
+    ],
+)
+def test_lists_that_lie(items: Any, says: str) -> None:
+    with pytest.raises(ExtentsError, match=says) as caught:
+        parse(items)
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("text", [b"", b"[", b"\xff\xff", b"[1,]", b"[" * 100_000])
+def test_not_json(text: bytes) -> None:
+    with pytest.raises(ExtentsError, match="not JSON"):
+        Extents.parse(text)
+
+
+def test_dirty_must_be_there_in_an_incremental() -> None:
+    with pytest.raises(ExtentsError, match="does not say if it is dirty"):
+        parse([data(0, 9)], context="dirty")
+
+
+@given(extent_lists())
+def test_round_trip(listed: list[Extent]) -> None:
+    extents = Extents.of(listed)
+    assert list(extents) == listed
+    assert [(e.start, e.length, e.kind) for e in listed] == list(extents.runs())
+    context = "dirty" if listed and listed[0].dirty is not None else "zero"
+    again = Extents.parse(extents.json, context=context)  # type: ignore[arg-type]
+    assert list(again) == listed
+    assert Extents.of(again) is again
+
+
+@given(extent_lists(min_size=2), st.data())
+def test_any_displaced_extent_is_found(listed: list[Extent], draw: st.DataObject) -> None:
+    i = draw.draw(st.integers(0, len(listed) - 1))
+    moved = draw.draw(st.integers(-5, 5).filter(bool))
+    items = [extent.to_dict() for extent in listed]
+    items[i]["start"] += moved
+    with pytest.raises(ExtentsError):
+        parse(items)
