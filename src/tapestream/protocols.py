@@ -21,6 +21,7 @@ reader and writer, all are closed, `sink.abort()` is called, and the error is ra
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterable
 from types import TracebackType
 from typing import Protocol
@@ -43,6 +44,7 @@ class Reader(Protocol):
         """
         return
 
+    @abstractmethod
     def readinto(self, start: int, buffer: memoryview) -> None:
         """Fill the whole buffer with the bytes of the disk that begin at offset `start`.
 
@@ -63,6 +65,7 @@ class Reader(Protocol):
         """
         return
 
+    @abstractmethod
     def close(self) -> None:
         """Release what this reader holds. Called exactly once, by no matter which thread."""
         ...
@@ -72,9 +75,15 @@ class Source(Protocol):
     """Where a disk, or its backup, is read from."""
 
     @property
+    @abstractmethod
     def info(self) -> BackupInfo:
         """What is known of the backup; `size` and `context` are those of this source."""
         ...
+
+    @property
+    def checksum(self) -> str | None:
+        """Name of the digest that this source checks the data against; None for none."""
+        return None
 
     @property
     def size(self) -> int:
@@ -82,15 +91,18 @@ class Source(Protocol):
         return self.info.size
 
     @property
+    @abstractmethod
     def max_readers(self) -> int:
         """How many readers may be open at the same time, at least 1."""
         ...
 
     @property
+    @abstractmethod
     def sequential(self) -> bool:
         """True when only one reader is possible and only in ascending order: a tar, a tape."""
         ...
 
+    @abstractmethod
     def extents(self) -> Iterable[Extent]:
         """The extents of the whole disk, ordered and without gaps.
 
@@ -99,6 +111,7 @@ class Source(Protocol):
         """
         ...
 
+    @abstractmethod
     def open_reader(self) -> Reader:
         """Open a reader; called after `extents`, at most `max_readers` times in one copy."""
         ...
@@ -113,6 +126,7 @@ class Source(Protocol):
         """
         return
 
+    @abstractmethod
     def close(self) -> None:
         """Release everything. May be called more than once."""
         ...
@@ -132,6 +146,7 @@ class Source(Protocol):
 class Writer(Protocol):
     """Writes a disk at given offsets; used by one thread."""
 
+    @abstractmethod
     def write(self, start: int, buffer: memoryview) -> None:
         """Write the whole buffer at offset `start` of the disk.
 
@@ -143,6 +158,7 @@ class Writer(Protocol):
         """
         ...
 
+    @abstractmethod
     def zero(self, start: int, length: int) -> None:
         """Make `length` bytes at offset `start` read as zeros.
 
@@ -167,6 +183,7 @@ class Writer(Protocol):
         """
         return
 
+    @abstractmethod
     def close(self) -> None:
         """Release what this writer holds. Called exactly once, by no matter which thread."""
         ...
@@ -184,11 +201,13 @@ class Sink(Protocol):
     """Where a disk, or its backup, is written to."""
 
     @property
+    @abstractmethod
     def max_writers(self) -> int:
         """How many writers may be open at the same time, at least 1."""
         ...
 
     @property
+    @abstractmethod
     def sequential(self) -> bool:
         """True when one writer must get everything in ascending order: a tar, a tape."""
         ...
@@ -207,6 +226,7 @@ class Sink(Protocol):
         """
         return None
 
+    @abstractmethod
     def begin(self, info: BackupInfo, extents: Extents) -> None:
         """Hear what comes; called once, before anything is written.
 
@@ -224,10 +244,12 @@ class Sink(Protocol):
         """
         return None
 
+    @abstractmethod
     def open_writer(self) -> Writer:
         """Open a writer; called after `begin`, at most `max_writers` times."""
         ...
 
+    @abstractmethod
     def commit(self) -> None:
         """Make it final: what was written is complete and on stable storage when this returns.
 
@@ -236,6 +258,7 @@ class Sink(Protocol):
         """
         ...
 
+    @abstractmethod
     def abort(self) -> None:
         """Give up: leave nothing that looks like a complete backup or a restored disk.
 
@@ -243,6 +266,7 @@ class Sink(Protocol):
         """
         ...
 
+    @abstractmethod
     def close(self) -> None:
         """Release everything; an uncommitted sink is aborted. May be called more than once."""
         ...

@@ -48,7 +48,8 @@ class CopyResult:
         read_bytes: Bytes read from the source: the data, and the gaps that were read through.
         requests: Number of reads the plan asked of the source.
         seconds: From the request of the extents to the end of the commit.
-        checksum: Name of the digest that the sink recorded; None without.
+        checksum: Name of the digest that the sink recorded; None for none.
+        verified: Name of the digest that the source checked all data against; None for none.
     """
 
     size: int
@@ -61,6 +62,7 @@ class CopyResult:
     requests: int
     seconds: float
     checksum: str | None
+    verified: str | None
 
     @property
     def rate(self) -> float:
@@ -185,4 +187,5 @@ def _copy(src: Source, dst: Sink, settings: _Settings, progress: Progress | None
         requests=asked.requests,
         seconds=time.monotonic() - began,
         checksum=dst.checksum,
+        verified=src.checksum,
     )

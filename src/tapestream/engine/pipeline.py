@@ -19,7 +19,6 @@ from ..protocols import Digester, Reader, Writer
 from .buffers import BufferPool
 from .plan import Block, Piece, Request
 
-
 # The calling thread looks for a KeyboardInterrupt this often, in seconds: one that another thread
 # received, or that `_thread.interrupt_main` simulates, would not end its wait.
 WAKE_UP = 0.2

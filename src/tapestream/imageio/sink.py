@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import os
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
 
 from ..errors import ServerError, TargetSizeError, TicketError, UsageError
-from ..extents import Extents
+from ..extents import Extent, Extents, Kind
 from ..info import BackupInfo
 from ..protocols import Sink, Writer
 from .connection import Connection, Timeouts, Transfer, open_transfer
 
+MIB = 1024**2
+
 # What a server that cannot zero is sent, in pieces.
-_ZEROS = bytes(4 * 1024**2)
+_ZEROS = bytes(4 * MIB)
+# Zeroing this much takes a server about as long as one more request does.
+_NEAR = 64 * MIB
 
 
 class ImageioUploadSink(Sink):
     """Write a disk through an ovirt-imageio server.
 
-    Zero extents are zeroed by the server, whatever their size, in one request each. The disk is
-    flushed before `copy` returns. After an error the contents of the disk are undefined: cancel
-    the transfer, and oVirt removes the disk that was to be restored.
+    The server zeroes what is zero in the backup, whatever its size; it is first asked for the
+    extents of the disk, and what reads as zeros already, as a new disk does, is left alone. The
+    disk must not be written by others. It is flushed before `copy` returns. After an error its
+    contents are undefined: cancel the transfer, and oVirt removes the disk that was to be
+    restored.
 
     Args:
         url: The `transfer_url` of an upload transfer in phase "transferring".
@@ -27,8 +36,9 @@ class ImageioUploadSink(Sink):
             None for the system's.
         secure: False to accept any certificate, and URLs that are not https.
         proxy_url: Used instead of `url` when no connection to `url` can be made at the start.
-        disk_is_zero: True when the disk is known to read as zeros everywhere, as a new one does:
-            zero extents of a full backup are then skipped. With a disk that holds data the
+        disk_is_zero: True when the disk is known to read as zeros everywhere: nothing of a full
+            backup is then zeroed, whatever the server says. Only needed where the server does
+            not know: with preallocated disks, or an old server. On a disk that holds data the
             restored disk would be wrong.
         use_unix_socket: False to stay with TCP.
         connect_timeout: Seconds for a connection.
@@ -58,7 +68,7 @@ class ImageioUploadSink(Sink):
         zero_timeout: float = 3600,
     ) -> None:
         self._disk_is_zero = disk_is_zero
-        self._skip_zeros = False
+        self._stale = _Stretches([])
         self._begun = False
         self._transfer = open_transfer(
             url,
@@ -91,21 +101,27 @@ class ImageioUploadSink(Sink):
         if self._begun:
             raise UsageError("an ImageioUploadSink takes one backup: make a new one")
         self._begun = True
-        self._skip_zeros = self._disk_is_zero and info.context == "zero"
         with self._transfer.connect() as connection:
-            size = self._size_of_disk(connection)
-            if size is not None and size < info.size:
+            held = self._extents_of_disk(connection)
+            size = held.size if held else info.size
+            if size < info.size:
                 raise TargetSizeError(
                     f"the disk has {size} bytes, but the backup is of {info.size} bytes"
                 )
-            if size is not None and size > info.size and info.context == "zero":
-                writer = _HTTPWriter(self._transfer, connection, skip_zeros=self._skip_zeros)
+            if self._disk_is_zero and info.context == "zero":
+                return
+            runs = held.runs() if held else [(0, info.size, Kind.DATA)]
+            self._stale = _Stretches(
+                (start, start + length) for start, length, kind in runs if kind is not Kind.ZERO
+            )
+            if size > info.size and info.context == "zero":
+                writer = _HTTPWriter(self._transfer, connection, self._stale)
                 writer.zero(info.size, size - info.size)
                 writer.flush()
 
     def open_writer(self) -> Writer:
         """See `Sink.open_writer`."""
-        return _HTTPWriter(self._transfer, self._transfer.connect(), skip_zeros=self._skip_zeros)
+        return _HTTPWriter(self._transfer, self._transfer.connect(), self._stale)
 
     def commit(self) -> None:
         """See `Sink.commit`: every writer has flushed what it wrote."""
@@ -119,20 +135,49 @@ class ImageioUploadSink(Sink):
     def __repr__(self) -> str:
         return f"<ImageioUploadSink {self._transfer.url}>"
 
-    def _size_of_disk(self, connection: Connection) -> int | None:
+    def _extents_of_disk(self, connection: Connection) -> Extents | None:
         if self._transfer.can.extents:
-            return Extents.parse(connection.extents("zero")).size
+            return Extents.parse(connection.extents("zero"))
         try:
-            return connection.size()
+            return Extents.of([Extent(0, connection.size())])
         except (ServerError, TicketError):
             return None  # an old server that only takes PUT: it refuses what does not fit
 
 
+class _Stretches:
+    """Ordered stretches of a disk; what lies near to each other counts as one."""
+
+    def __init__(self, stretches: Iterable[tuple[int, int]]) -> None:
+        self._starts = array("q")
+        self._ends = array("q")
+        for start, end in stretches:
+            if self._ends and start - self._ends[-1] <= _NEAR:
+                self._ends[-1] = end
+            else:
+                self._starts.append(start)
+                self._ends.append(end)
+
+    def within(self, start: int, end: int) -> Iterator[tuple[int, int]]:
+        """Yield (start, end) of every overlap with a range."""
+        i = bisect_right(self._ends, start)
+        while i < len(self._starts) and self._starts[i] < end:
+            yield max(start, self._starts[i]), min(end, self._ends[i])
+            i += 1
+
+
 class _HTTPWriter(Writer):
-    def __init__(self, transfer: Transfer, connection: Connection, *, skip_zeros: bool) -> None:
+    """Uploads over one connection.
+
+    Args:
+        transfer: The transfer.
+        connection: The connection, which this writer closes.
+        stale: What may not read as zeros on the disk.
+    """
+
+    def __init__(self, transfer: Transfer, connection: Connection, stale: _Stretches) -> None:
         self._can = transfer.can
         self._connection = connection
-        self._skip_zeros = skip_zeros
+        self._stale = stale
 
     def write(self, start: int, buffer: memoryview) -> None:
         """See `Writer.write`."""
@@ -140,16 +185,11 @@ class _HTTPWriter(Writer):
 
     def zero(self, start: int, length: int) -> None:
         """See `Writer.zero`."""
-        if self._skip_zeros:
-            return
-        if self._can.zero:
-            self._connection.zero(start, length)
-            return
-        end = start + length
-        while start < end:
-            step = min(len(_ZEROS), end - start)
-            self._connection.put(start, memoryview(_ZEROS)[:step])
-            start += step
+        for first, end in self._stale.within(start, start + length):
+            if self._can.zero:
+                self._connection.zero(first, end - first)
+            else:
+                self._put_zeros(first, end)
 
     def flush(self) -> None:
         """See `Writer.flush`."""
@@ -162,3 +202,9 @@ class _HTTPWriter(Writer):
     def close(self) -> None:
         """See `Writer.close`."""
         self._connection.close()
+
+    def _put_zeros(self, start: int, end: int) -> None:
+        while start < end:
+            step = min(len(_ZEROS), end - start)
+            self._connection.put(start, memoryview(_ZEROS)[:step])
+            start += step

@@ -60,7 +60,8 @@ class TarStreamSink(Sink):
         self._record_size = fmt.RECORD_SIZE if record_size is None else record_size
         self._part_size = fmt.PART_SIZE if part_size is None else part_size
         self._attachments = {
-            fmt.attachment_member(name): bytes(data) for name, data in (attachments or {}).items()
+            fmt.attachment_member(name): _contents(name, data)
+            for name, data in (attachments or {}).items()
         }
         _check_size("record_size", self._record_size, fmt.GIB)
         _check_size("part_size", self._part_size, fmt.MAX_MEMBER)
@@ -252,6 +253,12 @@ class _TarWriter(Writer):
             self._gathered += data
             if len(self._gathered) >= GATHER_SIZE:
                 self.flush()
+
+
+def _contents(name: str, data: object) -> bytes:
+    if not isinstance(data, (bytes, bytearray, memoryview)):
+        raise UsageError(f"the contents of attachment {name!r} must be bytes, not {type(data)}")
+    return bytes(data)
 
 
 def _check_size(name: str, size: int, limit: int) -> None:

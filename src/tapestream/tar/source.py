@@ -70,6 +70,11 @@ class TarStreamSource(Source):
         return self._preamble.info
 
     @property
+    def checksum(self) -> str | None:
+        """Name of the digest that the data is checked against; None without `verify`."""
+        return self._preamble.checksum if self._verify else None
+
+    @property
     def attachments(self) -> dict[str, bytes]:
         """The files that were kept with the disk, by name."""
         self.extents()

@@ -6,7 +6,9 @@ thread; one inside a caller's file object cannot.
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import io
 import os
 import select
 import stat
@@ -184,7 +186,7 @@ class DescriptorOutput:
             except BlockingIOError:
                 continue
             except OSError as e:
-                raise LocalIOError(f"cannot write {self.name}", e) from e
+                raise _cannot_write(self.name, e) from e
 
     def cancel(self) -> None:
         """See `Output`."""
@@ -220,7 +222,7 @@ class FileOutput:
             while data:
                 data = data[os.write(self._file.fd, data) :]
         except OSError as e:
-            raise LocalIOError(f"cannot write {self.name}", e) from e
+            raise _cannot_write(self.name, e) from e
 
     def cancel(self) -> None:
         """See `Output`: the file system does not block for long."""
@@ -250,7 +252,7 @@ class ObjectOutput:
                     return
                 data = data[written:]
         except OSError as e:
-            raise LocalIOError(f"cannot write {self.name}", e) from e
+            raise _cannot_write(self.name, e) from e
 
     def cancel(self) -> None:
         """See `Output`: not possible."""
@@ -279,6 +281,9 @@ def open_input(target: str | os.PathLike[str] | BinaryInput) -> Input:
         LocalIOError: It cannot be opened.
     """
     if not isinstance(target, (str, os.PathLike)):
+        _refuse_text(target)
+        if type(target) is io.FileIO:
+            return DescriptorInput(target.fileno(), _name_of(target), close=False)
         return ObjectInput(target)
     if target == "-":
         return DescriptorInput(0, "standard input", close=False)
@@ -302,7 +307,8 @@ def open_output(target: str | os.PathLike[str] | BinaryOutput) -> Output:
         UsageError: It is a directory or a terminal.
     """
     if not isinstance(target, (str, os.PathLike)):
-        return ObjectOutput(target)
+        _refuse_text(target)
+        return _pipe_of_object(target) or ObjectOutput(target)
     if target == "-":
         if os.isatty(1):
             raise UsageError("will not write a tar to a terminal: redirect standard output")
@@ -340,6 +346,19 @@ def _pipe_of_others(fd: int, name: str) -> Output:
     return DescriptorOutput(fd, name, close=False)
 
 
+def _pipe_of_object(file: BinaryOutput) -> Output | None:
+    """Write the pipe under a plain file object directly: there a blocked write can be cancelled.
+
+    Nothing but io's own file objects: a GzipFile, too, has the fileno of what it writes to.
+    """
+    raw = file.raw if isinstance(file, io.BufferedWriter) else file
+    if type(raw) is not io.FileIO or not stat.S_ISFIFO(os.fstat(raw.fileno()).st_mode):
+        return None
+    if isinstance(file, io.BufferedWriter):
+        file.flush()
+    return _pipe_of_others(raw.fileno(), _name_of(file))
+
+
 def _may_block(fd: int) -> bool:
     mode = os.fstat(fd).st_mode
     return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
@@ -355,4 +374,18 @@ def _widen_pipe(fd: int) -> None:
 
 
 def _name_of(file: object) -> str:
-    return str(getattr(file, "name", None) or type(file).__name__)
+    name = getattr(file, "name", None)
+    if isinstance(name, int):
+        return f"file descriptor {name}"
+    return str(name or type(file).__name__)
+
+
+def _refuse_text(file: object) -> None:
+    if isinstance(file, io.TextIOBase):
+        raise UsageError(f"{_name_of(file)} is open in text mode: a tar needs binary mode")
+
+
+def _cannot_write(name: str, error: OSError) -> LocalIOError:
+    gone = error.errno in (errno.EPIPE, errno.ECONNRESET)
+    hint = "The reader of the pipe ended: its exit status and messages say why." if gone else None
+    return LocalIOError(f"cannot write {name}", error, hint=hint)

@@ -95,7 +95,7 @@ def image_info(path: Path) -> dict[str, Any]:
         RuntimeError: qemu-img is not installed, or failed.
     """
     info: dict[str, Any] = json.loads(
-        _run("qemu-img", "info", "--output=json", path.absolute()).stdout
+        _run("qemu-img", "info", "--force-share", "--output=json", path.absolute()).stdout
     )
     return info
 

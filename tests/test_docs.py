@@ -1,0 +1,255 @@
+"""The documentation is true: its examples run, its links lead somewhere, its reference is complete.
+
+Blocks marked `python` are run, those of a page in order and in one namespace, in a directory of
+their own; docs/README.md lists the names they are given. Blocks marked `py` need an engine, and
+are only compiled.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import CodeType
+from typing import NamedTuple
+
+import pytest
+
+import tapestream
+from tapestream import errors
+from tapestream.testing import (
+    ImageioDaemon,
+    compare_images,
+    create_image,
+    serve_image,
+    write_pattern,
+)
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+API = ROOT / "docs" / "api.md"
+PAGES = [README, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+SIZE = 16 * 1024**2
+
+
+class CodeBlock(NamedTuple):
+    page: Path
+    line: int
+    code: str
+
+    def compile(self) -> CodeType:
+        """Compile it so that a traceback shows the line of the page."""
+        return compile("\n" * self.line + self.code, self.page, "exec")
+
+
+def code_blocks(page: Path, language: str) -> list[CodeBlock]:
+    text = page.read_text(encoding="utf-8")
+    fences = re.finditer(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return [CodeBlock(page, text.count("\n", 0, m.start(1)), m[1]) for m in fences]
+
+
+def each_page_with(language: str) -> pytest.MarkDecorator:
+    pages = [page for page in PAGES if code_blocks(page, language)]
+    return pytest.mark.parametrize("page", pages, ids=name_of)
+
+
+def name_of(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+@contextmanager
+def names_of_the_docs(daemon: ImageioDaemon) -> Iterator[dict[str, object]]:
+    """Put what the examples expect into the current directory, and give the names they expect."""
+    shutil.copy(daemon.cafile, "ca.pem")
+    Path("vm.ovf").write_text("<Envelope/>\n")
+    full, changed, restored = Path("full.qcow2"), Path("changed.qcow2"), Path("restored.qcow2")
+    create_image(full, SIZE)
+    write_pattern(full, ["write -P 1 0 1M", "write -P 2 3M 192k", "write -P 3 15M 1M"])
+    shutil.copy(full, changed)
+    subprocess.run(["qemu-img", "bitmap", "--add", changed, "since-full"], check=True)
+    write_pattern(changed, ["write -P 4 8M 256k", "write -z 0 512k"])
+    create_image(restored, SIZE)
+    device = Path("device")
+    device.write_bytes(b"old" * (SIZE // 2))
+
+    with (
+        serve_image(full) as full_nbd,
+        serve_image(changed, bitmap="since-full") as changed_nbd,
+        serve_image(restored, read_only=False) as restored_nbd,
+    ):
+        transfer_url = daemon.add_ticket(full_nbd, SIZE)
+        yield {
+            "transfer_url": transfer_url,
+            "proxy_url": transfer_url,
+            "dirty_url": daemon.add_ticket(changed_nbd, SIZE, dirty=True),
+            "upload_url": daemon.add_ticket(restored_nbd, SIZE, ops=["write"]),
+            "device": str(device),
+        }
+
+
+@pytest.fixture
+def in_tmp_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Go to an empty directory, with an ssh that runs its command here."""
+    monkeypatch.chdir(tmp_path)
+    ssh = tmp_path / "bin" / "ssh"
+    ssh.parent.mkdir()
+    ssh.write_text('#!/bin/sh\nexec sh -c "$2"\n')
+    ssh.chmod(0o755)
+    monkeypatch.setenv("PATH", str(ssh.parent), prepend=":")
+
+
+@pytest.mark.usefixtures("in_tmp_path")
+@each_page_with("python")
+def test_examples_run(page: Path, daemon: ImageioDaemon) -> None:
+    blocks = code_blocks(page, "python")
+    with names_of_the_docs(daemon) as names:
+        for block in blocks:
+            exec(block.compile(), names)
+
+    if any("upload_url" in block.code for block in blocks):
+        compare_images(Path("full.qcow2"), Path("restored.qcow2"))
+    if any("device" in block.code for block in blocks):
+        compare_images(Path("full.qcow2"), Path("device"), b_format="raw")
+    if any("dirty_url" in block.code for block in blocks):
+        compare_images(Path("changed.qcow2"), Path("chain.raw"), b_format="raw")
+
+
+@each_page_with("py")
+def test_examples_for_an_engine_compile(page: Path) -> None:
+    for block in code_blocks(page, "py"):
+        block.compile()
+
+
+def test_demo_restores_an_identical_disk(tmp_path: Path) -> None:
+    tar = tmp_path / "disk.tar"
+    demo = subprocess.run(
+        [sys.executable, "-W", "error", ROOT / "docs" / "examples" / "demo.py", tar],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert demo.returncode == 0, demo.stderr
+    assert demo.stderr == ""
+    assert "Images are identical." in demo.stdout
+    assert "over TLS" in demo.stdout
+    assert str(tar) in demo.stdout
+    with tapestream.TarStreamSource(tar) as src, tapestream.DiscardSink() as dst:
+        assert tapestream.copy(src, dst).data_bytes > 32 * 1024**2
+
+
+@each_page_with("sh")
+def test_make_targets_exist(page: Path) -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z]+):", makefile, re.MULTILINE))
+    for block in code_blocks(page, "sh"):
+        assert set(re.findall(r"^make (\w+)", block.code, re.MULTILINE)) <= targets
+
+
+def test_readme_names_the_commands_to_begin_with() -> None:
+    commands = "".join(block.code for block in code_blocks(README, "sh")).splitlines()
+    assert {"make demo", "make test"} <= set(commands)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_links_lead_somewhere(page: Path) -> None:
+    prose = without_code(page)
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose):
+        if re.match(r"https?:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        there = page.parent / path if path else page
+        assert there.exists(), f"{name_of(page)} links to {target}"
+        if anchor:
+            assert anchor in anchors(there), f"{name_of(page)} links to {target}"
+
+
+def without_code(page: Path) -> str:
+    text = page.read_text(encoding="utf-8")
+    return re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors GitHub gives to the headings of a page."""
+    headings = re.findall(r"^#+ (.*)$", without_code(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}
+
+
+def test_every_public_name_has_its_section_in_the_reference() -> None:
+    headings = re.findall(r"^### (\w+)$", API.read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(headings) == sorted(tapestream.__all__)
+
+
+class Argument(NamedTuple):
+    name: str
+    keyword_only: bool
+    default: object
+
+
+def documented_signatures() -> Iterator[tuple[str, list[Argument]]]:
+    for block in code_blocks(API, "text"):
+        function = ast.parse(f"def {block.code.strip()}: pass").body[0]
+        assert isinstance(function, ast.FunctionDef)
+        a = function.args
+        defaults = [None] * (len(a.args) - len(a.defaults)) + a.defaults
+        yield (
+            function.name,
+            [Argument(p.arg, False, default_of(d)) for p, d in zip(a.args, defaults, strict=True)]
+            + [
+                Argument(p.arg, True, default_of(d))
+                for p, d in zip(a.kwonlyargs, a.kw_defaults, strict=True)
+            ],
+        )
+
+
+def default_of(node: ast.expr | None) -> object:
+    return inspect.Parameter.empty if node is None else ast.literal_eval(node)
+
+
+def real_arguments(name: str) -> list[Argument]:
+    factory = ...  # how the reference writes a default that is made anew each time
+    return [
+        Argument(
+            p.name,
+            p.kind is p.KEYWORD_ONLY,
+            factory if type(p.default).__name__ == "_HAS_DEFAULT_FACTORY_CLASS" else p.default,
+        )
+        for p in inspect.signature(getattr(tapestream, name)).parameters.values()
+    ]
+
+
+@pytest.mark.parametrize(("name", "arguments"), list(documented_signatures()))
+def test_signatures_in_the_reference_are_right(name: str, arguments: list[Argument]) -> None:
+    assert arguments == real_arguments(name)
+
+
+def test_everything_that_can_be_called_has_a_signature_in_the_reference() -> None:
+    documented = {name for name, _ in documented_signatures()}
+    protocols = {"Reader", "Sink", "Source", "Writer"}
+    given_to_the_user = {"CopyResult", "TapestreamError"}
+    assert documented | protocols | given_to_the_user == set(tapestream.__all__)
+
+
+@pytest.mark.parametrize("dataclass", [tapestream.CopyResult, tapestream.BackupInfo])
+def test_every_field_is_in_the_reference(dataclass: type) -> None:
+    section = API.read_text(encoding="utf-8").split(f"### {dataclass.__name__}\n")[1]
+    section = section.split("\n### ")[0]
+    for field in dataclasses.fields(dataclass):
+        assert f"`{field.name}`" in section
+
+
+def test_every_error_is_explained() -> None:
+    how_to = (ROOT / "docs" / "how-to.md").read_text(encoding="utf-8")
+    explained = re.findall(r"^\|[^`|]*`(\w+Error)`", how_to, re.MULTILINE)
+    classes = [
+        name
+        for name, value in vars(errors).items()
+        if isinstance(value, type) and issubclass(value, errors.TapestreamError)
+    ]
+    assert set(classes) - {"TapestreamError"} == set(explained)
