@@ -64,6 +64,7 @@ class BackupInfo:
     def __post_init__(self) -> None:
         for name in _IDS:
             _require(name, getattr(self, name), "a string or None", (str, type(None)))
+            _require_text(name, getattr(self, name))
         _require("created", self.created, "a datetime or None", (datetime, type(None)))
         _require("metadata", self.metadata, "a mapping", (Mapping,))
         _require("size", self.size, "a whole number of bytes", (int,))
@@ -74,11 +75,17 @@ class BackupInfo:
         if self.created is not None:
             if self.created.utcoffset() is None:
                 raise UsageError("created must have a time zone, for example timezone.utc")
-            in_utc = self.created.astimezone(timezone.utc).replace(microsecond=0)
+            try:
+                in_utc = self.created.astimezone(timezone.utc).replace(microsecond=0)
+            except OverflowError as e:
+                raise UsageError(f"created is not a time in UTC: {self.created}") from e
+            # What the 11 octal digits of a tar header's time can say.
+            if not 0 <= in_utc.timestamp() < 8**11:
+                raise UsageError(f"created must be between 1970 and 2242, not {self.created}")
             object.__setattr__(self, "created", in_utc)
         try:
-            json.dumps(dict(self.metadata), allow_nan=False)
-        except (TypeError, ValueError) as e:
+            json.dumps(dict(self.metadata), allow_nan=False, ensure_ascii=False).encode()
+        except (TypeError, ValueError, RecursionError) as e:
             raise UsageError(f"metadata must consist of JSON types: {e}") from e
 
     def to_dict(self) -> dict[str, Any]:
@@ -109,3 +116,10 @@ class BackupInfo:
 def _require(name: str, value: object, what: str, types: tuple[type, ...]) -> None:
     if not isinstance(value, types) or isinstance(value, bool):
         raise UsageError(f"{name} must be {what}, not {value!r}")
+
+
+def _require_text(name: str, value: str | None) -> None:
+    try:
+        (value or "").encode()
+    except UnicodeEncodeError as e:
+        raise UsageError(f"{name} must be Unicode text, not {value!r}") from e

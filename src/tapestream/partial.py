@@ -62,8 +62,8 @@ class PartialFile:
         """
         try:
             os.fsync(self.fd)
-            self._close()
             self._partial.rename(self.path)
+            self._close()
             _sync_directory(self.path.parent)
         except OSError as e:
             raise LocalIOError(f"cannot finish {self.path}", e) from e

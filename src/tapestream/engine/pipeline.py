@@ -209,11 +209,9 @@ def run(
         _thread(f"tapestream-writer-{i}", handover, partial(_write, handover, writer, progress))
         for i, writer in enumerate(writers)
     ]
-    started: list[threading.Thread] = []
     try:
         for thread in threads:
             thread.start()
-            started.append(thread)
         while not handover.finished.wait(WAKE_UP):
             continue
     except BaseException as e:  # noqa: BLE001 - KeyboardInterrupt, too, ends the threads first
@@ -223,8 +221,10 @@ def run(
             reader.cancel()
         for writer in writers:
             writer.cancel()
-    for thread in started:
-        thread.join()
+    for thread in threads:
+        # One whose start() was interrupted may run; one not yet alive finds the error, and ends.
+        if thread.is_alive():
+            thread.join()
     if handover.error is not None:
         raise handover.error
     return handover.asked

@@ -60,6 +60,11 @@ def check_algorithm(name: str | None) -> None:
         raise UsageError(f"checksum must be one of {', '.join(ALGORITHMS)}, or None, not {name!r}")
 
 
+def hex_digest(algorithm: str | None, data: Buffer) -> str | None:
+    """The digest of a whole buffer in lower case hex; None without an algorithm."""
+    return None if algorithm is None else digest_of(algorithm, data).hex()
+
+
 def digest_of(algorithm: str, data: Buffer) -> bytes:
     """The digest of a whole buffer."""
     h = ALGORITHMS[algorithm]()

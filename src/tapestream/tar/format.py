@@ -42,6 +42,8 @@ MIB = 1024**2
 GIB = 1024**3
 # A digest names the damage to within this; smaller ones would make manifests of large disks huge.
 MAX_SEGMENT = 16 * MIB
+# What is kept in memory, on both sides.
+MAX_INFO = 16 * MIB
 # GNU tar's own default, 20 blocks, keeps a small backup small.
 RECORD_SIZE = 10240
 PART_SIZE = GIB
@@ -62,6 +64,8 @@ class HeaderWriter:
     """
 
     def __init__(self, mtime: int) -> None:
+        if not 0 <= mtime <= MAX_MEMBER:
+            raise ValueError(f"the time {mtime} does not fit into a ustar header")
         self._rest = b"".join(
             (
                 b"%011o\0" % mtime,
@@ -86,7 +90,7 @@ class HeaderWriter:
         """
         field = name.encode()
         length = b"%011o\0" % size
-        if len(field) > 100 or size > MAX_MEMBER:
+        if len(field) > 100 or not 0 <= size <= MAX_MEMBER:
             raise ValueError(f"{name!r} with {size} bytes does not fit into a ustar header")
         checksum = self._sum + sum(field) + sum(length)
         rest = self._rest
@@ -168,6 +172,7 @@ def attachment_member(name: str) -> str:
         or name in (".", "..")
         or "/" in name
         or any(ord(c) < 32 or ord(c) == 127 for c in name)
+        or any(0xD800 <= ord(c) < 0xE000 for c in name)
         or len(member.encode(errors="surrogatepass")) > 100
     ):
         raise UsageError(f"an attachment's name must be a short, plain file name, not {name!r}")
@@ -232,11 +237,14 @@ class Preamble:
                 f"the stream has format version {version}; this software knows version {VERSION}"
             )
         try:
+            for key in ("size", "context", "checksum"):
+                if key not in values:
+                    raise ValueError(f"{key} is missing")
             preamble = cls(
                 info=BackupInfo.from_dict(values),
                 checksum=_choice(values, "checksum", (*ALGORITHMS, None)),
-                part_size=_number(values, "part_size", BLOCK, MAX_MEMBER),
-                record_size=_number(values, "record_size", BLOCK, GIB),
+                part_size=_number(values, "part_size", BLOCK, MAX_MEMBER, BLOCK),
+                record_size=_number(values, "record_size", BLOCK, GIB, BLOCK),
                 volume=_number(values, "volume", 1, 2**31),
                 software=str(values.get("software", "")),
             )
@@ -256,7 +264,7 @@ class Manifest:
         data_extents: Number of data extents.
         data_members: Number of data members.
         data_bytes: Bytes in them.
-        members: Digest, in hex, of every member that is not data, by name.
+        members: Digest, in hex or None, of every member that is not data, by name.
         segments: The digests of all segments one after another, in the order of the stream.
         volume: Number of this volume.
         continues: True when another volume follows.
@@ -266,7 +274,7 @@ class Manifest:
     data_extents: int
     data_members: int
     data_bytes: int
-    members: Mapping[str, str]
+    members: Mapping[str, str | None]
     segments: bytes
     volume: int = 1
     continues: bool = False
@@ -326,7 +334,7 @@ def segments(extents: Extents, preamble: Preamble) -> Iterator[tuple[Member, Seg
             yield member, segment
 
 
-def _differing_member(wanted: object, found: Mapping[str, str]) -> str:
+def _differing_member(wanted: object, found: Mapping[str, str | None]) -> str:
     if isinstance(wanted, dict) and wanted.keys() == found.keys():
         damaged = [name for name, digest in found.items() if wanted[name] != digest]
         return f"{', '.join(damaged)} does not match its digest in {MANIFEST}"
@@ -361,9 +369,9 @@ def decode_object(member: str, text: bytes) -> dict[str, Any]:
     return values
 
 
-def _number(values: Mapping[str, Any], key: str, low: int, high: int) -> int:
+def _number(values: Mapping[str, Any], key: str, low: int, high: int, unit: int = 1) -> int:
     value = values.get(key)
-    if type(value) is not int or not low <= value <= high:
+    if type(value) is not int or not low <= value <= high or value % unit:
         raise ValueError(f"{key} is {value!r}")
     return value
 

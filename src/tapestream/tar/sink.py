@@ -14,7 +14,7 @@ from ..extents import Extents, Kind
 from ..info import BackupInfo
 from ..protocols import Digester, Sink, Writer
 from . import format as fmt
-from .digests import ALGORITHMS, Hash, check_algorithm, digest_of
+from .digests import ALGORITHMS, Hash, check_algorithm, hex_digest
 from .streams import BinaryOutput, Output, open_output
 
 # Attachments are kept in memory, on both sides.
@@ -36,7 +36,8 @@ class TarStreamSink(Sink):
             stays open.
         record_size: The length of the stream is a multiple of this many bytes, itself a multiple
             of 512; 10240, as with GNU tar, when None.
-        part_size: Largest data member in bytes: a multiple of 512 below 8 GiB; 1 GiB when None.
+        part_size: Largest data member in bytes, below 8 GiB: a multiple of 1 MiB, or less than that
+            and a multiple of 512; 1 GiB when None.
         checksum: Digest of the data: "sha256", "blake2b" (256 bits), "crc32", or None.
         attachments: Files to keep with the disk, such as the VM's OVF: contents by name.
 
@@ -65,6 +66,9 @@ class TarStreamSink(Sink):
         }
         _check_size("record_size", self._record_size, fmt.GIB)
         _check_size("part_size", self._part_size, fmt.MAX_MEMBER)
+        if self._part_size > fmt.MIB:
+            # The digests would be of segments so small that no manifest could hold them.
+            _check_size("part_size", self._part_size, fmt.MAX_MEMBER, unit=fmt.MIB)
         check_algorithm(checksum)
         if sum(map(len, self._attachments.values())) > MAX_ATTACHMENTS:
             raise UsageError(f"attachments must not exceed {MAX_ATTACHMENTS} bytes together")
@@ -89,8 +93,11 @@ class TarStreamSink(Sink):
             raise UsageError("a TarStreamSink takes one backup: make a new one")
         created = info.created or datetime.fromtimestamp(int(time.time()), timezone.utc)
         preamble = self._preamble(replace(info, created=created))
+        text = preamble.encode()
+        if len(text) > fmt.MAX_INFO:
+            raise UsageError(f"the metadata makes {fmt.INFO} larger than {fmt.MAX_INFO} bytes")
         self._writer = _TarWriter(self._output, preamble, extents)
-        self._writer.member(fmt.INFO, preamble.encode())
+        self._writer.member(fmt.INFO, text)
         self._writer.member(fmt.EXTENTS, extents.json)
         for name, data in self._attachments.items():
             self._writer.member(name, data)
@@ -153,7 +160,7 @@ class _TarWriter(Writer):
         self._data = extents.tally(Kind.DATA)
         self._expected: Iterator[fmt.Member] = fmt.data_members(extents, preamble.part_size)
         self._members = 0
-        self._digests: dict[str, str] = {}
+        self._digests: dict[str, str | None] = {}
         self._segments = bytearray()
         self._hashes: dict[int, Hash] = {}
         self._segment = self._position = self._member_end = 0
@@ -162,8 +169,7 @@ class _TarWriter(Writer):
         """Write a whole member."""
         if len(data) > fmt.MAX_MEMBER:
             raise UsageError(f"{name} is too large for a tar: {len(data)} bytes")
-        if self._preamble.checksum is not None:
-            self._digests[name] = digest_of(self._preamble.checksum, data).hex()
+        self._digests[name] = hex_digest(self._preamble.checksum, data)
         self._put(self._headers.header(name, len(data)))
         self._put(data)
         self._put(bytes(fmt.padding(len(data))))
@@ -261,6 +267,6 @@ def _contents(name: str, data: object) -> bytes:
     return bytes(data)
 
 
-def _check_size(name: str, size: int, limit: int) -> None:
-    if size < fmt.BLOCK or size % fmt.BLOCK or size > limit:
-        raise UsageError(f"{name} must be a multiple of {fmt.BLOCK} up to {limit}, not {size}")
+def _check_size(name: str, size: int, limit: int, unit: int = fmt.BLOCK) -> None:
+    if type(size) is not int or size < unit or size % unit or size > limit:
+        raise UsageError(f"{name} must be a multiple of {unit} up to {limit}, not {size}")

@@ -16,11 +16,10 @@ from ..extents import Extents, Kind
 from ..info import BackupInfo
 from ..protocols import Reader, Source
 from . import format as fmt
-from .digests import ALGORITHMS, Hash, digest_of
+from .digests import ALGORITHMS, Hash, hex_digest
 from .sink import MAX_ATTACHMENTS
 from .streams import BinaryInput, Input, open_input
 
-MAX_INFO = 16 * fmt.MIB
 # A header's size field may lie; memory is taken as the bytes arrive.
 READ_STEP = fmt.MIB
 
@@ -54,7 +53,7 @@ class TarStreamSource(Source):
         self._input = open_input(target)
         self._members = _MemberReader(self._input)
         self._verify = verify
-        self._digests: dict[str, str] = {}
+        self._digests: dict[str, str | None] = {}
         self._attachments: dict[str, bytes] = {}
         self._extents: Extents | None = None
         self._reader: _TarReader | None = None
@@ -135,7 +134,7 @@ class TarStreamSource(Source):
         self._input.close()
 
     def _read_preamble(self) -> fmt.Preamble:
-        text = self._members.first(fmt.INFO, MAX_INFO)
+        text = self._members.first(fmt.INFO, fmt.MAX_INFO)
         preamble = fmt.Preamble.decode(text)
         self._add_digest(preamble.checksum, fmt.INFO, text)
         return preamble
@@ -150,12 +149,13 @@ class TarStreamSource(Source):
             header = self._members.header()
             if header is None or not header.name.startswith(fmt.ATTACHMENTS):
                 return
-            data = self._read_member(header.name, MAX_ATTACHMENTS)
-            self._attachments[header.name[len(fmt.ATTACHMENTS) :]] = data
+            name = header.name[len(fmt.ATTACHMENTS) :]
+            if name in self._attachments:
+                raise CorruptStreamError(f"there are two members {header.name}")
+            self._attachments[name] = self._read_member(header.name, MAX_ATTACHMENTS)
 
     def _add_digest(self, checksum: str | None, name: str, text: bytes) -> None:
-        if checksum is not None:
-            self._digests[name] = digest_of(checksum, text).hex()
+        self._digests[name] = hex_digest(checksum, text)
 
 
 class _TarReader(Reader):
@@ -320,11 +320,14 @@ class _MemberReader:
         """Read the end of the archive, up to the end of its last record."""
         if self.header() is not None:
             raise CorruptStreamError(f"there is more behind {fmt.MANIFEST}")
-        rest = bytearray(fmt.BLOCK + fmt.padding(self._offset + fmt.BLOCK, record_size))
+        left = fmt.BLOCK + fmt.padding(self._offset + fmt.BLOCK, record_size)
         self._name = "the padding at its end (all data is there)"
-        self.exactly(memoryview(rest))
-        if any(rest):
-            raise CorruptStreamError("the padding at the end of the stream is not zero")
+        while left:
+            rest = bytearray(min(left, READ_STEP))
+            self.exactly(memoryview(rest))
+            if any(rest):
+                raise CorruptStreamError("the padding at the end of the stream is not zero")
+            left -= len(rest)
 
     def exactly(self, view: memoryview) -> None:
         """Fill the view from the stream."""

@@ -15,7 +15,7 @@ import stat
 import sys
 from typing import Protocol
 
-from ..errors import LocalIOError, UsageError
+from ..errors import IncompleteStreamError, LocalIOError, UsageError
 from ..partial import PartialFile
 
 MIB = 1024**2
@@ -154,6 +154,8 @@ class ObjectInput:
                 raise UsageError(f"{self.name} must be in blocking mode")
         except OSError as e:
             raise LocalIOError(f"cannot read {self.name}", e) from e
+        except EOFError as e:  # what gzip and its like raise for a file that was cut
+            raise IncompleteStreamError(f"{self.name} ends too early: {e}") from e
         buffer[: len(data)] = data
         return len(data)
 
@@ -248,8 +250,10 @@ class ObjectOutput:
         try:
             while data:
                 written = self._file.write(data)
-                if written is None:
+                if written is None and not isinstance(self._file, io.RawIOBase):
                     return
+                if not written:  # None of a raw file: it is not ready
+                    raise UsageError(f"{self.name} takes no data: it must be in blocking mode")
                 data = data[written:]
         except OSError as e:
             raise _cannot_write(self.name, e) from e
@@ -281,11 +285,12 @@ def open_input(target: str | os.PathLike[str] | BinaryInput) -> Input:
         LocalIOError: It cannot be opened.
     """
     if not isinstance(target, (str, os.PathLike)):
-        _refuse_text(target)
+        _check_object(target, "read")
         if type(target) is io.FileIO:
             return DescriptorInput(target.fileno(), _name_of(target), close=False)
         return ObjectInput(target)
     if target == "-":
+        _require_open(0, "standard input")
         return DescriptorInput(0, "standard input", close=False)
     name = os.fspath(target)
     try:
@@ -307,12 +312,14 @@ def open_output(target: str | os.PathLike[str] | BinaryOutput) -> Output:
         UsageError: It is a directory or a terminal.
     """
     if not isinstance(target, (str, os.PathLike)):
-        _refuse_text(target)
+        _check_object(target, "write")
         return _pipe_of_object(target) or ObjectOutput(target)
     if target == "-":
+        _require_open(1, "standard output")
         if os.isatty(1):
             raise UsageError("will not write a tar to a terminal: redirect standard output")
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
         return _pipe_of_others(1, "standard output")
     name = os.fspath(target)
     try:
@@ -359,6 +366,14 @@ def _pipe_of_object(file: BinaryOutput) -> Output | None:
     return _pipe_of_others(raw.fileno(), _name_of(file))
 
 
+def _require_open(fd: int, name: str) -> None:
+    """Fail before a descriptor of our own gets the number of one that is closed."""
+    try:
+        os.fstat(fd)
+    except OSError as e:
+        raise LocalIOError(f"cannot open {name}", e) from e
+
+
 def _may_block(fd: int) -> bool:
     mode = os.fstat(fd).st_mode
     return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
@@ -380,9 +395,11 @@ def _name_of(file: object) -> str:
     return str(name or type(file).__name__)
 
 
-def _refuse_text(file: object) -> None:
+def _check_object(file: object, method: str) -> None:
     if isinstance(file, io.TextIOBase):
         raise UsageError(f"{_name_of(file)} is open in text mode: a tar needs binary mode")
+    if not callable(getattr(file, method, None)):
+        raise UsageError(f"{file!r} is neither a path nor a file object with {method}()")
 
 
 def _cannot_write(name: str, error: OSError) -> LocalIOError:
