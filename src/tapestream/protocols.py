@@ -162,7 +162,8 @@ class Writer(Protocol):
     def zero(self, start: int, length: int) -> None:
         """Make `length` bytes at offset `start` read as zeros.
 
-        Called for every zero extent, whatever its length.
+        A sequential sink hears of every zero extent, in order, whatever its length. Others may
+        be asked to zero a stretch with data in it, which is written afterwards.
 
         Raises:
             TapestreamError: The range may be zeroed in part.
@@ -225,6 +226,11 @@ class Sink(Protocol):
         of, and is read by one reader from its first byte to its last.
         """
         return None
+
+    @property
+    def join_gap(self) -> int:
+        """Write zeros of up to this many bytes as data, together with the data on both sides."""
+        return 0
 
     @abstractmethod
     def begin(self, info: BackupInfo, extents: Extents) -> None:

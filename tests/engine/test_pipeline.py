@@ -8,10 +8,13 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 
+from tapestream.engine.arrange import in_any_order, in_order
 from tapestream.engine.buffers import BufferPool
+from tapestream.engine.gap import Limits
 from tapestream.engine.pipeline import Asked, run
 from tapestream.engine.plan import plan_requests
 from tapestream.extents import Extent, Extents
@@ -108,7 +111,7 @@ def transfer(
         segment_size=SEGMENT,
         request_size=2 * SEGMENT,
         buffer_size=BUFFER,
-        max_gap=lambda: gap,
+        limits=lambda: Limits(gap, 2 * SEGMENT),
     )
     try:
         return run(
@@ -117,6 +120,8 @@ def transfer(
             [DiskWriter(disk) for _ in range(writers)],
             pool,
             ordered=ordered,
+            arrange=in_order if ordered else partial(in_any_order, join_gap=0),
+            observe=lambda length, seconds: None,
             digester=digester,
             progress=progress,
         )
@@ -281,6 +286,8 @@ def test_an_error_of_the_plan_ends_everything() -> None:
             [DiskWriter(disk)],
             pool,
             ordered=True,
+            arrange=in_order,
+            observe=lambda length, seconds: None,
             digester=no_digest,
             progress=lambda n: None,
         )
@@ -333,12 +340,14 @@ def test_writers_flush_only_after_success() -> None:
                 segment_size=SEGMENT,
                 request_size=SEGMENT,
                 buffer_size=BUFFER,
-                max_gap=lambda: 0,
+                limits=lambda: Limits(0, 0),
             ),
             [DiskReader(disk)],
             writers,
             BufferPool(4, BUFFER),
             ordered=False,
+            arrange=in_order,
+            observe=lambda length, seconds: None,
             digester=no_digest,
             progress=lambda n: None,
         )

@@ -3,6 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tapestream.engine.gap import Limits
 from tapestream.engine.plan import Request, plan_requests
 from tapestream.extents import Extent, Extents, Kind
 from tests.strategies import extent_lists
@@ -22,7 +23,7 @@ def plan(
             segment_size=segment,
             request_size=request,
             buffer_size=buffer,
-            max_gap=lambda: gap,
+            limits=lambda: Limits(gap, request),
         )
     )
 
@@ -65,16 +66,28 @@ def test_neighbours_share_a_request_and_gaps_separate() -> None:
     assert ranges(plan(disk, gap=5)) == [(0, 28)]
 
 
-def test_the_gap_may_change_on_the_way() -> None:
-    gaps = iter([100, 0])
+def test_limits_hold_for_one_request() -> None:
+    limits = iter([Limits(100, 3), Limits(0, 64), Limits(100, 64)])
     requests = plan_requests(
-        Extents.of([data(0, 1), zero(1, 1), data(2, 1), zero(3, 1), data(4, 1)]).runs(),
+        Extents.of(data(i, 1) if i % 2 == 0 else zero(i, 1) for i in range(9)).runs(),
         segment_size=16,
         request_size=64,
         buffer_size=8,
-        max_gap=lambda: next(gaps),
+        limits=lambda: next(limits),
     )
-    assert ranges(list(requests)) == [(0, 3), (4, 1)]
+    assert ranges(list(requests)) == [(0, 3), (4, 1), (6, 3)]
+
+
+def test_the_span_limits_only_requests_with_gaps() -> None:
+    disk = [data(0, 150), zero(150, 1), data(151, 4)]
+    requests = plan_requests(
+        Extents.of(disk).runs(),
+        segment_size=16,
+        request_size=64,
+        buffer_size=8,
+        limits=lambda: Limits(100, 20),
+    )
+    assert ranges(list(requests)) == [(0, 64), (64, 64), (128, 22), (151, 4)]
 
 
 def test_a_plan_is_lazy() -> None:
@@ -83,7 +96,7 @@ def test_a_plan_is_lazy() -> None:
         segment_size=2**24,
         request_size=2**24,
         buffer_size=2**20,
-        max_gap=lambda: 0,
+        limits=lambda: Limits(0, 0),
     )
     assert next(huge).length == 2**24
 

@@ -6,6 +6,7 @@ import logging
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from ..errors import ExtentsError, UsageError
@@ -13,7 +14,9 @@ from ..extents import Extents, Kind
 from ..progress import Progress, reporter
 from ..protocols import Sink, Source
 from . import pipeline
+from .arrange import in_any_order, in_order
 from .buffers import BufferPool
+from .gap import AutoGap, FixedGap, Gap
 from .plan import plan_requests
 
 log = logging.getLogger("tapestream.copy")
@@ -29,9 +32,6 @@ MAX_WORKERS = 4
 
 # Four readers, each one request ahead of the other, and as much again for the writer to lag.
 BUFFER_MEMORY = 128 * MIB
-
-# What "auto" stands for: on a local socket a GET costs the time of some hundred KiB.
-AUTO_GAP = 256 * 1024
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,8 @@ def copy(
         buffer_memory: Bytes in all buffers together, at least two buffers. This bounds the
             memory for data, whatever the size of the disk.
         max_gap: Read through up to this many bytes between two data extents, and drop them,
-            rather than make another request; 0 never does. "auto" chooses.
+            rather than make another request; 0 never does. "auto" weighs the one against the
+            other by the time that requests take.
         progress: Hears how much data was written; see `Progress`.
 
     Returns:
@@ -145,13 +146,13 @@ def _copy(src: Source, dst: Sink, settings: _Settings, progress: Progress | None
         raise ExtentsError(f"the extents cover {extents.size} bytes of a disk of {info.size} bytes")
     data, zero = extents.tally(Kind.DATA), extents.tally(Kind.ZERO)
     dst.begin(info, extents)
-    gap = AUTO_GAP if settings.max_gap == "auto" else settings.max_gap
+    gap = _gap(src, settings)
     plan = plan_requests(
         extents.runs(),
         segment_size=dst.segment_size or REQUEST_SIZE,
         request_size=REQUEST_SIZE,
         buffer_size=settings.buffer_size,
-        max_gap=lambda: gap,
+        limits=gap.limits,
     )
     with ExitStack() as stack:
         pool = BufferPool(settings.buffer_memory // settings.buffer_size, settings.buffer_size)
@@ -170,7 +171,9 @@ def _copy(src: Source, dst: Sink, settings: _Settings, progress: Progress | None
             writers,
             pool,
             ordered=dst.sequential,
+            arrange=in_order if dst.sequential else partial(in_any_order, join_gap=dst.join_gap),
             digester=dst.digester,
+            observe=gap.observe,
             progress=reporter(progress, data.bytes),
         )
     src.finish()
@@ -189,3 +192,12 @@ def _copy(src: Source, dst: Sink, settings: _Settings, progress: Progress | None
         checksum=dst.checksum,
         verified=src.checksum,
     )
+
+
+def _gap(src: Source, settings: _Settings) -> Gap:
+    if settings.max_gap != "auto":
+        return FixedGap(settings.max_gap, REQUEST_SIZE)
+    if src.sequential:
+        # What lies between the extents is not in the stream: passing over it costs nothing.
+        return FixedGap(settings.buffer_size, REQUEST_SIZE)
+    return AutoGap(REQUEST_SIZE)

@@ -11,13 +11,17 @@ the window, whatever the order in which readers finish.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
 from ..protocols import Digester, Reader, Writer
+from .arrange import Operation
 from .buffers import BufferPool
 from .plan import Block, Piece, Request
+
+Arrange = Callable[[Block, memoryview | None], Iterable[Operation]]
 
 # The calling thread looks for a KeyboardInterrupt this often, in seconds: one that another thread
 # received, or that `_thread.interrupt_main` simulates, would not end its wait.
@@ -180,7 +184,9 @@ def run(
     pool: BufferPool,
     *,
     ordered: bool,
+    arrange: Arrange,
     digester: Callable[[int, int], Digester | None],
+    observe: Callable[[int, float], None],
     progress: Callable[[int], None],
 ) -> Asked:
     """Move everything in the plan from the readers to the writers.
@@ -191,7 +197,9 @@ def run(
         writers: One thread is started for each.
         pool: Where the data lies in between.
         ordered: Write blocks in the order of the plan; takes a single writer.
+        arrange: What a writer is asked to do for a block.
         digester: See `Sink.digester`.
+        observe: Hears the length of requests, and the seconds that their reading took.
         progress: Called with the number of data bytes in every block that was written.
 
     Returns:
@@ -202,12 +210,15 @@ def run(
             ended; readers and writers are still to be closed.
     """
     handover = Handover(plan, pool, ordered=ordered, readers=len(readers), writers=len(writers))
-    threads = [
-        _thread(f"tapestream-reader-{i}", handover, partial(_read, handover, reader, digester))
+    work = [
+        (f"tapestream-reader-{i}", partial(_read, handover, reader, digester, observe))
         for i, reader in enumerate(readers)
     ] + [
-        _thread(f"tapestream-writer-{i}", handover, partial(_write, handover, writer, progress))
+        (f"tapestream-writer-{i}", partial(_write, handover, writer, arrange, progress))
         for i, writer in enumerate(writers)
+    ]
+    threads = [
+        threading.Thread(target=partial(_guarded, handover, do), name=name) for name, do in work
     ]
     try:
         for thread in threads:
@@ -230,54 +241,73 @@ def run(
     return handover.asked
 
 
-def _thread(name: str, handover: Handover, work: Callable[[], None]) -> threading.Thread:
-    def guarded() -> None:
-        try:
-            work()
-        except Cancelled:
-            pass
-        except BaseException as e:  # noqa: BLE001 - raised again by run()
-            handover.fail(e)
-        finally:
-            handover.worker_done()
-
-    return threading.Thread(target=guarded, name=name)
+def _guarded(handover: Handover, work: Callable[[], None]) -> None:
+    """Run a worker; whatever it raises ends all the others."""
+    try:
+        work()
+    except Cancelled:
+        pass
+    except BaseException as e:  # noqa: BLE001 - raised again by run()
+        handover.fail(e)
+    finally:
+        handover.worker_done()
 
 
 def _read(
-    handover: Handover, reader: Reader, digester: Callable[[int, int], Digester | None]
+    handover: Handover,
+    reader: Reader,
+    digester: Callable[[int, int], Digester | None],
+    observe: Callable[[int, float], None],
 ) -> None:
+    connected = False
     while (claimed := handover.claim()) is not None:
         first, request = claimed
         if request.length:
             reader.request(request.start, request.length)
         digest: Digester | None = None
+        seconds = 0.0
         for number, block in enumerate(request.blocks, first):
             buffer = handover.buffer(number, block.length)
             if buffer is not None:
+                began = time.monotonic()
                 reader.readinto(block.start, buffer[: block.length])
-                for piece in block.pieces:
-                    if piece.segment is None:
-                        continue
-                    if piece.start == piece.segment.start:
-                        digest = digester(*piece.segment)
-                    if digest is not None:
-                        digest.update(_view(buffer, block, piece))
+                seconds += time.monotonic() - began
+                digest = _digest(block, buffer, digester, digest)
             handover.put(Filled(number, block, buffer))
+        if request.length and connected:
+            observe(request.length, seconds)
+        connected = True  # the first request also pays for the connection
     handover.reader_done()
 
 
-def _write(handover: Handover, writer: Writer, progress: Callable[[int], None]) -> None:
+def _digest(
+    block: Block,
+    buffer: memoryview,
+    digester: Callable[[int, int], Digester | None],
+    digest: Digester | None,
+) -> Digester | None:
+    """Feed a block to the digests of its segments; the first may have begun in the block before."""
+    for piece in block.pieces:
+        if piece.segment is None:
+            continue
+        if piece.start == piece.segment.start:
+            digest = digester(*piece.segment)
+        if digest is not None:
+            digest.update(_view(buffer, block, piece))
+    return digest
+
+
+def _write(
+    handover: Handover, writer: Writer, arrange: Arrange, progress: Callable[[int], None]
+) -> None:
     while (filled := handover.take()) is not None:
-        written = 0
-        for piece in filled.block.pieces:
-            if piece.segment is None or filled.buffer is None:
-                writer.zero(piece.start, piece.length)
+        for operation in arrange(filled.block, filled.buffer):
+            if operation.data is None:
+                writer.zero(operation.start, operation.length)
             else:
-                writer.write(piece.start, _view(filled.buffer, filled.block, piece))
-                written += piece.length
+                writer.write(operation.start, operation.data)
         handover.release(filled)
-        progress(written)
+        progress(sum(p.length for p in filled.block.pieces if p.segment is not None))
     writer.flush()
 
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from ..extents import Kind
+from .gap import Limits
 
 
 class Segment(NamedTuple):
@@ -54,7 +55,7 @@ def plan_requests(
     segment_size: int,
     request_size: int,
     buffer_size: int,
-    max_gap: Callable[[], int],
+    limits: Callable[[], Limits],
 ) -> Iterator[Request]:
     """Group the extents of a disk into requests.
 
@@ -63,41 +64,56 @@ def plan_requests(
         segment_size: Largest segment in bytes; a request never ends inside a segment.
         request_size: Largest request in bytes, unless a single segment is larger.
         buffer_size: Largest block in bytes.
-        max_gap: Tells, whenever it matters, the largest gap in bytes to read through.
+        limits: Asked once for each request: which gaps it may read through.
 
     Yields:
         Requests whose pieces, in ascending order, cover all data and all zero extents exactly
         once. Zeros travel with the data before them.
     """
-    group: list[Piece] = []
-    end = 0  # of the group's last segment; 0 while it has none
+    group = _Group(limits(), request_size)
     for start, length, kind in runs:
         if kind is Kind.ZERO:
-            group.append(Piece(start, length, None))
-        if kind is not Kind.DATA:
-            continue
-        for segment in cut(start, length, segment_size):
-            if group and not (end and _fits(group, end, segment, request_size, max_gap)):
-                yield _request(group, end, buffer_size)
-                group = []
-            group.append(Piece(segment.start, segment.length, segment))
-            end = segment.start + segment.length
-    if group:
-        yield _request(group, end, buffer_size)
+            group.pieces.append(Piece(start, length, None))
+        elif kind is Kind.DATA:
+            for segment in cut(start, length, segment_size):
+                if not group.takes(segment):
+                    yield _request(group.pieces, group.end, buffer_size)
+                    group = _Group(limits(), request_size)
+                group.add(segment)
+    if group.pieces:
+        yield _request(group.pieces, group.end, buffer_size)
+
+
+class _Group:
+    """A request in the making: zeros only, or data first."""
+
+    def __init__(self, limits: Limits, request_size: int) -> None:
+        self.pieces: list[Piece] = []
+        self.end = 0  # of the last segment
+        self._limits = limits
+        self._request_size = request_size
+        self._has_gap = False
+
+    def takes(self, segment: Segment) -> bool:
+        if not self.pieces:
+            return True
+        if not self.end:
+            return False
+        gap = segment.start - self.end
+        span = segment.start + segment.length - self.pieces[0].start
+        largest = self._limits.span if gap or self._has_gap else self._request_size
+        return gap <= self._limits.max_gap and span <= largest
+
+    def add(self, segment: Segment) -> None:
+        self._has_gap |= bool(self.end) and segment.start > self.end
+        self.pieces.append(Piece(segment.start, segment.length, segment))
+        self.end = segment.start + segment.length
 
 
 def cut(start: int, length: int, size: int) -> Iterator[Segment]:
     """Cut a stretch into segments of `size` bytes, counted from its start; the last is shorter."""
     for offset in range(0, length, size):
         yield Segment(start + offset, min(size, length - offset))
-
-
-def _fits(
-    group: list[Piece], end: int, segment: Segment, request_size: int, max_gap: Callable[[], int]
-) -> bool:
-    gap = segment.start - end
-    span = segment.start + segment.length - group[0].start
-    return span <= request_size and (gap == 0 or gap <= max_gap())
 
 
 def _request(group: list[Piece], end: int, buffer_size: int) -> Request:
