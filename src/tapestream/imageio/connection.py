@@ -13,6 +13,7 @@ import logging
 import re
 import socket
 import ssl
+import struct
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -80,7 +81,7 @@ class TransferURL:
         # The text of the URL is not repeated: it may hold the ticket whatever is wrong with it.
         if not host or parts.scheme not in ("http", "https"):
             raise UsageError("the transfer URL is not of the form https://HOST:PORT/images/TICKET")
-        if not re.fullmatch(r"/[!-~]*[^/]", parts.path) or parts.query or parts.fragment:
+        if not re.fullmatch(r"/[!-~]*[!-.0-~]", parts.path) or parts.query or parts.fragment:
             raise UsageError("the transfer URL must end in /images/TICKET and nothing else")
         if parts.scheme == "http" and secure:
             raise UsageError(
@@ -93,7 +94,7 @@ class TransferURL:
     def redact(self, text: str) -> str:
         """Take the ticket out of a text, and its beginning, which the daemon uses as a name."""
         ticket = self.path.rpartition("/")[2]
-        return re.sub(re.escape(ticket[:8]) + r"[!-~]*?(?=[)\"'\s]|$)", "TICKET", text)
+        return re.sub(re.escape(ticket[:8]) + r"[^)\"'\s]*", "TICKET", text)
 
     def __str__(self) -> str:
         return f"{self.scheme}://{self.host}:{self.port}"
@@ -135,16 +136,19 @@ class Capabilities:
         try:
             options = json.loads(text)
             features = frozenset(options.get("features", ()))
+            unix_socket = options.get("unix_socket")
+            if not isinstance(unix_socket, str | None):
+                raise TypeError("unix_socket is not a string")
             capabilities = cls(
                 extents="extents" in features,
                 zero="zero" in features,
                 flush="flush" in features,
                 max_readers=max(1, int(options.get("max_readers", 1))),
                 max_writers=max(1, int(options.get("max_writers", 1))),
-                unix_socket=options.get("unix_socket"),
+                unix_socket=unix_socket,
                 writable=allow is None or "PUT" in allow.upper(),
             )
-        except (ValueError, TypeError, AttributeError) as e:
+        except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as e:
             raise ServerProtocolError("the server's reply to OPTIONS makes no sense") from e
         return capabilities
 
@@ -292,6 +296,8 @@ class Connection:
         self._transfer = transfer
         self._http = connection
         self._cancelled = threading.Event()
+        # http.client lets go of the socket of a reply that is the last one: cancel() needs it.
+        self._socket: socket.socket | None = None
 
     def options(self) -> Capabilities:
         """Ask what the server can do. This keeps the ticket alive, too."""
@@ -319,15 +325,19 @@ class Connection:
         """The size of the image, without its extents: start to download it, and stop."""
         with self._foreign_errors("cannot get the size"):
             response = self._send("GET", timeout=self._transfer.timeouts.read)
-            self.close()
             if response.status != 200:
-                self._check(Reply(response.status, {}, b""), 200, "cannot get the size")
-            return _content_length(response)
+                self._check(self._whole(response), 200, "cannot get the size")
+            try:
+                return _content_length(response)
+            finally:
+                response.close()
+                self.close()
 
-    def open_range(self, start: int, end: int) -> http.client.HTTPResponse:
+    def open_range(self, start: int, end: int, size: int) -> http.client.HTTPResponse:
         """Start to download the bytes from `start` up to, not including, `end`.
 
-        Read it with `read_body`.
+        Read it with `read_body`. The server must not have more than `size` bytes in all: its
+        extents would not have told of the rest.
         """
         doing = f"cannot read bytes {start} to {end}"
         with self._foreign_errors(doing):
@@ -339,19 +349,34 @@ class Connection:
             if response.status not in (200, 206):
                 self._check(self._whole(response), 206, doing)
             try:
-                _check_range(response, start, end)
+                _check_range(response, start, end, size)
             except ServerProtocolError:
+                response.close()
                 self.close()
                 raise
             return response
 
     def read_body(self, response: http.client.HTTPResponse, buffer: memoryview) -> int:
         """Read the next bytes of a download into the buffer: at least one."""
-        with self._foreign_errors("the download broke"):
-            count = response.readinto(buffer)
+        # Not response.readinto(): what it has read before an error is lost.
+        count = 0
+        try:
+            with self._foreign_errors("the download broke"):
+                file, left = response.fp, response.length or 0
+                buffer = buffer[:left]
+                while count < len(buffer):
+                    step = file.readinto1(buffer[count:])
+                    if step == 0:
+                        raise http.client.IncompleteRead(b"")
+                    count += step
+                response.length = left - count
+        except TransferError:
+            response.close()
             if count == 0:
-                raise http.client.IncompleteRead(b"")
-            return count
+                raise
+        if response.length == 0:
+            response.close()  # so that the connection can be used again
+        return count
 
     def put(self, start: int, data: memoryview) -> None:
         """Upload bytes; they are in the server's hands, not on storage, when this returns."""
@@ -406,9 +431,12 @@ class Connection:
     def cancel(self) -> None:
         """Make a call that waits for the server, in another thread, fail."""
         self._cancelled.set()
-        sock = self._http.sock
+        sock = self._socket
         if sock is not None:
             try:
+                # Close it with a RST: after a mere FIN, and with all its buffers full, the server
+                # would hold on to the ticket until the kernel gives up, a minute later.
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 # Not SSLSocket.shutdown, which pulls the rug from under a thread inside it.
                 socket.socket.shutdown(sock, socket.SHUT_RDWR)
             except OSError:
@@ -460,7 +488,7 @@ class Connection:
             connection.endheaders()
             if body is not None:
                 connection.send(body)
-        except (BrokenPipeError, ConnectionResetError):
+        except (BrokenPipeError, ConnectionResetError, ssl.SSLEOFError):
             # The server closed its side, and perhaps said why before: the response tells.
             log.debug("%s was cut while sending", method)
         return http.client.HTTPConnection.getresponse(connection)
@@ -482,10 +510,15 @@ class Connection:
             except (OSError, HTTPError) as e:
                 raise ServerUnreachableError(f"cannot connect to {self._transfer.url}: {e}") from e
         connection.sock.settimeout(timeout)
+        self._socket = connection.sock
+        if self._cancelled.is_set():  # while it connected: cancel() saw no socket
+            self.close()
+            raise ServerError("cancelled")
 
     def _whole(self, response: http.client.HTTPResponse) -> Reply:
         headers = {name.lower(): value for name, value in response.getheaders()}
-        return Reply(response.status, headers, response.read())
+        with response:
+            return Reply(response.status, headers, response.read())
 
     def _check(self, reply: Reply, wanted: int, doing: str) -> None:
         if reply.status == wanted:
@@ -516,14 +549,15 @@ class Connection:
         except TimeoutError as e:
             self.close()
             raise ServerError(f"{doing}: the server did not answer in time") from e
-        except http.client.IncompleteRead as e:
+        except http.client.IncompleteRead:
             self.close()
-            raise ServerError(f"{doing}: the server's reply ended too early") from e
+            raise ServerError(f"{doing}: the server's reply ended too early") from None
         except (OSError, http.client.HTTPException, HTTPError, ValueError) as e:
             # ValueError: what the ssl module raises for a socket that another thread cancelled.
             self.close()
             reason = self._transfer.url.redact(str(e)) or type(e).__name__
-            raise ServerError(f"{doing}: the connection broke: {reason}") from e
+            # Not "from e": what http.client found on the line may be the ticket.
+            raise ServerError(f"{doing}: the connection broke: {reason}") from None
 
 
 def _is_transient(error: TransferError) -> bool:
@@ -532,7 +566,7 @@ def _is_transient(error: TransferError) -> bool:
     return isinstance(error, ServerUnreachableError)
 
 
-def _check_range(response: http.client.HTTPResponse, start: int, end: int) -> None:
+def _check_range(response: http.client.HTTPResponse, start: int, end: int, size: int) -> None:
     """Make sure that the reply is what was asked for: anything else would corrupt the disk."""
     length = _content_length(response)
     if length != end - start:
@@ -540,11 +574,14 @@ def _check_range(response: http.client.HTTPResponse, start: int, end: int) -> No
     found = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", response.getheader("content-range", ""))
     if response.status == 200:
         if start != 0:
-            raise ServerProtocolError(
-                "the server ignores ranges: it sends the image from its start"
-            )
-    elif found is None or (int(found[1]), int(found[2])) != (start, end - 1):
+            raise ServerProtocolError("the server ignores ranges: it sends all from the start")
+        return
+    if found is None or (int(found[1]), int(found[2])) != (start, end - 1):
         raise ServerProtocolError(f"asked for bytes {start} to {end - 1}, the server sends others")
+    if found[3] != "*" and int(found[3]) > size:
+        raise ServerProtocolError(
+            f"the server has {found[3]} bytes, but its extents cover only {size}"
+        )
 
 
 def _content_length(response: http.client.HTTPResponse) -> int:

@@ -103,7 +103,7 @@ class ImageioHTTPSource(Source):
 
     def open_reader(self) -> Reader:
         """See `Source.open_reader`."""
-        return _HTTPReader(self._transfer, self._retries)
+        return _HTTPReader(self._transfer, self.extents().size, self._retries)
 
     def close(self) -> None:
         """See `Source.close`: the connections were the readers'."""
@@ -127,8 +127,9 @@ class ImageioHTTPSource(Source):
 class _HTTPReader(Reader):
     """Downloads a request with one GET, block by block; goes on where it broke."""
 
-    def __init__(self, transfer: Transfer, retries: int) -> None:
+    def __init__(self, transfer: Transfer, size: int, retries: int) -> None:
         self._connection = transfer.connect()
+        self._size = size
         self._retries = retries
         self._response: http.client.HTTPResponse | None = None
         self._position = self._end = 0
@@ -167,7 +168,7 @@ class _HTTPReader(Reader):
 
     def _read_some(self, buffer: memoryview) -> int:
         if self._response is None or self._response.isclosed():
-            self._response = self._connection.open_range(self._position, self._end)
+            self._response = self._connection.open_range(self._position, self._end, self._size)
         return self._connection.read_body(self._response, buffer)
 
     def _drop(self) -> None:

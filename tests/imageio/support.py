@@ -1,0 +1,315 @@
+"""What the imageio tests share: a disk in memory, more faults, and questions to the double."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+import re
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+import trustme
+from typing_extensions import Self
+
+from tapestream import (
+    BackupInfo,
+    CopyResult,
+    Extent,
+    ImageioHTTPSource,
+    ImageioUploadSink,
+    Reader,
+    Sink,
+    Source,
+    Writer,
+    copy,
+)
+from tapestream.extents import Extents
+from tapestream.info import Context
+from tests.hostile import (
+    BytesImage,
+    Connection,
+    Fault,
+    HostileServer,
+    RangeHook,
+    Reply,
+    Request,
+    SparseImage,
+)
+
+KIB = 1024
+MIB = 1024 * KIB
+GIB = 1024 * MIB
+
+# Far longer than any test takes: whoever waits for it hangs.
+FOREVER = 1000.0
+# What a disk holds where nothing was written.
+OLD = b"\xaa"
+
+
+def noise(size: int) -> bytes:
+    """Data without a byte that looks like another place's, a hole, or an old disk."""
+    return random.Random(size).randbytes(size)
+
+
+# --- A disk in memory ---
+
+
+class DiskSource(Source):
+    """A disk in memory with the given extents; by default all of it is data."""
+
+    sequential = False
+    max_readers = 4
+
+    def __init__(
+        self, image: bytes, extents: Iterable[Extent] | None = None, context: Context = "zero"
+    ) -> None:
+        self._image = image
+        self._extents = [Extent(0, len(image))] if extents is None else list(extents)
+        self._context = context
+
+    @property
+    def info(self) -> BackupInfo:
+        return BackupInfo(size=len(self._image), context=self._context)
+
+    def extents(self) -> list[Extent]:
+        return self._extents
+
+    def open_reader(self) -> Reader:
+        return _DiskReader(self._image)
+
+    def close(self) -> None:
+        pass
+
+
+class VirtualSource(DiskSource):
+    """A disk of any size, whose data is all zeros, too."""
+
+    def __init__(self, size: int, extents: Iterable[Extent]) -> None:
+        super().__init__(b"", extents)
+        self._size = size
+
+    @property
+    def info(self) -> BackupInfo:
+        return BackupInfo(size=self._size)
+
+    def open_reader(self) -> Reader:
+        return _ZeroReader()
+
+
+class _ZeroReader(Reader):
+    def readinto(self, start: int, buffer: memoryview) -> None:
+        buffer[:] = bytes(len(buffer))
+
+    def close(self) -> None:
+        pass
+
+
+class _DiskReader(Reader):
+    def __init__(self, image: bytes) -> None:
+        self._image = image
+
+    def readinto(self, start: int, buffer: memoryview) -> None:
+        buffer[:] = self._image[start : start + len(buffer)]
+
+    def close(self) -> None:
+        pass
+
+
+class DiskSink(Sink):
+    """A disk in memory, full of old data, that remembers what was done to it.
+
+    Args:
+        on_write: Called with the offset before every write.
+    """
+
+    sequential = False
+    max_writers = 4
+
+    def __init__(self, on_write: Callable[[int], object] = lambda _: None) -> None:
+        self.image = bytearray()
+        self.writes: list[tuple[int, int]] = []
+        self.zeros: list[tuple[int, int]] = []
+        self.committed = self.aborted = False
+        self._on_write = on_write
+
+    def begin(self, info: BackupInfo, extents: Extents) -> None:
+        self.image[:] = OLD * info.size
+
+    def open_writer(self) -> Writer:
+        return _DiskWriter(self, self._on_write)
+
+    def commit(self) -> None:
+        self.committed = True
+
+    def abort(self) -> None:
+        self.aborted = True
+
+    def close(self) -> None:
+        pass
+
+
+class _DiskWriter(Writer):
+    def __init__(self, disk: DiskSink, on_write: Callable[[int], object]) -> None:
+        self._disk = disk
+        self._on_write = on_write
+
+    def write(self, start: int, buffer: memoryview) -> None:
+        self._on_write(start)
+        self._disk.image[start : start + len(buffer)] = buffer
+        self._disk.writes.append((start, len(buffer)))
+
+    def zero(self, start: int, length: int) -> None:
+        self._disk.image[start : start + length] = bytes(length)
+        self._disk.zeros.append((start, length))
+
+    def close(self) -> None:
+        pass
+
+
+# --- Copies with the double ---
+
+SMALL: dict[str, Any] = {"max_workers": 1, "buffer_size": 64 * KIB, "max_gap": 0}
+
+
+def download(server: HostileServer, sink: Sink, **options: Any) -> CopyResult:
+    """Copy the server's disk in one thread and in small blocks; the options are the source's."""
+    with ImageioHTTPSource(server.url, **{"secure": False, **options}) as source, sink:
+        return copy(source, sink, **SMALL)
+
+
+def upload(server: HostileServer, source: Source, **options: Any) -> CopyResult:
+    """Copy to the server's disk in one thread and in small blocks; the options are the sink's."""
+    with ImageioUploadSink(server.url, **{"secure": False, **options}) as sink, source:
+        return copy(source, sink, **SMALL)
+
+
+def gets(server: HostileServer) -> list[tuple[int, int]]:
+    """The ranges (start, end) that were asked for, in the order of their arrival."""
+    ranges = (request.headers.get("range", "") for request in asked(server, "GET"))
+    matches = (re.fullmatch(r"bytes=(\d+)-(\d+)", text) for text in ranges)
+    return [(int(match[1]), int(match[2]) + 1) for match in matches if match]
+
+
+def asked(server: HostileServer, method: str, resource: str = "") -> list[Request]:
+    """The requests for the image itself, or for another resource of it such as "/extents"."""
+    path = re.escape(f"/images/{server.ticket}{resource}")
+    found = (r for r in server.requests if r.method == method)
+    return [r for r in found if re.fullmatch(path + r"(\?.*)?", r.path)]
+
+
+def on(n: int, fault: Fault) -> Callable[..., Fault | None]:
+    """A hook that answers the n-th request with the fault, the others honestly."""
+    return lambda count, *_: fault if count == n else None
+
+
+def always(fault: Fault) -> Callable[..., Fault | None]:
+    """A hook that answers every request with the fault."""
+    return lambda *_: fault
+
+
+def in_turn(faults: Sequence[Fault]) -> RangeHook:
+    """A hook that answers the first requests with these faults, the rest honestly."""
+    return lambda n, *_: faults[n - 1] if n <= len(faults) else None
+
+
+def content(server: HostileServer) -> bytes:
+    """What is on the server's disk."""
+    return server.image.read(0, server.image.size)
+
+
+def to_json(*extents: dict[str, Any]) -> bytes:
+    return json.dumps(extents).encode()
+
+
+# --- More faults ---
+
+
+@dataclass(frozen=True)
+class Say(Fault):
+    """Send this reply instead; the lengths are as declared in the headers."""
+
+    status: int = 200
+    body: bytes = b""
+    headers: dict[str, str] = field(default_factory=dict)
+    close: bool = False
+
+    def play(self, connection: Connection, reply: Reply) -> None:
+        says = Reply(self.status, self.headers, BytesImage(self.body), 0, len(self.body))
+        framing = "X-Framing: none" if self.close else None
+        connection.send(says.head(framing), [self.body])
+        if self.close:
+            connection.hang_up()
+
+
+@dataclass(frozen=True)
+class Speak(Fault):
+    """Send these raw bytes instead, then close."""
+
+    text: bytes
+
+    def play(self, connection: Connection, reply: Reply) -> None:
+        connection.send(self.text)
+        connection.hang_up()
+
+
+@dataclass(frozen=True)
+class Last(Fault):
+    """A fault in a reply that announces the end of the connection."""
+
+    fault: Fault
+
+    def play(self, connection: Connection, reply: Reply) -> None:
+        headers = {**reply.headers, "Connection": "close"}
+        self.fault.play(connection, replace(reply, headers=headers))
+
+
+class StuckImage(SparseImage):
+    """A disk that takes no byte: the server stops reading what is sent to it."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size, {})
+        self.released = threading.Event()
+
+    def write(self, start: int, data: bytes) -> None:
+        self.released.wait(FOREVER)
+
+
+# --- The double behind TLS ---
+
+authority = trustme.CA()
+
+
+class TLSServer(HostileServer):
+    """The double, as https: its certificate is of `authority`."""
+
+    _context: ClassVar[ssl.SSLContext] = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(_context)
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        self.url = self.url.replace("http:", "https:")
+        return self
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            for number in itertools.count(1):
+                plain, _ = self._listener.accept()
+                plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                with suppress(OSError):  # A client that does not trust us.
+                    sock = self._context.wrap_socket(plain, server_side=True)
+                    connection = Connection(self, sock, number)
+                    thread = threading.Thread(target=_run, args=(connection,), daemon=True)
+                    self._connections.append((connection, thread))
+                    thread.start()
+
+
+def _run(connection: Connection) -> None:
+    # ValueError: what the ssl module says when the server shuts the socket down at its end.
+    with suppress(ValueError):
+        connection.run()

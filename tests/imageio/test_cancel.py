@@ -1,0 +1,421 @@
+"""A copy that is given up ends at once, although the server does not."""
+
+from __future__ import annotations
+
+import _thread
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tapestream import (
+    DiscardSink,
+    Extent,
+    ImageioHTTPSource,
+    ImageioUploadSink,
+    Reader,
+    TapestreamError,
+    copy,
+)
+from tapestream.errors import ServerError, TicketError
+from tests.hostile import Fault, HostileServer, Stall, Status
+from tests.imageio.support import (
+    FOREVER,
+    KIB,
+    MIB,
+    DiskSink,
+    DiskSource,
+    Last,
+    StuckImage,
+    TLSServer,
+    always,
+    asked,
+    authority,
+    gets,
+    noise,
+)
+
+pytestmark = pytest.mark.timeout(20)
+
+K64 = 64 * KIB
+EXTENTS = [Extent(i * K64, K64, zero=i % 2 == 1) for i in range(16)]
+IMAGE = b"".join(bytes(K64) if e.zero else noise(K64) for e in EXTENTS)
+WORKERS = 4
+
+
+class StopError(Exception):
+    pass
+
+
+@pytest.fixture(autouse=True)
+def interruptible() -> Iterator[None]:
+    """SIGINT as Python has it, also where the tests were started in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture(autouse=True)
+def no_threads_left() -> Iterator[None]:
+    yield
+    assert not [t for t in threading.enumerate() if t.name.startswith("tapestream-")]
+
+
+@pytest.fixture
+def cafile(tmp_path: Path) -> Path:
+    path = tmp_path / "ca.pem"
+    authority.cert_pem.write_to_path(path)
+    return path
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline, "it never came true"
+        time.sleep(0.005)
+
+
+def interrupt_main() -> None:
+    _thread.interrupt_main()
+
+
+def raise_signal() -> None:
+    signal.raise_signal(signal.SIGINT)
+
+
+def kill_process() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def kill_main_thread() -> None:
+    main = threading.main_thread().ident
+    assert main
+    signal.pthread_kill(main, signal.SIGINT)
+
+
+INTERRUPTS = pytest.mark.parametrize(
+    "interrupt", [interrupt_main, raise_signal, kill_process, kill_main_thread]
+)
+SCHEMES = pytest.mark.parametrize("server_type", [HostileServer, TLSServer])
+
+
+class Later:
+    """Do something in another thread as soon as a condition is true."""
+
+    def __init__(self, condition: Callable[[], bool], action: Callable[[], None]) -> None:
+        self._condition = condition
+        self._action = action
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.join(30)
+
+    def _run(self) -> None:
+        wait_for(self._condition)
+        time.sleep(0.05)  # For the clients to wait for what does not come.
+        self._action()
+
+
+def source_of(server: HostileServer, cafile: Path) -> ImageioHTTPSource:
+    return ImageioHTTPSource(
+        server.url, secure=False, cafile=cafile, read_timeout=FOREVER, use_unix_socket=False
+    )
+
+
+def sink_of(server: HostileServer, cafile: Path) -> ImageioUploadSink:
+    return ImageioUploadSink(
+        server.url, secure=False, cafile=cafile, read_timeout=FOREVER, zero_timeout=FOREVER
+    )
+
+
+# --- Downloads ---
+
+
+@INTERRUPTS
+@SCHEMES
+@pytest.mark.parametrize("after", [None, 0, 1000])
+def test_an_interrupt_while_the_server_stalls(
+    interrupt: Callable[[], None],
+    server_type: type[HostileServer],
+    after: int | None,
+    cafile: Path,
+) -> None:
+    sink = DiskSink()
+    with (
+        server_type(IMAGE, on_get=always(Stall(after, FOREVER))) as server,
+        source_of(server, cafile) as source,
+        Later(lambda: len(gets(server)) == WORKERS, interrupt),
+        pytest.raises(KeyboardInterrupt),
+    ):
+        copy(source, sink, max_workers=WORKERS, max_gap=0)
+    assert sink.aborted
+    assert not sink.writes
+
+
+def test_an_interrupt_while_the_extents_stall(cafile: Path) -> None:
+    with (
+        HostileServer(IMAGE, on_extents=always(Stall(None, FOREVER))) as server,
+        source_of(server, cafile) as source,
+        Later(lambda: bool(asked(server, "GET", "/extents")), kill_main_thread),
+        pytest.raises(KeyboardInterrupt),
+    ):
+        copy(source, DiscardSink())
+
+
+class Raise:
+    """A progress that raises as soon as all readers wait for the server."""
+
+    def __init__(self, error: BaseException, stalled: Callable[[], bool]) -> None:
+        self._error = error
+        self._stalled = stalled
+
+    def update(self, n: int) -> None:
+        wait_for(self._stalled)
+        raise self._error
+
+
+@SCHEMES
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), StopError()], ids=repr)
+@pytest.mark.parametrize("where", ["progress", "sink"])
+def test_an_error_of_the_sink_while_the_server_stalls(
+    server_type: type[HostileServer], error: BaseException, where: str, cafile: Path
+) -> None:
+    """One range comes, and its reader asks for another one."""
+
+    def all_but_the_first(n: int, start: int, length: int) -> Fault | None:
+        return Stall(10, FOREVER) if n > 1 else None
+
+    with (
+        server_type(IMAGE, on_get=all_but_the_first) as server,
+        source_of(server, cafile) as source,
+    ):
+        progress = Raise(error, lambda: len(gets(server)) == WORKERS + 1)
+        in_sink = where == "sink"
+        sink = DiskSink(on_write=progress.update) if in_sink else DiskSink()
+        with pytest.raises(type(error)) as caught:
+            copy(
+                source,
+                sink,
+                max_workers=WORKERS,
+                max_gap=0,
+                progress=None if in_sink else progress,
+            )
+    assert caught.value is error
+    assert sink.aborted
+
+
+@SCHEMES
+def test_an_error_of_one_reader_while_the_others_stall(
+    server_type: type[HostileServer], cafile: Path
+) -> None:
+    def refuse_the_last(n: int, start: int, length: int) -> Fault | None:
+        if n < WORKERS:
+            return Stall(None, FOREVER)
+        return Status(403, "enough")
+
+    with (
+        server_type(IMAGE, on_get=refuse_the_last) as server,
+        source_of(server, cafile) as source,
+        pytest.raises(TicketError, match="enough"),
+    ):
+        copy(source, DiskSink(), max_workers=WORKERS, max_gap=0)
+
+
+def test_the_pause_between_two_tries_ends(monkeypatch: pytest.MonkeyPatch, cafile: Path) -> None:
+    monkeypatch.setattr("tapestream.imageio.connection.FIRST_PAUSE", FOREVER)
+    monkeypatch.setattr("tapestream.imageio.connection.LONGEST_PAUSE", FOREVER)
+    with (
+        HostileServer(IMAGE, on_get=always(Status(500))) as server,
+        source_of(server, cafile) as source,
+        Later(lambda: len(gets(server)) == WORKERS, kill_main_thread),
+        pytest.raises(KeyboardInterrupt),
+    ):
+        copy(source, DiskSink(), max_workers=WORKERS, max_gap=0)
+
+
+# --- Uploads ---
+
+
+@INTERRUPTS
+@SCHEMES
+@pytest.mark.parametrize("method", ["PUT", "PATCH"])
+def test_an_interrupt_while_the_upload_stalls(
+    interrupt: Callable[[], None], server_type: type[HostileServer], method: str, cafile: Path
+) -> None:
+    """Data, or zeros, that are taken but not confirmed."""
+    disk = DiskSource(IMAGE, EXTENTS if method == "PUT" else [Extent(0, len(IMAGE), zero=True)])
+    behaviour: dict[str, Any] = {f"on_{method.lower()}": always(Stall(None, FOREVER))}
+    with (
+        server_type(b"\xee" * len(IMAGE), **behaviour) as server,
+        sink_of(server, cafile) as sink,
+        Later(lambda: bool(asked(server, method)), interrupt),
+        pytest.raises(KeyboardInterrupt),
+    ):
+        copy(disk, sink, max_workers=WORKERS)
+
+
+@SCHEMES
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_interrupt_while_the_server_does_not_read(
+    server_type: type[HostileServer], workers: int, cafile: Path
+) -> None:
+    """More than the buffers of the kernel hold: sending itself waits."""
+    size = 32 * MIB
+    image = StuckImage(size)
+    with server_type(image) as server, sink_of(server, cafile) as sink:
+        try:
+            with (
+                Later(lambda: len(asked(server, "PUT")) == workers, kill_main_thread),
+                pytest.raises(KeyboardInterrupt),
+            ):
+                copy(
+                    DiskSource(noise(size)),
+                    sink,
+                    max_workers=workers,
+                    buffer_size=size // 2,
+                    buffer_memory=size,
+                )
+        finally:
+            image.released.set()
+        assert server.flushed == 0
+
+
+def test_an_error_of_one_writer_while_the_others_stall(cafile: Path) -> None:
+    def refuse_the_last(n: int, start: int, length: int) -> Fault | None:
+        if n < WORKERS:
+            return Stall(None, FOREVER)
+        return Status(500, "enough")
+
+    with (
+        HostileServer(b"\xee" * len(IMAGE), on_put=refuse_the_last) as server,
+        sink_of(server, cafile) as sink,
+        pytest.raises(ServerError, match="enough"),
+    ):
+        copy(DiskSource(IMAGE, EXTENTS), sink, max_workers=WORKERS, buffer_size=K64)
+    assert server.flushed == 0
+
+
+def test_an_error_of_the_source_while_the_upload_stalls(cafile: Path) -> None:
+    error = TapestreamError("the tape tore")
+
+    class TornReader(Reader):
+        def readinto(self, start: int, buffer: memoryview) -> None:
+            if start:
+                wait_for(lambda: bool(asked(server, "PUT")))
+                raise error
+
+        def close(self) -> None:
+            pass
+
+    class TornSource(DiskSource):
+        def open_reader(self) -> Reader:
+            return TornReader()
+
+    with (
+        HostileServer(bytes(len(IMAGE)), on_put=always(Stall(None, FOREVER))) as server,
+        sink_of(server, cafile) as sink,
+        pytest.raises(TapestreamError) as caught,
+    ):
+        copy(TornSource(IMAGE), sink, max_workers=1, buffer_size=K64)
+    assert caught.value is error
+
+
+# --- One reader ---
+
+
+def cancelled_reader(server: HostileServer) -> bool:
+    """True if a reader that waits for the server ends when it is cancelled."""
+    with ImageioHTTPSource(server.url, secure=False, read_timeout=4, retries=0) as source:
+        source.extents()
+        with closing(source.open_reader()) as reader:
+            errors: list[Exception] = []
+
+            def read() -> None:
+                try:
+                    reader.readinto(0, memoryview(bytearray(K64)))
+                except TapestreamError as e:
+                    errors.append(e)
+
+            reader.request(0, K64)
+            thread = threading.Thread(target=read)
+            thread.start()
+            wait_for(lambda: bool(gets(server)))
+            time.sleep(0.1)  # For the first bytes to be read.
+            reader.cancel()
+            thread.join(2)
+            ended = not thread.is_alive()
+            thread.join()
+            assert errors
+    return ended
+
+
+@pytest.mark.parametrize("after", [None, 0, 1000])
+def test_a_reader_ends_when_cancelled(after: int | None) -> None:
+    with HostileServer(IMAGE, on_get=always(Stall(after, FOREVER))) as server:
+        assert cancelled_reader(server)
+
+
+@pytest.mark.parametrize("after", [0, 1000])
+def test_a_reader_of_a_last_reply_ends_when_cancelled(after: int) -> None:
+    with HostileServer(IMAGE, on_get=always(Last(Stall(after, FOREVER)))) as server:
+        assert cancelled_reader(server)
+
+
+def test_a_reader_that_is_cancelled_while_it_connects(monkeypatch: pytest.MonkeyPatch) -> None:
+    with (
+        HostileServer(IMAGE, on_get=always(Stall(None, FOREVER))) as server,
+        ImageioHTTPSource(server.url, secure=False, read_timeout=0.3, retries=0) as source,
+    ):
+        source.extents()
+        with closing(source.open_reader()) as reader:
+            http = reader._connection._http  # type: ignore[attr-defined]
+            connect = http.connect
+
+            def cancel_and_connect() -> None:
+                reader.cancel()
+                connect()
+
+            monkeypatch.setattr(http, "connect", cancel_and_connect)
+            reader.request(0, K64)
+            with pytest.raises(ServerError):
+                reader.readinto(0, memoryview(bytearray(K64)))
+        assert not gets(server)
+
+
+def test_a_reader_that_was_cancelled_asks_for_nothing() -> None:
+    with (
+        HostileServer(IMAGE) as server,
+        ImageioHTTPSource(server.url, secure=False) as source,
+        closing(source.open_reader()) as reader,
+    ):
+        reader.cancel()
+        reader.request(0, K64)
+        with pytest.raises(ServerError, match="cancelled"):
+            reader.readinto(0, memoryview(bytearray(K64)))
+        assert not gets(server)
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_cancelling_what_is_closed_does_nothing(times: int) -> None:
+    with (
+        HostileServer(IMAGE) as server,
+        ImageioHTTPSource(server.url, secure=False) as source,
+        ImageioUploadSink(server.url, secure=False) as sink,
+    ):
+        reader, writer = source.open_reader(), sink.open_writer()
+        reader.request(0, K64)
+        reader.readinto(0, memoryview(bytearray(K64)))
+        writer.write(0, memoryview(b"data"))
+        for end in (reader, writer):
+            end.close()
+            for _ in range(times):
+                end.cancel()

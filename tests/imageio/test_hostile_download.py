@@ -1,0 +1,709 @@
+from __future__ import annotations
+
+import gc
+import itertools
+import json
+import tarfile
+import warnings
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tapestream import ImageioHTTPSource, TapestreamError, TarStreamSink, copy
+from tapestream.errors import (
+    ExtentsError,
+    ServerError,
+    ServerProtocolError,
+    TicketError,
+    TransferError,
+    UnsupportedError,
+)
+from tests.hostile import (
+    Chunked,
+    CloseBeforeReply,
+    Cut,
+    Fault,
+    Garbage,
+    HostileServer,
+    Reset,
+    SparseImage,
+    Stall,
+    Status,
+    Whole,
+    WrongLength,
+    WrongRange,
+)
+from tests.imageio.support import (
+    FOREVER,
+    GIB,
+    KIB,
+    MIB,
+    SMALL,
+    DiskSink,
+    Last,
+    Say,
+    TLSServer,
+    always,
+    asked,
+    authority,
+    download,
+    gets,
+    in_turn,
+    noise,
+    on,
+    to_json,
+)
+
+# Four blocks, the last of which is not full.
+SIZE = 3 * 64 * KIB + 5 * 512
+IMAGE = noise(SIZE)
+HOLE = 128 * KIB
+SPARSE = noise(HOLE) + bytes(HOLE) + noise(HOLE) + bytes(HOLE) + noise(512)
+
+OLD_SERVERS: dict[str, dict[str, Any]] = {
+    "405": {"options_status": 405},
+    "204": {"options_status": 204},
+    "no extents": {"features": ("zero", "flush")},
+    "no features": {"features": ()},
+}
+BREAKS = [0, 1, 511, 64 * KIB - 1, 64 * KIB, 64 * KIB + 1, SIZE - 1]
+
+
+# --- Old servers ---
+
+
+@pytest.mark.parametrize("behaviour", OLD_SERVERS.values(), ids=list(OLD_SERVERS))
+def test_an_old_server_gives_the_whole_disk_as_one_data_extent(behaviour: dict[str, Any]) -> None:
+    sink = DiskSink()
+    with HostileServer(SPARSE, max_readers=None, **behaviour) as server:
+        with ImageioHTTPSource(server.url, secure=False) as source:
+            assert source.max_readers == 1
+            result = copy(source, sink, max_workers=4, buffer_size=64 * KIB)
+        assert not asked(server, "GET", "/extents")
+        assert gets(server) == [(0, len(SPARSE))]
+    assert sink.image == SPARSE
+    assert (result.extents, result.data_bytes, result.zero_bytes) == (1, len(SPARSE), 0)
+
+
+@pytest.mark.parametrize(("announced", "readers"), [(None, 1), (0, 1), (-3, 1), (1, 1), (5, 5)])
+def test_readers_that_the_server_allows(announced: int | None, readers: int) -> None:
+    with (
+        HostileServer(IMAGE, max_readers=announced) as server,
+        ImageioHTTPSource(server.url, secure=False) as source,
+    ):
+        assert source.max_readers == readers
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        b"",
+        b"[]",
+        b"null",
+        b'"extents"',
+        b'{"features": 5}',
+        b'{"features": [[]]}',
+        b'{"max_readers": "many"}',
+        b'{"max_readers": [8]}',
+        b"\xff\xfe",
+        b'{"max_readers": 1e999}',
+        b"[" * 100_000,
+        b'{"unix_socket": 5}',
+    ],
+    ids=lambda options: options[:24].decode("latin1"),
+)
+def test_options_that_make_no_sense(options: bytes) -> None:
+    with (
+        HostileServer(IMAGE, on_options=always(Say(200, options))) as server,
+        pytest.raises(ServerProtocolError, match="OPTIONS"),
+    ):
+        ImageioHTTPSource(server.url, secure=False)
+
+
+# --- Resuming ---
+
+
+@pytest.mark.parametrize("after", BREAKS)
+def test_a_cut_download_goes_on_at_the_byte_where_it_broke(after: int) -> None:
+    sink = DiskSink()
+    with HostileServer(IMAGE, on_get=on(1, Cut(after))) as server:
+        download(server, sink, retries=1)
+        assert gets(server) == [(0, SIZE), (after, SIZE)]
+    assert sink.image == IMAGE
+    assert sink.committed
+
+
+@pytest.mark.parametrize("step", [997, 64 * KIB, 64 * KIB + 7])
+def test_a_download_that_is_cut_again_and_again_goes_on(step: int) -> None:
+    """Every byte that comes starts the count of failures anew."""
+    sink = DiskSink()
+    with HostileServer(IMAGE, on_get=always(Cut(step))) as server:
+        download(server, sink, retries=1)
+        assert gets(server) == [(at, SIZE) for at in range(0, SIZE, step)]
+    assert sink.image == IMAGE
+
+
+def test_all_kinds_of_breaks_in_one_download() -> None:
+    faults = [
+        Cut(1000),
+        Garbage(),
+        Cut(0),
+        Status(500),
+        CloseBeforeReply(),
+        Cut(70_000),
+        Status(503, early=True),
+        Cut(SIZE - 71_000 - 1),
+    ]
+    at = [0, 1000, 1000, 1000, 1000, 1000, 71_000, 71_000, SIZE - 1]
+    sink = DiskSink()
+    with HostileServer(IMAGE, on_get=in_turn(faults)) as server:
+        download(server, sink, retries=5)
+        assert gets(server) == [(start, SIZE) for start in at]
+    assert sink.image == IMAGE
+
+
+@pytest.mark.parametrize("after", BREAKS)
+def test_a_reset_download_goes_on(after: int) -> None:
+    """How much of what was sent before a RST arrives is up to the kernel."""
+    sink = DiskSink()
+    with HostileServer(IMAGE, on_get=on(1, Reset(after))) as server:
+        download(server, sink, retries=1)
+        first, (resumed, end) = gets(server)
+    assert first == (0, SIZE)
+    assert resumed <= after
+    assert end == SIZE
+    assert sink.image == IMAGE
+
+
+@pytest.mark.parametrize("after", [None, 0, 1, 64 * KIB, 64 * KIB + 1, SIZE - 1])
+def test_a_stalled_download_goes_on_after_the_read_timeout(after: int | None) -> None:
+    sink = DiskSink()
+    with HostileServer(IMAGE, on_get=on(1, Stall(after, FOREVER))) as server:
+        download(server, sink, read_timeout=0.3, retries=1)
+        first, (resumed, end) = gets(server)
+    assert first == (0, SIZE)
+    assert resumed <= (after or 0)
+    assert end == SIZE
+    assert sink.image == IMAGE
+
+
+@pytest.mark.parametrize("after", [40_000, 64 * KIB + 30_000])
+def test_a_stalled_download_goes_on_at_the_byte_where_it_stalled(after: int) -> None:
+    with HostileServer(IMAGE, on_get=on(1, Stall(after, FOREVER))) as server:
+        download(server, DiskSink(), read_timeout=0.3, retries=1)
+        assert gets(server) == [(0, SIZE), (after, SIZE)]
+
+
+def test_a_download_that_stalls_again_and_again_within_a_block_goes_on() -> None:
+    sink = DiskSink()
+    with HostileServer(IMAGE, on_get=always(Stall(40_000, FOREVER))) as server:
+        download(server, sink, read_timeout=0.2, retries=1)
+    assert sink.image == IMAGE
+
+
+@pytest.mark.parametrize("fault", [Cut(70_000), Reset(70_000), Garbage(), CloseBeforeReply()])
+def test_a_download_over_tls_goes_on(fault: Fault, tmp_path: Path) -> None:
+    cafile = tmp_path / "ca.pem"
+    authority.cert_pem.write_to_path(cafile)
+    sink = DiskSink()
+    with (
+        TLSServer(IMAGE, on_get=on(1, fault)) as server,
+        ImageioHTTPSource(server.url, cafile=cafile, retries=1) as source,
+    ):
+        copy(source, sink, **SMALL)
+        assert len(gets(server)) == 2
+    assert sink.image == IMAGE
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+@pytest.mark.parametrize("fault", [Status(500, "no"), Status(503, early=True), Status(599)])
+def test_an_error_of_the_server_is_tried_again(n: int, fault: Fault) -> None:
+    sink = DiskSink()
+    with HostileServer(SPARSE, on_get=on(n, fault)) as server:
+        download(server, sink, retries=1)
+        data = [(0, HOLE), (2 * HOLE, 3 * HOLE), (4 * HOLE, len(SPARSE))]
+        expected = [*data[:n], *data[n - 1 :]]
+        assert gets(server) == expected
+    assert sink.image == SPARSE
+
+
+@pytest.mark.parametrize("fault", [Garbage(), CloseBeforeReply()])
+def test_a_connection_that_ends_without_a_reply_is_tried_again(fault: Fault) -> None:
+    sink = DiskSink()
+    with HostileServer(IMAGE, on_get=on(1, fault), on_extents=on(1, fault)) as server:
+        download(server, sink, retries=1)
+        assert gets(server) == [(0, SIZE)] * 2
+        assert len(asked(server, "GET", "/extents")) == 2
+    assert sink.image == IMAGE
+
+
+def test_connections_that_are_dropped_while_idle() -> None:
+    sink = DiskSink()
+    with HostileServer(SPARSE, close_after_each=True) as server:
+        download(server, sink, retries=1)
+        assert len({request.connection for request in server.requests}) == len(server.requests)
+    assert sink.image == SPARSE
+
+
+def test_many_readers_with_many_breaks() -> None:
+    image = noise(24 * MIB)
+    sink = DiskSink()
+    cuts = itertools.cycle([Cut(1_000_000), None, Reset(300_000), Status(500), Cut(0), None])
+    with (
+        HostileServer(image, on_get=lambda *_: next(cuts)) as server,
+        ImageioHTTPSource(server.url, secure=False) as source,
+    ):
+        copy(source, sink, max_workers=4, buffer_memory=8 * MIB)
+    assert sink.image == image
+
+
+# --- Giving up ---
+
+
+@pytest.mark.parametrize("code", [400, 403, 404, 405, 416, 302, 204])
+@pytest.mark.parametrize("n", [1, 2])
+def test_a_permanent_error_is_not_tried_again(code: int, n: int) -> None:
+    sink = DiskSink()
+    with HostileServer(SPARSE, on_get=on(n, Status(code, "this is why"))) as server:
+        with pytest.raises(TransferError) as caught:
+            download(server, sink)
+        assert len(gets(server)) == n
+    check_status(caught.value, code)
+    assert sink.aborted
+    assert not sink.committed
+
+
+@pytest.mark.parametrize("code", [400, 403, 404, 405, 416])
+def test_a_permanent_error_of_the_extents_is_not_tried_again(code: int) -> None:
+    with HostileServer(IMAGE, on_extents=always(Status(code, "this is why"))) as server:
+        with pytest.raises(TransferError) as caught:
+            download(server, DiskSink())
+        assert len(asked(server, "GET", "/extents")) == 1
+        assert not asked(server, "GET")
+    check_status(caught.value, code)
+
+
+def check_status(error: TransferError, code: int) -> None:
+    if code == 403:
+        assert type(error) is TicketError
+    else:
+        assert type(error) is ServerError
+        assert error.status == code
+    assert str(code) in str(error)
+    assert code == 204 or "this is why" in str(error)
+
+
+@pytest.mark.parametrize("retries", [0, 1, 3])
+@pytest.mark.parametrize(
+    ("fault", "status"),
+    [
+        (Status(500, "this is why"), 500),
+        (Status(503), 503),
+        (CloseBeforeReply(), None),
+        (Garbage(), None),
+        (Cut(0), None),
+        (Reset(0), None),
+    ],
+)
+def test_too_many_failures_in_a_row(retries: int, fault: Fault, status: int | None) -> None:
+    sink = DiskSink()
+    with HostileServer(IMAGE, on_get=always(fault)) as server:
+        with pytest.raises(ServerError) as caught:
+            download(server, sink, retries=retries)
+        assert gets(server) == [(0, SIZE)] * (retries + 1)
+    assert caught.value.status == status
+    assert not sink.writes
+    assert sink.aborted
+
+
+def test_a_server_that_never_answers() -> None:
+    with HostileServer(IMAGE, on_get=always(Stall(None, FOREVER))) as server:
+        with pytest.raises(ServerError, match="in time"):
+            download(server, DiskSink(), read_timeout=0.2, retries=1)
+        assert gets(server) == [(0, SIZE)] * 2
+
+
+# --- Lies about data ---
+
+LIES = {
+    "a byte too many": WrongLength(1),
+    "a byte too few": WrongLength(-1),
+    "nothing": WrongLength(-HOLE),
+    "much more": WrongLength(len(SPARSE)),
+    "the whole disk": Whole(),
+    "a sector further": WrongRange(512),
+    "a byte before": WrongRange(-1),
+    "chunked": Chunked(),
+    "without a range": Say(206, bytes(HOLE)),
+    "a range of another unit": Say(206, bytes(HOLE), {"Content-Range": f"clusters 0-{HOLE}/*"}),
+    "a range that is none": Say(206, bytes(HOLE), {"Content-Range": "bytes 1-2-3"}),
+    "an unsatisfied range": Say(206, bytes(HOLE), {"Content-Range": f"bytes */{len(SPARSE)}"}),
+    "200 with the length asked for": Say(200, bytes(HOLE)),
+}
+
+
+@pytest.mark.parametrize("lie", LIES.values(), ids=list(LIES))
+def test_a_lie_is_found_out_before_a_byte_of_it_is_used(lie: Fault) -> None:
+    sink = DiskSink()
+    with HostileServer(SPARSE, on_get=on(2, lie)) as server:
+        with pytest.raises(ServerProtocolError):
+            download(server, sink)
+        assert gets(server) == [(0, HOLE), (2 * HOLE, 3 * HOLE)]
+    check_written(sink, SPARSE)
+    assert sink.aborted
+
+
+@pytest.mark.parametrize("lie", [Whole(), WrongRange(-1), WrongLength(1), Chunked()])
+def test_a_lie_in_the_middle_is_found_out(lie: Fault) -> None:
+    sink = DiskSink()
+    with HostileServer(IMAGE, on_get=in_turn([Cut(70_000), lie])) as server:
+        with pytest.raises(ServerProtocolError):
+            download(server, sink)
+        assert gets(server) == [(0, SIZE), (70_000, SIZE)]
+    check_written(sink, IMAGE)
+
+
+def check_written(sink: DiskSink, image: bytes) -> None:
+    for start, length in sink.writes:
+        assert sink.image[start : start + length] == image[start : start + length]
+
+
+ENDLESS = Say(206, IMAGE, {"Content-Range": f"bytes 0-{SIZE - 1}/*"}, close=True)
+
+
+@pytest.mark.parametrize(
+    "behaviour",
+    [
+        {"on_get": always(ENDLESS)},
+        {"on_get": always(Last(WrongLength(1)))},
+        {"on_extents": always(Last(Stall(5, FOREVER)))},
+    ],
+)
+def test_no_socket_is_left_to_the_garbage_collector(behaviour: dict[str, Any]) -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with (
+            HostileServer(IMAGE, **behaviour) as server,
+            suppress(TransferError),
+        ):
+            download(server, DiskSink(), read_timeout=0.2, extents_timeout=0.2, retries=0)
+        gc.collect()
+    assert not caught
+
+
+def test_a_reply_without_a_length_is_not_believed() -> None:
+    with warnings.catch_warnings(), HostileServer(IMAGE, on_get=always(ENDLESS)) as server:
+        warnings.simplefilter("ignore", ResourceWarning)
+        with pytest.raises(ServerProtocolError):
+            download(server, DiskSink())
+        gc.collect()
+
+
+def test_200_is_right_for_the_whole_disk() -> None:
+    sink = DiskSink()
+    with HostileServer(IMAGE, on_get=always(Whole())) as server:
+        download(server, sink)
+    assert sink.image == IMAGE
+
+
+# --- Extents ---
+
+X: dict[str, Any] = {"start": 0, "length": SIZE, "zero": False, "hole": False}
+HALF = SIZE // 2
+
+LYING_EXTENTS: dict[str, bytes] = {
+    "gap": to_json({**X, "length": 512}, {**X, "start": 1024, "length": SIZE - 1024}),
+    "overlap": to_json({**X, "length": 1024}, {**X, "start": 512, "length": SIZE - 512}),
+    "twice": to_json(X, X),
+    "backwards": to_json({**X, "start": HALF, "length": SIZE - HALF}, {**X, "length": HALF}),
+    "does not start at 0": to_json({**X, "start": 512, "length": SIZE - 512}),
+    "negative start": to_json({**X, "start": -512, "length": SIZE + 512}),
+    "zero length": to_json({**X, "length": 0}, X),
+    "negative length": to_json({**X, "length": -SIZE}),
+    "strings": to_json({**X, "start": "0"}),
+    "string length": to_json({**X, "length": str(SIZE)}),
+    "string zero": to_json({**X, "zero": "false"}),
+    "number zero": to_json({**X, "zero": 0}),
+    "float": to_json({**X, "length": float(SIZE)}),
+    "bool": to_json({**X, "start": False}),
+    "null": to_json({**X, "length": None}),
+    "without length": to_json({"start": 0, "zero": False}),
+    "without start": to_json({"length": SIZE, "zero": False}),
+    "without either": to_json({"zero": False}),
+    "empty objects": b"[{}]",
+    "numbers": b"[0, 512]",
+    "nested lists": b"[[" + to_json(X) + b"]]",
+    "nested extent": to_json({**X, "start": HALF, "below": {**X, "length": HALF}}),
+    "an extent and junk": b"[" + json.dumps(X).encode() + b", null]",
+    "an object": json.dumps(X).encode(),
+    "an object with a list": b'{"extents": ' + to_json(X) + b"}",
+    "empty list": b"[]",
+    "empty": b"",
+    "null list": b"null",
+    "not JSON": b"<html>I am a proxy</html>",
+    "half": to_json(X)[:-1],
+    "not UTF-8": b'["\xff\xfe\xfd"]',
+    "huge length": to_json({**X, "length": 2**63}),
+    "huge start": to_json({**X, "start": 2**64}),
+    "a number without end": b'[{"start": 0, "length": 1' + b"0" * 10_000 + b"}]",
+    "infinite": b'[{"start": 0, "length": Infinity}]',
+    "bottomless": b"[" * 100_000,
+}
+
+
+@pytest.mark.parametrize("extents", LYING_EXTENTS.values(), ids=list(LYING_EXTENTS))
+def test_extents_that_lie(extents: bytes) -> None:
+    sink = DiskSink()
+    with HostileServer(IMAGE, extents=extents) as server:
+        with pytest.raises((ExtentsError, ServerProtocolError)):
+            download(server, sink)
+        assert not asked(server, "GET")
+        assert len(asked(server, "GET", "/extents")) == 1
+    assert not sink.writes
+
+
+def test_extents_beyond_the_disk() -> None:
+    with HostileServer(IMAGE, extents=to_json({**X, "length": SIZE + 512})) as server:
+        with pytest.raises(ServerError) as caught:
+            download(server, DiskSink())
+        assert len(gets(server)) == 1
+    assert caught.value.status == 416
+
+
+def test_extents_that_end_before_the_disk() -> None:
+    """What they leave out would be missing from the backup, and nobody would know."""
+    short = to_json({"start": 0, "length": SIZE - 512, "zero": False})
+    sink = DiskSink()
+    with HostileServer(IMAGE, extents=short) as server:
+        with pytest.raises(ServerProtocolError, match=f"{SIZE} bytes.*only {SIZE - 512}"):
+            download(server, sink)
+    assert sink.aborted
+
+
+@pytest.mark.parametrize(
+    "extents",
+    [
+        b'[{"start":0,"length":%d}]' % SIZE,
+        b'[{"zero":false,"length":%d,"start":0}]' % SIZE,
+        b' [ {"start": 0, "length": %d, "hole": true, "zero": false} ]\n' % SIZE,
+        b'[{"start":0,"length":512},{"start":512,"length":%d,"hole":false}]' % (SIZE - 512),
+        b'[{"start":0,"length":%d,"zero":null,"compressed":true,"\xc3\xa9":[{"a":{"b":1}}]}]'
+        % SIZE,
+    ],
+)
+def test_extents_go_into_the_tar_as_they_are(extents: bytes, tmp_path: Path) -> None:
+    with HostileServer(IMAGE, extents=extents) as server:
+        download(server, TarStreamSink(tmp_path / "disk.tar"))
+    with tarfile.open(tmp_path / "disk.tar") as tar:
+        kept = tar.extractfile("extents.json")
+        data = [tar.extractfile(member) for member in tar if "@" in member.name]
+        assert kept
+        assert kept.read() == extents
+        assert b"".join(part.read() for part in data if part) == IMAGE
+
+
+def test_zero_extents_are_not_read() -> None:
+    sink = DiskSink()
+    with HostileServer(SPARSE) as server:
+        download(server, sink)
+        assert gets(server) == [(0, HOLE), (2 * HOLE, 3 * HOLE), (4 * HOLE, len(SPARSE))]
+    assert sink.image == SPARSE
+    assert sink.zeros == [(HOLE, HOLE), (3 * HOLE, HOLE)]
+
+
+def test_extents_may_take_longer_than_data() -> None:
+    sink = DiskSink()
+    with HostileServer(IMAGE, on_extents=always(Stall(None, 1))) as server:
+        download(server, sink, read_timeout=0.3, retries=0)
+        assert len(asked(server, "GET", "/extents")) == 1
+    assert sink.image == IMAGE
+
+
+@pytest.mark.parametrize("after", [None, 0, 5])
+def test_extents_that_do_not_come_in_time(after: int | None) -> None:
+    with HostileServer(IMAGE, on_extents=always(Stall(after, FOREVER))) as server:
+        with pytest.raises(ServerError, match="in time"):
+            download(server, DiskSink(), extents_timeout=0.2, retries=1)
+        assert len(asked(server, "GET", "/extents")) == 2
+
+
+@pytest.mark.parametrize(
+    "fault", [Status(500), Status(503, early=True), Cut(7), Reset(7), CloseBeforeReply()]
+)
+def test_extents_are_tried_again(fault: Fault) -> None:
+    sink = DiskSink()
+    with HostileServer(IMAGE, on_extents=in_turn([fault, fault])) as server:
+        download(server, sink, retries=2)
+        assert len(asked(server, "GET", "/extents")) == 3
+    assert sink.image == IMAGE
+
+
+def test_extents_are_asked_for_once() -> None:
+    with (
+        HostileServer(IMAGE) as server,
+        ImageioHTTPSource(server.url, secure=False) as source,
+    ):
+        assert source.info.size == source.size == source.extents().size == SIZE
+        copy(source, DiskSink())
+        assert len(asked(server, "GET", "/extents")) == 1
+
+
+# --- Dirty extents ---
+
+
+def dirty(start: int, length: int, dirty: bool, **more: bool) -> dict[str, Any]:
+    return {"start": start, "length": length, "dirty": dirty, **more}
+
+
+@pytest.mark.parametrize("zero", [{}, {"zero": False}], ids=["without zero", "with zero"])
+def test_only_what_changed_is_read(zero: dict[str, bool]) -> None:
+    """Old servers leave `zero` out of dirty extents."""
+    extents = to_json(
+        dirty(0, HOLE, True, **zero),
+        dirty(HOLE, HOLE, True, zero=True),
+        dirty(2 * HOLE, 2 * HOLE, False, **zero),
+        dirty(4 * HOLE, 512, True, **zero),
+    )
+    sink = DiskSink()
+    with HostileServer(SPARSE, extents={"dirty": extents}) as server:
+        result = download(server, sink, context="dirty")
+        assert gets(server) == [(0, HOLE), (4 * HOLE, len(SPARSE))]
+    untouched = slice(2 * HOLE, 4 * HOLE)
+    assert sink.image[untouched] == b"\xaa" * (2 * HOLE)
+    sink.image[untouched] = SPARSE[untouched]
+    assert sink.image == SPARSE
+    assert result.context == "dirty"
+
+
+def test_a_disk_without_dirty_extents() -> None:
+    with HostileServer(IMAGE) as server:
+        with pytest.raises(UnsupportedError) as caught:
+            download(server, DiskSink(), context="dirty")
+        assert len(asked(server, "GET", "/extents")) == 1
+    assert "full backup" in caught.value.hint
+    assert caught.value.hint in str(caught.value)
+
+
+@pytest.mark.parametrize("behaviour", OLD_SERVERS.values(), ids=list(OLD_SERVERS))
+def test_a_server_without_dirty_extents(behaviour: dict[str, Any]) -> None:
+    with HostileServer(IMAGE, **behaviour) as server:
+        with pytest.raises(UnsupportedError) as caught:
+            download(server, DiskSink(), context="dirty")
+        assert not asked(server, "GET")
+    assert "full backup" in caught.value.hint
+
+
+@pytest.mark.parametrize("value", [{}, {"dirty": None}, {"dirty": "yes"}, {"dirty": 1}])
+def test_dirty_extents_that_do_not_say_what_is_dirty(value: dict[str, Any]) -> None:
+    with HostileServer(IMAGE, extents={"dirty": to_json({**X, **value})}) as server:
+        with pytest.raises(ExtentsError, match="dirty"):
+            download(server, DiskSink(), context="dirty")
+        assert not asked(server, "GET")
+
+
+# --- Large disks ---
+
+
+def test_data_beyond_8_gib() -> None:
+    data = noise(64 * KIB)
+    image = SparseImage(64 * 1024 * GIB, {9 * GIB: data, 63 * 1024 * GIB + 512: b"end"})
+    found: dict[int, bytes] = {}
+    with HostileServer(image) as server:
+        with ImageioHTTPSource(server.url, secure=False) as source:
+            assert source.size == image.size
+            reader = source.open_reader()
+            for extent in source.extents():
+                if not extent.zero:
+                    buffer = bytearray(extent.length)
+                    reader.request(extent.start, extent.length)
+                    reader.readinto(extent.start, memoryview(buffer))
+                    found[extent.start] = bytes(buffer)
+            reader.close()
+        at = 63 * 1024 * GIB
+        assert gets(server) == [(9 * GIB, 9 * GIB + 64 * KIB), (at, at + 64 * KIB)]
+    assert found[9 * GIB] == data
+    assert found[at] == (bytes(512) + b"end").ljust(64 * KIB, b"\0")
+
+
+class EnoughError(Exception):
+    pass
+
+
+class Enough:
+    """A progress that gives up after some data."""
+
+    def __init__(self, size: int) -> None:
+        self.left = size
+        self.total = 0
+
+    def update(self, n: int) -> None:
+        self.left -= n
+        if self.left < 0:
+            raise EnoughError
+
+
+def test_one_data_extent_of_more_than_8_gib(tmp_path: Path) -> None:
+    size = 9 * GIB + 512
+    progress = Enough(40 * MIB)
+    image = SparseImage(size, {0: noise(MIB), 20 * MIB: noise(MIB)})
+    path = tmp_path / "disk.tar"
+    with (
+        HostileServer(image, extents=to_json({**X, "length": size})) as server,
+        ImageioHTTPSource(server.url, secure=False) as source,
+        TarStreamSink(path) as sink,
+        pytest.raises(EnoughError),
+    ):
+        copy(source, sink, progress=progress)
+    ranges = sorted(gets(server))
+    assert progress.total == size
+    assert ranges[0][0] == 0
+    assert [start for start, _ in ranges[1:]] == [end for _, end in ranges[:-1]]
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_last_bytes_of_an_extent_of_more_than_8_gib() -> None:
+    size = 9 * GIB + 512
+    image = SparseImage(size, {size - 512: noise(512)})
+    with (
+        HostileServer(
+            image, extents=to_json({**X, "length": size}), on_get=on(1, Cut(300))
+        ) as server,
+        ImageioHTTPSource(server.url, secure=False) as source,
+    ):
+        reader = source.open_reader()
+        buffer = bytearray(1024)
+        reader.request(size - 1024, 1024)
+        reader.readinto(size - 1024, memoryview(buffer))
+        reader.close()
+        assert gets(server) == [(size - 1024, size), (size - 724, size)]
+    assert buffer == bytes(512) + noise(512)
+
+
+# --- Hanging up ---
+
+
+@pytest.mark.parametrize("fault", [Stall(70_000, FOREVER), Last(Stall(70_000, FOREVER))])
+def test_closing_a_reader_while_data_is_on_its_way(fault: Fault) -> None:
+    """A reader that wants no more closes its connection, instead of reading to the end."""
+    with HostileServer(IMAGE, on_get=always(fault)) as server:
+        source = ImageioHTTPSource(server.url, secure=False)
+        source.extents()
+        reader = source.open_reader()
+        reader.request(0, SIZE)
+        buffer = bytearray(1000)
+        reader.readinto(0, memoryview(buffer))
+        reader.close()
+        source.close()
+    assert buffer == IMAGE[:1000]
+
+
+@pytest.mark.parametrize("error", [TapestreamError("the sink is full"), ValueError("a bug")])
+def test_an_error_of_the_sink_ends_the_download(error: Exception) -> None:
+    def fail(start: int) -> None:
+        raise error
+
+    with HostileServer(IMAGE) as server, pytest.raises(type(error)) as caught:
+        download(server, DiskSink(on_write=fail))
+    assert caught.value is error

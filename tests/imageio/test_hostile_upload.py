@@ -1,0 +1,465 @@
+from __future__ import annotations
+
+import re
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tapestream import Extent, ImageioUploadSink, TapestreamError, copy
+from tapestream.errors import (
+    ServerError,
+    ServerProtocolError,
+    TargetSizeError,
+    TicketError,
+    TransferError,
+    UsageError,
+)
+from tests.hostile import (
+    BytesImage,
+    CloseBeforeReply,
+    Cut,
+    Fault,
+    Garbage,
+    HostileServer,
+    Request,
+    SparseImage,
+    Stall,
+    Status,
+)
+from tests.imageio.support import (
+    FOREVER,
+    GIB,
+    KIB,
+    MIB,
+    SMALL,
+    DiskSource,
+    TLSServer,
+    VirtualSource,
+    always,
+    asked,
+    authority,
+    content,
+    noise,
+    on,
+    to_json,
+    upload,
+)
+
+K64 = 64 * KIB
+# Data, zeros, data, zeros, and data that does not fill a block.
+EXTENTS = [
+    Extent(0, 2 * K64),
+    Extent(2 * K64, K64, zero=True),
+    Extent(3 * K64, 3 * K64 + 512),
+    Extent(6 * K64 + 512, K64 - 512, zero=True),
+    Extent(7 * K64, 512),
+]
+SIZE = 7 * K64 + 512
+ZEROS = [(e.start, e.length) for e in EXTENTS if e.zero]
+DATA = [(e.start, e.length) for e in EXTENTS if not e.zero]
+IMAGE = b"".join(bytes(e.length) if e.zero else noise(e.length) for e in EXTENTS)
+OLD = b"\xee"
+
+OLD_SERVERS: dict[str, dict[str, Any]] = {
+    "405": {"options_status": 405},
+    "204": {"options_status": 204},
+    "no features": {"features": ()},
+}
+
+
+def source() -> DiskSource:
+    return DiskSource(IMAGE, EXTENTS)
+
+
+def old_disk(size: int = SIZE) -> bytes:
+    return OLD * size
+
+
+def sent(server: HostileServer) -> list[tuple[int, int]]:
+    """The ranges (start, length) that were put, after a look at the headers."""
+    return [check_put(request) for request in asked(server, "PUT")]
+
+
+def check_put(request: Request) -> tuple[int, int]:
+    match = re.fullmatch(r"bytes (\d+)-(\d+)/\*", request.headers["content-range"])
+    assert match
+    start, last = int(match[1]), int(match[2])
+    assert "transfer-encoding" not in request.headers
+    assert int(request.headers["content-length"]) == last + 1 - start > 0
+    return start, last + 1 - start
+
+
+def blocks(extents: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Extents, cut into the blocks of a small copy."""
+    return [
+        (at, min(K64, start + length - at))
+        for start, length in extents
+        for at in range(start, start + length, K64)
+    ]
+
+
+# --- What is sent ---
+
+
+def test_what_a_modern_server_is_sent() -> None:
+    with HostileServer(old_disk()) as server:
+        result = upload(server, source())
+        puts = asked(server, "PUT")
+        assert all(put.path.endswith("?flush=n") for put in puts)
+        assert sorted(sent(server)) == blocks(DATA)
+        assert server.unflushed_puts == len(puts)
+        assert len(asked(server, "PATCH")) == len(ZEROS) + 1
+        assert server.flushed == 1
+        assert server.requests[-1].method == "PATCH"
+        assert content(server) == IMAGE
+    assert result.data_bytes == sum(length for _, length in DATA)
+
+
+@pytest.mark.parametrize(
+    ("announced", "workers", "writers"), [(8, 1, 1), (8, 3, 3), (2, 4, 2), (None, 4, 1), (0, 4, 1)]
+)
+def test_every_writer_flushes_once_at_its_end(
+    announced: int | None, workers: int, writers: int
+) -> None:
+    with (
+        HostileServer(old_disk(), max_writers=announced) as server,
+        ImageioUploadSink(server.url, secure=False) as sink,
+    ):
+        assert sink.max_writers == max(1, announced or 1)
+        copy(source(), sink, max_workers=workers, buffer_size=4 * KIB)
+        assert server.flushed == writers
+        assert content(server) == IMAGE
+        by_connection = defaultdict(list)
+        for request in server.requests:
+            by_connection[request.connection].append(request)
+    lasts = [requests[-1].method for requests in by_connection.values()]
+    assert lasts.count("PATCH") == writers
+
+
+@pytest.mark.parametrize("behaviour", OLD_SERVERS.values(), ids=list(OLD_SERVERS))
+def test_an_old_server_gets_its_zeros_as_data(behaviour: dict[str, Any]) -> None:
+    with HostileServer(old_disk(), max_writers=None, **behaviour) as server:
+        upload(server, source())
+        assert not any("flush" in request.path for request in asked(server, "PUT"))
+        assert not asked(server, "PATCH")
+        assert sorted(sent(server)) == sorted(blocks(DATA) + ZEROS)
+        assert content(server) == IMAGE
+
+
+def test_long_zeros_go_to_an_old_server_in_pieces() -> None:
+    size = 9 * MIB + 512
+    with HostileServer(old_disk(size), features=("extents",)) as server:
+        upload(server, DiskSource(bytes(size), [Extent(0, size, zero=True)]))
+        assert sum(length for _, length in sent(server)) == size
+        assert max(length for _, length in sent(server)) <= 8 * MIB
+        assert content(server) == bytes(size)
+
+
+def test_a_server_that_cannot_flush() -> None:
+    with HostileServer(old_disk(), features=("extents", "zero")) as server:
+        upload(server, source())
+        assert not any("flush" in request.path for request in asked(server, "PUT"))
+        assert len(asked(server, "PATCH")) == len(ZEROS)
+        assert server.flushed == 0
+        assert content(server) == IMAGE
+
+
+TIB = 1024 * GIB
+
+
+def zeroed(image: SparseImage) -> list[tuple[int, int]]:
+    return [(start, length) for start, length, data in image._writes if data is None]
+
+
+def test_zeros_of_any_length_go_in_one_request() -> None:
+    size, at = 100 * TIB, 9 * GIB + 512
+    image = SparseImage(size, {})
+    preallocated = to_json({"start": 0, "length": size, "zero": False})
+    extents = [
+        Extent(0, at, zero=True),
+        Extent(at, 512),
+        Extent(at + 512, size - at - 512, zero=True),
+    ]
+    with HostileServer(image, extents=preallocated) as server:
+        upload(server, VirtualSource(size, extents))
+        assert sent(server) == [(at, 512)]
+        assert len(asked(server, "PATCH")) == 3
+    assert zeroed(image) == [(0, at), (at + 512, size - at - 512)]
+
+
+def test_only_what_is_not_zero_yet_is_zeroed() -> None:
+    size = 100 * TIB
+    image = SparseImage(size, {10 * GIB: b"old", 20 * GIB + 64 * KIB: b"old", size - 3: b"old"})
+    extents = [
+        Extent(0, 20 * GIB, zero=True),
+        Extent(20 * GIB, 512),
+        Extent(20 * GIB + 512, size - 20 * GIB - 512, zero=True),
+    ]
+    with HostileServer(image) as server:
+        upload(server, VirtualSource(size, extents))
+    assert zeroed(image) == [
+        (10 * GIB, 64 * KIB),
+        (20 * GIB + 64 * KIB, 64 * KIB),
+        (size - 64 * KIB, 64 * KIB),
+    ]
+
+
+# --- A disk that is zero ---
+
+
+@pytest.mark.parametrize("features", [("extents", "zero", "flush"), ("extents",), ()])
+def test_zeros_are_not_sent_to_a_disk_that_is_zero(features: tuple[str, ...]) -> None:
+    with HostileServer(bytes(SIZE), features=features) as server:
+        upload(server, source(), disk_is_zero=True)
+        assert len(asked(server, "PATCH")) == server.flushed == ("flush" in features)
+        assert sorted(sent(server)) == blocks(DATA)
+        assert content(server) == IMAGE
+
+
+def incremental() -> DiskSource:
+    extents = [
+        Extent(0, 2 * K64, dirty=False),
+        Extent(2 * K64, K64, zero=True, dirty=True),
+        Extent(3 * K64, K64, dirty=True),
+        Extent(4 * K64, SIZE - 4 * K64, dirty=False),
+    ]
+    return DiskSource(IMAGE, extents, "dirty")
+
+
+@pytest.mark.parametrize("disk_is_zero", [False, True])
+@pytest.mark.parametrize("more", [0, 1000])
+def test_an_incremental_backup_changes_nothing_else(disk_is_zero: bool, more: int) -> None:
+    """After the full backup below it, the disk is no longer zero, and the rest is not its own."""
+    expected = bytearray(old_disk(SIZE + more))
+    expected[2 * K64 : 4 * K64] = IMAGE[2 * K64 : 4 * K64]
+    with HostileServer(old_disk(SIZE + more)) as server:
+        upload(server, incremental(), disk_is_zero=disk_is_zero)
+        assert content(server) == expected
+        assert server.flushed == 1
+
+
+# --- The size of the disk ---
+
+
+@pytest.mark.parametrize("behaviour", [{}, *OLD_SERVERS.values()])
+def test_a_smaller_disk_is_not_touched(behaviour: dict[str, Any]) -> None:
+    disk = old_disk(SIZE - 1)
+    with HostileServer(disk, **behaviour) as server:
+        with pytest.raises(TargetSizeError) as caught:
+            upload(server, source())
+        assert not asked(server, "PUT")
+        assert not asked(server, "PATCH")
+        assert content(server) == disk
+    assert str(SIZE) in str(caught.value)
+    assert str(SIZE - 1) in str(caught.value)
+
+
+@pytest.mark.parametrize("behaviour", [{}, *OLD_SERVERS.values()])
+@pytest.mark.parametrize("more", [1, 512, 5 * MIB])
+def test_the_tail_of_a_larger_disk_is_zeroed(behaviour: dict[str, Any], more: int) -> None:
+    with HostileServer(old_disk(SIZE + more), **behaviour) as server:
+        upload(server, source())
+        assert content(server) == IMAGE + bytes(more)
+
+
+def test_the_tail_of_a_larger_disk_that_is_zero_is_left_alone() -> None:
+    with HostileServer(bytes(SIZE + 1000)) as server:
+        upload(server, source(), disk_is_zero=True)
+        assert len(asked(server, "PATCH")) == server.flushed
+        assert content(server) == IMAGE + bytes(1000)
+
+
+@pytest.mark.parametrize("code", [400, 403, 404, 405, 500])
+def test_an_old_server_that_does_not_tell_the_size(code: int) -> None:
+    refuse = always(Status(code))
+    with HostileServer(old_disk(), options_status=405, on_get=refuse) as server:
+        upload(server, source())
+        assert content(server) == IMAGE
+
+
+def test_an_old_server_that_does_not_tell_the_size_refuses_what_does_not_fit() -> None:
+    refuse = always(Status(405))
+    with HostileServer(old_disk(SIZE - 1), options_status=405, on_get=refuse) as server:
+        with pytest.raises(ServerError) as caught:
+            upload(server, source())
+        assert caught.value.status == 416
+
+
+@pytest.mark.parametrize(
+    "extents", [b"", b"null", to_json({"start": 5, "length": SIZE}), to_json({"start": 0})]
+)
+def test_a_size_that_cannot_be_trusted(extents: bytes) -> None:
+    with HostileServer(old_disk(), extents=extents) as server:
+        with pytest.raises(TapestreamError):
+            upload(server, source())
+        assert not asked(server, "PUT")
+        assert not asked(server, "PATCH")
+
+
+# --- Refusals and breaks ---
+
+
+def check_reason(error: TransferError, code: int) -> None:
+    assert "the storage is on fire" in str(error)
+    if code == 403:
+        assert type(error) is TicketError
+    else:
+        assert type(error) is ServerError
+        assert error.status == code
+
+
+@pytest.mark.parametrize("code", [400, 403, 404, 416, 500, 503])
+@pytest.mark.parametrize("early", [False, True])
+@pytest.mark.parametrize("n", [1, 3])
+def test_a_refused_put_says_why(code: int, early: bool, n: int) -> None:
+    refusal = Status(code, "the storage is on fire", early=early)
+    with HostileServer(old_disk(), on_put=on(n, refusal)) as server:
+        with pytest.raises(TransferError) as caught:
+            upload(server, source())
+        assert len(asked(server, "PUT")) == n
+        assert server.flushed == 0
+    check_reason(caught.value, code)
+
+
+@pytest.mark.parametrize(
+    "tls",
+    [
+        False,
+        True,
+    ],
+)
+@pytest.mark.parametrize("code", [403, 500])
+def test_a_put_that_is_cut_off_while_it_is_sent_says_why(
+    tls: bool, code: int, tmp_path: Path
+) -> None:
+    """The body is too large for the buffers of the kernel: sending it fails."""
+    size = 32 * MIB
+    refusal = Status(code, "the storage is on fire", early=True)
+    cafile = tmp_path / "ca.pem"
+    authority.cert_pem.write_to_path(cafile)
+    with (TLSServer if tls else HostileServer)(BytesImage(size), on_put=always(refusal)) as server:
+        sink = ImageioUploadSink(server.url, secure=tls, cafile=cafile if tls else None)
+        with sink, pytest.raises(TransferError) as caught:
+            copy(
+                DiskSource(bytes(size)),
+                sink,
+                max_workers=1,
+                buffer_size=16 * MIB,
+                buffer_memory=32 * MIB,
+            )
+        assert server.flushed == 0
+    check_reason(caught.value, code)
+
+
+@pytest.mark.parametrize("n", [1, len(ZEROS), len(ZEROS) + 1])
+@pytest.mark.parametrize("code", [400, 403, 500])
+def test_a_refused_patch_says_why(n: int, code: int) -> None:
+    refusal = Status(code, "the storage is on fire")
+    with HostileServer(old_disk(), on_patch=on(n, refusal)) as server:
+        with pytest.raises(TransferError) as caught:
+            upload(server, source())
+        assert server.flushed == 0
+        assert len(asked(server, "PATCH")) == n
+    check_reason(caught.value, code)
+
+
+@pytest.mark.parametrize("fault", [CloseBeforeReply(), Garbage()])
+@pytest.mark.parametrize("n", [1, 3])
+def test_a_put_without_a_reply_fails(fault: Fault, n: int) -> None:
+    """Whether it was carried out is not known."""
+    with HostileServer(old_disk(), on_put=on(n, fault)) as server:
+        with pytest.raises(ServerError) as caught:
+            upload(server, source())
+        assert caught.value.status is None
+        assert server.flushed == 0
+
+
+@pytest.mark.parametrize("fault", [CloseBeforeReply(), Garbage()])
+def test_a_flush_without_a_reply_fails(fault: Fault) -> None:
+    with HostileServer(old_disk(), on_patch=on(len(ZEROS) + 1, fault)) as server:
+        with pytest.raises(ServerError):
+            upload(server, source())
+        assert server.flushed == 0
+
+
+def test_a_put_that_is_not_answered_in_time() -> None:
+    with HostileServer(old_disk(), on_put=on(2, Stall(None, FOREVER))) as server:
+        with pytest.raises(ServerError, match="in time"):
+            upload(server, source(), read_timeout=0.3)
+        assert server.flushed == 0
+
+
+def test_zeroing_may_take_longer_than_data() -> None:
+    with HostileServer(old_disk(), on_patch=always(Stall(None, 0.6))) as server:
+        upload(server, source(), read_timeout=0.2)
+        assert content(server) == IMAGE
+
+
+def test_zeroing_that_does_not_end_in_time() -> None:
+    with (
+        HostileServer(old_disk(), on_patch=always(Stall(None, FOREVER))) as server,
+        pytest.raises(ServerError, match="in time"),
+    ):
+        upload(server, source(), zero_timeout=0.2)
+
+
+def test_connections_that_are_dropped_while_idle() -> None:
+    """A slow source: whenever there is something to send, the server has hung up."""
+
+    class Slow:
+        def update(self, n: int) -> None:
+            while any(thread.is_alive() for _, thread in server._connections):
+                time.sleep(0.001)
+
+    with (
+        HostileServer(old_disk(), close_after_each=True, max_writers=1) as server,
+        ImageioUploadSink(server.url, secure=False) as sink,
+    ):
+        extents = [Extent(0, SIZE)]
+        copy(DiskSource(IMAGE, extents), sink, progress=Slow(), **SMALL)
+        assert server.flushed == 1
+        assert content(server) == IMAGE
+
+
+# --- Read only, and other mistakes ---
+
+
+def test_a_ticket_that_does_not_allow_to_write() -> None:
+    disk = old_disk()
+    with HostileServer(disk, ops=("read",)) as server:
+        with pytest.raises(TicketError):
+            upload(server, source())
+        assert content(server) == disk
+        assert server.flushed == 0
+
+
+def test_a_sink_takes_one_backup() -> None:
+    with (
+        HostileServer(old_disk()) as server,
+        ImageioUploadSink(server.url, secure=False) as sink,
+    ):
+        copy(source(), sink)
+        with pytest.raises(UsageError, match="one backup"):
+            copy(source(), sink)
+        assert content(server) == IMAGE
+
+
+@pytest.mark.parametrize("status", [200, 405])
+def test_a_disk_whose_size_comes_with_a_cut(status: int) -> None:
+    """Old servers tell the size in the head of a download; its body is not wanted."""
+    behaviour: dict[str, Any] = {"on_get": always(Cut(0)), "on_extents": always(Stall(None, 0))}
+    with HostileServer(old_disk(), options_status=status, **behaviour) as server:
+        upload(server, source())
+        assert content(server) == IMAGE
+
+
+def test_a_failing_source_leaves_the_disk_unflushed() -> None:
+    class Broken(DiskSource):
+        def finish(self) -> None:
+            raise ServerProtocolError("this backup is worthless")
+
+    with HostileServer(old_disk()) as server, pytest.raises(ServerProtocolError):
+        upload(server, Broken(IMAGE, EXTENTS))
