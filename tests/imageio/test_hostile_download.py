@@ -476,9 +476,12 @@ def test_extents_that_end_before_the_disk() -> None:
     """What they leave out would be missing from the backup, and nobody would know."""
     short = to_json({"start": 0, "length": SIZE - 512, "zero": False})
     sink = DiskSink()
-    with HostileServer(IMAGE, extents=short) as server:
-        with pytest.raises(ServerProtocolError, match=f"{SIZE} bytes.*only {SIZE - 512}"):
-            download(server, sink)
+    says = f"{SIZE} bytes.*only {SIZE - 512}"
+    with (
+        HostileServer(IMAGE, extents=short) as server,
+        pytest.raises(ServerProtocolError, match=says),
+    ):
+        download(server, sink)
     assert sink.aborted
 
 

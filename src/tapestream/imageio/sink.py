@@ -17,6 +17,8 @@ MIB = 1024**2
 
 # What a server that cannot zero is sent, in pieces.
 _ZEROS = bytes(4 * MIB)
+# How often to ask again for the extents of the disk: nothing was written yet.
+_RETRIES = 4
 # Zeroing this much takes a server about as long as one more request does.
 _NEAR = 64 * MIB
 
@@ -149,7 +151,7 @@ class ImageioUploadSink(Sink):
 
     def _extents_of_disk(self, connection: Connection) -> Extents | None:
         if self._transfer.can.extents:
-            return Extents.parse(connection.extents("zero"))
+            return connection.retry(lambda: Extents.parse(connection.extents("zero")), _RETRIES)
         try:
             return Extents.of([Extent(0, connection.size())])
         except (ServerError, TicketError):
