@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from tapestream import BackupInfo, Extent, Reader, Sink, Source, Writer
-from tapestream.extents import Extents
+from tapestream.extents import Extents, Kind
 
 Hook = Callable[[int, int], None]
 
@@ -146,9 +146,13 @@ class MemorySink(Sink):
         if self.sequential:
             starts = [start for start, _, zero in self.written if not zero]
             assert starts == sorted(starts)
-        assert _ranges(self.written) == _ranges(
-            [(e.start, e.length, e.zero) for e in self.extents if e.dirty is not False]
-        )
+        written = [w for w in self.written if not w[2]]
+        data = [(e.start, e.length, False) for e in self.extents if e.kind is Kind.DATA]
+        assert _ranges(written) == _ranges(data)
+        for e in self.extents:
+            found = self.disk[e.start : e.start + e.length]
+            assert e.kind is not Kind.ZERO or not any(found)
+            assert e.kind is not Kind.CLEAN or found.count(self.FILL) == e.length
         self.state = "committed"
 
     def abort(self) -> None:
