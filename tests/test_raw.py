@@ -24,7 +24,7 @@ from tapestream import (
     copy,
 )
 from tapestream.errors import LocalIOError, TapestreamError, TargetSizeError, UsageError
-from tapestream.extents import Kind
+from tapestream.extents import Extents, Kind
 from tests.memory import MemorySource
 
 KIB, MIB = 1024, 1024**2
@@ -181,6 +181,33 @@ def test_a_sink_that_never_began_touches_nothing(tmp_path: Path) -> None:
     RawImageSink(target).abort()
     assert target.read_bytes() == b"old"
     assert partials(tmp_path) == []
+
+
+def test_an_image_that_cannot_become_so_large_keeps_its_name(tmp_path: Path) -> None:
+    target = tmp_path / "b"
+    target.write_bytes(b"precious")
+
+    class Huge(RawImageSource):
+        @property
+        def info(self) -> BackupInfo:
+            return BackupInfo(size=2**62)
+
+        def extents(self) -> Extents:
+            return Extents.of([Extent(0, 2**62, zero=True)])
+
+    with Huge(target) as src, pytest.raises(LocalIOError, match="large"):
+        copy(src, RawImageSink(target))
+    assert target.read_bytes() == b"precious"
+    assert partials(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["磁" * 80, "n" * 255])
+def test_long_names(name: str, tmp_path: Path) -> None:
+    image = sparse(tmp_path / "a", MIB, {0: b"x"})
+    for _ in range(2):  # new, and in place
+        with RawImageSource(image) as src:
+            copy(src, RawImageSink(tmp_path / name))
+    assert (tmp_path / name).read_bytes() == image.read_bytes()
 
 
 def test_the_target_is_smaller(tmp_path: Path) -> None:

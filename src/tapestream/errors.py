@@ -42,11 +42,11 @@ class LocalIOError(TapestreamError):
     """
 
     def __init__(
-        self, doing: str, error: OSError | None = None, *, hint: str | None = None
+        self, doing: str, error: Exception | None = None, *, hint: str | None = None
     ) -> None:
-        reason = error and (error.strerror or str(error))
+        reason = getattr(error, "strerror", None) or str(error or "")
         super().__init__(f"{doing}: {reason}" if reason else doing, hint=hint)
-        self.errno = error.errno if error else None
+        self.errno: int | None = getattr(error, "errno", None)
 
 
 class ExtentsError(TapestreamError):
@@ -107,6 +107,11 @@ class ServerError(TransferError):
     def __init__(self, message: str, *, status: int | None = None, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
         self.status = status
+
+    @property
+    def is_transient(self) -> bool:
+        """True when the same request may well succeed a little later."""
+        return self.status is None or self.status >= 500
 
 
 class ServerProtocolError(TransferError):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, NamedTuple, overload
@@ -115,34 +115,36 @@ class Extents(Sequence[Extent]):
         Raises:
             ExtentsError: The text is not JSON, or the list does not describe a disk.
         """
-        builder = _Builder(dirty=context == "dirty")
+        dirty = context == "dirty"
         try:
-            # The hook is called for every object as soon as it is parsed, so a million dicts
-            # never exist at the same time.
-            items = json.loads(text, object_hook=builder.collect)
-        except (ValueError, RecursionError) as e:
-            raise ExtentsError(f"the extents are not JSON: {e}") from e
-        if not isinstance(items, list):
-            raise ExtentsError(f"the extents are not a list but {type(items).__name__}")
-        if builder.count != len(items) or any(item is not _TAKEN for item in items):
-            raise ExtentsError("the extents list holds something that is not an extent")
-        return builder.build(text)
+            return _parse_at_once(text, dirty=dirty)
+        except ExtentsError:
+            # Objects in keys that we do not know look like extents to the quick way.
+            return _parse_one_by_one(text, dirty=dirty)
 
     @classmethod
-    def of(cls, extents: Iterable[Extent]) -> Extents:
+    def of(cls, extents: Iterable[Extent], *, context: Context | None = None) -> Extents:
         """Check a list of `Extent` objects; an `Extents` is returned as it is.
 
+        Args:
+            extents: The list.
+            context: In "dirty" all extents must say if they are dirty, in "zero" none may.
+
         Raises:
-            ExtentsError: The list does not describe a disk.
+            ExtentsError: The list does not describe a disk, or not in that context.
         """
-        if isinstance(extents, Extents):
-            return extents
-        listed = list(extents)
-        builder = _Builder(dirty=bool(listed) and listed[0].dirty is not None)
-        dicts = [extent.to_dict() for extent in listed]
-        for item in dicts:
-            builder.collect(item)
-        return builder.build(json.dumps(dicts).encode())
+        if not isinstance(extents, Extents):
+            listed = list(extents)
+            dicts = [extent.to_dict() for extent in listed]
+            builder = _Builder(dirty=any(extent.dirty is not None for extent in listed))
+            for item in dicts:
+                builder.collect(item)
+            extents = builder.build(json.dumps(dicts).encode())
+        dirty = bool(extents) and extents[0].dirty is not None
+        if context is not None and extents and dirty is not (context == "dirty"):
+            says = "say" if dirty else "do not say"
+            raise ExtentsError(f"the extents {says} what is dirty, in context {context!r}")
+        return extents
 
     def runs(self) -> Iterator[tuple[int, int, Kind]]:
         """Yield (start, length, kind) of every extent: the cheap way to walk a million."""
@@ -185,6 +187,33 @@ class Extents(Sequence[Extent]):
 
 
 _TAKEN = object()
+
+
+def _parse_at_once(text: bytes, *, dirty: bool) -> Extents:
+    """Check every extent as soon as it is parsed: a million dicts never exist together."""
+    builder = _Builder(dirty=dirty)
+    items = _load_list(text, builder.collect)
+    if builder.count != len(items) or any(item is not _TAKEN for item in items):
+        raise ExtentsError("the extents list holds something that is not an extent")
+    return builder.build(text)
+
+
+def _parse_one_by_one(text: bytes, *, dirty: bool) -> Extents:
+    builder = _Builder(dirty=dirty)
+    for item in _load_list(text, None):
+        if not isinstance(item, dict) or builder.collect(item) is not _TAKEN:
+            raise ExtentsError("the extents list holds something that is not an extent")
+    return builder.build(text)
+
+
+def _load_list(text: bytes, hook: Callable[[dict[str, Any]], object] | None) -> list[Any]:
+    try:
+        items = json.loads(text, object_hook=hook)
+    except (ValueError, RecursionError) as e:
+        raise ExtentsError(f"the extents are not JSON: {e}") from e
+    if not isinstance(items, list):
+        raise ExtentsError(f"the extents are not a list but {type(items).__name__}")
+    return items
 
 
 class _Builder:

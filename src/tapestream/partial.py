@@ -43,12 +43,12 @@ class PartialFile:
         try:
             if self.created:
                 self.fd, name = tempfile.mkstemp(
-                    prefix=f".{self.path.name[:200]}.", suffix=SUFFIX, dir=self.path.parent
+                    prefix=f".{_short(self.path.name)}.", suffix=SUFFIX, dir=self.path.parent
                 )
                 self._partial = Path(name)
             else:
                 self.fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
-                self._partial = self.path.with_name(self.path.name[:240] + SUFFIX)
+                self._partial = self.path.with_name(_short(self.path.name) + SUFFIX)
                 self._move_aside()
         except OSError as e:
             raise LocalIOError(f"cannot create {self.path}", e) from e
@@ -106,6 +106,11 @@ class PartialFile:
         if self._open:
             self._open = False
             os.close(self.fd)
+
+
+def _short(name: str) -> str:
+    """Leave room for what is added: a file system counts bytes, mostly up to 255."""
+    return os.fsdecode(os.fsencode(name)[:230])
 
 
 def _sync_directory(path: Path) -> None:

@@ -11,7 +11,7 @@ The order of calls in one copy, all from the calling thread unless told otherwis
     source.open_reader()  ...  sink.open_writer()  ...
         reader.request, reader.readinto, sink.digester     each reader in its own thread
         writer.write, writer.zero, writer.flush            each writer in its own thread
-    reader.close()  ...  writer.close()  ...
+    writer.close()  ...  reader.close()  ...
     source.finish()
     sink.commit()
 
@@ -173,7 +173,7 @@ class Writer(Protocol):
     def flush(self) -> None:
         """Send everything written here on its way to stable storage. Optional.
 
-        Called once, after this writer's last `write` or `zero`, and only when nothing failed.
+        Called once, after this writer's last `write` or `zero`; not called once anything failed.
         """
         return
 

@@ -106,10 +106,10 @@ class RawImageSink(Sink):
     """Write a raw image file or a block device.
 
     A new image is written under a temporary name beside its own, with mode 0600, and renamed
-    when it is complete. An image that exists is written in place, keeping its owner and mode,
-    with holes punched where the backup has zeros; meanwhile it is renamed to NAME.partial, and
-    stays so when the restore fails half-way. A block device has no name to lose: after an error
-    its contents are undefined.
+    when it is complete. An image that exists keeps its owner and mode: it is emptied for a full
+    backup, and changed in place by an incremental one, with holes punched where that has zeros;
+    meanwhile it is renamed to NAME.partial, and stays so when the restore fails half-way. A block
+    device has no name to lose: after an error its contents are undefined.
 
     Args:
         path: The image.
@@ -187,12 +187,16 @@ class RawImageSink(Sink):
     def _begin_file(self, info: BackupInfo) -> None:
         size = self._size_of_file(info)
         self._file = PartialFile(self._path, modify=True)
-        self._file.touched = True
+        full = info.context == "zero"
         try:
             os.ftruncate(self._file.fd, size)
+            self._file.touched = True
+            if full:  # what it held is of no use: without it, holes need not be punched
+                os.ftruncate(self._file.fd, 0)
+                os.ftruncate(self._file.fd, size)
         except OSError as e:
             raise LocalIOError(f"cannot make {self._path} {size} bytes large", e) from e
-        self._start(self._file.fd, info, size, blank=self._file.created)
+        self._start(self._file.fd, info, size, blank=full)
 
     def _size_of_file(self, info: BackupInfo) -> int:
         """Decide how large the image shall be, before anything is touched."""

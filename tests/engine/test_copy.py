@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tapestream import (
+    BackupInfo,
     CopyResult,
     DiscardSink,
     RawImageSink,
     RawImageSource,
+    Reader,
     TarStreamSink,
     TarStreamSource,
     copy,
 )
 from tapestream.errors import ExtentsError, UsageError
 from tapestream.extents import Extent, Extents
+from tapestream.info import Context
 
 MIB = 1024**2
 
@@ -157,6 +161,76 @@ def test_an_abort_that_fails_hides_nothing(image: Path, caplog: pytest.LogCaptur
     with RawImageSource(image) as src, pytest.raises(KeyError, match="first"):
         copy(src, Bad())
     assert "second" in caplog.text
+
+
+@pytest.mark.parametrize("side", ["source", "sink"])
+def test_backends_that_allow_nothing(side: str, image: Path, tmp_path: Path) -> None:
+    class Src(RawImageSource):
+        max_readers = 0 if side == "source" else 1
+
+    class Dst(RawImageSink):
+        max_writers = 0 if side == "sink" else 1
+
+    with Src(image) as src, Dst(tmp_path / "copy") as dst, pytest.raises(UsageError):
+        copy(src, dst)
+    assert not (tmp_path / "copy").exists()
+
+
+@pytest.mark.parametrize(
+    ("context", "extents"),
+    [
+        ("zero", [Extent(0, 4 * MIB, dirty=True), Extent(4 * MIB, 4 * MIB, dirty=False)]),
+        ("dirty", [Extent(0, 8 * MIB)]),
+    ],
+)
+def test_extents_of_another_context_make_no_tar(
+    context: Context, extents: list[Extent], image: Path, tmp_path: Path
+) -> None:
+    """No reader could make sense of it."""
+
+    class Confused(RawImageSource):
+        @property
+        def info(self) -> BackupInfo:
+            return replace(super().info, context=context)
+
+        def extents(self) -> Extents:
+            return Extents.of(extents)
+
+    with (
+        Confused(image) as src,
+        TarStreamSink(tmp_path / "a.tar") as sink,
+        pytest.raises(ExtentsError, match="context"),
+    ):
+        copy(src, sink)
+    assert [p.name for p in tmp_path.iterdir()] == ["disk.raw"]
+
+
+def test_wrong_arguments_abort_the_sink(image: Path, tmp_path: Path) -> None:
+    sink = TarStreamSink(tmp_path / "a.tar")
+    with RawImageSource(image) as src, pytest.raises(UsageError):
+        copy(src, sink, max_workers=0)
+    assert [p.name for p in tmp_path.iterdir()] == ["disk.raw"]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_reader_that_cannot_be_closed(
+    fails: bool, image: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Bad(Reader):
+        def readinto(self, start: int, buffer: memoryview) -> None:
+            if fails:
+                raise KeyError("first")
+
+        def close(self) -> None:
+            raise ValueError("second")
+
+    class Src(RawImageSource):
+        def open_reader(self) -> Reader:
+            return Bad()
+
+    with Src(image) as src, pytest.raises(KeyError if fails else ValueError):
+        copy(src, DiscardSink(), max_workers=1)
+    assert ("second" in caplog.text) is fails
 
 
 def test_finish_comes_before_commit(image: Path) -> None:

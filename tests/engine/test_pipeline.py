@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import random
 import signal
 import threading
@@ -15,7 +16,7 @@ import pytest
 from tapestream.engine.arrange import in_any_order, in_order
 from tapestream.engine.buffers import BufferPool
 from tapestream.engine.gap import Limits
-from tapestream.engine.pipeline import Asked, run
+from tapestream.engine.pipeline import Moved, run
 from tapestream.engine.plan import plan_requests
 from tapestream.extents import Extent, Extents
 from tapestream.protocols import Digester, Reader, Writer
@@ -104,7 +105,7 @@ def transfer(
     gap: int = 0,
     digester: Callable[[int, int], Digester | None] = no_digest,
     progress: Callable[[int], None] = lambda n: None,
-) -> Asked:
+) -> Moved:
     pool = BufferPool(buffers, BUFFER)
     plan = plan_requests(
         extents.runs(),
@@ -153,7 +154,7 @@ def test_every_pair_copies_everything(
 ) -> None:
     disk = Disk(300_001)
     extents = disk.extents(every=every)
-    asked = transfer(
+    moved = transfer(
         disk,
         extents,
         readers=readers,
@@ -163,7 +164,7 @@ def test_every_pair_copies_everything(
         gap=gap,
     )
     assert bytes(disk.copy) == expected(disk, extents)
-    assert asked.bytes >= sum(e.length for e in extents if not e.zero)
+    assert moved.read >= sum(e.length for e in extents if not e.zero)
     if writers == 1:
         assert disk.starts == sorted(disk.starts)
 
@@ -327,6 +328,54 @@ def test_keyboard_interrupt_ends_everything() -> None:
     with pytest.raises(KeyboardInterrupt):
         transfer(disk, Extents.of([Extent(0, 300_001)]), readers=4)
     assert disk.cancelled.is_set()
+
+
+def test_a_second_interrupt_does_not_leave_before_the_threads() -> None:
+    """What they use is closed next: a late write would go into somebody else's file."""
+    disk = Disk(300_001)
+    ended = threading.Event()
+
+    def stubborn(start: int) -> None:
+        signal.raise_signal(signal.SIGINT)
+        assert disk.cancelled.wait(60)
+        for _ in range(3):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.05)
+        ended.set()
+
+    disk.before_write = stubborn
+    with pytest.raises(KeyboardInterrupt):
+        transfer(disk, Extents.of([Extent(0, 300_001)]), readers=4)
+    assert ended.is_set()
+
+
+def test_a_cancel_that_fails_hides_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    class Bad(DiskReader):
+        def cancel(self) -> None:
+            raise OSError("cannot cancel")
+
+    disk = Disk(300_001)
+    disk.before_write = boom
+    with pytest.raises(BoomError):
+        run(
+            plan_requests(
+                disk.extents(every=5000).runs(),
+                segment_size=SEGMENT,
+                request_size=SEGMENT,
+                buffer_size=BUFFER,
+                limits=lambda: Limits(0, 0),
+            ),
+            [Bad(disk), Bad(disk)],
+            [DiskWriter(disk)],
+            BufferPool(4, BUFFER),
+            ordered=True,
+            arrange=in_order,
+            observe=lambda length, seconds: None,
+            digester=no_digest,
+            progress=lambda n: None,
+        )
+    assert disk.cancelled.is_set()
+    assert "cannot cancel" in caplog.text
 
 
 def test_writers_flush_only_after_success() -> None:

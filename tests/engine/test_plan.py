@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tapestream.engine.gap import Limits
-from tapestream.engine.plan import Request, plan_requests
+from tapestream.engine.plan import MAX_PIECES, Request, plan_requests
 from tapestream.extents import Extent, Extents, Kind
 from tests.strategies import extent_lists
 
@@ -88,6 +88,13 @@ def test_the_span_limits_only_requests_with_gaps() -> None:
         limits=lambda: Limits(100, 20),
     )
     assert ranges(list(requests)) == [(0, 64), (64, 64), (128, 22), (151, 4)]
+
+
+def test_a_disk_trimmed_everywhere_is_more_than_one_request() -> None:
+    disk = [Extent(i, 1, zero=True, dirty=i % 2 == 0) for i in range(10 * MAX_PIECES)]
+    requests = plan(disk)
+    assert len(requests) == 5
+    assert all(len(r.blocks[0].pieces) <= MAX_PIECES for r in requests)
 
 
 def test_a_plan_is_lazy() -> None:

@@ -411,6 +411,7 @@ def test_cancelling_what_is_closed_does_nothing(times: int) -> None:
         ImageioHTTPSource(server.url, secure=False) as source,
         ImageioUploadSink(server.url, secure=False) as sink,
     ):
+        sink.begin(source.info, source.extents())
         reader, writer = source.open_reader(), sink.open_writer()
         reader.request(0, K64)
         reader.readinto(0, memoryview(bytearray(K64)))

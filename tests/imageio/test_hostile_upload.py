@@ -272,12 +272,41 @@ def test_the_tail_of_a_larger_disk_that_is_zero_is_left_alone() -> None:
         assert content(server) == IMAGE + bytes(1000)
 
 
-@pytest.mark.parametrize("code", [400, 403, 404, 405, 500])
+@pytest.mark.parametrize("code", [400, 403, 404, 405])
 def test_an_old_server_that_does_not_tell_the_size(code: int) -> None:
     refuse = always(Status(code))
     with HostileServer(old_disk(), options_status=405, on_get=refuse) as server:
         upload(server, source())
         assert content(server) == IMAGE
+
+
+def test_a_server_that_fails_to_tell_the_size() -> None:
+    """It may tell the next time: to write without knowing could leave the end of the disk."""
+    with HostileServer(old_disk(), options_status=405, on_get=always(Status(500))) as server:
+        with pytest.raises(ServerError):
+            upload(server, source())
+        assert not asked(server, "PUT")
+
+
+def test_a_put_that_is_not_taken_in_full_is_not_written() -> None:
+    """Whatever the reply says, a server that closed before the end has not got everything."""
+    size = 32 * MIB
+    early = always(Status(200, early=True))
+    with (
+        HostileServer(SparseImage(size, {}), on_put=early) as server,
+        ImageioUploadSink(server.url, secure=False) as sink,
+        pytest.raises(ServerError, match="connection broke"),
+    ):
+        copy(VirtualSource(size, [Extent(0, size)]), sink, buffer_size=size, buffer_memory=2 * size)
+
+
+def test_a_writer_before_the_sink_has_begun() -> None:
+    with (
+        HostileServer(old_disk()) as server,
+        ImageioUploadSink(server.url, secure=False) as sink,
+        pytest.raises(UsageError, match="not begun"),
+    ):
+        sink.open_writer()
 
 
 def test_an_old_server_that_does_not_tell_the_size_refuses_what_does_not_fit() -> None:

@@ -75,7 +75,7 @@ def download(url: str, **options: Any) -> None:
 
 def upload(url: str, **options: Any) -> None:
     with ImageioUploadSink(url, **{"secure": False, "read_timeout": 0.3, **options}) as sink:
-        check(repr(sink), str(sink), repr(sink.open_writer()))
+        check(repr(sink), str(sink))
         copy(DiskSource(IMAGE), sink)
 
 

@@ -269,6 +269,8 @@ OVF = Part("attachments/vm.ovf", b"<ovf/>" * 20)
         (renamed("backup-info.json", "backup-info.json2"), ForeignStreamError, "does not begin"),
         (renamed("extents.json", "Extents.json"), CorruptStreamError, "'Extents.json' where"),
         (renamed("attachments/vm.ovf", "attachments/a"), CorruptStreamError, "other members"),
+        (renamed("attachments/vm.ovf", "attachments/../x"), CorruptStreamError, "bad name"),
+        (renamed("attachments/vm.ovf", "attachments/"), CorruptStreamError, "bad name"),
         (renamed("attachments/vm.ovf", "vm.ovf"), CorruptStreamError, "'vm.ovf' where"),
         (renamed("extent-1@0", "extent-1@00"), CorruptStreamError, "'extent-1@00' where"),
         (renamed("extent-3@7000", "extent-3@7168"), CorruptStreamError, "3@7000 should be"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
+import lzma
 import os
 import pty
 import select
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import tarfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -337,6 +339,63 @@ def test_file_objects_of_a_pipe(buffering: int) -> None:
             assert restore(input_) == LARGE
             assert not input_.closed
             assert input_.read(1) == b""
+
+
+def interrupt_soon() -> None:
+    time.sleep(0.3)
+    interrupt()
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_ctrl_c_frees_a_reader_of_a_child(ahead: bool) -> None:
+    """An ssh that stalls, say: its pipe is a buffered file object, which may have read ahead."""
+    out = io.BytesIO()
+    backup(out, LARGE)
+    head = out.getvalue()[: 5 * MIB]
+    script = f"import sys, time; sys.stdout.buffer.write(sys.stdin.buffer.read({len(head)})); "
+    script += "sys.stdout.flush(); time.sleep(600)"
+    command = [sys.executable, "-c", script]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdin is not None
+        assert isinstance(child.stdout, io.BufferedReader)
+        child.stdin.write(head)
+        child.stdin.close()
+        if ahead:
+            assert child.stdout.peek()
+        try:
+            with (
+                TarStreamSource(child.stdout) as source,
+                MemorySink() as sink,
+                pytest.raises(KeyboardInterrupt),
+                meanwhile(interrupt_soon),
+            ):
+                copy(source, sink)
+            assert os.get_blocking(child.stdout.fileno())
+        finally:
+            child.kill()
+
+
+def test_a_file_object_over_a_file_is_put_on_storage(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    with path.open("wb") as file:
+        backup(file)
+        assert synced == [file.fileno()]
+
+
+def test_damage_below_a_file_object_is_told_as_ours() -> None:
+    out = io.BytesIO()
+    with lzma.open(out, "wb") as packed:
+        backup(packed)
+    damaged = bytearray(out.getvalue())
+    damaged[len(damaged) // 2] ^= 0xFF
+    with lzma.open(io.BytesIO(damaged)) as unpacked, pytest.raises(TapestreamError):
+        restore(unpacked)
+    cut = io.BytesIO(out.getvalue()[:-50])
+    with lzma.open(cut) as unpacked, pytest.raises(IncompleteStreamError):
+        restore(unpacked)
 
 
 def test_a_socket() -> None:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import logging
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Literal, TypeVar
 
 from ..errors import ExtentsError, UsageError
 from ..extents import Extents, Kind
 from ..progress import Progress, reporter
-from ..protocols import Sink, Source
+from ..protocols import Reader, Sink, Source, Writer
 from . import pipeline
 from .arrange import in_any_order, in_order
 from .buffers import BufferPool
@@ -105,8 +106,8 @@ def copy(
         TapestreamError: The copy failed; all threads have ended and the sink was aborted.
         KeyboardInterrupt: The same, at once.
     """
-    settings = _Settings(max_workers, buffer_size, buffer_memory, max_gap)
     try:
+        settings = _Settings(max_workers, buffer_size, buffer_memory, max_gap)
         return _copy(src, dst, settings, progress)
     except BaseException:
         try:
@@ -140,8 +141,10 @@ class _Settings:
 
 def _copy(src: Source, dst: Sink, settings: _Settings, progress: Progress | None) -> CopyResult:
     began = time.monotonic()
-    extents = Extents.of(src.extents())
+    if src.max_readers < 1 or dst.max_writers < 1:
+        raise UsageError("a source must allow one reader, and a sink one writer, at least")
     info = src.info
+    extents = Extents.of(src.extents(), context=info.context)
     if extents.size != info.size:
         raise ExtentsError(f"the extents cover {extents.size} bytes of a disk of {info.size} bytes")
     data, zero = extents.tally(Kind.DATA), extents.tally(Kind.ZERO)
@@ -157,15 +160,15 @@ def _copy(src: Source, dst: Sink, settings: _Settings, progress: Progress | None
     with ExitStack() as stack:
         pool = BufferPool(settings.buffer_memory // settings.buffer_size, settings.buffer_size)
         stack.callback(pool.close)
-        readers = []
-        for _ in range(1 if src.sequential else min(settings.max_workers, src.max_readers)):
-            readers.append(src.open_reader())
-            stack.callback(readers[-1].close)
-        writers = []
-        for _ in range(1 if dst.sequential else min(settings.max_workers, dst.max_writers)):
-            writers.append(dst.open_writer())
-            stack.callback(writers[-1].close)
-        asked = pipeline.run(
+        readers = [
+            stack.enter_context(_closing(src.open_reader()))
+            for _ in range(1 if src.sequential else min(settings.max_workers, src.max_readers))
+        ]
+        writers = [
+            stack.enter_context(_closing(dst.open_writer()))
+            for _ in range(1 if dst.sequential else min(settings.max_workers, dst.max_writers))
+        ]
+        moved = pipeline.run(
             plan,
             readers,
             writers,
@@ -176,6 +179,8 @@ def _copy(src: Source, dst: Sink, settings: _Settings, progress: Progress | None
             observe=gap.observe,
             progress=reporter(progress, data.bytes),
         )
+    if moved.written != data.bytes:
+        raise RuntimeError(f"{moved.written} of {data.bytes} bytes of data were written")
     src.finish()
     dst.commit()
     return CopyResult(
@@ -183,15 +188,32 @@ def _copy(src: Source, dst: Sink, settings: _Settings, progress: Progress | None
         context=info.context,
         extents=len(extents),
         data_extents=data.extents,
-        data_bytes=data.bytes,
+        data_bytes=moved.written,
         zero_bytes=zero.bytes,
         # A stream has no gaps to read through.
-        read_bytes=data.bytes if src.sequential else asked.bytes,
-        requests=asked.requests,
+        read_bytes=data.bytes if src.sequential else moved.read,
+        requests=moved.requests,
         seconds=time.monotonic() - began,
         checksum=dst.checksum,
         verified=src.checksum,
     )
+
+
+Worker = TypeVar("Worker", Reader, Writer)
+
+
+@contextmanager
+def _closing(worker: Worker) -> Iterator[Worker]:
+    """Close a reader or writer at the end; an error of that does not hide an earlier one."""
+    try:
+        yield worker
+    except BaseException:
+        try:
+            worker.close()
+        except Exception:
+            log.exception("a reader or writer could not be closed cleanly")
+        raise
+    worker.close()
 
 
 def _gap(src: Source, settings: _Settings) -> Gap:

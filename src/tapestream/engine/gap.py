@@ -128,6 +128,7 @@ class _Mean:
         self.length = self.seconds = 0.0
 
     def add(self, length: int, seconds: float) -> None:
+        seconds = max(seconds, 1e-9)  # a coarse clock may show none at all
         weight = NEWEST if self.seen else 1.0
         self.length += weight * (length - self.length)
         self.seconds += weight * (seconds - self.seconds)

@@ -10,6 +10,7 @@ the window, whatever the order in which readers finish.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,6 +23,8 @@ from .buffers import BufferPool
 from .plan import Block, Piece, Request
 
 Arrange = Callable[[Block, memoryview | None], Iterable[Operation]]
+
+log = logging.getLogger("tapestream.copy")
 
 # The calling thread looks for a KeyboardInterrupt this often, in seconds: one that another thread
 # received, or that `_thread.interrupt_main` simulates, would not end its wait.
@@ -40,11 +43,12 @@ class Filled(NamedTuple):
     buffer: memoryview | None
 
 
-class Asked(NamedTuple):
-    """How often, and for how many bytes, the source was asked."""
+class Moved(NamedTuple):
+    """What went through: reads asked of the source, their bytes, and bytes of data written."""
 
-    requests: int
-    bytes: int
+    requests: int = 0
+    read: int = 0
+    written: int = 0
 
 
 class Handover:
@@ -60,7 +64,8 @@ class Handover:
     Attributes:
         finished: Set when all workers have ended, or one has failed.
         error: The first error.
-        asked: The requests with data that were claimed.
+        at_work: How many workers run.
+        moved: What was claimed and released so far.
     """
 
     def __init__(
@@ -74,7 +79,8 @@ class Handover:
     ) -> None:
         self.finished = threading.Event()
         self.error: BaseException | None = None
-        self.asked = Asked(0, 0)
+        self.at_work = 0
+        self.moved = Moved()
         self._plan = plan
         self._pool = pool
         self._ordered = ordered
@@ -99,7 +105,8 @@ class Handover:
             first = self._claimed
             self._claimed += len(request.blocks)
             if request.length:
-                self.asked = Asked(self.asked.requests + 1, self.asked.bytes + request.length)
+                requests, read, written = self.moved
+                self.moved = Moved(requests + 1, read + request.length, written)
             return first, request
 
     def buffer(self, number: int, length: int) -> memoryview | None:
@@ -132,9 +139,10 @@ class Handover:
                     return None
                 self._work.wait()
 
-    def release(self, filled: Filled) -> None:
-        """Give a written block's buffer back, and let the window move on."""
+    def release(self, filled: Filled, written: int) -> None:
+        """Give the buffer of a block back, and let the window move on."""
         with self._lock:
+            self.moved = self.moved._replace(written=self.moved.written + written)
             if filled.buffer is not None:
                 self._pool.give_back(filled.buffer)
             self._released.add(filled.number)
@@ -151,9 +159,16 @@ class Handover:
             self._readers_left -= 1
             self._work.notify_all()
 
+    def worker_starts(self) -> None:
+        """A reader or writer begins; one that is late finds the error, and touches nothing."""
+        with self._lock:
+            self._check()
+            self.at_work += 1
+
     def worker_done(self) -> None:
         """A reader or writer ends."""
         with self._lock:
+            self.at_work -= 1
             self._workers_left -= 1
             if self._workers_left == 0:
                 self.finished.set()
@@ -188,7 +203,7 @@ def run(
     digester: Callable[[int, int], Digester | None],
     observe: Callable[[int, float], None],
     progress: Callable[[int], None],
-) -> Asked:
+) -> Moved:
     """Move everything in the plan from the readers to the writers.
 
     Args:
@@ -203,10 +218,10 @@ def run(
         progress: Called with the number of data bytes in every block that was written.
 
     Returns:
-        What the source was asked for.
+        What went through.
 
     Raises:
-        BaseException: The first error of any worker, or KeyboardInterrupt. All threads have
+        BaseException: The first error of any worker, or KeyboardInterrupt. All workers have
             ended; readers and writers are still to be closed.
     """
     handover = Handover(plan, pool, ordered=ordered, readers=len(readers), writers=len(writers))
@@ -218,7 +233,9 @@ def run(
         for i, writer in enumerate(writers)
     ]
     threads = [
-        threading.Thread(target=partial(_guarded, handover, do), name=name) for name, do in work
+        # Daemons, for one whose start() was interrupted may never begin.
+        threading.Thread(target=partial(_guarded, handover, do), name=name, daemon=True)
+        for name, do in work
     ]
     try:
         for thread in threads:
@@ -228,21 +245,44 @@ def run(
     except BaseException as e:  # noqa: BLE001 - KeyboardInterrupt, too, ends the threads first
         handover.fail(e)
     if handover.error is not None:
-        for reader in readers:
-            reader.cancel()
-        for writer in writers:
-            writer.cancel()
-    for thread in threads:
-        # One whose start() was interrupted may run; one not yet alive finds the error, and ends.
-        if thread.is_alive():
-            thread.join()
-    if handover.error is not None:
+        _end(handover, [*readers, *writers])
         raise handover.error
-    return handover.asked
+    for thread in threads:
+        thread.join()
+    return handover.moved
+
+
+def _end(handover: Handover, workers: Sequence[Reader | Writer]) -> None:
+    """Cancel all workers, and wait until they have ended.
+
+    No further KeyboardInterrupt cuts this short: what the workers use is closed next, and a
+    late write would go into whatever file has got the descriptor's number by then.
+    """
+    while True:
+        try:
+            for worker in workers:
+                _cancel(worker)
+            while handover.at_work:  # an interrupted Thread.join() takes a live thread for dead
+                time.sleep(0.01)
+        except KeyboardInterrupt:
+            continue
+        return
+
+
+def _cancel(worker: Reader | Writer) -> None:
+    try:
+        worker.cancel()
+    except Exception:
+        # The others must be cancelled all the same, and the first error is the one to raise.
+        log.exception("a reader or writer could not be cancelled")
 
 
 def _guarded(handover: Handover, work: Callable[[], None]) -> None:
     """Run a worker; whatever it raises ends all the others."""
+    try:
+        handover.worker_starts()
+    except Cancelled:
+        return
     try:
         work()
     except Cancelled:
@@ -306,8 +346,10 @@ def _write(
                 writer.zero(operation.start, operation.length)
             else:
                 writer.write(operation.start, operation.data)
-        handover.release(filled)
-        progress(sum(p.length for p in filled.block.pieces if p.segment is not None))
+        written = sum(p.length for p in filled.block.pieces if p.segment is not None)
+        handover.release(filled, written)
+        if written:
+            progress(written)
     writer.flush()
 
 

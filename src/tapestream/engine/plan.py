@@ -17,6 +17,10 @@ from typing import NamedTuple
 from ..extents import Kind
 from .gap import Limits
 
+# A disk that was trimmed everywhere is one long run of zeros and nothing: it must not become one
+# request for one writer.
+MAX_PIECES = 1024
+
 
 class Segment(NamedTuple):
     """A stretch of one data extent: the unit of a digest."""
@@ -73,6 +77,9 @@ def plan_requests(
     group = _Group(limits(), request_size)
     for start, length, kind in runs:
         if kind is Kind.ZERO:
+            if len(group.pieces) >= MAX_PIECES:
+                yield _request(group.pieces, group.end, buffer_size)
+                group = _Group(limits(), request_size)
             group.pieces.append(Piece(start, length, None))
         elif kind is Kind.DATA:
             for segment in cut(start, length, segment_size):

@@ -92,9 +92,11 @@ class TransferURL:
         return cls(parts.scheme, host, port or default, parts.path)
 
     def redact(self, text: str) -> str:
-        """Take the ticket out of a text, and its beginning, which the daemon uses as a name."""
+        """Take the ticket, and any large part of it, out of a text."""
         ticket = self.path.rpartition("/")[2]
-        return re.sub(re.escape(ticket[:8]) + r"[^)\"'\s]*", "TICKET", text)
+        parts = {re.escape(ticket[i : i + 8]) for i in range(max(1, len(ticket) - 7))}
+        around = r"[^()\[\]\"'\s]*"
+        return re.sub(f"{around}(?:{'|'.join(parts)}){around}", "TICKET", text, flags=re.IGNORECASE)
 
     def __str__(self) -> str:
         return f"{self.scheme}://{self.host}:{self.port}"
@@ -489,8 +491,13 @@ class Connection:
             if body is not None:
                 connection.send(body)
         except (BrokenPipeError, ConnectionResetError, ssl.SSLEOFError):
-            # The server closed its side, and perhaps said why before: the response tells.
-            log.debug("%s was cut while sending", method)
+            # The server closed its side, and perhaps said why before: the response tells. But
+            # whatever it says, it has not got everything.
+            response = http.client.HTTPConnection.getresponse(connection)
+            if response.status < 400:
+                response.close()
+                raise
+            return response
         return http.client.HTTPConnection.getresponse(connection)
 
     def _connect(self, timeout: float) -> None:
@@ -562,7 +569,7 @@ class Connection:
 
 def _is_transient(error: TransferError) -> bool:
     if isinstance(error, ServerError):
-        return error.status is None or error.status >= 500
+        return error.is_transient
     return isinstance(error, ServerUnreachableError)
 
 

@@ -109,8 +109,9 @@ class ImageioUploadSink(Sink):
         """See `Sink.begin`.
 
         Raises:
-            TargetSizeError: The disk is smaller than the backup's.
-            TransferError: Its size cannot be had.
+            TargetSizeError: The disk is smaller than the backup's. Where an old server does not
+                tell its size, it refuses what does not fit, and a larger disk keeps its end.
+            TransferError: Its size or extents cannot be had.
         """
         if self._begun:
             raise UsageError("an ImageioUploadSink takes one backup: make a new one")
@@ -135,6 +136,8 @@ class ImageioUploadSink(Sink):
 
     def open_writer(self) -> Writer:
         """See `Sink.open_writer`."""
+        if not self._begun:
+            raise UsageError("the sink has not begun")
         return _HTTPWriter(self._transfer, self._transfer.connect(), self._stale)
 
     def commit(self) -> None:
@@ -150,12 +153,18 @@ class ImageioUploadSink(Sink):
         return f"<ImageioUploadSink {self._transfer.url}>"
 
     def _extents_of_disk(self, connection: Connection) -> Extents | None:
+        """What the disk holds; None where an old server takes only PUT, and refuses to tell."""
         if self._transfer.can.extents:
             return connection.retry(lambda: Extents.parse(connection.extents("zero")), _RETRIES)
         try:
-            return Extents.of([Extent(0, connection.size())])
-        except (ServerError, TicketError):
-            return None  # an old server that only takes PUT: it refuses what does not fit
+            size = connection.retry(connection.size, _RETRIES)
+        except TicketError:
+            return None
+        except ServerError as e:
+            if e.is_transient:
+                raise
+            return None
+        return Extents.of([Extent(0, size)] if size else [])
 
 
 class _Stretches:

@@ -121,7 +121,8 @@ class ImageioHTTPSource(Source):
             raise UnsupportedError(
                 "the server has no dirty extents", hint="Take a full backup, with context='zero'."
             )
-        return Extents.of([Extent(0, connection.size())])
+        size = connection.size()
+        return Extents.of([Extent(0, size)] if size else [])
 
 
 class _HTTPReader(Reader):

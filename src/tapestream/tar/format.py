@@ -137,6 +137,11 @@ def padding(size: int, unit: int = BLOCK) -> int:
     return -size % unit
 
 
+def segment_size(part_size: int) -> int:
+    """Bytes of a data member that one digest is made of: divides the size of a part."""
+    return math.gcd(part_size, MAX_SEGMENT)
+
+
 class Member(NamedTuple):
     """One data member: a part of data extent `number`, which is counted from 1."""
 
@@ -201,8 +206,8 @@ class Preamble:
 
     @property
     def segment_size(self) -> int:
-        """Bytes of a data member that one digest is made of: divides the part size."""
-        return math.gcd(self.part_size, MAX_SEGMENT)
+        """Bytes of a data member that one digest is made of."""
+        return segment_size(self.part_size)
 
     def encode(self) -> bytes:
         """As JSON, readable for people."""

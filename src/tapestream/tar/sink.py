@@ -85,7 +85,7 @@ class TarStreamSink(Sink):
     @property
     def segment_size(self) -> int:
         """Bytes of an extent that one digest is made of."""
-        return self._preamble(BackupInfo()).segment_size
+        return fmt.segment_size(self._part_size)
 
     def begin(self, info: BackupInfo, extents: Extents) -> None:
         """See `Sink.begin`: writes the members before the data."""

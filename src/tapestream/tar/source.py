@@ -56,6 +56,7 @@ class TarStreamSource(Source):
         self._digests: dict[str, str | None] = {}
         self._attachments: dict[str, bytes] = {}
         self._extents: Extents | None = None
+        self._broken = False
         self._reader: _TarReader | None = None
         try:
             self._preamble = self._read_preamble()
@@ -82,6 +83,9 @@ class TarStreamSource(Source):
     def extents(self) -> Extents:
         """See `Source.extents`: reads up to the first data member, once."""
         if self._extents is None:
+            if self._broken:
+                raise UsageError("the stream could not be read: open it anew")
+            self._broken = True
             text = self._read_member(fmt.EXTENTS, fmt.MAX_MEMBER)
             try:
                 extents = Extents.parse(text, context=self.info.context)
@@ -92,7 +96,7 @@ class TarStreamSource(Source):
                     f"{fmt.EXTENTS} covers {extents.size} bytes of a disk of {self.info.size}"
                 )
             self._read_attachments()
-            self._extents = extents
+            self._extents, self._broken = extents, False
         return self._extents
 
     def open_reader(self) -> Reader:
@@ -150,9 +154,14 @@ class TarStreamSource(Source):
             if header is None or not header.name.startswith(fmt.ATTACHMENTS):
                 return
             name = header.name[len(fmt.ATTACHMENTS) :]
+            try:
+                fmt.attachment_member(name)
+            except UsageError as e:
+                raise CorruptStreamError(f"a member has a bad name: {header.name!r}") from e
             if name in self._attachments:
                 raise CorruptStreamError(f"there are two members {header.name}")
-            self._attachments[name] = self._read_member(header.name, MAX_ATTACHMENTS)
+            left = MAX_ATTACHMENTS - sum(map(len, self._attachments.values()))
+            self._attachments[name] = self._read_member(header.name, left)
 
     def _add_digest(self, checksum: str | None, name: str, text: bytes) -> None:
         self._digests[name] = hex_digest(checksum, text)

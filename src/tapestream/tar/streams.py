@@ -6,7 +6,6 @@ thread; one inside a caller's file object cannot.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import io
 import os
@@ -101,10 +100,11 @@ class _Cancel:
 
 
 class DescriptorInput:
-    """Reads a file descriptor."""
+    """Reads a file descriptor, after what was read from it before."""
 
-    def __init__(self, fd: int, name: str, *, close: bool) -> None:
+    def __init__(self, fd: int, name: str, *, close: bool, before: bytes = b"") -> None:
         self.name = name
+        self._before = before
         self._fd = fd
         self._close = close
         self._cancel = _Cancel()
@@ -114,6 +114,10 @@ class DescriptorInput:
 
     def readinto(self, buffer: memoryview) -> int:
         """See `Input`."""
+        if self._before:
+            count = min(len(self._before), len(buffer))
+            buffer[:count], self._before = self._before[:count], self._before[count:]
+            return count
         try:
             if self._may_block:
                 self._cancel.wait(self._fd, select.POLLIN)
@@ -145,19 +149,18 @@ class ObjectInput:
         readinto = getattr(self._file, "readinto", None)
         try:
             if readinto is not None:
-                count = readinto(buffer)
-                if count is None:
-                    raise UsageError(f"{self.name} must be in blocking mode")
-                return int(count)
-            data = self._file.read(len(buffer))
-            if data is None:
-                raise UsageError(f"{self.name} must be in blocking mode")
-        except OSError as e:
-            raise LocalIOError(f"cannot read {self.name}", e) from e
+                count: int | None = readinto(buffer)
+            else:
+                data = self._file.read(len(buffer))
+                count = None if data is None else len(data)
+                buffer[: count or 0] = data or b""
         except EOFError as e:  # what gzip and its like raise for a file that was cut
             raise IncompleteStreamError(f"{self.name} ends too early: {e}") from e
-        buffer[: len(data)] = data
-        return len(data)
+        except Exception as e:
+            raise LocalIOError(f"cannot read {self.name}", e) from e
+        if count is None:
+            raise UsageError(f"{self.name} must be in blocking mode")
+        return count
 
     def cancel(self) -> None:
         """See `Input`: not possible."""
@@ -247,27 +250,30 @@ class ObjectOutput:
 
     def write(self, data: memoryview) -> None:
         """See `Output`."""
-        try:
-            while data:
+        while data:
+            try:
                 written = self._file.write(data)
-                if written is None and not isinstance(self._file, io.RawIOBase):
-                    return
-                if not written:  # None of a raw file: it is not ready
-                    raise UsageError(f"{self.name} takes no data: it must be in blocking mode")
-                data = data[written:]
-        except OSError as e:
-            raise _cannot_write(self.name, e) from e
+            except Exception as e:
+                raise _cannot_write(self.name, e) from e
+            if written is None and not isinstance(self._file, io.RawIOBase):
+                return
+            if not written:  # None of a raw file: it is not ready
+                raise UsageError(f"{self.name} takes no data: it must be in blocking mode")
+            data = data[written:]
 
     def cancel(self) -> None:
         """See `Output`: not possible."""
 
     def commit(self) -> None:
-        """See `Output`."""
+        """See `Output`: a file object over a regular file is fsynced; others cannot be."""
         flush = getattr(self._file, "flush", None)
         try:
             if flush is not None:
                 flush()
-        except OSError as e:
+            fd = _descriptor_of(self._file)
+            if fd is not None and stat.S_ISREG(os.fstat(fd).st_mode):
+                os.fsync(fd)
+        except Exception as e:
             raise LocalIOError(f"cannot finish {self.name}", e) from e
 
     def abort(self) -> None:
@@ -286,9 +292,7 @@ def open_input(target: str | os.PathLike[str] | BinaryInput) -> Input:
     """
     if not isinstance(target, (str, os.PathLike)):
         _check_object(target, "read")
-        if type(target) is io.FileIO:
-            return DescriptorInput(target.fileno(), _name_of(target), close=False)
-        return ObjectInput(target)
+        return _input_of_object(target)
     if target == "-":
         _require_open(0, "standard input")
         return DescriptorInput(0, "standard input", close=False)
@@ -366,6 +370,28 @@ def _pipe_of_object(file: BinaryOutput) -> Output | None:
     return _pipe_of_others(raw.fileno(), _name_of(file))
 
 
+def _input_of_object(file: BinaryInput) -> Input:
+    """Read the pipe under a plain file object directly: there a blocked read can be cancelled."""
+    if type(file) is io.FileIO:
+        return DescriptorInput(file.fileno(), _name_of(file), close=False)
+    if isinstance(file, io.BufferedReader) and type(file.raw) is io.FileIO:
+        fd = file.fileno()
+        if stat.S_ISFIFO(os.fstat(fd).st_mode):
+            return DescriptorInput(fd, _name_of(file), close=False, before=_buffered(file))
+    return ObjectInput(file)
+
+
+def _buffered(file: io.BufferedReader) -> bytes:
+    """Take what a file object has read ahead, without waiting for more."""
+    fd = file.fileno()
+    blocking = os.get_blocking(fd)
+    os.set_blocking(fd, False)
+    try:
+        return file.read(len(file.peek()))
+    finally:
+        os.set_blocking(fd, blocking)
+
+
 def _require_open(fd: int, name: str) -> None:
     """Fail before a descriptor of our own gets the number of one that is closed."""
     try:
@@ -402,7 +428,14 @@ def _check_object(file: object, method: str) -> None:
         raise UsageError(f"{file!r} is neither a path nor a file object with {method}()")
 
 
-def _cannot_write(name: str, error: OSError) -> LocalIOError:
-    gone = error.errno in (errno.EPIPE, errno.ECONNRESET)
+def _descriptor_of(file: object) -> int | None:
+    try:
+        return int(file.fileno())  # type: ignore[attr-defined]
+    except (AttributeError, io.UnsupportedOperation):
+        return None
+
+
+def _cannot_write(name: str, error: Exception) -> LocalIOError:
+    gone = isinstance(error, (BrokenPipeError, ConnectionResetError))
     hint = "The reader of the pipe ended: its exit status and messages say why." if gone else None
     return LocalIOError(f"cannot write {name}", error, hint=hint)
