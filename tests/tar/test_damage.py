@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tapestream import DiscardSink, RawImageSink, Sink, TarStreamSource, copy
+from tapestream import DiscardSink, RawImageSink, Sink, TarStreamSink, TarStreamSource, copy
 from tapestream.errors import (
     CorruptStreamError,
     DigestMismatchError,
@@ -26,7 +26,7 @@ from tapestream.errors import (
     NewerFormatError,
     StreamError,
 )
-from tests.memory import MemorySink
+from tests.memory import MemorySink, MemorySource
 from tests.tar.tars import (
     DISK,
     EXTENTS,
@@ -528,3 +528,25 @@ def test_any_bytes_behind_a_good_start_are_a_stream_error(stream: bytes, cut: in
 
 def test_the_parts_of_the_disk_have_the_size_they_should() -> None:
     assert all(len(p.data) <= PART_SIZE for p in PARTS if p.name.startswith("extent-"))
+
+
+def test_a_manifest_in_other_words_is_as_good() -> None:
+    """Of another writer: white space and the order of keys mean nothing."""
+    manifest = json.loads(next(part.data for part in PARTS if part.name == "manifest.json"))
+    text = json.dumps(dict(reversed(manifest.items())), indent=2).encode()
+    tar = join(replaced(PARTS, "manifest.json", Part("manifest.json", text)))
+    assert restored(tar) == DISK
+
+
+@pytest.mark.parametrize("byte", [0, 11_000 * 512 + 7])
+def test_damage_in_a_long_list_of_digests_is_located(byte: int) -> None:
+    """More digests than are compared at once."""
+    content = random.Random(5).randbytes(12_000 * 512)
+    out = io.BytesIO()
+    copy(MemorySource(content), TarStreamSink(out, part_size=512, checksum="crc32"))
+    assert restored(out.getvalue()) == content
+    damaged = bytearray(out.getvalue())
+    damaged[damaged.index(content[byte : byte + 64])] ^= 1
+    error = error_of(bytes(damaged))
+    assert isinstance(error, DigestMismatchError)
+    assert error.start == byte // 512 * 512

@@ -437,12 +437,18 @@ FOUND = Manifest(
 )
 
 
+def text_of(manifest: Manifest) -> bytes:
+    text = b"".join(manifest.encode())
+    assert len(text) == manifest.length
+    return text
+
+
 def check(wanted: dict[str, Any], *, data_too: bool = True) -> None:
     FOUND.check(json.dumps(wanted).encode(), LISTED, LAYOUT, data_too=data_too)
 
 
 def test_manifest_as_written() -> None:
-    values = json.loads(FOUND.encode())
+    values = json.loads(text_of(FOUND))
     assert values["segments"] == [hashlib.sha256(bytes([i])).hexdigest() for i in range(4)]
     assert {k: v for k, v in values.items() if k != "segments"} == {
         "version": 1,
@@ -457,25 +463,34 @@ def test_manifest_as_written() -> None:
     check(values)
 
 
+@pytest.mark.parametrize("algorithm", ["sha256", "crc32"])
+@pytest.mark.parametrize("count", [0, 1, 2, 9_999, 10_000, 10_001, 20_000, 25_000])
+def test_a_manifest_of_any_length(algorithm: str, count: int) -> None:
+    size = len(digest_of(algorithm, b""))
+    digests = [i.to_bytes(size, "big") for i in range(count)]
+    manifest = replace(FOUND, checksum=algorithm, segments=b"".join(digests))
+    assert json.loads(text_of(manifest))["segments"] == [d.hex() for d in digests]
+
+
 def test_manifest_without_checksum() -> None:
     manifest = replace(FOUND, checksum=None, members={}, segments=b"")
-    assert json.loads(manifest.encode())["segments"] == []
-    manifest.check(manifest.encode(), LISTED, LAYOUT)
+    assert json.loads(text_of(manifest))["segments"] == []
+    manifest.check(text_of(manifest), LISTED, LAYOUT)
 
 
-@pytest.mark.parametrize("key", json.loads(FOUND.encode()))
+@pytest.mark.parametrize("key", json.loads(text_of(FOUND)))
 @given(value=json_values)
 def test_any_other_value_in_the_manifest_is_found(key: str, value: Any) -> None:
-    wanted = json.loads(FOUND.encode())
+    wanted = json.loads(text_of(FOUND))
     # True is 1 and 1.0 is 1, in Python: nothing is hidden by that.
     if value != wanted[key]:
         with pytest.raises(CorruptStreamError):
             check({**wanted, key: value})
 
 
-@pytest.mark.parametrize("key", json.loads(FOUND.encode()))
+@pytest.mark.parametrize("key", json.loads(text_of(FOUND)))
 def test_a_key_too_few_in_the_manifest(key: str) -> None:
-    wanted = json.loads(FOUND.encode())
+    wanted = json.loads(text_of(FOUND))
     del wanted[key]
     with pytest.raises(CorruptStreamError, match="keys"):
         check(wanted)
@@ -483,7 +498,7 @@ def test_a_key_too_few_in_the_manifest(key: str) -> None:
 
 def test_a_key_too_many_in_the_manifest() -> None:
     with pytest.raises(CorruptStreamError, match="keys"):
-        check({**json.loads(FOUND.encode()), "more": 1})
+        check({**json.loads(text_of(FOUND)), "more": 1})
 
 
 @pytest.mark.parametrize(
@@ -498,7 +513,7 @@ def test_a_key_too_many_in_the_manifest() -> None:
 )
 def test_digests_of_members(members: Any, message: str) -> None:
     with pytest.raises(CorruptStreamError, match=message):
-        check({**json.loads(FOUND.encode()), "members": members})
+        check({**json.loads(text_of(FOUND)), "members": members})
 
 
 @pytest.mark.parametrize(
@@ -513,7 +528,7 @@ def test_digests_of_members(members: Any, message: str) -> None:
 def test_a_digest_tells_where_the_damage_is(
     index: int, member: str, start: int, length: int
 ) -> None:
-    wanted = json.loads(FOUND.encode())
+    wanted = json.loads(text_of(FOUND))
     wanted["segments"][index] = "00" * 32
     with pytest.raises(
         DigestMismatchError, match=f"{member}: the {length} bytes at disk offset {start} "
@@ -528,7 +543,7 @@ def test_a_digest_tells_where_the_damage_is(
 )
 def test_segments_that_cannot_be(wrong: Any) -> None:
     with pytest.raises(CorruptStreamError):
-        check({**json.loads(FOUND.encode()), "segments": wrong})
+        check({**json.loads(text_of(FOUND)), "segments": wrong})
 
 
 # --- Digests ---

@@ -260,6 +260,9 @@ class Preamble:
         return preamble
 
 
+_DIGESTS_PER_CHUNK = 10_000
+
+
 @dataclass(frozen=True)
 class Manifest:
     """The contents of `manifest.json`: what the stream must have held.
@@ -284,9 +287,22 @@ class Manifest:
     volume: int = 1
     continues: bool = False
 
-    def encode(self) -> bytes:
-        """As JSON without white space: a manifest can be large."""
-        return json.dumps(self._values(), separators=(",", ":"), ensure_ascii=False).encode()
+    def encode(self) -> Iterator[bytes]:
+        """As JSON without white space, in chunks: that of a large disk has a million digests."""
+        yield self._head()
+        step = self._digest_size * _DIGESTS_PER_CHUNK
+        for i in range(0, len(self.segments), step):
+            digests = self.segments[i : i + step].hex(",", self._digest_size)
+            quoted = digests.replace(",", '","')
+            yield (f',"{quoted}"' if i else f'"{quoted}"').encode()
+        yield b"]}"
+
+    @property
+    def length(self) -> int:
+        """Bytes in all the chunks of `encode`."""
+        count = len(self.segments) // self._digest_size
+        per_digest = 2 * self._digest_size + len('"",')
+        return len(self._head()) + max(0, count * per_digest - len(",")) + len("]}")
 
     def check(
         self, text: bytes, extents: Extents, preamble: Preamble, *, data_too: bool = True
@@ -304,6 +320,8 @@ class Manifest:
             CorruptStreamError: Anything else differs.
         """
         wanted, found = decode_object(MANIFEST, text), self._values()
+        size, digests = 2 * self._digest_size, self.segments.hex()
+        found["segments"] = [digests[i : i + size] for i in range(0, len(digests), size)]
         if wanted.keys() != found.keys():
             raise CorruptStreamError(f"{MANIFEST} is damaged: it has not the keys it should have")
         for key in found.keys() - {"members", "segments"}:
@@ -316,9 +334,17 @@ class Manifest:
         if data_too and wanted["segments"] != found["segments"]:
             raise _differing_segment(wanted["segments"], found["segments"], extents, preamble)
 
+    @property
+    def _digest_size(self) -> int:
+        return len(digest_of(self.checksum, b"")) if self.checksum else 1
+
+    def _head(self) -> bytes:
+        """Everything before the first digest of a segment."""
+        text = json.dumps(self._values(), separators=(",", ":"), ensure_ascii=False)
+        return text.removesuffix("]}").encode()
+
     def _values(self) -> dict[str, Any]:
-        size = len(digest_of(self.checksum, b"")) if self.checksum else 1
-        digests = self.segments.hex()
+        """All values, but the segments, which come last."""
         return {
             "version": VERSION,
             "volume": self.volume,
@@ -328,7 +354,7 @@ class Manifest:
             "data_bytes": self.data_bytes,
             "checksum": self.checksum,
             "members": dict(self.members),
-            "segments": [digests[i : i + 2 * size] for i in range(0, len(digests), 2 * size)],
+            "segments": [],
         }
 
 

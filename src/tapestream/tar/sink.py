@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime, timezone
 
@@ -170,9 +170,7 @@ class _TarWriter(Writer):
         if len(data) > fmt.MAX_MEMBER:
             raise UsageError(f"{name} is too large for a tar: {len(data)} bytes")
         self._digests[name] = hex_digest(self._preamble.checksum, data)
-        self._put(self._headers.header(name, len(data)))
-        self._put(data)
-        self._put(bytes(fmt.padding(len(data))))
+        self._put_member(name, len(data), [data])
 
     def digester(self, start: int) -> Digester | None:
         """Give the hash for the segment at `start`, and wait for it to be fed."""
@@ -226,10 +224,16 @@ class _TarWriter(Writer):
             members=self._digests,
             segments=bytes(self._segments),
         )
-        self.member(fmt.MANIFEST, manifest.encode())
+        self._put_member(fmt.MANIFEST, manifest.length, manifest.encode())
         self._put(fmt.END)
         self._put(bytes(fmt.padding(self._length, self._preamble.record_size)))
         self.flush()
+
+    def _put_member(self, name: str, length: int, chunks: Iterable[bytes]) -> None:
+        self._put(self._headers.header(name, length))
+        for chunk in chunks:
+            self._put(chunk)
+        self._put(bytes(fmt.padding(length)))
 
     def _next_member(self) -> None:
         member = next(self._expected, None)

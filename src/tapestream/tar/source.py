@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 
 from ..errors import (
     CorruptStreamError,
@@ -119,7 +121,6 @@ class TarStreamSource(Source):
         reader, extents = self._reader, self.extents()
         if reader is None or not reader.complete:
             raise UsageError("not all data of the stream was read")
-        text = self._members.whole(fmt.MANIFEST, fmt.MAX_MEMBER)
         data = extents.tally(Kind.DATA)
         found = fmt.Manifest(
             checksum=self._preamble.checksum,
@@ -130,7 +131,9 @@ class TarStreamSource(Source):
             segments=bytes(reader.segments),
             volume=self._preamble.volume,
         )
-        found.check(text, extents, self._preamble, data_too=self._verify)
+        text = self._members.unlike(fmt.MANIFEST, found.length, found.encode)
+        if text is not None:
+            found.check(text, extents, self._preamble, data_too=self._verify)
         self._members.end(self._preamble.record_size)
 
     def close(self) -> None:
@@ -318,12 +321,31 @@ class _MemberReader:
         size = self.take(name).size
         if size > limit:
             raise CorruptStreamError(f"{name} is too large: {size} bytes")
-        data = bytearray()
-        while len(data) < size:
-            chunk = bytearray(min(READ_STEP, size - len(data)))
-            self.readinto(memoryview(chunk))
-            data += chunk
-        return bytes(data)
+        return self._rest(size)
+
+    def unlike(self, name: str, length: int, wanted: Callable[[], Iterable[bytes]]) -> bytes | None:
+        """Read the next member, which must have this name; None if it is just as wanted.
+
+        A member of hundreds of MB that is as it should be is never in memory as a whole.
+        """
+        size = self.take(name).size
+        if size != length:
+            return self._rest(size)
+        for i, chunk in enumerate(wanted()):
+            found = self._rest(len(chunk))
+            if found != chunk:
+                same = islice(wanted(), i)
+                return b"".join([*same, found, self._rest(self._left)])
+        return None
+
+    def _rest(self, size: int) -> bytes:
+        data = io.BytesIO()
+        step = memoryview(bytearray(min(READ_STEP, size)))
+        while data.tell() < size:
+            chunk = step[: size - data.tell()]
+            self.readinto(chunk)
+            data.write(chunk)
+        return data.getvalue()
 
     def end(self, record_size: int) -> None:
         """Read the end of the archive, up to the end of its last record."""
