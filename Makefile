@@ -34,13 +34,17 @@ $(STAMP): pyproject.toml | system-venv
 system: ## Check for the system tools that the tests need; as root with apt-get, install them.
 	@$(SYSTEM_PACKAGES) test
 
-.PHONY: system-demo system-venv
-system-demo system-venv: system-%:
+.PHONY: system-bench system-demo system-venv
+system-bench system-demo system-venv: system-%:
 	@$(SYSTEM_PACKAGES) $*
 
 .PHONY: demo
 demo: system-demo venv ## Run the demo: a backup and a restore against a real daemon.
 	@$(PYTHON) docs/examples/demo.py
+
+.PHONY: bench
+bench: system-bench venv ## Compare us with our peers, and write docs/performance.md.
+	$(PYTHON) -m benchmarks --write
 
 .PHONY: lint
 lint: venv ## Check style, format and types.

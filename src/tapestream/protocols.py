@@ -72,7 +72,11 @@ class Reader(Protocol):
 
 
 class Source(Protocol):
-    """Where a disk, or its backup, is read from."""
+    """Where a disk, or its backup, is read from.
+
+    What is declared here as a property may as well be an attribute of the class, and then be set
+    on the object.
+    """
 
     @property
     @abstractmethod
@@ -199,7 +203,11 @@ class Digester(Protocol):
 
 
 class Sink(Protocol):
-    """Where a disk, or its backup, is written to."""
+    """Where a disk, or its backup, is written to.
+
+    What is declared here as a property may as well be an attribute of the class, and then be set
+    on the object.
+    """
 
     @property
     @abstractmethod

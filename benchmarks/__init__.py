@@ -1,0 +1,1 @@
+"""Benchmarks: us and our peers, in turn, against the real daemon. Run `python -m benchmarks`."""

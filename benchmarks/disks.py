@@ -1,0 +1,163 @@
+"""The disks: built once into a work directory, each as raw image and as qcow2."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.model import GIB, KIB, MIB
+from tapestream import RawImageSource
+
+CHUNK = 64 * KIB
+
+
+@dataclass(frozen=True)
+class Disk:
+    """A disk in two formats.
+
+    Attributes:
+        raw: Sparse.
+        qcow2: Clusters of 64 KiB.
+        size: Virtual size in bytes.
+        data_bytes: Bytes of data that the qcow2 image reports.
+        data_extents: Number of stretches of data that it reports.
+    """
+
+    raw: Path
+    qcow2: Path
+    size: int
+    data_bytes: int
+    data_extents: int
+
+
+def default_work_dir(size: int) -> Path | None:
+    """A file system in memory if it, and the memory, have room for a run; None for /tmp."""
+    shm = Path("/dev/shm")
+    if not shm.is_dir():
+        return None
+    memory = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    room = min(shutil.disk_usage(shm).free, memory)
+    return shm if room > 8 * size + 3 * GIB else None
+
+
+def build(name: str, directory: Path, size: int) -> Disk:
+    """Build a disk, or find the one that was built before.
+
+    Args:
+        name: A key of `DISKS`, and after a "/" which part of the size it shall have: "contiguous/2"
+            is half as large.
+        directory: Where the images are kept.
+        size: Bytes of data of a whole disk.
+    """
+    kind, _, part = name.partition("/")
+    amount = size // int(part or 1) // MIB * MIB
+    raw = directory / f"{kind}-{amount // MIB}.raw"
+    qcow2 = raw.with_suffix(".qcow2")
+    if not qcow2.exists():
+        print(f"building {qcow2.name}", flush=True)
+        unfinished = raw.with_suffix(".unfinished")
+        DISKS[kind](raw, amount)
+        _run("qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw, unfinished)
+        unfinished.rename(qcow2)
+    shown = _run("qemu-img", "map", "--output=json", qcow2)
+    data = [e["length"] for e in json.loads(shown) if e["data"] and not e["zero"]]
+    return Disk(raw, qcow2, raw.stat().st_size, sum(data), len(data))
+
+
+def sparse_file(directory: Path, size: int) -> Path:
+    """A raw image without data, which a daemon without NBD server reports as data."""
+    path = directory / f"sparse-{size // MIB}.raw"
+    with path.open("wb") as f:
+        f.truncate(size)
+    return path
+
+
+def many_extents(directory: Path, count: int) -> Path:
+    """The JSON of so many extents, in turn 4 KiB of data and 4 KiB of hole, as imageio sends it."""
+    path = directory / f"extents-{count}.json"
+    with path.open("w") as f:
+        for i in range(count):
+            extent = {"start": i * 4096, "length": 4096, "zero": i % 2 == 1, "hole": i % 2 == 1}
+            f.write(("[" if i == 0 else ", ") + json.dumps(extent))
+        f.write("]")
+    return path
+
+
+def local_data(raw: Path) -> int:
+    """Bytes of data of a raw image, as its file system tells."""
+    with RawImageSource(raw) as source:
+        return sum(extent.length for extent in source.extents() if not extent.zero)
+
+
+def _contiguous(raw: Path, amount: int) -> None:
+    """Incompressible, without a hole."""
+    rng = random.Random(1)
+    with raw.open("wb") as f:
+        for _ in range(amount // MIB):
+            f.write(rng.randbytes(MIB))
+
+
+def _fragmented(raw: Path, amount: int) -> None:
+    """64 KiB of data, 64 KiB of nothing: the worst that qcow2's clusters allow."""
+    rng = random.Random(2)
+    with raw.open("wb") as f:
+        for start in range(0, 2 * amount, 2 * CHUNK):
+            f.seek(start)
+            f.write(rng.randbytes(CHUNK))
+        f.truncate(2 * amount)
+
+
+def _filesystem(raw: Path, amount: int) -> None:
+    """An ext4 that has been lived in: small files, big files, and the holes of deleted ones."""
+    rng = random.Random(3)
+    tree = raw.with_suffix(".tree")
+    doomed: list[str] = []
+    written = number = 0
+    while written < amount:
+        # Half of the bytes in files of 4 KiB to 512 KiB, half in files of 4 to 16 MiB.
+        big = number % 64 == 63
+        length = rng.randrange(4 * MIB, 16 * MIB) if big else int(4 * KIB * 2 ** rng.uniform(0, 7))
+        name = f"{number // 100}/{number}"
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        (tree / name).write_bytes(rng.randbytes(length))
+        if rng.random() < 0.4:
+            doomed.append(name)
+        else:
+            written += length
+        number += 1
+    with raw.open("wb") as f:
+        f.truncate(max(3 * amount, 64 * MIB))
+    _run("mkfs.ext4", "-q", "-d", tree, raw)
+    shutil.rmtree(tree)
+    commands = "".join(f"rm {name}\n" for name in doomed)
+    _run("debugfs", "-w", "-f", "/dev/stdin", raw, text=commands)
+    # As fstrim would. 1: the file system was modified, and 0: was not.
+    _run("e2fsck", "-f", "-y", "-E", "discard", raw, accept=(0, 1))
+
+
+DISKS: dict[str, Callable[[Path, int], None]] = {
+    "contiguous": _contiguous,
+    "fragmented": _fragmented,
+    "filesystem": _filesystem,
+}
+
+
+def _run(*command: str | Path, text: str = "", accept: tuple[int, ...] = (0,)) -> str:
+    path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"  # mkfs.ext4 is not on every user's path
+    result = subprocess.run(
+        command,
+        input=text,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PATH": path},
+    )
+    if result.returncode not in accept:
+        raise RuntimeError(f"{command[0]} failed: {result.stderr or result.stdout}")
+    return result.stdout

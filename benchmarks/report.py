@@ -1,0 +1,194 @@
+"""Tables for the terminal and for docs/performance.md."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from benchmarks import charts
+from benchmarks.cases import TABLES, TARGETS, Target
+from benchmarks.model import GIB, MIB, Table
+from benchmarks.results import Measured, Row
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+INTRODUCTION = """\
+# Performance
+
+Written by `make bench` (`python -m benchmarks --write`): do not edit. Every table is one run, in
+which the contenders took turns, each round in a fresh process, against a real ovirt-imageio daemon
+and qemu-nbd on the same machine. **Only the ratios mean anything elsewhere**: client, daemon and
+qemu-nbd share its processors. What each contender transferred was compared with the disk before
+anything was timed, and after every restore.
+
+MB/s counts the data of the disk, in 10^6 bytes, not the holes, whatever a contender reads; the
+median of all rounds, and from the slowest to the fastest. CPU is user and system time of the
+client and its child processes, per GiB of data; memory the peak of its resident set, without
+child processes.
+"""
+
+Cells = Sequence[str]
+
+
+def text_table(table: Table, measured: Measured) -> str:
+    """A table for the terminal."""
+    rows = [_header(table), *_cells(table, measured)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    first, *others = widths
+    lines = [
+        "  ".join([row[0].ljust(first), *map(str.rjust, row[1:], others)]).rstrip() for row in rows
+    ]
+    counted = f"{measured.rounds} round{'s' if measured.rounds > 1 else ''}"
+    return "\n".join([f"{table.title} ({counted})", *lines])
+
+
+def write(results: dict[str, Measured], size: int) -> None:
+    """Write docs/performance.md, and its charts, from everything that was measured."""
+    folder = DOCS / "charts"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    parts = [INTRODUCTION, "## Conditions\n", *_conditions(results, size)]
+    parts += ["## Targets\n", *_targets(results), "## Measured\n"]
+    for table in TABLES:
+        measured = results.get(table.name)
+        if measured is None:
+            parts.append(f"### {table.title}\n\nNot measured.\n")
+            continue
+        name = f"{table.name.replace('/', '-')}.svg"
+        (folder / name).write_text(_chart(table, measured))
+        parts.append(f"### {table.title}\n\n![{table.title}](charts/{name})\n")
+        parts.append(_markdown(_header(table), _cells(table, measured)))
+    (DOCS / "performance.md").write_text("\n".join(parts))
+
+
+def _header(table: Table) -> Cells:
+    if table.stage == "ManyExtents":
+        return ("extents", "seconds", "µs/extent", "peak MiB")
+    what = table.axis or "contender"
+    return (what, "MB/s", f"vs {table.baseline}", "CPU s/GiB", "peak MiB", "min..max")
+
+
+def _cells(table: Table, measured: Measured) -> Iterator[Cells]:
+    baseline = measured.rows[table.baseline]
+    for row in measured.rows.values():
+        peak = f"{row.peak / MIB:.0f}"
+        if table.stage == "ManyExtents":
+            yield row.label, f"{row.seconds:.2f}", f"{row.seconds / row.x * 1e6:.1f}", peak
+        else:
+            yield (
+                row.label,
+                f"{row.rate / 1e6:.0f}",
+                f"{row.rate / baseline.rate:.2f}x",
+                f"{row.cpu:.2f}",
+                peak,
+                f"{min(row.rates) / 1e6:.0f}..{max(row.rates) / 1e6:.0f}",
+            )
+
+
+def _chart(table: Table, measured: Measured) -> str:
+    rows = list(measured.rows.values())
+    if not table.axis:
+        return charts.bars(
+            f"{table.title}: MB/s",
+            [
+                charts.Bar(
+                    row.label,
+                    row.rate / 1e6,
+                    (min(row.rates) / 1e6, max(row.rates) / 1e6),
+                    ours=_is_ours(row),
+                )
+                for row in rows
+            ],
+        )
+    if table.stage == "ManyExtents":
+        points = [(row.x, row.seconds / row.x * 1e6) for row in rows]
+        return charts.curve(f"{table.title}: µs per extent", table.axis, points)
+    points = [(row.x, row.rate / 1e6) for row in rows]
+    return charts.curve(f"{table.title}: MB/s", table.axis, points)
+
+
+def _is_ours(row: Row) -> bool:
+    return row.label.startswith(("tapestream", "max_gap"))
+
+
+def _targets(results: dict[str, Measured]) -> Iterator[str]:
+    header = ("case", "against", "wanted", "measured", "")
+    yield _markdown(header, [_judged(target, results) for target in TARGETS])
+
+
+def _judged(target: Target, results: dict[str, Measured]) -> Cells:
+    measured = results.get(target.table)
+    if measured is not None and not {target.label, *target.against} <= measured.rows.keys():
+        measured = None  # without the tool of the peer
+    against = " / ".join(target.against) if len(target.against) == 1 else "the best of them"
+    if not target.against:
+        wanted = f"at most {target.wanted / MIB:.0f} MiB"
+        if measured is None:
+            return target.text, "absolute", wanted, "", "not measured"
+        peak = measured.rows[target.label].peak
+        return _verdict(target, "absolute", wanted, f"{peak / MIB:.0f} MiB", peak <= target.wanted)
+    bound = "at most" if target.measure == "cpu" else "at least"
+    wanted = f"{bound} {target.wanted:g}x"
+    if measured is None:
+        return target.text, against, wanted, "", "not measured"
+    ours, peers = measured.rows[target.label], [measured.rows[peer] for peer in target.against]
+    if target.measure == "cpu":
+        ratio = ours.cpu / min(peer.cpu for peer in peers)
+        return _verdict(target, against, wanted, f"{ratio:.2f}x", ratio <= target.wanted)
+    ratio = ours.rate / max(peer.rate for peer in peers)
+    return _verdict(target, against, wanted, f"{ratio:.2f}x", ratio >= target.wanted)
+
+
+def _verdict(target: Target, against: str, wanted: str, found: str, met: bool) -> Cells:
+    return target.text, against, wanted, found, "met" if met else "**missed**"
+
+
+def _markdown(header: Cells, rows: Iterator[Cells] | Sequence[Cells]) -> str:
+    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _conditions(results: dict[str, Measured], size: int) -> Iterator[str]:
+    """What was measured on; nothing that tells whose machine it was."""
+    rounds = sorted({str(m.rounds) for m in results.values()})
+    dates = sorted({m.date for m in results.values()})
+    versions = ", ".join(
+        f"{name} {importlib.metadata.version(name)}" for name in ("urllib3", "ovirt-imageio")
+    )
+    kernel = re.match(r"[\d.]+", platform.release())
+    yield "".join(
+        f"- {line}\n"
+        for line in (
+            f"Processor: {_processor()}, {len(_cores())} cores",
+            f"Kernel: Linux {kernel[0] if kernel else ''}",
+            f"Python {platform.python_version()}, {versions}, {_first_line('qemu-nbd')}",
+            f"Peers: {', '.join(_first_line(tool) for tool in ('curl', 'nbdcopy', 'tar'))}",
+            f"Date: {' to '.join(dict.fromkeys((dates[0], dates[-1])))}" if dates else "Date: none",
+            f"Rounds: {' or '.join(rounds)}",
+            f"Data: {size / GIB:g} GiB contiguous, 1/2 of it as file system, 1/4 of it fragmented",
+        )
+    )
+
+
+def _cores() -> Sequence[str]:
+    return re.findall(r"^processor\s*:", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+
+
+def _processor() -> str:
+    match = re.search(r"^model name\s*: (.*)", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    return match[1] if match else platform.machine()
+
+
+def _first_line(tool: str) -> str:
+    """Name and version of a tool."""
+    try:
+        shown = subprocess.run([tool, "--version"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return f"no {tool}"
+    match = re.search(r"\d[\d.]*\d", shown.stdout)
+    return f"{tool} {match[0] if match else ''}"

@@ -1,0 +1,374 @@
+"""What contenders are run on. A stage prepares each run, and checks what came of it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tarfile
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from benchmarks import line
+from benchmarks.disks import Disk, build, local_data, many_extents, sparse_file
+from benchmarks.model import DEFAULT_SIZE, GIB, MIB, Contender, Job, Outcome, Table
+from tapestream import (
+    DiscardSink,
+    ImageioHTTPSource,
+    RawImageSink,
+    TarStreamSink,
+    TarStreamSource,
+    Writer,
+    copy,
+)
+from tapestream.testing import ImageioDaemon, compare_images, create_image, serve_image
+
+ROOT = Path(__file__).parents[1]
+TICKET_SECONDS = 3600
+
+
+class SkippedError(Exception):
+    """The case cannot be run here; the text says why."""
+
+
+class FailedError(Exception):
+    """A contender failed, or transferred something else than it should."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all stages share.
+
+    Attributes:
+        work: A directory for disks and results.
+        size: Bytes of data of a whole disk.
+        daemon: It runs.
+    """
+
+    work: Path
+    size: int
+    daemon: ImageioDaemon
+
+
+def start(job: Job, *, pass_fds: Sequence[int] = ()) -> Outcome:
+    """Run a job in a fresh process, in the network namespace of this thread."""
+    result = subprocess.run(
+        [sys.executable, "-m", "benchmarks.contenders"],
+        input=json.dumps(asdict(job)),
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+        pass_fds=pass_fds,
+    )
+    if result.returncode:
+        raise FailedError(f"{job.program} failed:\n{result.stderr}")
+    return Outcome(**json.loads(result.stdout))
+
+
+class Stage(ABC):
+    """Runs the contenders of one table.
+
+    Args:
+        table: The table.
+        setting: What all stages share.
+    """
+
+    def __init__(self, table: Table, setting: Setting) -> None:
+        self.table = table
+        self.work = setting.work
+        self.size = setting.size
+        self.daemon = setting.daemon
+        self.target = setting.work / "target"
+        self.stack = contextlib.ExitStack()
+
+    def __enter__(self) -> Stage:
+        with self.stack:
+            self.prepare()
+            self.stack = self.stack.pop_all()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.stack.close()
+
+    @abstractmethod
+    def prepare(self) -> None:
+        """Make what all runs use; `stack` is closed after the last one."""
+
+    @abstractmethod
+    def data_bytes(self, contender: Contender) -> int:
+        """What a contender has to transfer."""
+
+    @abstractmethod
+    def run(self, contender: Contender, *, check: bool) -> Outcome:
+        """Run a contender once; with `check`, look at what it transferred."""
+
+    def job(self, contender: Contender) -> Job:
+        """The job of a contender, as far as it is the same on all stages."""
+        return Job(contender.program, options=dict(contender.options))
+
+    @contextlib.contextmanager
+    def transfer(self, job: Job, image: str, size: int, *, write: bool = False) -> Iterator[Job]:
+        """Give a job a ticket for an image, for the length of the block."""
+        ops = ["read", "write"] if write else ["read"]
+        url = self.daemon.add_ticket(image, size, ops=ops, timeout=TICKET_SECONDS)
+        try:
+            yield replace(
+                job,
+                url=url,
+                cafile=str(self.daemon.cafile),
+                unix_socket="" if self.table.tls else self.daemon.local_socket,
+                nbd_socket=image.removeprefix("nbd:unix:"),
+            )
+        finally:
+            self.daemon.remove_ticket(url)
+
+    def produced(self, contender: Contender, job: Job, *, check: bool) -> Job:
+        """Let a job write to a file where that is looked at, or where it is all it can."""
+        self.target.unlink(missing_ok=True)
+        keep = (check and contender.produces) or contender.produces == "qcow2"
+        return replace(job, target=str(self.target)) if keep else job
+
+
+class OneDisk(Stage):
+    """All contenders have the same disk."""
+
+    disk: Disk
+
+    def prepare(self) -> None:
+        self.disk = build(self.table.disk, self.work, self.size)
+
+    def data_bytes(self, contender: Contender) -> int:
+        return self.disk.data_bytes
+
+    def check(self, contender: Contender) -> None:
+        """Make sure that what was produced is the disk."""
+        found, expected = self.target, self.disk
+        if contender.produces == "qcow2":
+            return self._compare(contender, expected.qcow2, found, "qcow2")
+        if contender.produces == "raw":
+            return self._compare(contender, expected.raw, found, "raw")
+        image = self.work / "restored"
+        image.unlink(missing_ok=True)
+        try:
+            if contender.produces == "tape":
+                with TarStreamSource(found) as source, RawImageSink(image) as sink:
+                    copy(source, sink)
+            elif contender.produces == "tar":
+                _unpack(found, image)
+            else:
+                rename = f"--transform=s,.*,{image.name},"
+                subprocess.run(["tar", "-xf", found, rename, "-C", self.work], check=True)
+            return self._compare(contender, expected.raw, image, "raw")
+        finally:
+            image.unlink(missing_ok=True)
+
+    def _compare(self, contender: Contender, expected: Path, found: Path, fmt: str) -> None:
+        try:
+            compare_images(expected, found, a_format=fmt, b_format=fmt)
+        except AssertionError as e:
+            raise FailedError(f"{contender.label}: {e}") from e
+
+
+class Backup(OneDisk):
+    """From the daemon into /dev/null."""
+
+    def prepare(self) -> None:
+        super().prepare()
+        self.image = self.stack.enter_context(serve_image(self.disk.qcow2))
+
+    def run(self, contender: Contender, *, check: bool) -> Outcome:
+        job = self.produced(contender, self.job(contender), check=check)
+        try:
+            with self.transfer(job, self.image, self.disk.size) as ready:
+                outcome = start(ready)
+            if check and contender.produces:
+                self.check(contender)
+        finally:
+            self.target.unlink(missing_ok=True)
+        return outcome
+
+
+class Restore(OneDisk):
+    """From a tar, or an image, into a new qcow2 disk, which is compared after each run."""
+
+    def prepare(self) -> None:
+        super().prepare()
+        self.tar = self.work / "backup.tar"
+        self.stack.callback(self.tar.unlink, missing_ok=True)
+        with (
+            serve_image(self.disk.qcow2) as image,
+            self.transfer(self.job(self.table.contenders[0]), image, self.disk.size) as ready,
+            ImageioHTTPSource(ready.url, cafile=ready.cafile) as source,
+            TarStreamSink(self.tar) as sink,
+        ):
+            copy(source, sink)
+
+    def run(self, contender: Contender, *, check: bool) -> Outcome:
+        self.target.unlink(missing_ok=True)
+        create_image(self.target, self.disk.size)
+        source = self.disk.qcow2 if contender.program == "imageio.upload" else self.tar
+        job = replace(self.job(contender), source=str(source))
+        try:
+            with (
+                serve_image(self.target, read_only=False) as image,
+                self.transfer(job, image, self.disk.size, write=True) as ready,
+            ):
+                outcome = start(ready)
+            self._compare(contender, self.disk.qcow2, self.target, "qcow2")
+        finally:
+            self.target.unlink(missing_ok=True)
+        return outcome
+
+
+class Local(OneDisk):
+    """From a raw image into a pipe."""
+
+    def data_bytes(self, contender: Contender) -> int:
+        return local_data(self.disk.raw)
+
+    def run(self, contender: Contender, *, check: bool) -> Outcome:
+        job = replace(self.job(contender), source=str(self.disk.raw))
+        try:
+            outcome = start(self.produced(contender, job, check=check))
+            if check:
+                self.check(contender)
+        finally:
+            self.target.unlink(missing_ok=True)
+        return outcome
+
+
+class Line(OneDisk):
+    """From a daemon at the other end of a line of 1 Gbit/s."""
+
+    def prepare(self) -> None:
+        missing = line.missing()
+        if missing:
+            raise SkippedError(f"needs {missing}")
+        super().prepare()
+        server, self.client = self.stack.enter_context(line.namespaces())
+        self.image = self.stack.enter_context(serve_image(self.disk.qcow2))
+        with line.inside(server):
+            directory = self.work / "line-daemon"
+            self.daemon = self.stack.enter_context(line.LineDaemon(directory))
+            self.plain = self.stack.enter_context(line.plain_server(self.disk.data_bytes))
+
+    def run(self, contender: Contender, *, check: bool) -> Outcome:
+        job = self.produced(contender, self.job(contender), check=check)
+        try:
+            with self.transfer(job, self.image, self.disk.size) as ready:
+                far = ready.url.replace("127.0.0.1", line.SERVER)
+                far = self.plain if contender.program == "tools.line" else far
+                with line.inside(self.client):
+                    outcome = start(replace(ready, url=far, cafile=""))
+            if check and contender.produces:
+                self.check(contender)
+        finally:
+            self.target.unlink(missing_ok=True)
+        return outcome
+
+
+class ZeroSink(DiscardSink):
+    """Takes nothing but zeros."""
+
+    def open_writer(self) -> Writer:
+        return _ZeroWriter()
+
+
+class _ZeroWriter(Writer):
+    def write(self, start: int, buffer: memoryview) -> None:
+        if bytes(buffer) != bytes(len(buffer)):
+            raise FailedError(f"not only zeros at {start}")
+
+    def zero(self, start: int, length: int) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class Sizes(Stage):
+    """Disks of x GiB, if the size is the default, all zeros, which the daemon calls data."""
+
+    def prepare(self) -> None:
+        pass
+
+    def data_bytes(self, contender: Contender) -> int:
+        return int(contender.x * GIB * self.size // DEFAULT_SIZE)
+
+    def run(self, contender: Contender, *, check: bool) -> Outcome:
+        size = self.data_bytes(contender)
+        path = sparse_file(self.work, size)
+        try:
+            with self.transfer(self.job(contender), f"file://{path}", size) as ready:
+                return self._through_check(ready, size) if check else start(ready)
+        finally:
+            path.unlink()
+
+    def _through_check(self, job: Job, size: int) -> Outcome:
+        """A tar that no disk has room for is looked at while it is written."""
+        read, write = os.pipe()
+
+        def backup() -> Outcome:
+            try:
+                return start(replace(job, target=f"/dev/fd/{write}"), pass_fds=(write,))
+            finally:
+                os.close(write)
+
+        with ThreadPoolExecutor(1) as pool, open(read, "rb", buffering=0) as stream:
+            outcome = pool.submit(backup)
+            with TarStreamSource(stream) as source:
+                result = copy(source, ZeroSink())
+            if result.data_bytes != size:
+                raise FailedError(f"{result.data_bytes} bytes instead of {size}")
+            return outcome.result()
+
+
+class ManyExtents(Stage):
+    """A disk of many extents that exists nowhere, into a tar or out of one."""
+
+    def prepare(self) -> None:
+        self.files: dict[int, tuple[Path, Path]] = {}
+
+    def data_bytes(self, contender: Contender) -> int:
+        return int(contender.x) // 2 * 4096
+
+    def run(self, contender: Contender, *, check: bool) -> Outcome:
+        extents, tar = self._files(int(contender.x))
+        reads = contender.program == "synthetic.read_tar" or check
+        return start(
+            Job("synthetic.read_tar", source=str(tar), options={"check": check})
+            if reads
+            else Job("synthetic.write_tar", source=str(extents))
+        )
+
+    def _files(self, count: int) -> tuple[Path, Path]:
+        if count not in self.files:
+            extents, tar = many_extents(self.work, count), self.work / f"extents-{count}.tar"
+            self.stack.callback(extents.unlink)
+            self.stack.callback(tar.unlink, missing_ok=True)
+            start(Job("synthetic.write_tar", source=str(extents), target=str(tar)))
+            self.files[count] = extents, tar
+        return self.files[count]
+
+
+STAGES: dict[str, type[Stage]] = {
+    stage.__name__: stage for stage in (Backup, Restore, Local, Line, Sizes, ManyExtents)
+}
+
+
+def _unpack(tar_file: Path, image: Path) -> None:
+    """Put the data members of any tar where their names say."""
+    with tarfile.open(tar_file) as tar, image.open("wb") as out:
+        for member in tar:
+            if member.name.startswith("extent-"):
+                data = tar.extractfile(member)
+                assert data is not None
+                out.seek(int(member.name.partition("@")[2]))
+                while chunk := data.read(MIB):
+                    out.write(chunk)
