@@ -122,7 +122,7 @@ def transfer(
             pool,
             ordered=ordered,
             arrange=in_order if ordered else partial(in_any_order, join_gap=0),
-            observe=lambda length, seconds: None,
+            observe=lambda limits, length, seconds: None,
             digester=digester,
             progress=progress,
         )
@@ -288,7 +288,7 @@ def test_an_error_of_the_plan_ends_everything() -> None:
             pool,
             ordered=True,
             arrange=in_order,
-            observe=lambda length, seconds: None,
+            observe=lambda limits, length, seconds: None,
             digester=no_digest,
             progress=lambda n: None,
         )
@@ -370,7 +370,7 @@ def test_a_cancel_that_fails_hides_nothing(caplog: pytest.LogCaptureFixture) -> 
             BufferPool(4, BUFFER),
             ordered=True,
             arrange=in_order,
-            observe=lambda length, seconds: None,
+            observe=lambda limits, length, seconds: None,
             digester=no_digest,
             progress=lambda n: None,
         )
@@ -396,7 +396,7 @@ def test_writers_flush_only_after_success() -> None:
             BufferPool(4, BUFFER),
             ordered=False,
             arrange=in_order,
-            observe=lambda length, seconds: None,
+            observe=lambda limits, length, seconds: None,
             digester=no_digest,
             progress=lambda n: None,
         )

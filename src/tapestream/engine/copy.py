@@ -149,7 +149,9 @@ def _copy(src: Source, dst: Sink, settings: _Settings, progress: Progress | None
         raise ExtentsError(f"the extents cover {extents.size} bytes of a disk of {info.size} bytes")
     data, zero = extents.tally(Kind.DATA), extents.tally(Kind.ZERO)
     dst.begin(info, extents)
-    gap = _gap(src, settings)
+    n_readers = 1 if src.sequential else min(settings.max_workers, src.max_readers)
+    n_writers = 1 if dst.sequential else min(settings.max_workers, dst.max_writers)
+    gap = _gap(src, settings, n_readers)
     plan = plan_requests(
         extents.runs(),
         segment_size=dst.segment_size or REQUEST_SIZE,
@@ -160,14 +162,8 @@ def _copy(src: Source, dst: Sink, settings: _Settings, progress: Progress | None
     with ExitStack() as stack:
         pool = BufferPool(settings.buffer_memory // settings.buffer_size, settings.buffer_size)
         stack.callback(pool.close)
-        readers = [
-            stack.enter_context(_closing(src.open_reader()))
-            for _ in range(1 if src.sequential else min(settings.max_workers, src.max_readers))
-        ]
-        writers = [
-            stack.enter_context(_closing(dst.open_writer()))
-            for _ in range(1 if dst.sequential else min(settings.max_workers, dst.max_writers))
-        ]
+        readers = [stack.enter_context(_closing(src.open_reader())) for _ in range(n_readers)]
+        writers = [stack.enter_context(_closing(dst.open_writer())) for _ in range(n_writers)]
         moved = pipeline.run(
             plan,
             readers,
@@ -216,10 +212,10 @@ def _closing(worker: Worker) -> Iterator[Worker]:
     worker.close()
 
 
-def _gap(src: Source, settings: _Settings) -> Gap:
+def _gap(src: Source, settings: _Settings, readers: int) -> Gap:
     if settings.max_gap != "auto":
         return FixedGap(settings.max_gap, REQUEST_SIZE)
     if src.sequential:
         # What lies between the extents is not in the stream: passing over it costs nothing.
         return FixedGap(settings.buffer_size, REQUEST_SIZE)
-    return AutoGap(REQUEST_SIZE)
+    return AutoGap(REQUEST_SIZE, readers)

@@ -20,6 +20,7 @@ from typing import NamedTuple
 from ..protocols import Digester, Reader, Writer
 from .arrange import Operation
 from .buffers import BufferPool
+from .gap import Limits
 from .plan import Block, Piece, Request
 
 Arrange = Callable[[Block, memoryview | None], Iterable[Operation]]
@@ -201,7 +202,7 @@ def run(
     ordered: bool,
     arrange: Arrange,
     digester: Callable[[int, int], Digester | None],
-    observe: Callable[[int, float], None],
+    observe: Callable[[Limits, int, float], None],
     progress: Callable[[int], None],
 ) -> Moved:
     """Move everything in the plan from the readers to the writers.
@@ -214,7 +215,7 @@ def run(
         ordered: Write blocks in the order of the plan; takes a single writer.
         arrange: What a writer is asked to do for a block.
         digester: See `Sink.digester`.
-        observe: Hears the length of requests, and the seconds that their reading took.
+        observe: Hears the limits and the length of requests, and the seconds of their reading.
         progress: Called with the number of data bytes in every block that was written.
 
     Returns:
@@ -297,9 +298,8 @@ def _read(
     handover: Handover,
     reader: Reader,
     digester: Callable[[int, int], Digester | None],
-    observe: Callable[[int, float], None],
+    observe: Callable[[Limits, int, float], None],
 ) -> None:
-    connected = False
     while (claimed := handover.claim()) is not None:
         first, request = claimed
         if request.length:
@@ -314,9 +314,8 @@ def _read(
                 seconds += time.monotonic() - began
                 digest = _digest(block, buffer, digester, digest)
             handover.put(Filled(number, block, buffer))
-        if request.length and connected:
-            observe(request.length, seconds)
-        connected = True  # the first request also pays for the connection
+        if request.length:
+            observe(request.limits, request.length, seconds)
     handover.reader_done()
 
 

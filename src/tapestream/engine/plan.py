@@ -51,6 +51,7 @@ class Request(NamedTuple):
     start: int
     length: int
     blocks: list[Block]
+    limits: Limits
 
 
 def plan_requests(
@@ -78,17 +79,17 @@ def plan_requests(
     for start, length, kind in runs:
         if kind is Kind.ZERO:
             if len(group.pieces) >= MAX_PIECES:
-                yield _request(group.pieces, group.end, buffer_size)
+                yield group.request(buffer_size)
                 group = _Group(limits(), request_size)
             group.pieces.append(Piece(start, length, None))
         elif kind is Kind.DATA:
             for segment in cut(start, length, segment_size):
                 if not group.takes(segment):
-                    yield _request(group.pieces, group.end, buffer_size)
+                    yield group.request(buffer_size)
                     group = _Group(limits(), request_size)
                 group.add(segment)
     if group.pieces:
-        yield _request(group.pieces, group.end, buffer_size)
+        yield group.request(buffer_size)
 
 
 class _Group:
@@ -97,7 +98,7 @@ class _Group:
     def __init__(self, limits: Limits, request_size: int) -> None:
         self.pieces: list[Piece] = []
         self.end = 0  # of the last segment
-        self._limits = limits
+        self.limits = limits
         self._request_size = request_size
         self._has_gap = False
 
@@ -108,37 +109,37 @@ class _Group:
             return False
         gap = segment.start - self.end
         span = segment.start + segment.length - self.pieces[0].start
-        largest = self._limits.span if gap or self._has_gap else self._request_size
-        return gap <= self._limits.max_gap and span <= largest
+        largest = self.limits.span if gap or self._has_gap else self._request_size
+        return gap <= self.limits.max_gap and span <= largest
 
     def add(self, segment: Segment) -> None:
         self._has_gap |= bool(self.end) and segment.start > self.end
         self.pieces.append(Piece(segment.start, segment.length, segment))
         self.end = segment.start + segment.length
 
+    def request(self, buffer_size: int) -> Request:
+        """Cut it into blocks."""
+        start = self.pieces[0].start
+        if not self.end:
+            return Request(start, 0, [Block(start, 0, self.pieces)], self.limits)
+        blocks = [
+            Block(offset, min(buffer_size, self.end - offset), [])
+            for offset in range(start, self.end, buffer_size)
+        ]
+        for piece in self.pieces:
+            if piece.segment is None:
+                i = min((piece.start - start) // buffer_size, len(blocks) - 1)
+                blocks[i].pieces.append(piece)
+                continue
+            for part in _split(piece, start, buffer_size):
+                blocks[(part.start - start) // buffer_size].pieces.append(part)
+        return Request(start, self.end - start, blocks, self.limits)
+
 
 def cut(start: int, length: int, size: int) -> Iterator[Segment]:
     """Cut a stretch into segments of `size` bytes, counted from its start; the last is shorter."""
     for offset in range(0, length, size):
         yield Segment(start + offset, min(size, length - offset))
-
-
-def _request(group: list[Piece], end: int, buffer_size: int) -> Request:
-    """Cut a group, which begins with a segment or has none, into the blocks of a request."""
-    start = group[0].start
-    if group[0].segment is None:
-        return Request(start, 0, [Block(start, 0, group)])
-    blocks = [
-        Block(offset, min(buffer_size, end - offset), [])
-        for offset in range(start, end, buffer_size)
-    ]
-    for piece in group:
-        if piece.segment is None:
-            blocks[min((piece.start - start) // buffer_size, len(blocks) - 1)].pieces.append(piece)
-        else:
-            for part in _split(piece, start, buffer_size):
-                blocks[(part.start - start) // buffer_size].pieces.append(part)
-    return Request(start, end - start, blocks)
 
 
 def _split(piece: Piece, origin: int, buffer_size: int) -> Iterator[Piece]:
