@@ -300,6 +300,7 @@ class Connection:
         self._cancelled = threading.Event()
         # http.client lets go of the socket of a reply that is the last one: cancel() needs it.
         self._socket: socket.socket | None = None
+        self._ahead = 0  # bytes of a download that came with its headers
 
     def options(self) -> Capabilities:
         """Ask what the server can do. This keeps the ticket alive, too."""
@@ -356,6 +357,7 @@ class Connection:
                 response.close()
                 self.close()
                 raise
+            self._ahead = len(response.fp.peek())
             return response
 
     def read_body(self, response: http.client.HTTPResponse, buffer: memoryview) -> int:
@@ -364,10 +366,10 @@ class Connection:
         count = 0
         try:
             with self._foreign_errors("the download broke"):
-                file, left = response.fp, response.length or 0
+                left = response.length or 0
                 buffer = buffer[:left]
                 while count < len(buffer):
-                    step = file.readinto1(buffer[count:])
+                    step = self._receive(response, buffer[count:])
                     if step == 0:
                         raise http.client.IncompleteRead(b"")
                     count += step
@@ -379,6 +381,17 @@ class Connection:
         if response.length == 0:
             response.close()  # so that the connection can be used again
         return count
+
+    def _receive(self, response: http.client.HTTPResponse, buffer: memoryview) -> int:
+        """One read, past the layers between us and the socket once they hold no more bytes."""
+        sock = self._http.sock
+        if self._ahead or sock is None:  # without a socket: the reply is the connection's last
+            step = response.fp.readinto1(buffer[: self._ahead or len(buffer)])
+            self._ahead -= min(step, self._ahead)
+            return step
+        if isinstance(sock, ssl.SSLSocket):
+            return int(sock.read(len(buffer), buffer))
+        return sock.recv_into(buffer)
 
     def put(self, start: int, data: memoryview) -> None:
         """Upload bytes; they are in the server's hands, not on storage, when this returns."""
