@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from pathlib import Path
@@ -95,7 +96,8 @@ class PartialFile:
         try:
             if self._partial.exists():
                 raise FileExistsError(
-                    17, f"{self._partial.name} is left from an earlier, failed run: remove it first"
+                    errno.EEXIST,
+                    f"{self._partial.name} is left from an earlier, failed run: remove it first",
                 )
             self.path.rename(self._partial)
         except OSError:
