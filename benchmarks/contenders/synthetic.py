@@ -16,10 +16,11 @@ from tapestream import (
     Writer,
     copy,
 )
+from tapestream.engine.copy import REQUEST_SIZE
 from tapestream.extents import Extents
 
 # The byte at an offset of the disk is that at the offset modulo 1 MiB here.
-PATTERN = memoryview(Random(1).randbytes(MIB) * 2)
+PATTERN = memoryview(Random(1).randbytes(MIB) * (1 + REQUEST_SIZE // MIB))
 
 
 class PatternSource(Source):
