@@ -64,6 +64,11 @@ class TargetSizeError(TapestreamError):
 class TransferError(TapestreamError):
     """The imageio server, or the way to it, failed."""
 
+    @property
+    def is_transient(self) -> bool:
+        """True when the same request may well succeed a little later."""
+        return False
+
 
 class ServerUnreachableError(TransferError):
     """No connection to the server could be made."""
@@ -72,6 +77,11 @@ class ServerUnreachableError(TransferError):
         "Check that the host's imageio port (54322, or 54323 for the proxy on the engine) is "
         "reachable, or pass proxy_url."
     )
+
+    @property
+    def is_transient(self) -> bool:
+        """True: the server may be starting again."""
+        return True
 
 
 class CertificateError(TransferError):
@@ -110,7 +120,7 @@ class ServerError(TransferError):
 
     @property
     def is_transient(self) -> bool:
-        """True when the same request may well succeed a little later."""
+        """True when the connection broke, or the server failed (5xx)."""
         return self.status is None or self.status >= 500
 
 

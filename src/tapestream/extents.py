@@ -53,9 +53,7 @@ class Extent:
     @property
     def kind(self) -> Kind:
         """Data, zero or clean."""
-        if self.dirty is False:
-            return Kind.CLEAN
-        return Kind.ZERO if self.zero else Kind.DATA
+        return _kind(zero=self.zero, dirty=self.dirty)
 
     def to_dict(self) -> dict[str, Any]:
         """The extent as imageio writes it."""
@@ -77,13 +75,17 @@ class Tally(NamedTuple):
 _ZERO, _HOLE, _HOLE_KNOWN, _DIRTY, _DIRTY_KNOWN = 1, 2, 4, 8, 16
 
 
-def _kind_of(flags: int) -> Kind:
-    if flags & _DIRTY_KNOWN and not flags & _DIRTY:
+def _kind(*, zero: bool, dirty: bool | None) -> Kind:
+    if dirty is False:
         return Kind.CLEAN
-    return Kind.ZERO if flags & _ZERO else Kind.DATA
+    return Kind.ZERO if zero else Kind.DATA
 
 
-_KINDS = tuple(_kind_of(flags) for flags in range(32))
+def _dirty(flags: int) -> bool | None:
+    return bool(flags & _DIRTY) if flags & _DIRTY_KNOWN else None
+
+
+_KINDS = tuple(_kind(zero=bool(flags & _ZERO), dirty=_dirty(flags)) for flags in range(32))
 
 
 class Extents(Sequence[Extent]):
@@ -182,7 +184,7 @@ class Extents(Sequence[Extent]):
             end - start,
             zero=bool(flags & _ZERO),
             hole=bool(flags & _HOLE) if flags & _HOLE_KNOWN else None,
-            dirty=bool(flags & _DIRTY) if flags & _DIRTY_KNOWN else None,
+            dirty=_dirty(flags),
         )
 
 

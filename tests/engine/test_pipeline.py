@@ -35,6 +35,7 @@ class Disk:
         self.before_read: Callable[[int], None] = lambda start: None
         self.before_write: Callable[[int], None] = lambda start: None
         self.cancelled = threading.Event()
+        self.writers: list[DiskWriter] = []
 
     def extents(self, *, every: int) -> Extents:
         """Data and zeros in turn."""
@@ -70,6 +71,7 @@ class DiskWriter(Writer):
     def __init__(self, disk: Disk) -> None:
         self._disk = disk
         self.flushed = 0
+        disk.writers.append(self)
 
     def write(self, start: int, buffer: memoryview) -> None:
         self._disk.before_write(start)
@@ -99,6 +101,7 @@ def transfer(
     extents: Extents,
     *,
     readers: int = 1,
+    reader: type[DiskReader] = DiskReader,
     writers: int = 1,
     buffers: int = 8,
     ordered: bool = True,
@@ -117,7 +120,7 @@ def transfer(
     try:
         return run(
             plan,
-            [DiskReader(disk) for _ in range(readers)],
+            [reader(disk) for _ in range(readers)],
             [DiskWriter(disk) for _ in range(writers)],
             pool,
             ordered=ordered,
@@ -357,55 +360,18 @@ def test_a_cancel_that_fails_hides_nothing(caplog: pytest.LogCaptureFixture) -> 
     disk = Disk(300_001)
     disk.before_write = boom
     with pytest.raises(BoomError):
-        run(
-            plan_requests(
-                disk.extents(every=5000).runs(),
-                segment_size=SEGMENT,
-                request_size=SEGMENT,
-                buffer_size=BUFFER,
-                limits=lambda: Limits(0, 0),
-            ),
-            [Bad(disk), Bad(disk)],
-            [DiskWriter(disk)],
-            BufferPool(4, BUFFER),
-            ordered=True,
-            arrange=in_order,
-            observe=lambda limits, length, seconds: None,
-            digester=no_digest,
-            progress=lambda n: None,
-        )
+        transfer(disk, disk.extents(every=5000), readers=2, reader=Bad)
     assert disk.cancelled.is_set()
     assert "cannot cancel" in caplog.text
 
 
 def test_writers_flush_only_after_success() -> None:
     disk = Disk(100_000)
-    writers = [DiskWriter(disk) for _ in range(3)]
-
-    def move() -> None:
-        run(
-            plan_requests(
-                disk.extents(every=5000).runs(),
-                segment_size=SEGMENT,
-                request_size=SEGMENT,
-                buffer_size=BUFFER,
-                limits=lambda: Limits(0, 0),
-            ),
-            [DiskReader(disk)],
-            writers,
-            BufferPool(4, BUFFER),
-            ordered=False,
-            arrange=in_order,
-            observe=lambda limits, length, seconds: None,
-            digester=no_digest,
-            progress=lambda n: None,
-        )
-
     disk.before_write = boom_at(50_000)
     with pytest.raises(BoomError):
-        move()
-    flushed = sum(w.flushed for w in writers)
-    assert flushed == 0
-    disk.before_write = lambda start: None
-    move()
-    assert [w.flushed for w in writers] == [1, 1, 1]
+        transfer(disk, disk.extents(every=5000), writers=3, ordered=False)
+    assert [w.flushed for w in disk.writers] == [0, 0, 0]
+
+    disk = Disk(100_000)
+    transfer(disk, disk.extents(every=5000), writers=3, ordered=False)
+    assert [w.flushed for w in disk.writers] == [1, 1, 1]

@@ -44,6 +44,12 @@ def in_any_order(block: Block, buffer: memoryview | None, join_gap: int) -> Iter
                 yield _operation(piece, block, buffer)
 
 
+def data_of(piece: Piece, block: Block, buffer: memoryview) -> memoryview:
+    """Where a piece lies in the buffer of its block."""
+    offset = piece.start - block.start
+    return buffer[offset : offset + piece.length]
+
+
 def _stretches(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
     """Pieces that touch each other, together."""
     stretch: list[Piece] = []
@@ -80,8 +86,7 @@ def _merged(held: list[Piece], block: Block, buffer: memoryview | None) -> Itera
     if held and buffer is not None:
         for piece in held:
             if piece.segment is None:
-                offset = piece.start - block.start
-                buffer[offset : offset + piece.length] = bytes(piece.length)
+                data_of(piece, block, buffer)[:] = bytes(piece.length)
         first = held[0]
         yield Piece(first.start, _end(held[-1]) - first.start, first.segment)
     yield from behind
@@ -90,8 +95,7 @@ def _merged(held: list[Piece], block: Block, buffer: memoryview | None) -> Itera
 def _operation(piece: Piece, block: Block, buffer: memoryview | None) -> Operation:
     if piece.segment is None or buffer is None:
         return Operation(piece.start, piece.length, None)
-    offset = piece.start - block.start
-    return Operation(piece.start, piece.length, buffer[offset : offset + piece.length])
+    return Operation(piece.start, piece.length, data_of(piece, block, buffer))
 
 
 def _end(piece: Piece) -> int:

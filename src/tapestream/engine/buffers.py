@@ -25,7 +25,7 @@ class BufferPool:
         if len(self._maps) == self.count:
             raise RuntimeError("more blocks were admitted than there are buffers")
         self._maps.append(mmap.mmap(-1, self.size))
-        # Fewer page faults, and fewer misses when data is decrypted into it: a tenth of the time.
+        # Fewer page faults, and fewer misses when TLS decrypts into it: a tenth faster there.
         self._maps[-1].madvise(mmap.MADV_HUGEPAGE)
         return memoryview(self._maps[-1])
 

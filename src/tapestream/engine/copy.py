@@ -25,10 +25,10 @@ log = logging.getLogger("tapestream.copy")
 MIB = 1024**2
 PAGE = 4096
 
-# A request may be much larger than a buffer: the server's cost per request is paid once, while
-# the buffers in use stay few enough for the processor's cache.
+# A request may be larger than a buffer: the server's cost per request is paid once, and the
+# first bytes go on while the others arrive.
 REQUEST_SIZE = 16 * MIB
-# Larger blocks are handed over less often; larger still, they are no faster.
+# Of 0.5 to 4 MiB the fastest, by some per cent, on 2 cores: blocks are handed over less often.
 BUFFER_SIZE = 4 * MIB
 MAX_WORKERS = 4
 

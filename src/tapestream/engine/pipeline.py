@@ -18,10 +18,10 @@ from functools import partial
 from typing import NamedTuple
 
 from ..protocols import Digester, Reader, Writer
-from .arrange import Operation
+from .arrange import Operation, data_of
 from .buffers import BufferPool
 from .gap import Limits
-from .plan import Block, Piece, Request
+from .plan import Block, Request
 
 Arrange = Callable[[Block, memoryview | None], Iterable[Operation]]
 
@@ -332,7 +332,7 @@ def _digest(
         if piece.start == piece.segment.start:
             digest = digester(*piece.segment)
         if digest is not None:
-            digest.update(_view(buffer, block, piece))
+            digest.update(data_of(piece, block, buffer))
     return digest
 
 
@@ -350,8 +350,3 @@ def _write(
         if written:
             progress(written)
     writer.flush()
-
-
-def _view(buffer: memoryview, block: Block, piece: Piece) -> memoryview:
-    offset = piece.start - block.start
-    return buffer[offset : offset + piece.length]

@@ -438,7 +438,7 @@ class Connection:
 
     def pause_or_raise(self, error: TransferError, failures: int, retries: int) -> None:
         """Wait before the next try, or raise the error when there should be none."""
-        if not _is_transient(error) or failures > retries or self._cancelled.is_set():
+        if not error.is_transient or failures > retries or self._cancelled.is_set():
             raise error
         log.info("Try %d of %d failed: %s", failures, retries + 1, error)
         self._cancelled.wait(min(FIRST_PAUSE * 2 ** (failures - 1), LONGEST_PAUSE))
@@ -578,12 +578,6 @@ class Connection:
             reason = self._transfer.url.redact(str(e)) or type(e).__name__
             # Not "from e": what http.client found on the line may be the ticket.
             raise ServerError(f"{doing}: the connection broke: {reason}") from None
-
-
-def _is_transient(error: TransferError) -> bool:
-    if isinstance(error, ServerError):
-        return error.is_transient
-    return isinstance(error, ServerUnreachableError)
 
 
 def _check_range(response: http.client.HTTPResponse, start: int, end: int, size: int) -> None:

@@ -194,7 +194,6 @@ class _TarWriter(Writer):
             buffer = buffer[step:]
             if start == self._segment_end():
                 self._end_segment()
-        # A member is closed by the next one, or by the end.
 
     def zero(self, start: int, length: int) -> None:
         """See `Writer.zero`: `extents.json` says it all."""
