@@ -113,7 +113,7 @@ def _lines() -> Iterator[Table]:
         "line-1gbit/fragmented",
         "Backup of a fragmented disk over a line of 1 Gbit/s, TLS",
         "Line",
-        PARTS["fragmented"],
+        "fragmented/2",
         (Contender(OURS, "ours.backup", produces="tape"), *fixed, stream, plain),
         TCP,
         tls=True,

@@ -19,18 +19,17 @@ KIB, MIB = 1024, 1024**2
 
 # Beyond this, reading nothing delays the other requests more than any request costs.
 MAX_GAP = MIB
-# What a GET costs an idle daemon, in seconds: believed until requests of both sizes were seen.
+# What a GET costs an idle daemon, in seconds: believed while requests of one size only were seen.
 PRIOR_COST = 0.0005
-# Requests below this tell what a request costs, larger ones what a byte costs.
-SMALL = 512 * KIB
 # Largest request with gaps while that is only tried: large enough, and little when it is wrong.
 TRIAL_SPAN = MIB
-# A trial takes this many requests for each reader; the first is the end of what was before.
+# A trial takes at least so many requests of each reader, and so long in seconds: a shorter one
+# is lost in what the line and the scheduler hold back. The first request of each reader does not
+# count: it waited for what was before.
 TRIAL_REQUESTS = 4
-# After so many bytes, the other kind of request is tried again: the line may have changed.
-TRY_AGAIN = 256 * MIB
-# Weight of the newest measurement in a running mean.
-NEWEST = 1 / 8
+TRIAL_SECONDS = 0.04
+# What was learned is used for so many times as long as the trials took: the line may change.
+USE = 25
 
 
 class Limits(NamedTuple):
@@ -59,6 +58,10 @@ class Gap(Protocol):
         ...
 
 
+_TRY_SMALL = Limits(0, 0)
+_TRY_LARGE = Limits(MAX_GAP, TRIAL_SPAN)
+
+
 class FixedGap:
     """Always the same gap, whatever it costs."""
 
@@ -76,6 +79,8 @@ class FixedGap:
 class AutoGap:
     """The gap that pays by what the requests so far took.
 
+    It goes round: a trial of small requests, one of large ones, and then what they taught.
+
     Args:
         request_size: Largest request in bytes.
         readers: How many readers work at the same time.
@@ -85,66 +90,85 @@ class AutoGap:
         self._request_size = request_size
         self._readers = readers
         self._lock = threading.Lock()
-        self._small = _Mean()
-        self._large = _Mean()
-        self._trial = 0
-        self._trials = [Limits(MAX_GAP, TRIAL_SPAN), Limits(0, 0)]  # still to come
-        self._seen = 0
-        self._read = 0
-        self._now: Limits | None = None
-        self._next()
+        self._worth: int | None = None
+        self._small = self._large = self._seen = Seen()
+        self._early = 0
+        self._limits = _TRY_SMALL
 
     def limits(self) -> Limits:
         """See `Gap.limits`."""
         with self._lock:
-            return self._now or Limits(self.worth(), self._request_size, self._trial)
+            return self._limits
 
     def observe(self, limits: Limits, length: int, seconds: float) -> None:
         """See `Gap.observe`."""
         with self._lock:
-            if limits.trial != self._trial:
+            if limits.trial != self._limits.trial:
                 return
-            self._seen += 1
-            if self._seen <= self._readers:
+            if self._early < self._readers:
+                self._early += 1
                 return
-            (self._small if length < SMALL else self._large).add(length, seconds)
-            self._read += length
-            if self._now is not None and self._seen >= TRIAL_REQUESTS * self._readers:
-                self._next()
-            elif self._now is None and self._read >= TRY_AGAIN:
-                small = length < SMALL
-                self._trials = [Limits(MAX_GAP, TRIAL_SPAN) if small else Limits(0, 0)]
+            self._seen = self._seen.with_one(length, seconds)
+            if self._is_over():
                 self._next()
 
-    def worth(self) -> int:
-        """The largest gap in bytes that costs no more than a request."""
-        small, large = self._small, self._large
-        if not (small.seen and large.seen):
-            some = small if small.seen else large
-            return min(int(PRIOR_COST * some.length / some.seconds), MAX_GAP) if some.seen else 0
-        per_byte = (large.seconds - small.seconds) / (large.length - small.length)
-        per_request = small.seconds - per_byte * small.length
-        if per_byte <= 0:
-            return MAX_GAP
-        return max(0, min(int(per_request / per_byte), MAX_GAP))
+    def _is_over(self) -> bool:
+        requests, _, seconds = self._seen
+        if self._is_trial:
+            enough = requests >= TRIAL_REQUESTS * self._readers
+            return enough and seconds >= TRIAL_SECONDS * self._readers
+        return seconds >= USE * (self._small.seconds + self._large.seconds)
+
+    @property
+    def _is_trial(self) -> bool:
+        return self._limits.trial % 3 != 2
 
     def _next(self) -> None:
-        """Begin the next trial, or, after the last, to use what was learned."""
-        self._trial += 1
-        self._seen = self._read = 0
-        self._now = self._trials.pop(0)._replace(trial=self._trial) if self._trials else None
+        """Begin the next trial, or, after the second, use what was learned."""
+        number = self._limits.trial + 1
+        if number % 3 == 0:
+            following = _TRY_SMALL
+        elif number % 3 == 1:
+            self._small = self._seen
+            following = _TRY_LARGE
+        else:
+            self._large = self._seen
+            self._worth = gap_worth(self._small, self._large, self._worth)
+            following = Limits(self._worth, self._request_size)
+        self._limits = following._replace(trial=number)
+        self._early, self._seen = 0, Seen()
 
 
-class _Mean:
-    """Running means of the length and the time of some requests."""
+class Seen(NamedTuple):
+    """What some requests took together."""
 
-    def __init__(self) -> None:
-        self.seen = False
-        self.length = self.seconds = 0.0
+    requests: int = 0
+    bytes: int = 0
+    seconds: float = 0.0
 
-    def add(self, length: int, seconds: float) -> None:
-        seconds = max(seconds, 1e-9)  # a coarse clock may show none at all
-        weight = NEWEST if self.seen else 1.0
-        self.length += weight * (length - self.length)
-        self.seconds += weight * (seconds - self.seconds)
-        self.seen = True
+    def with_one(self, length: int, seconds: float) -> Seen:
+        """And one more."""
+        return Seen(self.requests + 1, self.bytes + length, self.seconds + seconds)
+
+
+def gap_worth(small: Seen, large: Seen, before: int | None) -> int:
+    """The largest gap in bytes that costs no more than a request.
+
+    Args:
+        small: What small requests took.
+        large: What large ones took.
+        before: What was found before; holds on where all requests were of much the same length,
+            as on a disk of large extents.
+    """
+    small_length, large_length = small.bytes / small.requests, large.bytes / large.requests
+    small_time, large_time = small.seconds / small.requests, large.seconds / large.requests
+    if large_length < 2 * small_length:
+        return _bounded(PRIOR_COST, large_time / large_length) if before is None else before
+    per_byte = (large_time - small_time) / (large_length - small_length)
+    return _bounded(small_time - per_byte * small_length, per_byte)
+
+
+def _bounded(per_request: float, per_byte: float) -> int:
+    if per_byte <= 0:
+        return MAX_GAP
+    return max(0, min(int(per_request / per_byte), MAX_GAP))
