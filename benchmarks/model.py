@@ -99,9 +99,11 @@ class Outcome:
     Attributes:
         seconds: Wall time of the transfer.
         cpu: User and system seconds, those of its child processes included.
+        machine: The same of all processes of the machine, so of the servers, too.
         peak: Largest resident set in bytes: of the process, or of the tool that it ran.
     """
 
     seconds: float
     cpu: float
+    machine: float
     peak: int

@@ -42,6 +42,11 @@ class Row:
         return median(outcome.cpu for outcome in self.outcomes) * GIB / self.data_bytes
 
     @property
+    def busy(self) -> float:
+        """Median of how many processors of the machine were busy."""
+        return median(outcome.machine / outcome.seconds for outcome in self.outcomes)
+
+    @property
     def peak(self) -> int:
         """The largest of all rounds, in bytes."""
         return max(outcome.peak for outcome in self.outcomes)

@@ -49,6 +49,62 @@ class LocalIOError(TapestreamError):
         self.errno: int | None = getattr(error, "errno", None)
 
 
+class TapeError(LocalIOError):
+    """The tape drive refused, or failed.
+
+    What was written before stays on the tape; a tape file without its manifest is incomplete.
+    """
+
+
+class NotATapeError(TapeError):
+    """The path is not that of a tape drive."""
+
+    hint = "Pass a no-rewind tape device, such as /dev/nst0."
+
+
+class NoMediumError(TapeError):
+    """There is no cartridge in the drive, or it is not loaded yet."""
+
+    hint = "Load a cartridge; TapeDrive.wait_ready() waits until the drive has taken it."
+
+
+class WriteProtectedError(TapeError):
+    """The cartridge is write-protected. Nothing was written."""
+
+    hint = "Move the cartridge's switch, or load another one."
+
+
+class DriveBusyError(TapeError):
+    """Somebody else uses the drive."""
+
+    hint = "Wait for the other program; within one program, share one TapeDrive."
+
+
+class EndOfTapeError(TapeError):
+    """The tape is full."""
+
+    hint = "Pass on_volume_full=, which loads the next tape; the backup goes on there."
+
+
+class WrongTapeError(TapeError):
+    """Another tape is loaded than the one that was asked for. Nothing was written."""
+
+    hint = "Load the tape that was asked for."
+
+
+class PositionLostError(TapeError):
+    """The tape is not where it was left: the drive was reset, or the cartridge was changed.
+
+    Nothing was written since: on the Linux of 2022 a drive that lost its power writes at the
+    beginning of the tape, over what is there.
+    """
+
+    hint = (
+        "Close the drive, and see what is loaded with TapeDrive.scan(). The last backup is "
+        "incomplete; those before it are untouched."
+    )
+
+
 class ExtentsError(TapestreamError):
     """An extents list that cannot describe a disk: not ordered, with gaps, or out of bounds."""
 
@@ -144,6 +200,12 @@ class NewerFormatError(StreamError):
     """A stream of a format version that this software does not know."""
 
     hint = "Update tapestream; plain tar can still extract the data."
+
+
+class WrongVolumeError(StreamError):
+    """A later volume of a backup, where its first is needed."""
+
+    hint = "Begin with volume 1; the others are asked for when their turn comes."
 
 
 class IncompleteStreamError(StreamError):

@@ -30,6 +30,7 @@ from typing_extensions import Buffer, Self
 
 from .extents import Extent, Extents
 from .info import BackupInfo
+from .report import TapeReport
 
 
 class Reader(Protocol):
@@ -119,6 +120,14 @@ class Source(Protocol):
     def open_reader(self) -> Reader:
         """Open a reader; called after `extents`, at most `max_readers` times in one copy."""
         ...
+
+    def keep_alive(self) -> None:
+        """Do what must be done now and then, lest this expires while nothing moves. Optional.
+
+        Called about every 20 seconds during a copy, from another thread, whether data moves or
+        not: a sink may wait for a tape for minutes. Must not block for long.
+        """
+        return
 
     def finish(self) -> None:
         """Check what can only be checked after the last byte was read. Optional.
@@ -236,6 +245,19 @@ class Sink(Protocol):
         return None
 
     @property
+    def streaming(self) -> bool:
+        """True when to stop and start again costs more than to wait: a tape drive.
+
+        Whenever the data runs out, writing then goes on only when the buffers are full.
+        """
+        return False
+
+    @property
+    def tape(self) -> TapeReport | None:
+        """How the backup went to tape, for the `CopyResult`; None for other sinks."""
+        return None
+
+    @property
     def join_gap(self) -> int:
         """Write zeros of up to this many bytes as data, together with the data on both sides."""
         return 0
@@ -262,6 +284,14 @@ class Sink(Protocol):
     def open_writer(self) -> Writer:
         """Open a writer; called after `begin`, at most `max_writers` times."""
         ...
+
+    def keep_alive(self) -> None:
+        """Do what must be done now and then, lest this expires while nothing moves. Optional.
+
+        Called about every 20 seconds during a copy, from another thread, whether data moves or
+        not: a sink may wait for a tape for minutes. Must not block for long.
+        """
+        return
 
     @abstractmethod
     def commit(self) -> None:

@@ -105,6 +105,7 @@ def transfer(
     writers: int = 1,
     buffers: int = 8,
     ordered: bool = True,
+    streaming: bool = False,
     gap: int = 0,
     digester: Callable[[int, int], Digester | None] = no_digest,
     progress: Callable[[int], None] = lambda n: None,
@@ -124,6 +125,7 @@ def transfer(
             [DiskWriter(disk) for _ in range(writers)],
             pool,
             ordered=ordered,
+            streaming=streaming,
             arrange=in_order if ordered else partial(in_any_order, join_gap=0),
             observe=lambda limits, length, seconds: None,
             digester=digester,
@@ -290,6 +292,7 @@ def test_an_error_of_the_plan_ends_everything() -> None:
             [DiskWriter(disk)],
             pool,
             ordered=True,
+            streaming=False,
             arrange=in_order,
             observe=lambda limits, length, seconds: None,
             digester=no_digest,
@@ -375,3 +378,71 @@ def test_writers_flush_only_after_success() -> None:
     disk = Disk(100_000)
     transfer(disk, disk.extents(every=5000), writers=3, ordered=False)
     assert [w.flushed for w in disk.writers] == [1, 1, 1]
+
+
+# --- A sink that should not be stopped and started ---
+
+
+def test_a_streaming_sink_starts_with_full_buffers() -> None:
+    """And, whenever the data ran out, goes on only when they are full again."""
+    disk = Disk(64 * BUFFER)
+    read: list[int] = []
+    ready_at_start: list[int] = []
+    disk.before_read = read.append
+
+    def before_write(start: int) -> None:
+        # With one reader, all that was read before this write is in the buffers, or was written.
+        if len(disk.starts) % 8 == 0:
+            ready_at_start.append(len(read) - len(disk.starts))
+
+    disk.before_write = before_write
+    moved = transfer(disk, disk.extents(every=len(disk.content)), buffers=8, streaming=True)
+    assert bytes(disk.copy) == disk.content
+    assert ready_at_start[0] == 8
+    assert moved.stalled > 0
+
+
+@pytest.mark.parametrize("readers", [1, 3])
+@pytest.mark.parametrize("blocks", [0, 1, 7, 8, 9, 40])
+def test_a_streaming_sink_gets_everything(readers: int, blocks: int) -> None:
+    disk = Disk(blocks * BUFFER)
+    transfer(disk, disk.extents(every=BUFFER), readers=readers, buffers=8, streaming=True)
+    zeroed = bytes(disk.copy)
+    for i in range(0, blocks, 2):
+        assert zeroed[i * BUFFER : (i + 1) * BUFFER] == disk.content[i * BUFFER : (i + 1) * BUFFER]
+
+
+def test_underruns_are_counted_and_each_fills_the_buffers() -> None:
+    """A source that stops in the middle, until the writer has run dry."""
+    disk = Disk(32 * BUFFER)
+    dry = threading.Event()
+    waiting: list[int] = []
+
+    def before_read(start: int) -> None:
+        if start == 16 * BUFFER:
+            assert dry.wait(10)
+
+    def before_write(start: int) -> None:
+        if start == 15 * BUFFER:
+            threading.Timer(0.1, dry.set).start()
+        if start == 16 * BUFFER:
+            waiting.append(start)
+
+    disk.before_read, disk.before_write = before_read, before_write
+    moved = transfer(disk, disk.extents(every=len(disk.content)), buffers=4, streaming=True)
+    assert bytes(disk.copy) == disk.content
+    assert moved.underruns >= 1
+    assert waiting == [16 * BUFFER]
+
+
+def test_an_error_ends_a_writer_that_waits_for_full_buffers() -> None:
+    disk = Disk(32 * BUFFER)
+
+    def before_read(start: int) -> None:
+        if start == 2 * BUFFER:
+            raise OSError("the source broke")
+
+    disk.before_read = before_read
+    with pytest.raises(OSError, match="the source broke"):
+        transfer(disk, disk.extents(every=len(disk.content)), buffers=8, streaming=True)
+    assert disk.starts == []

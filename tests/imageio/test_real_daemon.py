@@ -21,9 +21,11 @@ from tapestream import (
     ImageioHTTPSource,
     ImageioUploadSink,
     RawImageSource,
+    Reader,
     TapestreamError,
     copy,
 )
+from tapestream.engine import alive
 from tapestream.errors import (
     CertificateError,
     ServerUnreachableError,
@@ -31,6 +33,7 @@ from tapestream.errors import (
     TicketError,
     UsageError,
 )
+from tapestream.extents import Extents
 from tapestream.testing import ImageioDaemon, compare_images, create_image, serve_image
 from tests.hostile import HostileServer
 from tests.imageio.support import KIB, MIB, SMALL, DiskSink, DiskSource, TLSServer, authority, noise
@@ -568,3 +571,72 @@ def test_small_blocks_over_tls(daemon: ImageioDaemon, disk: Path, url: str) -> N
     with ImageioHTTPSource(url, cafile=daemon.cafile, use_unix_socket=False) as source:
         copy(source, sink, **SMALL)
     assert sink.image == disk.read_bytes()
+
+
+# --- A ticket that nobody uses for longer than it lives ---
+
+
+class StalledSink(DiskSink):
+    """Waits before the first byte, as for a drive that others use."""
+
+    def begin(self, info: BackupInfo, extents: Extents) -> None:
+        time.sleep(4)
+        super().begin(info, extents)
+
+
+class StalledSource(RawImageSource):
+    """Waits before the first byte, as for a tape that is being loaded."""
+
+    def open_reader(self) -> Reader:
+        time.sleep(4)
+        return super().open_reader()
+
+
+@pytest.mark.parametrize("often", [True, False])
+@BOTH
+def test_the_ticket_of_a_download_outlives_a_stall(
+    daemon: ImageioDaemon,
+    disk: Path,
+    export: str,
+    monkeypatch: pytest.MonkeyPatch,
+    unix: bool,
+    often: bool,
+) -> None:
+    """And it would not, were it not used meanwhile."""
+    monkeypatch.setattr(alive, "INTERVAL", 0.5 if often else 1000)
+    url = daemon.add_ticket(export, SIZE, timeout=2)
+    sink = StalledSink()
+    with ImageioHTTPSource(url, cafile=daemon.cafile, use_unix_socket=unix) as source:
+        if often:
+            copy(source, sink)
+            assert sink.image == disk.read_bytes()
+        else:
+            with pytest.raises(TicketError):
+                copy(source, sink)
+
+
+@pytest.mark.parametrize("often", [True, False])
+@BOTH
+def test_the_ticket_of_an_upload_outlives_a_stall(
+    daemon: ImageioDaemon,
+    disk: Path,
+    target: str,
+    monkeypatch: pytest.MonkeyPatch,
+    unix: bool,
+    often: bool,
+) -> None:
+    monkeypatch.setattr(alive, "INTERVAL", 0.5 if often else 1000)
+    url = daemon.add_ticket(target, SIZE, ops=["write"], timeout=2)
+    with (
+        StalledSource(disk) as source,
+        ImageioUploadSink(url, cafile=daemon.cafile, use_unix_socket=unix) as sink,
+    ):
+        if not often:
+            with pytest.raises(TicketError):
+                copy(source, sink)
+            return
+        copy(source, sink)
+    restored = DiskSink()
+    with ImageioHTTPSource(daemon.add_ticket(target, SIZE), cafile=daemon.cafile) as back:
+        copy(back, restored)
+    assert restored.image == disk.read_bytes()

@@ -343,7 +343,7 @@ def test_what_is_not_a_json_object(text: bytes) -> None:
         decode_object(INFO, text)
 
 
-REQUIRED = ("version", "volume", "segment_size", "part_size", "record_size")
+REQUIRED = ("version", "volume", "volume_start", "segment_size", "part_size", "record_size")
 REQUIRED_TOO = ("size", "context", "checksum")
 
 
@@ -459,6 +459,8 @@ def test_manifest_as_written() -> None:
         "data_bytes": 4000,
         "checksum": "sha256",
         "members": {INFO: "aa", EXTENTS: "bb"},
+        "start": 0,
+        "set_id": None,
     }
     check(values)
 

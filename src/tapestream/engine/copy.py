@@ -14,7 +14,9 @@ from ..errors import ExtentsError, UsageError
 from ..extents import Extents, Kind
 from ..progress import Progress, reporter
 from ..protocols import Reader, Sink, Source, Writer
+from ..report import TapeReport
 from . import pipeline
+from .alive import kept_alive
 from .arrange import in_any_order, in_order
 from .buffers import BufferPool
 from .gap import AutoGap, FixedGap, Gap
@@ -52,6 +54,9 @@ class CopyResult:
         seconds: From the request of the extents to the end of the commit.
         checksum: Name of the digest that the sink recorded; None for none.
         verified: Name of the digest that the source checked all data against; None for none.
+        underruns: How often the sink had to wait for data after the first of it.
+        stalled: How long it waited, in seconds; of several writers, all together.
+        tape: How the backup went to tape: where, how many records, how fast; None for other sinks.
     """
 
     size: int
@@ -65,6 +70,9 @@ class CopyResult:
     seconds: float
     checksum: str | None
     verified: str | None
+    underruns: int = 0
+    stalled: float = 0.0
+    tape: TapeReport | None = None
 
     @property
     def rate(self) -> float:
@@ -109,7 +117,8 @@ def copy(
     """
     try:
         settings = _Settings(max_workers, buffer_size, buffer_memory, max_gap)
-        return _copy(src, dst, settings, progress)
+        with kept_alive(src, dst):
+            return _copy(src, dst, settings, progress)
     except BaseException:
         try:
             dst.abort()
@@ -171,6 +180,7 @@ def _copy(src: Source, dst: Sink, settings: _Settings, progress: Progress | None
             writers,
             pool,
             ordered=dst.sequential,
+            streaming=dst.streaming,
             arrange=in_order if dst.sequential else partial(in_any_order, join_gap=dst.join_gap),
             digester=dst.digester,
             observe=gap.observe,
@@ -193,6 +203,9 @@ def _copy(src: Source, dst: Sink, settings: _Settings, progress: Progress | None
         seconds=time.monotonic() - began,
         checksum=dst.checksum,
         verified=src.checksum,
+        underruns=moved.underruns,
+        stalled=moved.stalled,
+        tape=dst.tape,
     )
 
 

@@ -45,11 +45,21 @@ class Filled(NamedTuple):
 
 
 class Moved(NamedTuple):
-    """What went through: reads asked of the source, their bytes, and bytes of data written."""
+    """What went through.
+
+    Attributes:
+        requests: Reads asked of the source.
+        read: Bytes in them.
+        written: Bytes of data written.
+        underruns: How often all writers had to wait for data, after the first.
+        stalled: How long they waited, in seconds, all together.
+    """
 
     requests: int = 0
     read: int = 0
     written: int = 0
+    underruns: int = 0
+    stalled: float = 0.0
 
 
 class Handover:
@@ -59,6 +69,7 @@ class Handover:
         plan: Requests in ascending order.
         pool: Its `count` is the window.
         ordered: Hand blocks to `take` in their order; otherwise as they come.
+        streaming: When the blocks run out, hand on none until the window is full.
         readers: How many workers will claim and put.
         writers: How many workers will take and release.
 
@@ -75,6 +86,7 @@ class Handover:
         pool: BufferPool,
         *,
         ordered: bool,
+        streaming: bool,
         readers: int,
         writers: int,
     ) -> None:
@@ -85,6 +97,7 @@ class Handover:
         self._plan = plan
         self._pool = pool
         self._ordered = ordered
+        self._streaming = self._filling = streaming
         self._claimed = 0
         self._taken = 0
         self._oldest = 0
@@ -106,8 +119,9 @@ class Handover:
             first = self._claimed
             self._claimed += len(request.blocks)
             if request.length:
-                requests, read, written = self.moved
-                self.moved = Moved(requests + 1, read + request.length, written)
+                self.moved = self.moved._replace(
+                    requests=self.moved.requests + 1, read=self.moved.read + request.length
+                )
             return first, request
 
     def buffer(self, number: int, length: int) -> memoryview | None:
@@ -124,12 +138,16 @@ class Handover:
         with self._lock:
             self._check()
             self._ready[filled.number] = filled
-            if not self._ordered or filled.number == self._taken:
+            if self._filling:
+                if len(self._ready) == self._pool.count:
+                    self._work.notify()
+            elif not self._ordered or filled.number == self._taken:
                 self._work.notify()
 
     def take(self) -> Filled | None:
         """Wait for a block to write; None when all have been taken."""
         with self._lock:
+            underrun = False
             while True:
                 self._check()
                 number = self._next_ready()
@@ -138,7 +156,11 @@ class Handover:
                     return self._ready.pop(number)
                 if self._readers_left == 0 and self._taken == self._claimed:
                     return None
-                self._work.wait()
+                if self._taken and not underrun:
+                    underrun = True
+                    self._filling = self._streaming
+                    self.moved = self.moved._replace(underruns=self.moved.underruns + 1)
+                self._wait_for_work()
 
     def release(self, filled: Filled, written: int) -> None:
         """Give the buffer of a block back, and let the window move on."""
@@ -183,7 +205,17 @@ class Handover:
             self._work.notify_all()
             self.finished.set()
 
+    def _wait_for_work(self) -> None:
+        began = time.monotonic()
+        self._work.wait()
+        stalled = self.moved.stalled + time.monotonic() - began
+        self.moved = self.moved._replace(stalled=stalled)
+
     def _next_ready(self) -> int | None:
+        if self._filling:
+            if len(self._ready) < self._pool.count and self._readers_left:
+                return None
+            self._filling = False
         if self._ordered:
             return self._taken if self._taken in self._ready else None
         return next(iter(self._ready), None)
@@ -200,6 +232,7 @@ def run(
     pool: BufferPool,
     *,
     ordered: bool,
+    streaming: bool,
     arrange: Arrange,
     digester: Callable[[int, int], Digester | None],
     observe: Callable[[Limits, int, float], None],
@@ -213,6 +246,7 @@ def run(
         writers: One thread is started for each.
         pool: Where the data lies in between.
         ordered: Write blocks in the order of the plan; takes a single writer.
+        streaming: See `Sink.streaming`.
         arrange: What a writer is asked to do for a block.
         digester: See `Sink.digester`.
         observe: Hears the limits and the length of requests, and the seconds of their reading.
@@ -225,7 +259,14 @@ def run(
         BaseException: The first error of any worker, or KeyboardInterrupt. All workers have
             ended; readers and writers are still to be closed.
     """
-    handover = Handover(plan, pool, ordered=ordered, readers=len(readers), writers=len(writers))
+    handover = Handover(
+        plan,
+        pool,
+        ordered=ordered,
+        streaming=streaming,
+        readers=len(readers),
+        writers=len(writers),
+    )
     work = [
         (f"tapestream-reader-{i}", partial(_read, handover, reader, digester, observe))
         for i, reader in enumerate(readers)

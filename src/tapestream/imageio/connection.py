@@ -209,6 +209,15 @@ class Transfer:
         """Make a connection; it connects when first used."""
         return Connection(self, self._new_http())
 
+    def keep_alive(self) -> None:
+        """Use the ticket: this, unlike getting the extents, lets it live on.
+
+        Raises:
+            TransferError: The server cannot be reached, or refuses.
+        """
+        with self.connect() as connection:
+            connection.options()
+
     def negotiate(self, *, use_unix_socket: bool) -> None:
         """Ask what the server can do, and go over to its unix socket if it is on this host.
 

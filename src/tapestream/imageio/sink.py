@@ -146,6 +146,10 @@ class ImageioUploadSink(Sink):
     def abort(self) -> None:
         """See `Sink.abort`: nothing can be taken back; the transfer's owner cancels it."""
 
+    def keep_alive(self) -> None:
+        """See `Sink.keep_alive`: uses the ticket, which would expire."""
+        self._transfer.keep_alive()
+
     def close(self) -> None:
         """See `Sink.close`: the connections were the writers'."""
 

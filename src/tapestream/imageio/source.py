@@ -105,6 +105,10 @@ class ImageioHTTPSource(Source):
         """See `Source.open_reader`."""
         return _HTTPReader(self._transfer, self.extents().size, self._retries)
 
+    def keep_alive(self) -> None:
+        """See `Source.keep_alive`: uses the ticket, which would expire."""
+        self._transfer.keep_alive()
+
     def close(self) -> None:
         """See `Source.close`: the connections were the readers'."""
 

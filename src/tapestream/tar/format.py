@@ -193,7 +193,9 @@ class Preamble:
         checksum: Name of the digest in the manifest; None for none.
         part_size: Largest data member in bytes.
         record_size: The stream's length is a multiple of this.
+        set_id: Identifies the volumes that belong together; None where there is only one.
         volume: Number of this volume, from 1.
+        volume_start: Where on the disk this volume goes on: the offset of its first data member.
         software: What wrote it.
     """
 
@@ -201,7 +203,9 @@ class Preamble:
     checksum: str | None
     part_size: int
     record_size: int
+    set_id: str | None = None
     volume: int = 1
+    volume_start: int = 0
     software: str = ""
 
     @property
@@ -216,7 +220,9 @@ class Preamble:
             "version": VERSION,
             "software": self.software,
             **self.info.to_dict(),
+            "set_id": self.set_id,
             "volume": self.volume,
+            "volume_start": self.volume_start,
             "checksum": self.checksum,
             "segment_size": self.segment_size,
             "part_size": self.part_size,
@@ -250,7 +256,9 @@ class Preamble:
                 checksum=_choice(values, "checksum", (*ALGORITHMS, None)),
                 part_size=_number(values, "part_size", BLOCK, MAX_MEMBER, BLOCK),
                 record_size=_number(values, "record_size", BLOCK, GIB, BLOCK),
+                set_id=_text(values, "set_id"),
                 volume=_number(values, "volume", 1, 2**31),
+                volume_start=_number(values, "volume_start", 0, 2**63),
                 software=str(values.get("software", "")),
             )
             _choice(values, "version", (VERSION,))
@@ -267,13 +275,18 @@ _DIGESTS_PER_CHUNK = 10_000
 class Manifest:
     """The contents of `manifest.json`: what the stream must have held.
 
+    Where a tape ended before its manifest could be written, the one on the next volume vouches
+    for the whole members on both.
+
     Attributes:
         checksum: Name of the digest; None for none.
-        data_extents: Number of data extents.
+        data_extents: Number of data extents of which there is data.
         data_members: Number of data members.
         data_bytes: Bytes in them.
-        members: Digest, in hex or None, of every member that is not data, by name.
+        members: Digest, in hex or None, of every member of this volume that is not data, by name.
         segments: The digests of all segments one after another, in the order of the stream.
+        start: Disk offset of the first data that it vouches for.
+        set_id: That of the preamble.
         volume: Number of this volume.
         continues: True when another volume follows.
     """
@@ -284,6 +297,8 @@ class Manifest:
     data_bytes: int
     members: Mapping[str, str | None]
     segments: bytes
+    start: int = 0
+    set_id: str | None = None
     volume: int = 1
     continues: bool = False
 
@@ -295,14 +310,14 @@ class Manifest:
             digests = self.segments[i : i + step].hex(",", self._digest_size)
             quoted = digests.replace(",", '","')
             yield (f',"{quoted}"' if i else f'"{quoted}"').encode()
-        yield b"]}"
+        yield self._tail()
 
     @property
     def length(self) -> int:
         """Bytes in all the chunks of `encode`."""
         count = len(self.segments) // self._digest_size
         per_digest = 2 * self._digest_size + len('"",')
-        return len(self._head()) + max(0, count * per_digest - len(",")) + len("]}")
+        return len(self._head()) + max(0, count * per_digest - len(",")) + len(self._tail())
 
     def check(
         self, text: bytes, extents: Extents, preamble: Preamble, *, data_too: bool = True
@@ -332,7 +347,8 @@ class Manifest:
         if wanted["members"] != found["members"]:
             raise CorruptStreamError(_differing_member(wanted["members"], found["members"]))
         if data_too and wanted["segments"] != found["segments"]:
-            raise _differing_segment(wanted["segments"], found["segments"], extents, preamble)
+            vouched = segments(extents, preamble, self.start)
+            raise _differing_segment(wanted["segments"], found["segments"], vouched)
 
     @property
     def _digest_size(self) -> int:
@@ -340,29 +356,117 @@ class Manifest:
 
     def _head(self) -> bytes:
         """Everything before the first digest of a segment."""
-        text = json.dumps(self._values(), separators=(",", ":"), ensure_ascii=False)
-        return text.removesuffix("]}").encode()
+        return _compact({**self._before(), "segments": []})[: -len("]}")]
+
+    def _tail(self) -> bytes:
+        """Everything behind the last one: it tells in the last record what the stream was."""
+        return b"]," + _compact(self._behind())[len("{") :]
 
     def _values(self) -> dict[str, Any]:
-        """All values, but the segments, which come last."""
+        """All values but the segments."""
+        return {**self._before(), **self._behind()}
+
+    def _before(self) -> dict[str, Any]:
         return {
             "version": VERSION,
-            "volume": self.volume,
-            "continues": self.continues,
             "data_extents": self.data_extents,
             "data_members": self.data_members,
             "data_bytes": self.data_bytes,
             "checksum": self.checksum,
             "members": dict(self.members),
-            "segments": [],
+        }
+
+    def _behind(self) -> dict[str, Any]:
+        return {
+            "start": self.start,
+            "set_id": self.set_id,
+            "volume": self.volume,
+            "continues": self.continues,
         }
 
 
-def segments(extents: Extents, preamble: Preamble) -> Iterator[tuple[Member, Segment]]:
-    """All segments of a stream, each with the member it lies in: the order of the manifest."""
+class Vouched:
+    """What went by since the last manifest, and what the next one has to vouch for.
+
+    Attributes:
+        start: Disk offset of the first data.
+        members: Number of data members.
+        bytes: Bytes in them.
+        segments: The digests of their segments.
+    """
+
+    def __init__(self, start: int) -> None:
+        self.start = start
+        self.members = self.bytes = 0
+        self.segments = bytearray()
+        self._first = self._last = 0
+
+    def add(self, member: Member) -> None:
+        """Count a member."""
+        self._first = self._first or member.number
+        self._last = member.number
+        self.members += 1
+        self.bytes += member.length
+
+    def manifest(
+        self, preamble: Preamble, digests: Mapping[str, str | None], *, continues: bool
+    ) -> Manifest:
+        """The manifest of a volume with this preamble, and other members with these digests."""
+        return Manifest(
+            checksum=preamble.checksum,
+            data_extents=self._last - self._first + 1 if self._first else 0,
+            data_members=self.members,
+            data_bytes=self.bytes,
+            members=digests,
+            segments=bytes(self.segments),
+            start=self.start,
+            set_id=preamble.set_id,
+            volume=preamble.volume,
+            continues=continues,
+        )
+
+
+class Ending(NamedTuple):
+    """What the last bytes of a manifest tell."""
+
+    set_id: str | None
+    volume: int
+    continues: bool
+
+
+def ending(last: bytes) -> Ending | None:
+    """Read the end of the manifest off the last bytes of a stream; None if it has no such end.
+
+    Args:
+        last: The last record, or, where that is nothing but padding, the last two.
+    """
+    text = last.rstrip(b"\0")
+    if len(last) - len(text) < len(END):
+        return None
+    match = re.search(rb'\],("start":[^\[\]{}]{1,200}\})$', text)
+    try:
+        values = decode_object(MANIFEST, b"{" + match[1]) if match else {}
+        return Ending(
+            _text(values, "set_id"),
+            _number(values, "volume", 1, 2**31),
+            _choice(values, "continues", (True, False)),
+        )
+    except (CorruptStreamError, ValueError):
+        return None
+
+
+def _compact(values: Mapping[str, Any]) -> bytes:
+    return json.dumps(values, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def segments(
+    extents: Extents, preamble: Preamble, start: int = 0
+) -> Iterator[tuple[Member, Segment]]:
+    """All segments from a member's start on, each with its member: the order of the manifest."""
     for member in data_members(extents, preamble.part_size):
-        for segment in cut(member.start, member.length, preamble.segment_size):
-            yield member, segment
+        if member.start >= start:
+            for segment in cut(member.start, member.length, preamble.segment_size):
+                yield member, segment
 
 
 def _differing_member(wanted: object, found: Mapping[str, str | None]) -> str:
@@ -373,13 +477,11 @@ def _differing_member(wanted: object, found: Mapping[str, str | None]) -> str:
 
 
 def _differing_segment(
-    wanted: object, found: list[str], extents: Extents, preamble: Preamble
+    wanted: object, found: list[str], vouched: Iterator[tuple[Member, Segment]]
 ) -> CorruptStreamError:
     if not isinstance(wanted, list) or len(wanted) != len(found):
         return CorruptStreamError(f"{MANIFEST} is damaged: it lists other segments than it should")
-    for (member, segment), here, there in zip(
-        segments(extents, preamble), found, wanted, strict=True
-    ):
+    for (member, segment), here, there in zip(vouched, found, wanted, strict=False):
         if here != there:
             return DigestMismatchError(member.name, segment.start, segment.length)
     raise AssertionError("the lists do not differ")
@@ -405,6 +507,13 @@ def _number(values: Mapping[str, Any], key: str, low: int, high: int, unit: int 
     if type(value) is not int or not low <= value <= high or value % unit:
         raise ValueError(f"{key} is {value!r}")
     return value
+
+
+def _text(values: Mapping[str, Any], key: str) -> str | None:
+    value = values.get(key)
+    if value is None or isinstance(value, str):
+        return value
+    raise ValueError(f"{key} is {value!r}")
 
 
 def _choice(values: Mapping[str, Any], key: str, choices: tuple[Any, ...]) -> Any:

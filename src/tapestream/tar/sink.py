@@ -4,42 +4,57 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+import uuid
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timezone
 
 from .. import __version__
 from ..errors import UsageError
-from ..extents import Extents, Kind
+from ..extents import Extents
 from ..info import BackupInfo
 from ..protocols import Digester, Sink, Writer
+from ..report import TapeReport
+from ..tape import records
+from ..tape.drive import TapeDrive
+from ..tape.volumes import OnVolumeFull, TapeOutput, drive_of
 from . import format as fmt
-from .digests import ALGORITHMS, Hash, check_algorithm, hex_digest
+from .digests import check_algorithm
 from .streams import BinaryOutput, Output, open_output
+from .volume import MAX_ATTACHMENTS
+from .writer import TarWriter
 
-# Attachments are kept in memory, on both sides.
-MAX_ATTACHMENTS = 64 * fmt.MIB
-# Small writes are gathered up to this; from half of it on, data goes out without a copy.
-GATHER_SIZE = fmt.MIB
+# A part that the end of a tape tore is written again from memory.
+TAPE_PART_SIZE = 64 * fmt.MIB
 
 
 class TarStreamSink(Sink):
-    """Write a backup as a plain tar: to a file, a fifo, a pipe or any file object.
+    """Write a backup as a plain tar: to a file, a fifo, a pipe, a tape or any file object.
 
     A regular file is written under a temporary name beside the final one, with mode 0600, and
     gets its name, replacing an older file, only when it is complete and on stable storage.
     Anything else gets the stream directly; an aborted one lacks its manifest, and every reader
     reports it as incomplete.
 
+    A tape is appended to: the backup becomes one tape file, behind everything that is there,
+    wherever the tape stands. When `copy` returns, the filemark is written and the drive's own
+    buffer is empty. The sink waits for its turn where others use the same `TapeDrive`. When a tape
+    is full, the backup goes on on another, behind whatever is on that.
+
     Args:
-        target: A path; "-" for standard output; or a binary file object with `write`, which
-            stays open.
+        target: A path; "-" for standard output; a binary file object with `write`, which stays
+            open; or a `TapeDrive`, which stays open.
         record_size: The length of the stream is a multiple of this many bytes, itself a multiple
-            of 512; 10240, as with GNU tar, when None.
+            of 512; 10240, as with GNU tar, when None. On tape, the size of one record: 64 KiB to
+            just under 16 MiB, 1 MiB when None.
         part_size: Largest data member in bytes, below 8 GiB: a multiple of 1 MiB, or less than that
-            and a multiple of 512; 1 GiB when None.
+            and a multiple of 512; 1 GiB when None, and 64 MiB on tape, where a part is kept in
+            memory until it is written.
         checksum: Digest of the data: "sha256", "blake2b" (256 bits), "crc32", or None.
         attachments: Files to keep with the disk, such as the VM's OVF: contents by name.
+        on_volume_full: Loads the next tape when one is full, when it is asked to; see
+            `VolumeRequest`. Returns None when it is in the same drive, or else its drive. None to
+            fail at the end of the tape.
 
     Raises:
         UsageError: An argument cannot work.
@@ -51,15 +66,21 @@ class TarStreamSink(Sink):
 
     def __init__(
         self,
-        target: str | os.PathLike[str] | BinaryOutput,
+        target: str | os.PathLike[str] | BinaryOutput | TapeDrive,
         *,
         record_size: int | None = None,
         part_size: int | None = None,
         checksum: str | None = "sha256",
         attachments: Mapping[str, bytes] | None = None,
+        on_volume_full: OnVolumeFull | None = None,
     ) -> None:
-        self._record_size = fmt.RECORD_SIZE if record_size is None else record_size
-        self._part_size = fmt.PART_SIZE if part_size is None else part_size
+        tape = drive_of(target)
+        on_tape = tape is not None
+        if record_size is None:
+            record_size = records.RECORD_SIZE if on_tape else fmt.RECORD_SIZE
+        if part_size is None:
+            part_size = TAPE_PART_SIZE if on_tape else fmt.PART_SIZE
+        self._record_size, self._part_size = record_size, part_size
         self._attachments = {
             fmt.attachment_member(name): _contents(name, data)
             for name, data in (attachments or {}).items()
@@ -73,8 +94,15 @@ class TarStreamSink(Sink):
         if sum(map(len, self._attachments.values())) > MAX_ATTACHMENTS:
             raise UsageError(f"attachments must not exceed {MAX_ATTACHMENTS} bytes together")
         self._checksum = checksum
-        self._output = open_output(target)
-        self._writer: _TarWriter | None = None
+        self._set_id = str(uuid.uuid4()) if tape else None
+        self._output: Output
+        if tape:
+            drive, ours = tape
+            self._output = TapeOutput(drive, record_size, on_volume_full, ours=ours)
+        else:
+            assert not isinstance(target, TapeDrive)
+            self._output = open_output(target)
+        self._writer: TarWriter | None = None
         self._ended = False
 
     @property
@@ -87,6 +115,16 @@ class TarStreamSink(Sink):
         """Bytes of an extent that one digest is made of."""
         return fmt.segment_size(self._part_size)
 
+    @property
+    def streaming(self) -> bool:
+        """True for a tape: stopping and starting costs it time, and wears it."""
+        return isinstance(self._output, TapeOutput)
+
+    @property
+    def tape(self) -> TapeReport | None:
+        """How the backup went to tape so far; None for other targets."""
+        return self._writer.tape if self._writer else None
+
     def begin(self, info: BackupInfo, extents: Extents) -> None:
         """See `Sink.begin`: writes the members before the data."""
         if self._writer is not None or self._ended:
@@ -96,12 +134,8 @@ class TarStreamSink(Sink):
         text = preamble.encode()
         if len(text) > fmt.MAX_INFO:
             raise UsageError(f"the metadata makes {fmt.INFO} larger than {fmt.MAX_INFO} bytes")
-        self._writer = _TarWriter(self._output, preamble, extents)
-        self._writer.member(fmt.INFO, text)
-        self._writer.member(fmt.EXTENTS, extents.json)
-        for name, data in self._attachments.items():
-            self._writer.member(name, data)
-        self._writer.flush()
+        self._writer = TarWriter(self._output, preamble, extents, self._attachments)
+        self._writer.begin()
 
     def digester(self, start: int, length: int) -> Digester | None:
         """See `Sink.digester`."""
@@ -132,7 +166,7 @@ class TarStreamSink(Sink):
         """See `Sink.close`."""
         self.abort()
 
-    def _begun(self) -> _TarWriter:
+    def _begun(self) -> TarWriter:
         if self._writer is None or self._ended:
             raise UsageError("the sink has not begun, or has already ended")
         return self._writer
@@ -143,125 +177,9 @@ class TarStreamSink(Sink):
             checksum=self._checksum,
             part_size=self._part_size,
             record_size=self._record_size,
+            set_id=self._set_id,
             software=f"tapestream {__version__}",
         )
-
-
-class _TarWriter(Writer):
-    """Puts members around the data that comes by, in one pass."""
-
-    def __init__(self, output: Output, preamble: fmt.Preamble, extents: Extents) -> None:
-        assert preamble.info.created is not None
-        self._output = output
-        self._preamble = preamble
-        self._headers = fmt.HeaderWriter(int(preamble.info.created.timestamp()))
-        self._gathered = bytearray()
-        self._length = 0
-        self._data = extents.tally(Kind.DATA)
-        self._expected: Iterator[fmt.Member] = fmt.data_members(extents, preamble.part_size)
-        self._members = 0
-        self._digests: dict[str, str | None] = {}
-        self._segments = bytearray()
-        self._hashes: dict[int, Hash] = {}
-        self._segment = self._position = self._member_end = 0
-
-    def member(self, name: str, data: bytes) -> None:
-        """Write a whole member."""
-        if len(data) > fmt.MAX_MEMBER:
-            raise UsageError(f"{name} is too large for a tar: {len(data)} bytes")
-        self._digests[name] = hex_digest(self._preamble.checksum, data)
-        self._put_member(name, len(data), [data])
-
-    def digester(self, start: int) -> Digester | None:
-        """Give the hash for the segment at `start`, and wait for it to be fed."""
-        if self._preamble.checksum is None:
-            return None
-        self._hashes[start] = ALGORITHMS[self._preamble.checksum]()
-        return self._hashes[start]
-
-    def write(self, start: int, buffer: memoryview) -> None:
-        """See `Writer.write`."""
-        while buffer:
-            if self._position == self._member_end:
-                self._next_member()
-            if start != self._position:
-                raise UsageError(
-                    f"a tar is written in order: got offset {start}, not {self._position}"
-                )
-            step = min(len(buffer), self._segment_end() - start)
-            self._put(buffer[:step])
-            start = self._position = start + step
-            buffer = buffer[step:]
-            if start == self._segment_end():
-                self._end_segment()
-
-    def zero(self, start: int, length: int) -> None:
-        """See `Writer.zero`: `extents.json` says it all."""
-
-    def flush(self) -> None:
-        """See `Writer.flush`: write what was gathered."""
-        if self._gathered:
-            self._output.write(memoryview(self._gathered))
-            self._gathered = bytearray()
-
-    def close(self) -> None:
-        """See `Writer.close`: the sink keeps it until the end."""
-
-    def cancel(self) -> None:
-        """See `Writer.cancel`."""
-        self._output.cancel()
-
-    def end(self) -> None:
-        """Write the manifest, the end of the archive, and fill up the last record."""
-        if self._position != self._member_end or next(self._expected, None) is not None:
-            raise UsageError("not all data extents were written")
-        manifest = fmt.Manifest(
-            checksum=self._preamble.checksum,
-            data_extents=self._data.extents,
-            data_members=self._members,
-            data_bytes=self._data.bytes,
-            members=self._digests,
-            segments=bytes(self._segments),
-        )
-        self._put_member(fmt.MANIFEST, manifest.length, manifest.encode())
-        self._put(fmt.END)
-        self._put(bytes(fmt.padding(self._length, self._preamble.record_size)))
-        self.flush()
-
-    def _put_member(self, name: str, length: int, chunks: Iterable[bytes]) -> None:
-        self._put(self._headers.header(name, length))
-        for chunk in chunks:
-            self._put(chunk)
-        self._put(bytes(fmt.padding(length)))
-
-    def _next_member(self) -> None:
-        member = next(self._expected, None)
-        if member is None:
-            raise UsageError("more data was written than the extents have")
-        self._put(self._headers.header(member.name, member.length))
-        self._members += 1
-        self._segment = self._position = member.start
-        self._member_end = member.start + member.length
-
-    def _segment_end(self) -> int:
-        return min(self._segment + self._preamble.segment_size, self._member_end)
-
-    def _end_segment(self) -> None:
-        if self._preamble.checksum is not None:
-            self._segments += self._hashes.pop(self._segment).digest()
-        self._segment = self._position
-        if self._position == self._member_end:
-            self._put(bytes(fmt.padding(self._length)))
-
-    def _put(self, data: bytes | memoryview) -> None:
-        self._length += len(data)
-        if len(data) >= GATHER_SIZE // 2:
-            self.flush()
-            self._output.write(memoryview(data))
-        else:
-            self._gathered += data
-            if len(self._gathered) >= GATHER_SIZE:
-                self.flush()
 
 
 def _contents(name: str, data: object) -> bytes:

@@ -1,0 +1,43 @@
+"""Keeps what expires when it is not used: the ticket of a transfer, while the other side stalls."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from ..protocols import Sink, Source
+
+log = logging.getLogger("tapestream.copy")
+
+# A third of the time, in seconds, after which oVirt by default gives a transfer up that nobody
+# uses (its TransferImageClientInactivityTimeoutInSeconds). A tape change takes longer.
+INTERVAL = 20.0
+
+
+@contextmanager
+def kept_alive(src: Source, dst: Sink) -> Iterator[None]:
+    """Let source and sink keep themselves alive, from a thread of its own, in this block."""
+    ended = threading.Event()
+    thread = threading.Thread(
+        target=_keep_alive,
+        args=(ended, [src.keep_alive, dst.keep_alive]),
+        name="tapestream-keep-alive",
+        daemon=True,
+    )
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _keep_alive(ended: threading.Event, calls: list[Callable[[], None]]) -> None:
+    while not ended.wait(INTERVAL):
+        for call in calls:
+            try:
+                call()
+            except Exception as e:  # noqa: BLE001 - the copy itself finds out whether it matters
+                log.warning("cannot keep the transfer alive: %s", e)

@@ -1,0 +1,25 @@
+"""Tape drives: `TapeDrive`, what is on a tape, and how backups go on on the next one."""
+
+from ..report import TapePlace, TapeReport
+from .catalog import Catalog, CatalogBackup, CatalogVolume
+from .device import Command, DeviceStatus, Flag, StDevice, TapeDevice
+from .drive import TapeDrive, TapeStatus
+from .scan import TapeEntry
+from .volumes import VolumeRequest
+
+__all__ = [
+    "Catalog",
+    "CatalogBackup",
+    "CatalogVolume",
+    "Command",
+    "DeviceStatus",
+    "Flag",
+    "StDevice",
+    "TapeDevice",
+    "TapeDrive",
+    "TapeEntry",
+    "TapePlace",
+    "TapeReport",
+    "TapeStatus",
+    "VolumeRequest",
+]

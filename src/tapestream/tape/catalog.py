@@ -1,0 +1,274 @@
+"""The catalog: which tape holds what. A convenience: everything in it is also on the tapes."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import TracebackType
+
+from typing_extensions import Self
+
+from ..errors import LocalIOError, UsageError
+from ..info import BackupInfo
+from ..report import TapeReport
+from .drive import TapeDrive
+from .scan import TapeEntry
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS tape (label TEXT PRIMARY KEY);
+CREATE TABLE IF NOT EXISTS volume (
+    label TEXT NOT NULL REFERENCES tape ON DELETE CASCADE,
+    file INTEGER NOT NULL,
+    set_id TEXT NOT NULL,
+    volume INTEGER NOT NULL,
+    complete INTEGER NOT NULL,
+    continues INTEGER NOT NULL,
+    info TEXT NOT NULL,
+    PRIMARY KEY (label, file)
+);
+CREATE INDEX IF NOT EXISTS volume_set ON volume (set_id);
+"""
+
+
+@dataclass(frozen=True)
+class CatalogVolume:
+    """Where a volume is.
+
+    Attributes:
+        label: The label of its tape.
+        file: The number of its tape file, from 0.
+        volume: Its number in the backup, from 1.
+        complete: It ends with its manifest.
+        continues: Its manifest says that another one follows.
+    """
+
+    label: str
+    file: int
+    volume: int
+    complete: bool
+    continues: bool
+
+
+@dataclass(frozen=True)
+class CatalogBackup:
+    """A backup, and where its volumes are.
+
+    Attributes:
+        info: What it says of itself.
+        set_id: Identifies its volumes.
+        volumes: In the order in which a restore needs them.
+    """
+
+    info: BackupInfo
+    set_id: str
+    volumes: tuple[CatalogVolume, ...]
+
+    @property
+    def complete(self) -> bool:
+        """True when the catalog knows all volumes, to the one that ends the backup."""
+        last = self.volumes[-1]
+        known = {volume.volume for volume in self.volumes}
+        return last.complete and not last.continues and len(known) == last.volume
+
+
+class Catalog:
+    """Remembers which tape, by its label, holds what, in a SQLite file.
+
+    It is never needed to restore: `TapeDrive.scan` reads the same off a tape, and `scan` here
+    makes a lost catalog anew from the tapes alone. May be used by several threads.
+
+    Args:
+        path: Of the file, which is made when it is not there.
+
+    Raises:
+        LocalIOError: The file cannot be used, or is no catalog.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._name = os.fspath(path)
+        self._lock = threading.Lock()
+        try:
+            self._database = sqlite3.connect(self._name, check_same_thread=False)
+        except sqlite3.Error as e:
+            raise LocalIOError(f"cannot open the catalog {self._name}", e) from e
+        try:
+            with self._transaction():
+                self._database.executescript(_SCHEMA)
+                self._database.execute("PRAGMA foreign_keys = ON")
+        except BaseException:
+            self._database.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file. May be called more than once."""
+        self._database.close()
+
+    def add(self, backup: TapeReport) -> None:
+        """Remember a backup that was just made: the `tape` of its `CopyResult`.
+
+        What the catalog knew behind it on the same tapes is forgotten: it was written over.
+
+        Raises:
+            UsageError: A tape has no label, or the number of the tape file is not known. Nothing is
+                changed.
+        """
+        volumes = []
+        for place in backup.places:
+            if place.label is None or place.file is None:
+                raise UsageError(
+                    f"volume {place.volume} is on a tape without a label, or in an unknown file",
+                    hint="TapeDrive.write_label gives a tape its label, before the first backup.",
+                )
+            volume = CatalogVolume(
+                place.label,
+                place.file,
+                place.volume,
+                complete=True,
+                continues=place is not backup.places[-1],
+            )
+            volumes.append(volume)
+        with self._transaction():
+            for volume in volumes:
+                self._forget(volume.label, volume.file)
+                self._insert(volume, backup.set_id, backup.info)
+
+    def scan(self, drive: TapeDrive) -> str:
+        """Read what is on a tape, and remember that instead of what was known of it.
+
+        Returns:
+            The tape's label.
+
+        Raises:
+            UsageError: The tape has no label. Nothing is changed.
+            TapeError: The drive failed. Nothing is changed.
+        """
+        entries = list(drive.scan())
+        label = entries[0].label if entries else None
+        if label is None:
+            raise UsageError(
+                f"{drive.path}: the tape has no label", hint="TapeDrive.write_label gives it one."
+            )
+        with self._transaction():
+            self._forget(label)
+            self._database.execute("INSERT OR IGNORE INTO tape VALUES (?)", (label,))
+            for entry in entries:
+                if entry.info is not None:
+                    self._insert(_volume(label, entry), _set_id(label, entry), entry.info)
+        return label
+
+    def forget(self, label: str) -> None:
+        """Forget a tape, for it was overwritten or lost."""
+        with self._transaction():
+            self._database.execute("DELETE FROM tape WHERE label = ?", (label,))
+
+    def tapes(self) -> list[str]:
+        """The labels of all tapes that are known."""
+        with self._transaction():
+            rows = self._database.execute("SELECT label FROM tape ORDER BY label").fetchall()
+        return [label for (label,) in rows]
+
+    def find(
+        self,
+        *,
+        vm_id: str | None = None,
+        disk_id: str | None = None,
+        backup_id: str | None = None,
+        checkpoint_id: str | None = None,
+        incomplete: bool = False,
+    ) -> list[CatalogBackup]:
+        """Find backups.
+
+        Args:
+            vm_id: Only of this virtual machine.
+            disk_id: Only of this disk.
+            backup_id: Only of this backup.
+            checkpoint_id: Only with this checkpoint.
+            incomplete: Also what is not complete, as far as the catalog knows.
+
+        Returns:
+            Them, newest first.
+        """
+        wanted = {
+            "vm_id": vm_id,
+            "disk_id": disk_id,
+            "backup_id": backup_id,
+            "checkpoint_id": checkpoint_id,
+        }
+        found = [
+            backup
+            for backup in self._backups()
+            if (backup.complete or incomplete)
+            and all(v is None or getattr(backup.info, k) == v for k, v in wanted.items())
+        ]
+        return sorted(found, key=_created, reverse=True)
+
+    def _backups(self) -> Iterable[CatalogBackup]:
+        with self._transaction():
+            rows = self._database.execute(
+                "SELECT set_id, info, label, file, volume, complete, continues FROM volume "
+                "ORDER BY set_id, volume, complete, label, file"
+            ).fetchall()
+        sets: dict[str, tuple[BackupInfo, list[CatalogVolume]]] = {}
+        for set_id, info, label, file, number, complete, continues in rows:
+            volume = CatalogVolume(label, file, number, bool(complete), bool(continues))
+            backup = BackupInfo.from_dict(json.loads(info))
+            sets.setdefault(set_id, (backup, []))[1].append(volume)
+        return [CatalogBackup(info, set_id, tuple(v)) for set_id, (info, v) in sets.items()]
+
+    def _forget(self, label: str, file: int = 0) -> None:
+        """Forget what is on a tape from a file on."""
+        self._database.execute("DELETE FROM volume WHERE label = ? AND file >= ?", (label, file))
+
+    def _insert(self, volume: CatalogVolume, set_id: str, info: BackupInfo) -> None:
+        self._database.execute("INSERT OR IGNORE INTO tape VALUES (?)", (volume.label,))
+        self._database.execute(
+            "INSERT INTO volume VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (
+                volume.label,
+                volume.file,
+                set_id,
+                volume.volume,
+                volume.complete,
+                volume.continues,
+                json.dumps(info.to_dict()),
+            ),
+        )
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """All of it, or nothing."""
+        with self._lock:
+            try:
+                with self._database:
+                    yield
+            except sqlite3.Error as e:
+                raise LocalIOError(f"cannot use the catalog {self._name}", e) from e
+
+
+def _volume(label: str, entry: TapeEntry) -> CatalogVolume:
+    return CatalogVolume(label, entry.file, entry.volume, entry.complete, entry.continues)
+
+
+def _set_id(label: str, entry: TapeEntry) -> str:
+    """A stream that was copied to tape from a file is a set of its own."""
+    return entry.set_id or f"{label}/{entry.file}"
+
+
+def _created(backup: CatalogBackup) -> float:
+    return backup.info.created.timestamp() if backup.info.created else 0.0

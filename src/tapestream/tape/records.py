@@ -1,0 +1,192 @@
+"""Bytes in records: what is between a stream and a tape.
+
+One record is one `write()`, in one piece, and so one block on the tape. A tape file is a run of
+records, ended by a filemark. Buffers begin at a page, so that the drive's host adapter can take
+the data from where it lies (kernel, Documentation/scsi/st.rst, "Buffering").
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import time
+from typing import TYPE_CHECKING
+
+from ..errors import EndOfTapeError, LocalIOError, TapeError, UsageError
+
+if TYPE_CHECKING:
+    from .drive import TapeDrive
+
+BLOCK, KIB, MIB = 512, 1024, 1024**2
+
+RECORD_SIZE = MIB
+MIN_RECORD, MAX_RECORD = 64 * KIB, 16 * MIB - 1
+# What the driver answers where the drive, or the host adapter, takes no buffer of this size.
+_TOO_LARGE = (errno.EINVAL, errno.EBUSY)
+# Reading begins with this. What other programs write is smaller.
+_FIRST_BUFFER = MIB
+
+
+class VolumeFull(Exception):  # noqa: N818 - not an error: the next tape is asked for
+    """The hard end of the tape: it takes no more records, but still a filemark."""
+
+
+class RecordWriter:
+    """Writes one tape file.
+
+    Args:
+        drive: Stands where the file is to begin.
+        record_size: Bytes in every record.
+
+    Attributes:
+        accepted: Bytes of the file that are on tape.
+        records: How many records they are.
+        seconds: How long the drive took to write them.
+        is_ending: The tape has told that it will soon be full.
+    """
+
+    def __init__(self, drive: TapeDrive, record_size: int) -> None:
+        block_size = drive.block_size
+        if block_size and record_size % block_size:
+            raise UsageError(
+                f"{drive.path} is in fixed mode: record_size must be a multiple of {block_size}, "
+                f"not {record_size}",
+                hint="Or use variable mode: drive.set_block_size(0).",
+            )
+        self.accepted = self.records = 0
+        self.seconds = 0.0
+        self.is_ending = False
+        self._drive = drive
+        self._record = memoryview(mmap.mmap(-1, record_size))
+        self._filled = 0
+
+    def write(self, data: memoryview) -> None:
+        """Put data into records, and write those that are full.
+
+        Raises:
+            VolumeFull: The tape is full; what was `accepted` is on it, and nothing else.
+            TapeError: Nothing more should be written.
+        """
+        while data:
+            count = min(len(data), len(self._record) - self._filled)
+            self._record[self._filled : self._filled + count] = data[:count]
+            self._filled += count
+            data = data[count:]
+            if self._filled == len(self._record):
+                self._write_record()
+
+    def end_file(self) -> None:
+        """Write the filemark, and wait until everything before it is on the tape.
+
+        What does not fill a record is dropped: a stream is padded to whole ones.
+        """
+        self._drive.write_filemark()
+
+    def _write_record(self) -> None:
+        rest, self._filled = self._record, 0
+        while rest:
+            count = self._write_once(rest)
+            self.accepted += count
+            rest = rest[count:]
+        self.records += 1
+
+    def _write_once(self, record: memoryview) -> int:
+        """Write; once again when the early warning refused it."""
+        began = time.monotonic()
+        try:
+            try:
+                return self._drive.write_record(record)
+            except EndOfTapeError:
+                self.is_ending = True
+            try:
+                return self._drive.write_record(record)
+            except EndOfTapeError as e:
+                raise VolumeFull from e
+        finally:
+            self.seconds += time.monotonic() - began
+
+
+class RecordReader:
+    """Reads one tape file, whatever its records are; learns how large they are.
+
+    Args:
+        drive: Stands at the beginning of the file.
+
+    Attributes:
+        ended: The filemark was read; the tape stands behind it.
+    """
+
+    def __init__(self, drive: TapeDrive) -> None:
+        self.name = drive.path
+        self._drive = drive
+        self._memory = mmap.mmap(-1, _FIRST_BUFFER)
+        self._too_small, self._too_large = 0, MAX_RECORD + 1
+        self._unread = memoryview(b"")
+        self.ended = False
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Read at least one byte; 0 at the filemark, behind which the tape then stands.
+
+        Raises:
+            TapeError: The record cannot be read; the tape stands behind it.
+        """
+        if not self._unread:
+            self._unread = self._next_record()
+        count = min(len(buffer), len(self._unread))
+        buffer[:count], self._unread = self._unread[:count], self._unread[count:]
+        return count
+
+    def record(self) -> memoryview:
+        """The next whole record; empty at the filemark. Good until the next one is read."""
+        return self._next_record()
+
+    def _next_record(self) -> memoryview:
+        if self.ended:
+            return memoryview(b"")
+        while True:
+            view = memoryview(self._memory)
+            try:
+                count = self._drive.read_record(view)
+            except OSError as e:
+                self._learn(e)
+                continue
+            self.ended = count == 0
+            return view[:count]
+
+    def _learn(self, error: OSError) -> None:
+        """Change the size of the buffer, and stand before the record once more."""
+        size = len(self._memory)
+        if error.errno == errno.ENOMEM:  # larger than the buffer, and passed over
+            self._drive.backward_records(1)
+            self._too_small = max(self._too_small, size)
+        elif error.errno in _TOO_LARGE and size > self._too_small:
+            self._too_large = min(self._too_large, size)
+        else:
+            raise self._unreadable(error)
+        size = self._next_size(size)
+        if not self._too_small < size < self._too_large:
+            raise self._unreadable(error)
+        self._memory = mmap.mmap(-1, size)
+
+    def _next_size(self, size: int) -> int:
+        if self._too_large > MAX_RECORD:
+            return min(2 * size, MAX_RECORD)
+        if not self._too_small:
+            return size // 2
+        return (self._too_small + self._too_large) // 2
+
+    def _unreadable(self, error: OSError) -> LocalIOError:
+        return TapeError(f"{self.name}: cannot read the next record", error)
+
+
+def check_record_size(size: int) -> None:
+    """Make sure that a drive can write such records.
+
+    Raises:
+        UsageError: It cannot.
+    """
+    if type(size) is not int or not MIN_RECORD <= size <= MAX_RECORD or size % BLOCK:
+        raise UsageError(
+            f"on tape, record_size must be a multiple of {BLOCK} from {MIN_RECORD} to "
+            f"{MAX_RECORD}, not {size}"
+        )

@@ -1,0 +1,200 @@
+"""What is on a tape: one record of every tape file, and a look at its end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..errors import PositionLostError, StreamError, TapeError
+from ..info import BackupInfo
+from ..tar import format as fmt
+from ..tar.members import MemberReader
+from .label import label_in
+from .records import RecordReader
+
+if TYPE_CHECKING:
+    from .drive import TapeDrive
+
+
+@dataclass(frozen=True)
+class TapeEntry:
+    """One tape file.
+
+    Attributes:
+        file: Its number, from 0: `drive.rewind()` and `drive.forward_files(file)` go there.
+        info: The backup that it holds; None for a foreign file, a label, or what cannot be read.
+        complete: True when it ends as a backup should, with its manifest. False for one that was
+            aborted, and also for a volume that the end of its tape tore: the backup then goes on
+            on the next volume.
+        label: The tape's label, if this is one.
+        set_id: Identifies the volumes of a backup.
+        volume: Number of the volume, from 1.
+        volume_start: Offset in the disk at which the volume goes on.
+        continues: True when the backup goes on on another volume.
+        problem: Why it cannot be read, or None.
+    """
+
+    file: int
+    info: BackupInfo | None = None
+    complete: bool = False
+    label: str | None = None
+    set_id: str | None = None
+    volume: int = 1
+    volume_start: int = 0
+    continues: bool = False
+    problem: str | None = None
+
+
+def scan(drive: TapeDrive) -> Iterator[TapeEntry]:
+    """Rewind, and look at every tape file in turn.
+
+    Of each, its first record is read, and its last; what is between is spaced over. The tape
+    must not be moved meanwhile.
+
+    Args:
+        drive: With a cartridge.
+
+    Raises:
+        TapeError: The drive failed.
+    """
+    drive.rewind()
+    entry = _entry(drive, 0)
+    drive.learn_label(entry.label if entry else None)
+    while entry is not None:
+        yield entry
+        entry = _entry(drive, entry.file + 1)
+
+
+def _entry(drive: TapeDrive, file: int) -> TapeEntry | None:
+    """Look at the tape file at which the drive stands, and go behind it; None if there is none."""
+    start = drive.tell()
+    first, problem = b"", None
+    reader = RecordReader(drive)
+    try:
+        first = bytes(reader.record())
+    except TapeError as e:
+        problem = str(e.args[0])
+    record_size = 0
+    if first:
+        entry, record_size = _recognized(file, first, reader)
+    elif problem is None:
+        if drive.status().at_end_of_data:
+            return None
+        return TapeEntry(file)  # a filemark behind a filemark: an empty file
+    else:
+        entry = TapeEntry(file, problem=problem)
+    try:
+        if not reader.ended:
+            _check(drive, drive.tell() >= start)
+            drive.forward_files(1)
+    except TapeError:
+        if not drive.status().at_end_of_data:
+            raise
+        if first:
+            return entry  # the power failed before its filemark; nothing is behind it
+        return None
+    if entry.info is None:
+        return entry
+    return _with_end(entry, _tail(drive, start, drive.block_size or len(first), record_size))
+
+
+def _check(drive: TapeDrive, in_place: bool) -> None:
+    """Make sure that an error in reading was not the news of a reset, or of another tape."""
+    if not in_place:
+        raise PositionLostError(f"{drive.path} went back to the beginning of its tape")
+
+
+def _recognized(file: int, first: bytes, rest: RecordReader) -> tuple[TapeEntry, int]:
+    """What the tape file is, by its first record; and the size of its records, for a backup."""
+    label = label_in(first)
+    if label is not None:
+        return TapeEntry(file, complete=True, label=label), 0
+    try:
+        members = MemberReader(_Rest(first, rest))
+        preamble = fmt.Preamble.decode(members.first(fmt.INFO, fmt.MAX_INFO))
+    except (StreamError, TapeError) as e:
+        return TapeEntry(file, problem=str(e.args[0])), 0
+    entry = TapeEntry(
+        file,
+        preamble.info,
+        set_id=preamble.set_id,
+        volume=preamble.volume,
+        volume_start=preamble.volume_start,
+    )
+    return entry, preamble.record_size
+
+
+class _Rest:
+    """A tape file of which the first record has been read."""
+
+    def __init__(self, first: bytes, rest: RecordReader) -> None:
+        self.name = rest.name
+        self._first = memoryview(first)
+        self._rest = rest
+
+    def readinto(self, buffer: memoryview) -> int:
+        if not self._first:
+            return self._rest.readinto(buffer)
+        count = min(len(buffer), len(self._first))
+        buffer[:count], self._first = self._first[:count], self._first[count:]
+        return count
+
+
+def _tail(drive: TapeDrive, start: int, block: int, record_size: int) -> bytes:
+    """The last record before the filemark that was just passed; two where one does not tell.
+
+    On the tape a record may be several blocks: in fixed mode, or copied there by another program.
+    """
+    end = drive.tell() - 1
+    tail = b""
+    for size in (record_size, 2 * record_size):
+        drive.before_filemark()
+        drive.backward_records(min(-(-size // block), end - start))
+        reader = RecordReader(drive)
+        records = []
+        try:
+            while record := reader.record():
+                records.append(bytes(record))
+        except TapeError:
+            records = []
+        if not reader.ended:
+            drive.forward_files(1)
+        _check(drive, drive.tell() == end + 1)
+        tail = b"".join(records)
+        if fmt.ending(tail) is not None:
+            break
+    return tail
+
+
+def _rest(reader: RecordReader) -> bytes:
+    return b"".join(iter(lambda: bytes(reader.record()), b""))
+
+
+def holds_data(drive: TapeDrive) -> bool:
+    """Whether the tape file at whose beginning the drive stands has a whole data member."""
+    members = MemberReader(RecordReader(drive))
+    try:
+        while (header := members.header()) is not None:
+            members.take(header.name)
+            members.skip(header.size)
+            if header.name.startswith("extent-"):
+                return True
+    except StreamError:
+        pass  # it is torn
+    return False
+
+
+def _with_end(entry: TapeEntry, last: bytes) -> TapeEntry:
+    ending = fmt.ending(last)
+    if ending is None or (ending.set_id, ending.volume) != (entry.set_id, entry.volume):
+        return entry
+    return TapeEntry(
+        entry.file,
+        entry.info,
+        complete=True,
+        set_id=entry.set_id,
+        volume=entry.volume,
+        volume_start=entry.volume_start,
+        continues=ending.continues,
+    )

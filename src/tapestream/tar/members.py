@@ -1,0 +1,153 @@
+"""The members of a tar, one after another, strictly forward."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable
+from itertools import islice
+from typing import Protocol
+
+from ..errors import CorruptStreamError, ForeignStreamError, IncompleteStreamError, UsageError
+from . import format as fmt
+
+# A header's size field may lie; memory is taken as the bytes arrive.
+READ_STEP = fmt.MIB
+
+
+class Readable(Protocol):
+    """What members are read from."""
+
+    name: str
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Read at least one byte; 0 at the end."""
+        ...
+
+
+class MemberReader:
+    """Reads members off the stream, one after another.
+
+    The header that follows a member is read together with the padding before it, and kept until
+    somebody takes it.
+    """
+
+    def __init__(self, stream: Readable) -> None:
+        self._stream = stream
+        self._offset = 0
+        self._header: fmt.Header | None = None
+        self._peeked = False
+        self._left = 0
+        self._pad = 0
+        self._name = "its first header"
+
+    def first(self, name: str, limit: int) -> bytes:
+        """Read the first member of the stream, and tell a foreign stream from a damaged one."""
+        block = bytearray(fmt.BLOCK)
+        length = self._fill(memoryview(block))
+        start = block[:length]
+        if length < fmt.BLOCK and name.encode().startswith(start[: len(name)]):
+            raise IncompleteStreamError(f"the stream ends after {length} bytes, in {self._name}")
+        if not start.startswith(name.encode() + b"\0"):
+            raise ForeignStreamError(f"{self._stream.name} does not begin with {name}")
+        self._header = fmt.parse_header(bytes(block))
+        self._peeked = True
+        return self.whole(name, limit)
+
+    def header(self) -> fmt.Header | None:
+        """Look at the next member's header; None at the end of the archive."""
+        if not self._peeked:
+            if self._left:
+                raise UsageError("the member before has not been read to its end")
+            block = bytearray(self._pad + fmt.BLOCK)
+            self._name = f"the header behind {self._name}"
+            self.exactly(memoryview(block))
+            if any(block[: self._pad]):
+                raise CorruptStreamError(f"the padding before {self._name} is not zero")
+            self._header = fmt.parse_header(bytes(block[self._pad :]))
+            self._peeked = True
+        return self._header
+
+    def take(self, name: str) -> fmt.Header:
+        """Go into the next member, which must have this name."""
+        header = self.header()
+        if header is None:
+            raise IncompleteStreamError(f"the archive ends where {name} should be")
+        if header.name != name:
+            raise CorruptStreamError(f"found member {header.name!r} where {name} should be")
+        self._peeked = False
+        self._name, self._left, self._pad = name, header.size, fmt.padding(header.size)
+        return header
+
+    def readinto(self, view: memoryview) -> None:
+        """Fill the view with data of the member."""
+        self._left -= len(view)
+        self.exactly(view)
+
+    def skip(self, length: int) -> None:
+        """Pass over data of the member."""
+        step = memoryview(bytearray(min(READ_STEP, length)))
+        while length:
+            chunk = step[:length]
+            self.readinto(chunk)
+            length -= len(chunk)
+
+    def whole(self, name: str, limit: int) -> bytes:
+        """Read the next member, which must have this name, from its first byte to its last."""
+        size = self.take(name).size
+        if size > limit:
+            raise CorruptStreamError(f"{name} is too large: {size} bytes")
+        return self._rest(size)
+
+    def unlike(self, name: str, length: int, wanted: Callable[[], Iterable[bytes]]) -> bytes | None:
+        """Read the next member, which must have this name; None if it is just as wanted.
+
+        A member of hundreds of MB that is as it should be is never in memory as a whole.
+        """
+        size = self.take(name).size
+        if size != length:
+            return self._rest(size)
+        for i, chunk in enumerate(wanted()):
+            found = self._rest(len(chunk))
+            if found != chunk:
+                same = islice(wanted(), i)
+                return b"".join([*same, found, self._rest(self._left)])
+        return None
+
+    def _rest(self, size: int) -> bytes:
+        data = io.BytesIO()
+        step = memoryview(bytearray(min(READ_STEP, size)))
+        while data.tell() < size:
+            chunk = step[: size - data.tell()]
+            self.readinto(chunk)
+            data.write(chunk)
+        return data.getvalue()
+
+    def end(self, record_size: int) -> None:
+        """Read the end of the archive, up to the end of its last record."""
+        if self.header() is not None:
+            raise CorruptStreamError(f"there is more behind {fmt.MANIFEST}")
+        left = fmt.BLOCK + fmt.padding(self._offset + fmt.BLOCK, record_size)
+        self._name = "the padding at its end (all data is there)"
+        while left:
+            rest = bytearray(min(left, READ_STEP))
+            self.exactly(memoryview(rest))
+            if any(rest):
+                raise CorruptStreamError("the padding at the end of the stream is not zero")
+            left -= len(rest)
+
+    def exactly(self, view: memoryview) -> None:
+        """Fill the view from the stream."""
+        if self._fill(view) < len(view):
+            raise IncompleteStreamError(
+                f"{self._stream.name} ends after {self._offset} bytes, in {self._name}"
+            )
+
+    def _fill(self, view: memoryview) -> int:
+        done = 0
+        while done < len(view):
+            count = self._stream.readinto(view[done:])
+            if count == 0:
+                break
+            done += count
+            self._offset += count
+        return done

@@ -1,0 +1,164 @@
+"""The disk's data out of the members of a tar, on one volume or several."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ..errors import CorruptStreamError, IncompleteStreamError, UsageError
+from ..extents import Extents
+from ..protocols import Reader
+from . import format as fmt
+from .digests import ALGORITHMS, Hash
+from .volume import Volumes
+
+
+class TarReader(Reader):
+    """Finds the data of the disk in the members that come by.
+
+    Args:
+        volumes: The volume that is open, and how to come by the next.
+        extents: All extents of the disk.
+        verify: Make digests of all data.
+    """
+
+    def __init__(self, volumes: Volumes, extents: Extents, *, verify: bool) -> None:
+        self._volumes = volumes
+        self._extents = extents
+        self._part_size = volumes.preamble.part_size
+        self._segment_size = volumes.preamble.segment_size
+        self._checksum = volumes.preamble.checksum if verify else None
+        self._verify = verify
+        self._vouched = fmt.Vouched(start=0)
+        self._expected: Iterator[fmt.Member] = fmt.data_members(extents, self._part_size)
+        self._next = next(self._expected, None)
+        self._member: fmt.Member | None = None
+        self._position = self._member_end = 0
+        self._segment = 0
+        self._hash: Hash | None = None
+
+    def readinto(self, start: int, buffer: memoryview) -> None:
+        """See `Reader.readinto`; bytes that are not data are left as they are."""
+        end = start + len(buffer)
+        while start < end:
+            if self._member is None:
+                if self._next is None or self._next.start >= end:
+                    return
+                buffer = buffer[max(self._next.start - start, 0) :]
+                start = max(start, self._next.start)
+                self._begin_member(self._next)
+            if start != self._position:
+                raise UsageError(
+                    f"a tar is read in order: asked for offset {start}, not {self._position}"
+                )
+            step = min(end, self._segment_end()) - start
+            self._read_data(buffer[:step])
+            start, buffer = start + step, buffer[step:]
+
+    def finish(self) -> None:
+        """Read to the end of the last volume, and check it against its manifest."""
+        if self._next is not None or self._member is not None:
+            raise UsageError("not all data of the stream was read")
+        while True:
+            try:
+                return self._check_volume(continues=False)
+            except IncompleteStreamError as e:
+                self._next_volume(e)
+
+    def cancel(self) -> None:
+        """See `Reader.cancel`."""
+        self._volumes.cancel()
+
+    def close(self) -> None:
+        """See `Reader.close`: the stream is the source's."""
+
+    def _begin_member(self, member: fmt.Member) -> None:
+        while True:
+            try:
+                if self._at_end_of_volume():
+                    self._check_volume(continues=True)
+                    self._vouched = fmt.Vouched(member.start)
+                    self._next_volume(None)
+                self._take(member)
+                break
+            except IncompleteStreamError as e:
+                self._next_volume(e)
+        self._vouched.add(member)
+        self._member, self._next = member, next(self._expected, None)
+        self._segment = self._position = member.start
+        self._member_end = member.start + member.length
+
+    def _at_end_of_volume(self) -> bool:
+        """True where another volume must follow, for there is data to come."""
+        header = self._volumes.members.header()
+        return (
+            self._volumes.preamble.set_id is not None
+            and header is not None
+            and header.name == fmt.MANIFEST
+        )
+
+    def _take(self, member: fmt.Member) -> None:
+        header = self._volumes.members.take(member.name)
+        if header.size != member.length:
+            raise CorruptStreamError(
+                f"{member.name} has {header.size} bytes, but {fmt.EXTENTS} says {member.length}"
+            )
+
+    def _segment_end(self) -> int:
+        return min(self._segment + self._segment_size, self._member_end)
+
+    def _read_data(self, view: memoryview) -> None:
+        while True:
+            try:
+                self._volumes.members.readinto(view)
+                break
+            except IncompleteStreamError as e:
+                self._next_volume(e)
+        self._position += len(view)
+        if self._checksum is not None:
+            if self._hash is None:
+                self._hash = ALGORITHMS[self._checksum]()
+            self._hash.update(view)
+        if self._position == self._segment_end():
+            if self._hash is not None:
+                self._vouched.segments += self._hash.digest()
+                self._hash = None
+            self._segment = self._position
+        if self._position == self._member_end:
+            self._member = None
+
+    def _check_volume(self, *, continues: bool) -> None:
+        """Read from the manifest to the end of the volume."""
+        volumes = self._volumes
+        found = self._vouched.manifest(volumes.preamble, volumes.digests, continues=continues)
+        text = volumes.members.unlike(fmt.MANIFEST, found.length, found.encode)
+        if text is not None:
+            found.check(text, self._extents, volumes.preamble, data_too=self._verify)
+        volumes.members.end(volumes.preamble.record_size)
+
+    def _next_volume(self, error: IncompleteStreamError | None) -> None:
+        """Open the next volume, and pass over what was already read.
+
+        What was read of a torn member stays read; its digest will be of that.
+
+        Args:
+            error: How this volume ended, where it was torn.
+        """
+        whole = self._vouched.members - (self._member is not None)
+        if error is not None and not whole:
+            raise error  # it is void: the volume of this number is on another tape
+        self._volumes.open_next(self._extents, error)
+        start = self._volumes.preamble.volume_start
+        resume = self._member or self._next
+        resume_at = resume.start if resume else self._extents.size
+        if not self._vouched.start <= start <= resume_at:
+            raise CorruptStreamError(
+                f"volume {self._volumes.preamble.volume} goes on at disk offset {start}, "
+                f"but the one before ends at {resume_at}"
+            )
+        for member in fmt.data_members(self._extents, self._part_size):
+            if start <= member.start < resume_at:
+                self._take(member)
+                self._volumes.members.skip(member.length)
+        if self._member is not None:
+            self._take(self._member)
+            self._volumes.members.skip(self._position - self._member.start)

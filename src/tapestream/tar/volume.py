@@ -1,0 +1,129 @@
+"""The volumes of a stream on the way back: usually the only one, on tapes one after another."""
+
+from __future__ import annotations
+
+from ..errors import (
+    CorruptStreamError,
+    ExtentsError,
+    IncompleteStreamError,
+    UsageError,
+    WrongVolumeError,
+)
+from ..extents import Extents
+from ..info import BackupInfo
+from ..tape.volumes import TapeInput
+from . import format as fmt
+from .digests import hex_digest
+from .members import MemberReader
+from .streams import Input
+
+# Attachments are kept in memory, on both sides.
+MAX_ATTACHMENTS = 64 * fmt.MIB
+
+
+class Volumes:
+    """The volume that is being read, and the way to the next.
+
+    Args:
+        stream: Where it is read from.
+
+    Attributes:
+        preamble: What the volume says of itself.
+        members: Its members, behind the preamble.
+        digests: The digests of the members that are not data, as read.
+
+    Raises:
+        StreamError: What is read is not the beginning of a backup.
+    """
+
+    def __init__(self, stream: Input) -> None:
+        self._stream = stream
+        self._open()
+        if self.preamble.volume != 1:
+            raise WrongVolumeError(
+                f"{stream.name}: this is volume {self.preamble.volume} of a backup"
+            )
+
+    def extents(self) -> Extents:
+        """Read the extents, which are the next member."""
+        text = self._member(fmt.EXTENTS, fmt.MAX_MEMBER)
+        info = self.preamble.info
+        try:
+            extents = Extents.parse(text, context=info.context)
+        except ExtentsError as e:
+            raise CorruptStreamError(f"{fmt.EXTENTS}: {e.args[0]}") from e
+        if extents.size != info.size:
+            raise CorruptStreamError(
+                f"{fmt.EXTENTS} covers {extents.size} bytes of a disk of {info.size}"
+            )
+        return extents
+
+    def attachments(self) -> dict[str, bytes]:
+        """Read the attachments, which are the next members."""
+        found: dict[str, bytes] = {}
+        while True:
+            header = self.members.header()
+            if header is None or not header.name.startswith(fmt.ATTACHMENTS):
+                return found
+            name = header.name[len(fmt.ATTACHMENTS) :]
+            try:
+                fmt.attachment_member(name)
+            except UsageError as e:
+                raise CorruptStreamError(f"a member has a bad name: {header.name!r}") from e
+            if name in found:
+                raise CorruptStreamError(f"there are two members {header.name}")
+            left = MAX_ATTACHMENTS - sum(map(len, found.values()))
+            found[name] = self._member(header.name, left)
+
+    def open_next(self, extents: Extents, error: IncompleteStreamError | None) -> None:
+        """Go to the first data member of the next volume.
+
+        Args:
+            extents: Those of the volumes before.
+            error: How the volume before ended, where it was torn.
+
+        Raises:
+            TapestreamError: There is no next volume: `error`, where it is given.
+            CorruptStreamError: It does not belong to the one before.
+        """
+        before = self.preamble
+        if not isinstance(self._stream, TapeInput):
+            raise error or IncompleteStreamError(
+                f"{self._stream.name}: the backup goes on on volume {before.volume + 1}",
+                hint="Restore it from the tapes that it was written to.",
+            )
+        self._stream.next_volume(before, error)
+        self._open()
+        if _common(self.preamble) != _common(before) or self.preamble.volume != before.volume + 1:
+            raise CorruptStreamError(
+                f"{self._stream.name}: this is not volume {before.volume + 1} of the backup"
+            )
+        text = self.members.unlike(fmt.EXTENTS, len(extents.json), lambda: [extents.json])
+        if text is not None:
+            raise CorruptStreamError(f"{fmt.EXTENTS} differs from that of the volume before")
+        self._add_digest(fmt.EXTENTS, extents.json)
+        self.attachments()
+
+    def cancel(self) -> None:
+        """Make a read that blocks, now or later, fail."""
+        self._stream.cancel()
+
+    def _open(self) -> None:
+        self.members = MemberReader(self._stream)
+        text = self.members.first(fmt.INFO, fmt.MAX_INFO)
+        self.preamble = fmt.Preamble.decode(text)
+        self.digests: dict[str, str | None] = {}
+        self._add_digest(fmt.INFO, text)
+
+    def _member(self, name: str, limit: int) -> bytes:
+        text = self.members.whole(name, limit)
+        self._add_digest(name, text)
+        return text
+
+    def _add_digest(self, name: str, text: bytes) -> None:
+        self.digests[name] = hex_digest(self.preamble.checksum, text)
+
+
+def _common(preamble: fmt.Preamble) -> tuple[str | None, BackupInfo, str | None, int]:
+    """What all volumes of a set agree on."""
+    return preamble.set_id, preamble.info, preamble.checksum, preamble.part_size
