@@ -14,16 +14,17 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import CodeType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
 import tapestream
-from tapestream import errors
+from tapestream import errors, tape
+from tapestream.tape import TapeDevice
 from tapestream.testing import (
     ImageioDaemon,
     compare_images,
@@ -32,11 +33,16 @@ from tapestream.testing import (
     write_pattern,
 )
 
+from .tape.fake import Cartridge, FakeDrive
+
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 API = ROOT / "docs" / "api.md"
 PAGES = [README, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
-SIZE = 16 * 1024**2
+MIB = 1024**2
+SIZE = 16 * MIB
+# Those of `tapestream.tape`; its other names are told of in these.
+TAPE_SECTIONS = ["Catalog", "TapeDrive", "TapeEntry", "TapeStatus", "VolumeRequest"]
 
 
 class CodeBlock(NamedTuple):
@@ -88,6 +94,7 @@ def names_of_the_docs(daemon: ImageioDaemon) -> Iterator[dict[str, object]]:
         yield {
             "transfer_url": transfer_url,
             "proxy_url": transfer_url,
+            "disks": {"disk-1": transfer_url, "disk-2": transfer_url},
             "dirty_url": daemon.add_ticket(changed_nbd, SIZE, dirty=True),
             "upload_url": daemon.add_ticket(restored_nbd, SIZE, ops=["write"]),
             "device": str(device),
@@ -96,22 +103,85 @@ def names_of_the_docs(daemon: ImageioDaemon) -> Iterator[dict[str, object]]:
 
 @pytest.fixture
 def in_tmp_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Go to an empty directory, with an ssh that runs its command here."""
+    """Go to an empty directory, with an ssh that runs its command here and an mtx that notes it."""
     monkeypatch.chdir(tmp_path)
-    ssh = tmp_path / "bin" / "ssh"
-    ssh.parent.mkdir()
-    ssh.write_text('#!/bin/sh\nexec sh -c "$2"\n')
-    ssh.chmod(0o755)
-    monkeypatch.setenv("PATH", str(ssh.parent), prepend=":")
+    commands = tmp_path / "bin"
+    commands.mkdir()
+    for name, does in [("ssh", 'exec sh -c "$2"'), ("mtx", 'echo "$@" >> mtx.log')]:
+        command = commands / name
+        command.write_text(f"#!/bin/sh\n{does}\n")
+        command.chmod(0o755)
+    monkeypatch.setenv("PATH", str(commands), prepend=":")
+
+
+class TapeLibrary:
+    """What the examples find at /dev/nst0 and /dev/nst1: doubles of tape drives, not real ones.
+
+    Tapes are changed by the operator, whom `input` asks, and by `mtx`. A large tape is in the first
+    drive, but for examples about several tapes: they get small ones, blank to begin with.
+    """
+
+    def __init__(self) -> None:
+        self.drives = {"/dev/nst0": FakeDrive(), "/dev/nst1": FakeDrive()}
+        self.large = Cartridge()
+        self.small: list[Cartridge] = []
+        self.number = 0
+        self.mtx_lines = 0
+
+    def open(self, path: str, *, read_only: bool) -> TapeDevice:
+        self.do_as_mtx_was_told()
+        return self.drives[path].open(path, read_only=read_only)
+
+    def prepare(self, code: str) -> None:
+        if "on_volume_full" in code:
+            self.small = [Cartridge(3 * MIB, 2 * MIB) for _ in range(4)]
+            self.drives["/dev/nst1"].swap(self.small[3])
+        if "on_volume_full" in code or "on_next_volume" in code:
+            self.load_small(0)
+        else:
+            self.drives["/dev/nst0"].swap(self.large)
+
+    def check(self, code: str) -> None:
+        if "on_volume_full" in code:
+            assert len([cartridge for cartridge in self.small if cartridge.blocks]) == 2
+
+    def load_small(self, number: int) -> None:
+        self.number = number
+        self.drives["/dev/nst0"].swap(self.small[number])
+
+    def ask(self, prompt: str) -> str:
+        self.load_small(self.number + 1)
+        return ""
+
+    def do_as_mtx_was_told(self) -> None:
+        log = Path("mtx.log")
+        lines = log.read_text().splitlines() if log.exists() else []
+        for line in lines[self.mtx_lines :]:
+            if loads := re.fullmatch(r"-f /dev/sg3 load (\d) 0", line):
+                self.load_small(int(loads[1]) - 1)
+            else:
+                assert line == "-f /dev/sg3 unload"
+        self.mtx_lines = len(lines)
+
+
+@pytest.fixture
+def library(monkeypatch: pytest.MonkeyPatch) -> TapeLibrary:
+    library = TapeLibrary()
+    monkeypatch.setattr("tapestream.tape.drive.StDevice", library.open)
+    monkeypatch.setattr("tapestream.tape.drive._check_path", lambda path: None)
+    return library
 
 
 @pytest.mark.usefixtures("in_tmp_path")
 @each_page_with("python")
-def test_examples_run(page: Path, daemon: ImageioDaemon) -> None:
+def test_examples_run(page: Path, daemon: ImageioDaemon, library: TapeLibrary) -> None:
     blocks = code_blocks(page, "python")
     with names_of_the_docs(daemon) as names:
+        names["input"] = library.ask
         for block in blocks:
+            library.prepare(block.code)
             exec(block.compile(), names)
+            library.check(block.code)
 
     if any("upload_url" in block.code for block in blocks):
         compare_images(Path("full.qcow2"), Path("restored.qcow2"))
@@ -183,7 +253,36 @@ def anchors(page: Path) -> set[str]:
 
 def test_every_public_name_has_its_section_in_the_reference() -> None:
     headings = re.findall(r"^### (\w+)$", API.read_text(encoding="utf-8"), re.MULTILINE)
-    assert sorted(headings) == sorted(tapestream.__all__)
+    assert sorted(headings) == sorted([*tapestream.__all__, *TAPE_SECTIONS])
+
+
+def test_every_public_name_for_tapes_is_in_the_reference() -> None:
+    section = API.read_text(encoding="utf-8").split("\n## Tape\n")[1].split("\n## ")[0]
+    for name in tape.__all__:
+        assert f"`{name}`" in section or f"### {name}\n" in section
+
+
+@pytest.mark.parametrize("described", [tape.TapeDrive, tape.Catalog])
+def test_every_member_is_in_the_reference(described: type) -> None:
+    members = documented_members(described)
+    public = {name for name in vars(described) if not name.startswith("_")}
+    attributes = {"path", "label", "knows_label"} if described is tape.TapeDrive else set()
+    assert set(members) == public | attributes
+    for name, call in members.items():
+        if "(" in call:
+            assert arguments_of(call) == real_arguments(getattr(described, name))[1:]
+
+
+def documented_members(described: type) -> dict[str, str]:
+    """What the first column of its table says of each member."""
+    table = section_of(described).split("\n|---|---|\n")[1].split("\n\n")[0]
+    first = "".join(row.split(" | ")[0] for row in table.splitlines())
+    return {re.split(r"\W", code)[0]: code for code in re.findall(r"`([^`]+)`", first)}
+
+
+def section_of(described: type) -> str:
+    text = API.read_text(encoding="utf-8")
+    return text.split(f"### {described.__name__}\n")[1].split("\n### ")[0].split("\n## ")[0]
 
 
 class Argument(NamedTuple):
@@ -194,25 +293,31 @@ class Argument(NamedTuple):
 
 def documented_signatures() -> Iterator[tuple[str, list[Argument]]]:
     for block in code_blocks(API, "text"):
-        function = ast.parse(f"def {block.code.strip()}: pass").body[0]
-        assert isinstance(function, ast.FunctionDef)
-        a = function.args
-        defaults = [None] * (len(a.args) - len(a.defaults)) + a.defaults
-        yield (
-            function.name,
-            [Argument(p.arg, False, default_of(d)) for p, d in zip(a.args, defaults, strict=True)]
-            + [
-                Argument(p.arg, True, default_of(d))
-                for p, d in zip(a.kwonlyargs, a.kw_defaults, strict=True)
-            ],
-        )
+        yield block.code.split("(")[0], arguments_of(block.code.strip())
+
+
+def arguments_of(call: str) -> list[Argument]:
+    function = ast.parse(f"def {call}: pass").body[0]
+    assert isinstance(function, ast.FunctionDef)
+    a = function.args
+    defaults = [None] * (len(a.args) - len(a.defaults)) + a.defaults
+    return [
+        Argument(p.arg, False, default_of(d)) for p, d in zip(a.args, defaults, strict=True)
+    ] + [
+        Argument(p.arg, True, default_of(d))
+        for p, d in zip(a.kwonlyargs, a.kw_defaults, strict=True)
+    ]
 
 
 def default_of(node: ast.expr | None) -> object:
     return inspect.Parameter.empty if node is None else ast.literal_eval(node)
 
 
-def real_arguments(name: str) -> list[Argument]:
+def public_name(name: str) -> Any:
+    return getattr(tape if name in tape.__all__ else tapestream, name)
+
+
+def real_arguments(function: Callable[..., object]) -> list[Argument]:
     factory = ...  # how the reference writes a default that is made anew each time
     return [
         Argument(
@@ -220,26 +325,34 @@ def real_arguments(name: str) -> list[Argument]:
             p.kind is p.KEYWORD_ONLY,
             factory if type(p.default).__name__ == "_HAS_DEFAULT_FACTORY_CLASS" else p.default,
         )
-        for p in inspect.signature(getattr(tapestream, name)).parameters.values()
+        for p in inspect.signature(function).parameters.values()
     ]
 
 
 @pytest.mark.parametrize(("name", "arguments"), list(documented_signatures()))
 def test_signatures_in_the_reference_are_right(name: str, arguments: list[Argument]) -> None:
-    assert arguments == real_arguments(name)
+    assert arguments == real_arguments(public_name(name))
 
 
 def test_everything_that_can_be_called_has_a_signature_in_the_reference() -> None:
     documented = {name for name, _ in documented_signatures()}
     protocols = {"Reader", "Sink", "Source", "Writer"}
     given_to_the_user = {"CopyResult", "TapestreamError"}
-    assert documented | protocols | given_to_the_user == set(tapestream.__all__)
+    assert documented - set(tape.__all__) | protocols | given_to_the_user == set(tapestream.__all__)
 
 
-@pytest.mark.parametrize("dataclass", [tapestream.CopyResult, tapestream.BackupInfo])
+@pytest.mark.parametrize(
+    "dataclass",
+    [
+        tapestream.CopyResult,
+        tapestream.BackupInfo,
+        tape.TapeStatus,
+        tape.TapeEntry,
+        tape.VolumeRequest,
+    ],
+)
 def test_every_field_is_in_the_reference(dataclass: type) -> None:
-    section = API.read_text(encoding="utf-8").split(f"### {dataclass.__name__}\n")[1]
-    section = section.split("\n### ")[0]
+    section = section_of(dataclass)
     for field in dataclasses.fields(dataclass):
         assert f"`{field.name}`" in section
 

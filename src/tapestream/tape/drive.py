@@ -118,7 +118,8 @@ class TapeDrive:
         self._open_device = open_device or StDevice
         self._device: TapeDevice | None = None
         self._read_only = self._protected = False
-        self._block_size = 0
+        # None until the drive was asked.
+        self._block_size: int | None = None
         # Where the tape must stand; None until the drive was asked, or one of the two below.
         self._position: int | None = None
         self._sure = False
@@ -153,6 +154,9 @@ class TapeDrive:
         """
         with self._errors("cannot tell its status"):
             flags, file, block, block_size, density = self._opened().status()
+        if Flag.ONLINE not in flags:
+            # An open device does not notice a cartridge that comes; opening it does.
+            self.release()
         return TapeStatus(
             online=Flag.ONLINE in flags,
             write_protected=Flag.WRITE_PROTECTED in flags,
@@ -189,8 +193,6 @@ class TapeDrive:
                 raise NoMediumError(f"{self.path} is not ready after {waited:.0f} s")
             if on_wait is not None:
                 on_wait(waited)
-            # An open device does not notice a cartridge; opening it does.
-            self.release()
             time.sleep(POLL_SECONDS)
 
     def load(self) -> None:
@@ -223,7 +225,7 @@ class TapeDrive:
     def block_size(self) -> int:
         """Size of all blocks in bytes; 0 in variable mode."""
         self._ready()
-        return self._block_size
+        return self._block_size or 0
 
     # Where it stands
 
@@ -235,7 +237,7 @@ class TapeDrive:
         with self._errors("cannot tell its position"):
             device = self._ready()
             try:
-                return device.position()
+                return _position(device)
             except OSError:
                 self._look_after(device)
                 raise
@@ -531,7 +533,7 @@ class TapeDrive:
         finally:
             device, self._device = self._device, None
             self._sure = self._writing = self._read_only = False
-            self._position = None
+            self._position = self._block_size = None
             self._forget_label()
             if device is not None:
                 with self._errors("cannot close it"):
@@ -564,12 +566,13 @@ class TapeDrive:
     def _ready(self) -> TapeDevice:
         """The device, with a cartridge; where it stands is known from here on."""
         device = self._opened()
-        if self._position is None:
+        if self._block_size is None:
             status = self.status()
             if not status.online:
                 raise NoMediumError(f"{self.path} has no cartridge that is ready")
-            self._block_size = status.block_size
             self._protected = status.write_protected
+            self._block_size = status.block_size
+        if self._position is None:
             with self._errors("cannot tell its position"):
                 self._position = device.position()
             self._sure = True
@@ -580,7 +583,8 @@ class TapeDrive:
         if self._writing and command is not Command.WRITE_FILEMARKS:
             self._check_position()
         with self._errors(f"cannot {doing}"):
-            device = self._opened()
+            loading = command in (Command.LOAD, Command.EJECT)
+            device = self._opened() if loading else self._ready()
             try:
                 device.command(command, count)
                 self._writing = False
@@ -611,7 +615,7 @@ class TapeDrive:
         """Make sure that the tape is where it was left."""
         device, expected = self._ready(), self._position
         try:
-            found: object = device.position()
+            found: object = _position(device)
         except OSError as e:
             found = e.strerror
         if expected == _MOVED and isinstance(found, int):
@@ -631,8 +635,9 @@ class TapeDrive:
         """
         if self._writing and self._device is not None:
             self._writing = False
-            with suppress(OSError):
-                self._device.command(Command.FORWARD_RECORDS, 0)
+            for _ in range(2):  # the first may do no more than tell of an error that came late
+                with suppress(OSError):
+                    self._device.command(Command.FORWARD_RECORDS, 0)
 
     def _check_writable(self) -> None:
         self._ready()
@@ -655,6 +660,16 @@ def is_tape(path: str) -> bool:
     except OSError:
         return False
     return stat.S_ISCHR(found.st_mode) and os.major(found.st_rdev) == _ST_MAJOR
+
+
+def _position(device: TapeDevice) -> int:
+    try:
+        return device.position()
+    except OSError as e:
+        if e.errno != errno.ENOSPC:
+            raise
+        # The early warning of a record that was written behind our back, and is on the tape.
+        return device.position()
 
 
 def _age(entry: TapeEntry) -> tuple[float, int]:

@@ -7,6 +7,7 @@ import time
 
 from ..errors import CorruptStreamError, UsageError
 from ..tar import format as fmt
+from ..tar.members import MemberReader
 from .records import MIN_RECORD
 
 MEMBER = "tape-label.json"
@@ -34,15 +35,19 @@ def label_record(label: str) -> bytes:
     return tar.ljust(MIN_RECORD, b"\0")
 
 
-def label_in(record: bytes) -> str | None:
-    """The label in the first record of a tape; None if it is no label."""
-    if not record.startswith(MEMBER.encode() + b"\0") or len(record) < fmt.BLOCK:
-        return None
-    try:
-        header = fmt.parse_header(record[: fmt.BLOCK])
-        text = record[fmt.BLOCK : fmt.BLOCK + header.size] if header else b""
-        values = fmt.decode_object(MEMBER, text)
-    except CorruptStreamError:
-        return None
+def is_label(first: bytes) -> bool:
+    """Whether a tape file that begins with this is a label."""
+    return first.startswith(MEMBER.encode() + b"\0")
+
+
+def read_label(members: MemberReader) -> str:
+    """The label in a tape file that begins with one.
+
+    Raises:
+        StreamError: It is damaged.
+    """
+    values = fmt.decode_object(MEMBER, members.first(MEMBER, MIN_RECORD))
     label = values.get("label")
-    return label if values.get("format") == _FORMAT and isinstance(label, str) else None
+    if values.get("format") != _FORMAT or not isinstance(label, str):
+        raise CorruptStreamError(f"{MEMBER} is not a label")
+    return label

@@ -10,7 +10,7 @@ from ..errors import PositionLostError, StreamError, TapeError
 from ..info import BackupInfo
 from ..tar import format as fmt
 from ..tar.members import MemberReader
-from .label import label_in
+from .label import is_label, read_label
 from .records import RecordReader
 
 if TYPE_CHECKING:
@@ -107,11 +107,10 @@ def _check(drive: TapeDrive, in_place: bool) -> None:
 
 def _recognized(file: int, first: bytes, rest: RecordReader) -> tuple[TapeEntry, int]:
     """What the tape file is, by its first record; and the size of its records, for a backup."""
-    label = label_in(first)
-    if label is not None:
-        return TapeEntry(file, complete=True, label=label), 0
+    members = MemberReader(_Rest(first, rest))
     try:
-        members = MemberReader(_Rest(first, rest))
+        if is_label(first):
+            return TapeEntry(file, complete=True, label=read_label(members)), 0
         preamble = fmt.Preamble.decode(members.first(fmt.INFO, fmt.MAX_INFO))
     except (StreamError, TapeError) as e:
         return TapeEntry(file, problem=str(e.args[0])), 0
@@ -165,10 +164,6 @@ def _tail(drive: TapeDrive, start: int, block: int, record_size: int) -> bytes:
         if fmt.ending(tail) is not None:
             break
     return tail
-
-
-def _rest(reader: RecordReader) -> bytes:
-    return b"".join(iter(lambda: bytes(reader.record()), b""))
 
 
 def holds_data(drive: TapeDrive) -> bool:
