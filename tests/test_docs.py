@@ -167,8 +167,8 @@ class TapeLibrary:
 @pytest.fixture
 def library(monkeypatch: pytest.MonkeyPatch) -> TapeLibrary:
     library = TapeLibrary()
-    monkeypatch.setattr("tapestream.tape.drive.StDevice", library.open)
-    monkeypatch.setattr("tapestream.tape.drive._check_path", lambda path: None)
+    monkeypatch.setattr("tapestream.tape.transport.StDevice", library.open)
+    monkeypatch.setattr("tapestream.tape.transport._check_path", lambda path: None)
     return library
 
 
@@ -265,7 +265,8 @@ def test_every_public_name_for_tapes_is_in_the_reference() -> None:
 @pytest.mark.parametrize("described", [tape.TapeDrive, tape.Catalog])
 def test_every_member_is_in_the_reference(described: type) -> None:
     members = documented_members(described)
-    public = {name for name in vars(described) if not name.startswith("_")}
+    names = {name for each in described.__mro__[:-1] for name in vars(each)}
+    public = {name for name in names if not name.startswith("_")}
     attributes = {"path", "label", "knows_label"} if described is tape.TapeDrive else set()
     assert set(members) == public | attributes
     for name, call in members.items():

@@ -13,7 +13,7 @@ from tapestream import BackupInfo, Extent, TarStreamSink, TarStreamSource, copy
 from tapestream.engine.copy import CopyResult
 from tapestream.extents import Kind
 from tapestream.tape import TapeDrive, TapeEntry, VolumeRequest
-from tapestream.tape.drive import OpenDevice
+from tapestream.tape.transport import OpenDevice
 from tapestream.tar import format as fmt
 from tests.memory import MemorySink, MemorySource
 

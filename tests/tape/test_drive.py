@@ -22,8 +22,7 @@ from tapestream.errors import (
     TapestreamError,
     UsageError,
 )
-from tapestream.tape import Flag, TapeDrive
-from tapestream.tape import drive as drive_module
+from tapestream.tape import Flag, TapeDrive, transport
 from tapestream.tape.device import TapeDevice
 
 from .conftest import FakeStation, Station
@@ -265,7 +264,7 @@ def test_another_device() -> None:
 
 def as_device(monkeypatch: pytest.MonkeyPatch, major: int, minor: int) -> None:
     found = SimpleNamespace(st_mode=stat.S_IFCHR | 0o660, st_rdev=os.makedev(major, minor))
-    monkeypatch.setattr(drive_module.os, "stat", lambda path: found)  # type: ignore[attr-defined]
+    monkeypatch.setattr(transport.os, "stat", lambda path: found)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
@@ -297,9 +296,9 @@ def test_a_device_that_does_not_rewind(
     with monkeypatch.context() as patch:
         as_device(patch, 9, minor)
         TapeDrive("/dev/nst0")
-        assert drive_module.is_tape("/dev/nst0")
+        assert transport.is_tape("/dev/nst0")
         as_device(patch, 10, minor)
-        assert not drive_module.is_tape("/dev/nst0")
+        assert not transport.is_tape("/dev/nst0")
     assert caplog.text == ""
 
 

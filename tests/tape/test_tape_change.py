@@ -17,8 +17,7 @@ from tapestream.errors import (
     WriteProtectedError,
     WrongTapeError,
 )
-from tapestream.tape import TapeDrive, VolumeRequest, volumes
-from tapestream.tape import drive as drive_module
+from tapestream.tape import TapeDrive, VolumeRequest, transport, volumes
 from tapestream.tar import writer
 
 from ..memory import MemorySink
@@ -49,7 +48,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """An operator who does not come is not waited for, and less is gathered than a tape holds."""
     monkeypatch.setattr(writer, "GATHER_SIZE", RECORD)
     monkeypatch.setattr(volumes, "LOAD_SECONDS", 0.01)
-    monkeypatch.setattr(drive_module, "POLL_SECONDS", 0.001)
+    monkeypatch.setattr(transport, "POLL_SECONDS", 0.001)
     logging.getLogger("tapestream.tape").disabled = True
     yield
     logging.getLogger("tapestream.tape").disabled = False

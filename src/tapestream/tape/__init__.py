@@ -3,8 +3,9 @@
 from ..report import TapePlace, TapeReport
 from .catalog import Catalog, CatalogBackup, CatalogVolume
 from .device import Command, DeviceStatus, Flag, StDevice, TapeDevice
-from .drive import TapeDrive, TapeStatus
+from .drive import TapeDrive
 from .scan import TapeEntry
+from .transport import TapeStatus
 from .volumes import VolumeRequest
 
 __all__ = [

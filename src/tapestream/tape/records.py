@@ -10,12 +10,9 @@ from __future__ import annotations
 import errno
 import mmap
 import time
-from typing import TYPE_CHECKING
 
 from ..errors import EndOfTapeError, LocalIOError, TapeError, UsageError
-
-if TYPE_CHECKING:
-    from .drive import TapeDrive
+from .transport import Transport
 
 BLOCK, KIB, MIB = 512, 1024, 1024**2
 
@@ -45,7 +42,7 @@ class RecordWriter:
         is_ending: The tape has told that it will soon be full.
     """
 
-    def __init__(self, drive: TapeDrive, record_size: int) -> None:
+    def __init__(self, drive: Transport, record_size: int) -> None:
         block_size = drive.block_size
         if block_size and record_size % block_size:
             raise UsageError(
@@ -116,7 +113,7 @@ class RecordReader:
         ended: The filemark was read; the tape stands behind it.
     """
 
-    def __init__(self, drive: TapeDrive) -> None:
+    def __init__(self, drive: Transport) -> None:
         self.name = drive.path
         self._drive = drive
         self._memory = mmap.mmap(-1, _FIRST_BUFFER)

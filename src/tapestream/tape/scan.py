@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from ..errors import PositionLostError, StreamError, TapeError
 from ..info import BackupInfo
@@ -12,9 +11,7 @@ from ..tar import format as fmt
 from ..tar.members import MemberReader
 from .label import is_label, read_label
 from .records import RecordReader
-
-if TYPE_CHECKING:
-    from .drive import TapeDrive
+from .transport import Transport
 
 
 @dataclass(frozen=True)
@@ -46,7 +43,7 @@ class TapeEntry:
     problem: str | None = None
 
 
-def scan(drive: TapeDrive) -> Iterator[TapeEntry]:
+def scan(drive: Transport) -> Iterator[TapeEntry]:
     """Rewind, and look at every tape file in turn.
 
     Of each, its first record is read, and its last; what is between is spaced over. The tape
@@ -66,7 +63,7 @@ def scan(drive: TapeDrive) -> Iterator[TapeEntry]:
         entry = _entry(drive, entry.file + 1)
 
 
-def _entry(drive: TapeDrive, file: int) -> TapeEntry | None:
+def _entry(drive: Transport, file: int) -> TapeEntry | None:
     """Look at the tape file at which the drive stands, and go behind it; None if there is none."""
     start = drive.tell()
     first, problem = b"", None
@@ -99,7 +96,7 @@ def _entry(drive: TapeDrive, file: int) -> TapeEntry | None:
     return _with_end(entry, _tail(drive, start, drive.block_size or len(first), record_size))
 
 
-def _check(drive: TapeDrive, in_place: bool) -> None:
+def _check(drive: Transport, in_place: bool) -> None:
     """Make sure that an error in reading was not the news of a reset, or of another tape."""
     if not in_place:
         raise PositionLostError(f"{drive.path} went back to the beginning of its tape")
@@ -140,7 +137,7 @@ class _Rest:
         return count
 
 
-def _tail(drive: TapeDrive, start: int, block: int, record_size: int) -> bytes:
+def _tail(drive: Transport, start: int, block: int, record_size: int) -> bytes:
     """The last record before the filemark that was just passed; two where one does not tell.
 
     On the tape a record may be several blocks: in fixed mode, or copied there by another program.
@@ -166,7 +163,7 @@ def _tail(drive: TapeDrive, start: int, block: int, record_size: int) -> bytes:
     return tail
 
 
-def holds_data(drive: TapeDrive) -> bool:
+def holds_data(drive: Transport) -> bool:
     """Whether the tape file at whose beginning the drive stands has a whole data member."""
     members = MemberReader(RecordReader(drive))
     try:

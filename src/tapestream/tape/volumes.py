@@ -18,9 +18,10 @@ from ..errors import (
 )
 from ..info import BackupInfo
 from ..report import TapePlace, TapeReport
-from .drive import TapeDrive, is_tape
+from .drive import TapeDrive
 from .records import RecordReader, RecordWriter, check_record_size
 from .scan import TapeEntry, holds_data, scan
+from .transport import is_tape
 
 if TYPE_CHECKING:
     from ..tar.format import Preamble

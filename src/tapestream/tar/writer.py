@@ -48,7 +48,9 @@ class TarWriter(Writer):
         self._extents = extents
         self._attachments = attachments
         self._headers = fmt.HeaderWriter(int(preamble.info.created.timestamp()))
-        self._gathered = bytearray()
+        # Filled again and again: fresh memory would cost more than what is copied into it.
+        self._gathered = memoryview(bytearray(GATHER_SIZE))
+        self._filled = 0
         self._length = 0
         self._data_bytes = extents.tally(Kind.DATA).bytes
         self._expected: Iterator[fmt.Member] = fmt.data_members(extents, preamble.part_size)
@@ -121,8 +123,7 @@ class TarWriter(Writer):
 
     def _begin_volume(self) -> None:
         self._in_data = False
-        self._gathered = bytearray()
-        self._length = 0
+        self._filled = self._length = 0
         self._digests = {}
         self._unconfirmed.move(NOWHERE)
         self._whole_member(fmt.INFO, self._preamble.encode())
@@ -243,12 +244,15 @@ class TarWriter(Writer):
         if len(data) >= GATHER_SIZE // 2:
             self._flush()
             self._output.write(memoryview(data))
-        else:
-            self._gathered += data
-            if len(self._gathered) >= GATHER_SIZE:
-                self._flush()
+            return
+        end = self._filled + len(data)
+        if end > GATHER_SIZE:
+            self._flush()
+            end = len(data)
+        self._gathered[self._filled : end] = data
+        self._filled = end
 
     def _flush(self) -> None:
-        if self._gathered:
-            self._output.write(memoryview(self._gathered))
-            self._gathered = bytearray()
+        filled, self._filled = self._filled, 0
+        if filled:
+            self._output.write(self._gathered[:filled])

@@ -1,0 +1,585 @@
+"""A drive with a cartridge, and where it stands: nothing is written anywhere else."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import stat
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Protocol
+
+from typing_extensions import Self
+
+from ..errors import (
+    DriveBusyError,
+    EndOfTapeError,
+    LocalIOError,
+    NoMediumError,
+    NotATapeError,
+    PositionLostError,
+    TapeError,
+    UsageError,
+    WriteProtectedError,
+)
+from .device import Command, Flag, StDevice, TapeDevice
+
+log = logging.getLogger("tapestream.tape")
+
+# How often to look whether a drive is ready, in seconds. LTO takes 15 s to load a cartridge, and
+# hours for the first load of a blank LTO-9 one.
+POLL_SECONDS = 1.0
+# The first command after a cartridge was loaded is refused, to tell about it.
+_OPEN_ATTEMPTS = 3
+
+
+# What the driver answers to a record larger than the drive or the host adapter takes.
+_TOO_LARGE = (errno.EINVAL, errno.EBUSY)
+# Where a tape stands that was read, how far was not counted; and one that failed at that.
+_MOVED, _LOST = -1, -2
+_SMALLER = "Pass a smaller record_size, or in fixed mode a multiple of the block size."
+
+
+@dataclass(frozen=True)
+class TapeStatus:
+    """What a drive says of itself.
+
+    Attributes:
+        online: A cartridge is loaded and ready.
+        write_protected: It cannot be written.
+        file: Number of the tape file at which it stands, from 0; None when the driver has lost
+            count, as after a seek.
+        block: Number of the block in that file; None when the driver has lost count.
+        block_size: Size of all blocks in bytes; 0 in variable mode.
+        density: Density code of the cartridge, as `mt status` shows it.
+        at_beginning: It stands at the beginning of the tape.
+        at_filemark: It stands right behind a filemark.
+        at_end_of_data: There is nothing behind.
+        at_end_of_tape: It stands in the early-warning zone at the end, or behind it.
+        is_empty: There is no cartridge in the drive; neither online nor empty is a drive that has
+            not yet taken its cartridge.
+    """
+
+    online: bool
+    write_protected: bool
+    file: int | None
+    block: int | None
+    block_size: int
+    density: int
+    at_beginning: bool
+    at_filemark: bool
+    at_end_of_data: bool
+    at_end_of_tape: bool
+    is_empty: bool
+
+
+class OpenDevice(Protocol):
+    """Opens the device of a drive: `StDevice`, or a stand-in for it."""
+
+    def __call__(self, path: str, *, read_only: bool) -> TapeDevice:
+        """Open it, or raise OSError."""
+        ...
+
+
+class Transport:
+    """A drive with a cartridge: `TapeDrive`, but for what is on the tape, and whose turn it is.
+
+    It stands wherever it was left; nothing is rewound but on request. The device is opened when it
+    is first needed. While it is open, no other program can use the drive (the driver says "busy");
+    `release` closes it until the next use.
+
+    Before anything is written after an error, the drive is asked where it stands. Where that is
+    not where we left it, `PositionLostError` is raised and nothing is written.
+
+    Args:
+        path: Path of the device, such as "/dev/nst0" or one in /dev/tape/by-id.
+        open_device: What opens it, for drivers that are not Linux's `st`; None for that.
+
+    Raises:
+        NotATapeError: There is no such device, or it is something else.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], *, open_device: OpenDevice | None = None
+    ) -> None:
+        self.path = os.fspath(path)
+        if open_device is None:
+            _check_path(self.path)
+        self._open_device = open_device or StDevice
+        self._device: TapeDevice | None = None
+        self._read_only = self._protected = False
+        # None until the drive was asked.
+        self._block_size: int | None = None
+        # Where the tape must stand; None until the drive was asked, or one of the two below.
+        self._position: int | None = None
+        self._sure = False
+        # Something was written, and no filemark yet.
+        self._writing = False
+        # The tape's label, if it has one, and if that was read since the drive was opened.
+        self.label: str | None = None
+        self.knows_label = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.path}>"
+
+    # The drive and its cartridge
+
+    def status(self) -> TapeStatus:
+        """What the drive says of itself; at once, and also without a cartridge.
+
+        Raises:
+            TapeError: The device cannot be opened, or does not answer.
+        """
+        with self._errors("cannot tell its status"):
+            flags, file, block, block_size, density = self._opened().status()
+        if Flag.ONLINE not in flags:
+            # An open device does not notice a cartridge that comes; opening it does.
+            self.release()
+        return TapeStatus(
+            online=Flag.ONLINE in flags,
+            write_protected=Flag.WRITE_PROTECTED in flags,
+            file=None if file < 0 else file,
+            block=None if block < 0 else block,
+            block_size=block_size,
+            density=density,
+            at_beginning=Flag.BEGINNING in flags,
+            at_filemark=Flag.FILEMARK in flags,
+            at_end_of_data=Flag.END_OF_DATA in flags,
+            at_end_of_tape=Flag.END_OF_TAPE in flags,
+            is_empty=Flag.NO_MEDIUM in flags,
+        )
+
+    def wait_ready(
+        self, timeout: float | None = None, *, on_wait: Callable[[float], object] | None = None
+    ) -> None:
+        """Wait until a cartridge is loaded and the drive has taken it.
+
+        Args:
+            timeout: Longest time to wait in seconds; None for ever: the first load of a blank
+                LTO-9 cartridge can take two hours.
+            on_wait: Called about once a second with the seconds waited so far; may raise to give
+                up.
+
+        Raises:
+            NoMediumError: The time is over.
+            TapeError: The device cannot be opened.
+        """
+        began = time.monotonic()
+        while not self.status().online:
+            waited = time.monotonic() - began
+            if timeout is not None and waited >= timeout:
+                raise NoMediumError(f"{self.path} is not ready after {waited:.0f} s")
+            if on_wait is not None:
+                on_wait(waited)
+            time.sleep(POLL_SECONDS)
+
+    def load(self) -> None:
+        """Load the cartridge that lies in the drive, after `eject`; it stands at its beginning."""
+        self._command(Command.LOAD, "load the cartridge")
+        self.release()
+        self._ready()
+
+    def eject(self) -> None:
+        """Rewind, and unload the cartridge."""
+        self._command(Command.EJECT, "eject the cartridge", ask=False)
+        self.release()
+
+    def erase(self) -> None:
+        """Erase everything from here to the end of the tape: takes hours on many drives."""
+        self._check_writable()
+        self._check_position()
+        self._command(Command.ERASE, "erase")
+
+    def set_block_size(self, size: int) -> None:
+        """Set the size of all blocks, that is fixed mode; 0 for variable mode, the usual one.
+
+        The drive keeps it. In fixed mode the record size must be a multiple of it.
+        """
+        self._ready()
+        self._command(Command.SET_BLOCK_SIZE, f"set the block size to {size}", size)
+        self._block_size = self.status().block_size
+
+    @property
+    def block_size(self) -> int:
+        """Size of all blocks in bytes; 0 in variable mode."""
+        self._ready()
+        return self._block_size or 0
+
+    # Where it stands
+
+    def tell(self) -> int:
+        """The number of the block at which it stands, counted from the beginning of the tape.
+
+        A filemark counts too.
+        """
+        with self._errors("cannot tell its position"):
+            device = self._ready()
+            try:
+                return _position(device)
+            except OSError:
+                self._look_after(device)
+                raise
+
+    def seek(self, block: int) -> None:
+        """Go to a block that `tell` told. The driver then does not know the file any more."""
+        self._command(Command.SEEK, f"seek block {block}", block)
+
+    def rewind(self) -> None:
+        """Go to the beginning of the tape."""
+        self._command(Command.REWIND, "rewind")
+
+    def forward_files(self, count: int = 1) -> None:
+        """Go behind the `count`-th filemark from here: to the beginning of a later tape file.
+
+        Raises:
+            TapeError: There are not so many; it stands at the end of data.
+        """
+        self._command(Command.FORWARD_FILES, f"go forward {count} tape files", count)
+
+    def backward_files(self, count: int = 1) -> None:
+        """Go to the beginning of an earlier tape file: `count` before this one; 0 for this one.
+
+        Raises:
+            TapeError: There are not so many; it stands at the beginning of the tape.
+        """
+        if count < 0:
+            raise UsageError(f"cannot go back {count} files")
+        file = self.status().file
+        if file == count:
+            self.rewind()
+            return
+        self._command(Command.BACKWARD_FILES, f"go back {count} tape files", count + 1)
+        # It stands before the filemark that ends the file before.
+        self.forward_files(1)
+
+    def backward_records(self, count: int = 1) -> None:
+        """Go back over records, within the tape file."""
+        self._command(Command.BACKWARD_RECORDS, f"go back {count} records", count)
+
+    def before_filemark(self) -> None:
+        """Go back over the nearest filemark: to the end of the tape file before it."""
+        self._command(Command.BACKWARD_FILES, "go back over a filemark")
+
+    def end_of_data(self) -> None:
+        """Go behind everything that was written: where the next backup goes.
+
+        Raises:
+            PositionLostError: The drive was reset, or has another tape. Rewind it.
+            TapeError: The drive failed.
+        """
+        self._command(Command.END_OF_DATA, "go to the end of data")
+        file = self.status().file
+        # The driver overlooks the news of a reset here: it counts the most files a tape can have.
+        if file is not None and self._position is not None and file > self._position:
+            self._position = _LOST
+            self._forget_label()
+            raise PositionLostError(f"{self.path} was reset, or has another tape")
+
+    def begin_file(self) -> None:
+        """Make sure that a tape file begins where it stands, to be written.
+
+        Where a drive lost its power while it wrote, the tape file before has no filemark yet.
+
+        Raises:
+            PositionLostError: The tape is not where it was left; nothing was written.
+            TapeError: The drive failed.
+        """
+        self._check_writable()
+        self._check_position()
+        if self._position == 0:
+            self._forget_label()  # it will be overwritten
+            return
+        if self.status().block == 0:
+            return
+        where = self._position
+        try:
+            self.backward_records(1)
+        except TapeError:
+            self.forward_files(1)
+            ended = True
+        else:
+            self._command(Command.FORWARD_RECORDS, "go forward a record")
+            ended = False
+        if self._position != where:
+            self._position = _LOST
+            raise PositionLostError(f"{self.path} was moved from where it stood")
+        if not ended:
+            self.write_filemark()
+
+    # The label
+
+    def learn_label(self, label: str | None) -> None:
+        """Remember the label that was read off the tape; None if it has none."""
+        self.label, self.knows_label = label, True
+
+    def _forget_label(self) -> None:
+        self.label, self.knows_label = None, False
+
+    # Reading and writing
+
+    def write_filemark(self) -> None:
+        """End a tape file, and wait until everything before it is on the tape.
+
+        Raises:
+            PositionLostError: The tape is not where it was left; nothing was written.
+            TapeError: Something before it may not be on the tape.
+        """
+        self._check_writable()
+        self._check_position()
+        self._command(Command.WRITE_FILEMARKS, "write a filemark")
+
+    def write_record(self, record: memoryview) -> int:
+        """Write one record.
+
+        Args:
+            record: Becomes one block; in fixed mode a multiple of the block size.
+
+        Returns:
+            How many bytes are on tape; in fixed mode fewer than all at the end of the tape.
+
+        Raises:
+            EndOfTapeError: Nothing of it was written. In the early-warning zone every other
+                record is refused so, and goes on the tape when it is written again; behind it,
+                every one.
+            PositionLostError: The tape is not where it was left; nothing was written.
+            TapeError: Nothing more should be written.
+        """
+        self._check_writable()
+        if not self._sure:
+            self._check_position()
+        doing = f"cannot write a record of {len(record)} bytes"
+        self._writing = True
+        with self._errors(doing):
+            try:
+                count = self._ready().write(record)
+            except OSError as e:
+                if e.errno in _TOO_LARGE:
+                    raise TapeError(f"{self.path}: {doing}", e, hint=_SMALLER) from e
+                raise
+        assert self._position is not None
+        self._position += count // self._block_size if self._block_size else 1
+        return count
+
+    def read_record(self, buffer: memoryview) -> int:
+        """Read one record; 0 at a filemark, behind which it then stands, and at the end of data.
+
+        Raises:
+            OSError: As the driver said; the position is to be asked for.
+        """
+        device = self._ready()
+        self._sure = False
+        try:
+            count = device.readinto(buffer)
+        except OSError as e:
+            if e.errno == errno.EIO:
+                # It may be another tape.
+                self._position = _LOST
+                self._forget_label()
+            raise
+        if self._position != _LOST:
+            self._position = _MOVED
+        return count
+
+    # Opening and closing
+
+    def release(self) -> None:
+        """Close the device until it is needed again, so that other programs can use the drive.
+
+        The tape stays where it is. What was written since the last filemark gets one.
+
+        Raises:
+            TapeError: Something that was written may not be on the tape.
+        """
+        try:
+            if self._writing:
+                self._check_position()
+        finally:
+            device, self._device = self._device, None
+            self._sure = self._writing = self._read_only = False
+            self._position = self._block_size = None
+            self._forget_label()
+            if device is not None:
+                with self._errors("cannot close it"):
+                    device.close()
+
+    def close(self) -> None:
+        """Close the device; the tape stays where it is. May be called more than once.
+
+        Raises:
+            TapeError: Something that was written may not be on the tape.
+        """
+        self.release()
+
+    def _opened(self) -> TapeDevice:
+        if self._device is None:
+            self._device = self._open()
+        return self._device
+
+    def _open(self) -> TapeDevice:
+        for attempt in range(_OPEN_ATTEMPTS):
+            try:
+                return self._open_device(self.path, read_only=self._read_only)
+            except OSError as e:
+                if e.errno == errno.EROFS and not self._read_only:
+                    self._read_only = True
+                elif e.errno != errno.EIO or attempt == _OPEN_ATTEMPTS - 1:
+                    raise _translated(e, f"cannot open {self.path}") from e
+        return self._open_device(self.path, read_only=self._read_only)
+
+    def _ready(self) -> TapeDevice:
+        """The device, with a cartridge; where it stands is known from here on."""
+        device = self._opened()
+        if self._block_size is None:
+            status = self.status()
+            if not status.online:
+                raise NoMediumError(f"{self.path} has no cartridge that is ready")
+            self._protected = status.write_protected
+            self._block_size = status.block_size
+        if self._position is None:
+            with self._errors("cannot tell its position"):
+                self._position = device.position()
+            self._sure = True
+        return device
+
+    def _command(self, command: Command, doing: str, count: int = 1, *, ask: bool = True) -> None:
+        """Do it; where the tape then stands is asked for, and believed."""
+        if self._writing and command is not Command.WRITE_FILEMARKS:
+            self._check_position()
+        with self._errors(f"cannot {doing}"):
+            loading = command in (Command.LOAD, Command.EJECT)
+            device = self._opened() if loading else self._ready()
+            try:
+                device.command(command, count)
+                self._writing = False
+                if ask:
+                    self._position = device.position()
+                    self._sure = True
+            except OSError:
+                self._look_after(device)
+                raise
+
+    def _look_after(self, device: TapeDevice) -> None:
+        """Learn where a failed command left the tape.
+
+        At the beginning it may be another tape, or the drive was reset: that is told only once. Or
+        it is blank.
+        """
+        if self._position is None:
+            return
+        self._position = _LOST
+        with suppress(OSError):
+            found = device.position()
+            if found or Flag.END_OF_DATA in device.status().flags:
+                self._position = found
+        if self._position == _LOST:
+            self._forget_label()
+
+    def _check_position(self) -> None:
+        """Make sure that the tape is where it was left."""
+        device, expected = self._ready(), self._position
+        try:
+            found: object = _position(device)
+        except OSError as e:
+            found = e.strerror
+        if expected == _MOVED and isinstance(found, int):
+            self._position = found
+        elif found != expected:
+            self._forget_label()
+            self._stop_writing()
+            where = "elsewhere" if expected in (_MOVED, _LOST) else f"at block {expected}"
+            raise PositionLostError(f"{self.path} should stand {where}, but stands at {found}")
+        self._sure = True
+
+    def _stop_writing(self) -> None:
+        """Let the driver forget that it was writing; moves nothing.
+
+        It would write a filemark before it closes or rewinds, wherever the tape is by now: over
+        what is there.
+        """
+        if self._writing and self._device is not None:
+            self._writing = False
+            for _ in range(2):  # the first may do no more than tell of an error that came late
+                with suppress(OSError):
+                    self._device.command(Command.FORWARD_RECORDS, 0)
+
+    def _check_writable(self) -> None:
+        self._ready()
+        if self._protected:
+            raise WriteProtectedError(f"{self.path}: the cartridge is write-protected")
+
+    @contextmanager
+    def _errors(self, doing: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as e:
+            self._sure = False
+            raise _translated(e, f"{self.path}: {doing}") from e
+
+
+def is_tape(path: str) -> bool:
+    """True when the path is that of a SCSI tape device."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return False
+    return stat.S_ISCHR(found.st_mode) and os.major(found.st_rdev) == _ST_MAJOR
+
+
+def _position(device: TapeDevice) -> int:
+    try:
+        return device.position()
+    except OSError as e:
+        if e.errno != errno.ENOSPC:
+            raise
+        # The early warning of a record that was written behind our back, and is on the tape.
+        return device.position()
+
+
+def _check_path(path: str) -> None:
+    try:
+        found = os.stat(path)
+    except OSError as e:
+        raise NotATapeError(f"cannot open {path}", e) from e
+    if not is_tape(path):
+        raise NotATapeError(f"{path} is not a tape device")
+    if not os.minor(found.st_rdev) & _NO_REWIND:
+        log.warning(
+            "%s rewinds whenever it is closed: the next backup would overwrite this one; use the "
+            "no-rewind device, %s",
+            path,
+            path.replace("/st", "/nst"),
+        )
+
+
+# The kernel's Documentation/admin-guide/devices.txt: the SCSI tapes, and their no-rewind bit.
+_ST_MAJOR = 9
+_NO_REWIND = 0x80
+
+_KINDS: dict[int, type[LocalIOError]] = {
+    errno.ENOSPC: EndOfTapeError,
+    errno.ENOMEDIUM: NoMediumError,
+    errno.EROFS: WriteProtectedError,
+    errno.EBUSY: DriveBusyError,
+    errno.ENXIO: NotATapeError,
+    errno.ENODEV: NotATapeError,
+    errno.ENOTTY: NotATapeError,
+}
+
+
+def _translated(error: OSError, doing: str) -> LocalIOError:
+    return _KINDS.get(error.errno or 0, TapeError)(doing, error)
