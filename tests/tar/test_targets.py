@@ -17,6 +17,7 @@ import sys
 import tarfile
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -946,3 +947,30 @@ def test_a_stream_is_the_same_whatever_it_is_written_to(path: Path) -> None:
             copy(source, sink := TarStreamSink(target))
             sink.close()
     assert path.read_bytes() == memory.getvalue() == bytes(trickle.content)
+
+
+def test_memory_does_not_grow_with_the_members() -> None:
+    """Of each, no more is kept than its digest; here there is none."""
+
+    class Nowhere:
+        def write(self, data: memoryview) -> int:
+            return len(data)
+
+    def peak(members: int) -> int:
+        size = 2 * 512 * members
+        extents = Extents.of(
+            Extent(start, 512, zero=bool(start % 1024)) for start in range(0, size, 512)
+        )
+        sink = TarStreamSink(Nowhere(), checksum=None)
+        sink.begin(BackupInfo(size=size), extents)
+        writer, data = sink.open_writer(), memoryview(bytes(512))
+        tracemalloc.start()
+        try:
+            for start in range(0, size, 1024):
+                writer.write(start, data)
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+            sink.abort()
+
+    assert peak(4000) < peak(1000) + 4000

@@ -160,7 +160,8 @@ class TarWriter(Writer):
         self._segment = self._position
         if self._position == self._member_end:
             self._put(bytes(fmt.padding(self._length)))
-            self._unconfirmed.end_member(self._next_start)
+            if self._tape is not None:
+                self._unconfirmed.end_member(self._next_start)
 
     def _segment_end(self) -> int:
         return min(self._segment + self._preamble.segment_size, self._member_end)
