@@ -188,7 +188,7 @@ TABLES: tuple[Table, ...] = (
 
 @dataclass(frozen=True)
 class Target:
-    """What issue 3 asks for.
+    """What we want to come of a comparison.
 
     Attributes:
         text: In words.
@@ -232,7 +232,7 @@ def _targets() -> Iterator[Target]:
     gaps = tuple(map(gap_label, GAPS))
     text = "1 Gbit/s, fragmented, against the best fixed gap"
     yield Target(text, "line-1gbit/fragmented", OURS, gaps, "rate", 0.95)
-    peak = (128 + 150) * MIB  # the default of `buffer_memory`, and what the issue allows
+    peak = (128 + 150) * MIB  # the default of `buffer_memory`, and what all else may take
     for action in ("write", "read"):
         text = f"peak memory, 1,000,000 extents, {action}"
         yield Target(text, f"scale-extents/{action}", "1,000,000", (), "peak", peak)

@@ -303,23 +303,24 @@ class Transport:
         self._check_position()
         if self._position == 0:
             self._forget_label()  # it will be overwritten
-            return
-        if self.status().block == 0:
-            return
+        elif self.status().block != 0 and not self._is_behind_filemark():
+            self.write_filemark()
+
+    def _is_behind_filemark(self) -> bool:
+        """Go back over what is before, to see if it is a filemark, and forward again."""
         where = self._position
         try:
             self.backward_records(1)
         except TapeError:
             self.forward_files(1)
-            ended = True
+            found = True
         else:
             self._command(Command.FORWARD_RECORDS, "go forward a record")
-            ended = False
+            found = False
         if self._position != where:
             self._position = _LOST
             raise PositionLostError(f"{self.path} was moved from where it stood")
-        if not ended:
-            self.write_filemark()
+        return found
 
     # The label
 
