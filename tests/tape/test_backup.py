@@ -22,7 +22,7 @@ from tapestream.errors import (
     TapeError,
     UsageError,
 )
-from tapestream.tape import TapeDrive
+from tapestream.tape import Command, TapeDevice, TapeDrive
 from tapestream.tar import format as fmt
 
 from ..memory import MemorySink, MemorySource
@@ -494,3 +494,30 @@ def test_a_place_has_the_label_of_its_tape(station: Station, drive: TapeDrive) -
     assert places(backup(drive, DISKS[2])) == [(None, 0)]
     change_tape(station, drive, "T0001")
     assert places(backup(drive, DISKS[2])) == [("first", 2)]
+
+
+def test_a_tape_is_not_wound_between_backups(
+    station: Station, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stands at the end of data already; the filemark is all that is asked for."""
+    seen: list[Command] = []
+
+    def open_device(path: str, *, read_only: bool) -> TapeDevice:
+        device = station.open_device(path, read_only=read_only)
+        command = device.command
+
+        def record(what: Command, count: int = 1) -> None:
+            seen.append(what)
+            command(what, count)
+
+        monkeypatch.setattr(device, "command", record)
+        return device
+
+    with TapeDrive(station.path, open_device=open_device) as drive:
+        backup(drive, disk(1), "a")
+        seen.clear()
+        backup(drive, disk(2), "b")
+        assert seen == [Command.WRITE_FILEMARKS]
+        assert listing(drive) == ["a", "b"]
+        backup(drive, disk(3), "c")
+        assert listing(drive) == ["a", "b", "c"]

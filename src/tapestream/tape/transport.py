@@ -119,6 +119,8 @@ class Transport:
         self._sure = False
         # Something was written, and no filemark yet.
         self._writing = False
+        # A filemark was written, and nothing was done since.
+        self._at_end = False
         # The tape's label, if it has one, and if that was read since the drive was opened.
         self.label: str | None = None
         self.knows_label = False
@@ -282,6 +284,11 @@ class Transport:
             PositionLostError: The drive was reset, or has another tape. Rewind it.
             TapeError: The drive failed.
         """
+        if self._at_end:
+            self._at_end = False  # asked only once: after an error the tape must be wound
+            self._check_position()
+            self._at_end = True
+            return
         self._command(Command.END_OF_DATA, "go to the end of data")
         file = self.status().file
         # The driver overlooks the news of a reset here: it counts the most files a tape can have.
@@ -302,7 +309,7 @@ class Transport:
         self._check_writable()
         self._check_position()
         if self._position == 0:
-            self._forget_label()  # it will be overwritten
+            self.learn_label(None)  # what is written here takes its place
         elif self.status().block != 0 and not self._is_behind_filemark():
             self.write_filemark()
 
@@ -364,7 +371,7 @@ class Transport:
         if not self._sure:
             self._check_position()
         doing = f"cannot write a record of {len(record)} bytes"
-        self._writing = True
+        self._writing, self._at_end = True, False
         with self._errors(doing):
             try:
                 count = self._ready().write(record)
@@ -383,7 +390,7 @@ class Transport:
             OSError: As the driver said; the position is to be asked for.
         """
         device = self._ready()
-        self._sure = False
+        self._sure = self._at_end = False
         try:
             count = device.readinto(buffer)
         except OSError as e:
@@ -411,7 +418,7 @@ class Transport:
                 self._check_position()
         finally:
             device, self._device = self._device, None
-            self._sure = self._writing = self._read_only = False
+            self._sure = self._writing = self._at_end = self._read_only = False
             self._position = self._block_size = None
             self._forget_label()
             if device is not None:
@@ -465,8 +472,10 @@ class Transport:
             loading = command in (Command.LOAD, Command.EJECT)
             device = self._opened() if loading else self._ready()
             try:
+                self._at_end = False
                 device.command(command, count)
                 self._writing = False
+                self._at_end = command is Command.WRITE_FILEMARKS
                 if ask:
                     self._position = device.position()
                     self._sure = True
