@@ -32,9 +32,8 @@ client and its child processes, per GiB of data; "busy" is how many of the machi
 were, with the daemon and qemu-nbd; memory the peak of the client's resident set, without child
 processes.
 
-Where all processors are busy, only less work makes a transfer faster. A digest is work: one core
-makes sha256 of about 1.6 GiB in a second, and has nothing else to do then. A single stream without
-digests keeps about one core busy, and so leaves one for digests to those who have more.
+Where all processors are busy, only less work makes a transfer faster. A digest is work: the rows
+with and without one tell how much.
 """
 
 Cells = Sequence[str]

@@ -132,11 +132,14 @@ def test_an_aborted_backup_is_found_only_when_asked_for(tmp_path: Path) -> None:
 
     with drive, Catalog(tmp_path / "catalog") as catalog:
         source = MemorySource(b"x" * 4096, info=info("a"), before_read=fail)
-        with TarStreamSink(drive) as sink, pytest.raises(OSError, match="broken disk"):
+        # More than a record, so that there is something of it on the tape.
+        attachments = {"vm.ovf": bytes(2 * RECORD)}
+        sink = TarStreamSink(drive, record_size=RECORD, attachments=attachments)
+        with sink, pytest.raises(OSError, match="broken disk"):
             copy(source, sink)
-        # Its first record was full, or there is nothing on the tape to see.
         catalog.scan(drive)
         assert catalog.find() == []
+        assert [b.info.disk_id for b in catalog.find(incomplete=True)] == ["a"]
 
 
 def test_a_tape_without_a_label_is_refused(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from ..info import BackupInfo
 from ..report import TapeReport
 from .drive import TapeDrive
 from .scan import TapeEntry
+from .search import created, matches
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS tape (label TEXT PRIMARY KEY);
@@ -204,19 +205,19 @@ class Catalog:
         Returns:
             Them, newest first.
         """
-        wanted = {
-            "vm_id": vm_id,
-            "disk_id": disk_id,
-            "backup_id": backup_id,
-            "checkpoint_id": checkpoint_id,
-        }
         found = [
             backup
             for backup in self._backups()
             if (backup.complete or incomplete)
-            and all(v is None or getattr(backup.info, k) == v for k, v in wanted.items())
+            and matches(
+                backup.info,
+                vm_id=vm_id,
+                disk_id=disk_id,
+                backup_id=backup_id,
+                checkpoint_id=checkpoint_id,
+            )
         ]
-        return sorted(found, key=_created, reverse=True)
+        return sorted(found, key=lambda backup: created(backup.info), reverse=True)
 
     def _backups(self) -> Iterable[CatalogBackup]:
         with self._transaction():
@@ -268,7 +269,3 @@ def _volume(label: str, entry: TapeEntry) -> CatalogVolume:
 def _set_id(label: str, entry: TapeEntry) -> str:
     """A stream that was copied to tape from a file is a set of its own."""
     return entry.set_id or f"{label}/{entry.file}"
-
-
-def _created(backup: CatalogBackup) -> float:
-    return backup.info.created.timestamp() if backup.info.created else 0.0

@@ -9,6 +9,7 @@ from contextlib import contextmanager, nullcontext
 from ..errors import UsageError
 from .label import label_record
 from .scan import TapeEntry, scan
+from .search import created, matches
 from .transport import OpenDevice, Transport
 from .turns import Turns
 
@@ -76,19 +77,19 @@ class TapeDrive(Transport):
         Returns:
             Them, newest first.
         """
-        wanted = {
-            "vm_id": vm_id,
-            "disk_id": disk_id,
-            "backup_id": backup_id,
-            "checkpoint_id": checkpoint_id,
-        }
         found = [
             entry
             for entry in self.scan()
             if entry.info is not None
             and entry.volume == 1
             and (entry.complete or incomplete)
-            and all(v is None or getattr(entry.info, k) == v for k, v in wanted.items())
+            and matches(
+                entry.info,
+                vm_id=vm_id,
+                disk_id=disk_id,
+                backup_id=backup_id,
+                checkpoint_id=checkpoint_id,
+            )
         ]
         return sorted(found, key=_age)
 
@@ -160,5 +161,4 @@ class TapeDrive(Transport):
 
 def _age(entry: TapeEntry) -> tuple[float, int]:
     """Sorts the newest first, and what is further on on the tape."""
-    created = entry.info.created if entry.info else None
-    return (-created.timestamp() if created else 0.0), -entry.file
+    return (-created(entry.info) if entry.info else 0.0), -entry.file

@@ -128,16 +128,13 @@ class RecordReader:
             TapeError: The record cannot be read; the tape stands behind it.
         """
         if not self._unread:
-            self._unread = self._next_record()
+            self._unread = self.record()
         count = min(len(buffer), len(self._unread))
         buffer[:count], self._unread = self._unread[:count], self._unread[count:]
         return count
 
     def record(self) -> memoryview:
         """The next whole record; empty at the filemark. Good until the next one is read."""
-        return self._next_record()
-
-    def _next_record(self) -> memoryview:
         if self.ended:
             return memoryview(b"")
         while True:

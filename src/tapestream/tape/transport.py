@@ -35,8 +35,6 @@ log = logging.getLogger("tapestream.tape")
 POLL_SECONDS = 1.0
 # The first command after a cartridge was loaded is refused, to tell about it.
 _OPEN_ATTEMPTS = 3
-
-
 # What the driver answers to a record larger than the drive or the host adapter takes.
 _TOO_LARGE = (errno.EINVAL, errno.EBUSY)
 # Where a tape stands that was read, how far was not counted; and one that failed at that.
@@ -88,19 +86,7 @@ class OpenDevice(Protocol):
 class Transport:
     """A drive with a cartridge: `TapeDrive`, but for what is on the tape, and whose turn it is.
 
-    It stands wherever it was left; nothing is rewound but on request. The device is opened when it
-    is first needed. While it is open, no other program can use the drive (the driver says "busy");
-    `release` closes it until the next use.
-
-    Before anything is written after an error, the drive is asked where it stands. Where that is
-    not where we left it, `PositionLostError` is raised and nothing is written.
-
-    Args:
-        path: Path of the device, such as "/dev/nst0" or one in /dev/tape/by-id.
-        open_device: What opens it, for drivers that are not Linux's `st`; None for that.
-
-    Raises:
-        NotATapeError: There is no such device, or it is something else.
+    Arguments, guarantees and errors are those told there.
     """
 
     def __init__(

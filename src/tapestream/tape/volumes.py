@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
 
 from ..errors import (
     EndOfTapeError,
@@ -18,13 +17,11 @@ from ..errors import (
 )
 from ..info import BackupInfo
 from ..report import TapePlace, TapeReport
+from ..tar.format import Preamble
 from .drive import TapeDrive
 from .records import RecordReader, RecordWriter, check_record_size
 from .scan import TapeEntry, holds_data, scan
 from .transport import is_tape
-
-if TYPE_CHECKING:
-    from ..tar.format import Preamble
 
 log = logging.getLogger("tapestream.tape")
 
@@ -109,14 +106,7 @@ def _ask(
         except (EndOfTapeError, NoMediumError, WriteProtectedError, WrongTapeError) as e:
             log.warning("volume %d: %s", request.volume, e)
             problem = e
-            request = VolumeRequest(
-                turn.drive,
-                request.set_id,
-                request.volume,
-                request.backup,
-                request.left,
-                problem=str(e.args[0]),
-            )
+            request = replace(request, drive=turn.drive, problem=str(e.args[0]))
     raise problem
 
 
