@@ -15,7 +15,7 @@ from __future__ import annotations
 import threading
 from typing import NamedTuple, Protocol
 
-KIB, MIB = 1024, 1024**2
+MIB = 1024**2
 
 # Beyond this, reading nothing delays the other requests more than any request costs.
 MAX_GAP = MIB
