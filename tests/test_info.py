@@ -1,11 +1,13 @@
 """BackupInfo: checked when made, the same after a round trip."""
 
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
 
 from tapestream import BackupInfo
+from tapestream.blockhash import BlockHash
 from tapestream.errors import UsageError
 
 FULL = BackupInfo(
@@ -20,6 +22,8 @@ FULL = BackupInfo(
     metadata={"job": "nightly", "tags": [1, None, {"a": True}]},
     size=2**40,
     context="dirty",
+    block_hash=BlockHash("00ff" * 16),
+    fallback=True,
 )
 
 
@@ -36,6 +40,28 @@ def test_unknown_keys_are_ignored() -> None:
     assert BackupInfo.from_dict({"vm_id": "a", "colour": "red"}) == BackupInfo(vm_id="a")
 
 
+def test_the_block_hash_is_as_the_server_writes_it() -> None:
+    values = FULL.to_dict()
+    assert values["block_hash"] == {
+        "algorithm": "blake2b",
+        "block_size": 4194304,
+        "checksum": "00ff" * 16,
+    }
+    assert BackupInfo().to_dict()["block_hash"] is None
+
+
+def test_infos_of_before_block_hashes() -> None:
+    values = FULL.to_dict()
+    del values["block_hash"], values["fallback"]
+    assert BackupInfo.from_dict(values) == replace(FULL, block_hash=None, fallback=False)
+
+
+@pytest.mark.parametrize("value", ["00ff", {}, {"checksum": "00ff"}, {"block_size": 0}, 7])
+def test_no_block_hash(value: Any) -> None:
+    with pytest.raises(UsageError, match="block hash"):
+        BackupInfo.from_dict({"block_hash": value})
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [
@@ -50,6 +76,11 @@ def test_unknown_keys_are_ignored() -> None:
         ("size", "1"),
         ("size", True),
         ("context", "full"),
+        ("block_hash", "00ff"),
+        ("block_hash", {"checksum": "00ff"}),
+        ("fallback", None),
+        ("fallback", "full"),
+        ("fallback", 1),
     ],
 )
 def test_wrong_fields(field: str, value: Any) -> None:

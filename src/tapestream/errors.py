@@ -117,6 +117,18 @@ class TargetSizeError(TapestreamError):
     hint = "Create a target disk at least as large as the virtual size in the backup."
 
 
+class ChainError(TapestreamError):
+    """The backups do not make one chain, from a full one to the one to restore.
+
+    Nothing was written.
+    """
+
+    hint = (
+        "Pass one full backup of the disk, and every incremental one from there to the point in "
+        "time to restore; their checkpoint ids tell what belongs together."
+    )
+
+
 class TransferError(TapestreamError):
     """The imageio server, or the way to it, failed."""
 
@@ -224,6 +236,7 @@ class DigestMismatchError(CorruptStreamError):
     """Data that does not match its digest in the manifest.
 
     Attributes:
+        member: Member of the tar that holds it.
         start: First byte of the bad stretch, as offset in the disk.
         length: Its length in bytes.
     """
@@ -232,5 +245,25 @@ class DigestMismatchError(CorruptStreamError):
         super().__init__(
             f"{member}: the {length} bytes at disk offset {start} do not match their digest"
         )
+        self.member = member
         self.start = start
         self.length = length
+
+
+class BlockHashMismatchError(TapestreamError):
+    """The disk is not what its block hash says.
+
+    Attributes:
+        expected: The block hash that it should have, in hexadecimal.
+        found: The one that it has.
+    """
+
+    hint = (
+        "Do not use what was copied. Copy again, to rule out a transport error; if they differ "
+        "again, the backup is not what the server had: use another one."
+    )
+
+    def __init__(self, what: str, expected: str, found: str) -> None:
+        super().__init__(f"{what} has the block hash {found}, not {expected}")
+        self.expected = expected
+        self.found = found

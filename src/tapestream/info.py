@@ -9,6 +9,7 @@ from datetime import datetime, timezone
 from types import MappingProxyType
 from typing import Any, Literal
 
+from .blockhash import BlockHash
 from .errors import UsageError
 
 Context = Literal["zero", "dirty"]
@@ -44,6 +45,11 @@ class BackupInfo:
         metadata: Anything else worth keeping, as JSON types.
         size: Virtual size of the disk in bytes.
         context: "zero" for a full backup, "dirty" for an incremental one.
+        block_hash: Block hash of the whole disk at the time of the backup, as the server computed
+            it; also in an incremental backup it is that of the whole disk. None if it was not
+            asked for.
+        fallback: True for a full backup that was taken where an incremental one was asked for;
+            oVirt decides disk by disk.
 
     Raises:
         UsageError: A field has the wrong type, or `created` has no time zone.
@@ -60,6 +66,8 @@ class BackupInfo:
     metadata: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     size: int = 0
     context: Context = "zero"
+    block_hash: BlockHash | None = None
+    fallback: bool = False
 
     def __post_init__(self) -> None:
         for name in _IDS:
@@ -72,6 +80,9 @@ class BackupInfo:
             raise UsageError(f"size must not be negative, not {self.size}")
         if self.context not in ("zero", "dirty"):
             raise UsageError(f"context must be 'zero' or 'dirty', not {self.context!r}")
+        _require("block_hash", self.block_hash, "a BlockHash or None", (BlockHash, type(None)))
+        if not isinstance(self.fallback, bool):
+            raise UsageError(f"fallback must be True or False, not {self.fallback!r}")
         if self.created is not None:
             if self.created.utcoffset() is None:
                 raise UsageError("created must have a time zone, for example timezone.utc")
@@ -94,6 +105,8 @@ class BackupInfo:
         values["metadata"] = dict(self.metadata)
         if self.created is not None:
             values["created"] = self.created.strftime("%Y-%m-%dT%H:%M:%SZ")
+        if self.block_hash is not None:
+            values["block_hash"] = self.block_hash.to_dict()
         return values
 
     @classmethod
@@ -110,6 +123,8 @@ class BackupInfo:
                 known["created"] = datetime.strptime(created, "%Y-%m-%dT%H:%M:%S%z")
             except ValueError as e:
                 raise UsageError(f"created is not an RFC 3339 time: {created!r}") from e
+        if known.get("block_hash") is not None:
+            known["block_hash"] = BlockHash.from_dict(known["block_hash"])
         return cls(**known)
 
 

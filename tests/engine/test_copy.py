@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import io
+import random
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,9 +23,13 @@ from tapestream import (
     TarStreamSource,
     copy,
 )
-from tapestream.errors import ExtentsError, UsageError
+from tapestream.blockhash import BlockHash, BlockHasher
+from tapestream.engine.copy import CopyOptions
+from tapestream.errors import BlockHashMismatchError, ExtentsError, UsageError
 from tapestream.extents import Extent, Extents
 from tapestream.info import Context
+from tests.memory import MemorySink, MemorySource
+from tests.test_blockhash import reference
 
 MIB = 1024**2
 
@@ -251,3 +258,87 @@ def test_finish_comes_before_commit(image: Path) -> None:
     with Src(image) as src, pytest.raises(KeyError):
         copy(src, Dst())
     assert calls == ["finish", "abort"]
+
+
+# --- The block hash ---
+
+PAGE = 4096
+DISK = random.Random(0).randbytes(2 * MIB + PAGE) + bytes(3 * MIB) + random.Random(1).randbytes(999)
+EXTENTS = [
+    Extent(0, 2 * MIB + PAGE),
+    Extent(2 * MIB + PAGE, 3 * MIB, zero=True),
+    Extent(5 * MIB + PAGE, 999),
+]
+HASH = BlockHash(reference(DISK))
+WRONG = BlockHash("00" * 32)
+SMALL: CopyOptions = {"buffer_size": PAGE, "buffer_memory": 64 * PAGE, "block_hash": True}
+
+
+@pytest.mark.parametrize("sequential", [False, True])
+@pytest.mark.parametrize("readers", [1, 4])
+def test_block_hash(readers: int, sequential: bool) -> None:
+    pauses = random.Random(2)
+
+    def pause(start: int, length: int) -> None:
+        time.sleep(pauses.choice([0, 0, 0.001]))
+
+    src = MemorySource(DISK, EXTENTS, max_readers=readers, before_read=pause)
+    dst = MemorySink(sequential=sequential, max_writers=1 if sequential else 4)
+    assert copy(src, dst, **SMALL).block_hash == HASH
+    assert dst.state == "committed"
+
+
+def test_block_hash_of_nothing() -> None:
+    result = copy(MemorySource(b""), MemorySink(), block_hash=True)
+    assert result.block_hash == BlockHash(reference(b""))
+
+
+def test_no_block_hash_unless_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(BlockHasher, "update")
+    monkeypatch.delattr(BlockHasher, "result")
+    src = MemorySource(DISK, EXTENTS, info=BackupInfo(block_hash=WRONG))
+    assert copy(src, MemorySink()).block_hash is None
+
+
+def test_the_right_block_hash() -> None:
+    src = MemorySource(DISK, EXTENTS, info=BackupInfo(block_hash=HASH))
+    assert copy(src, MemorySink(), block_hash=True).block_hash == HASH
+
+
+def test_the_wrong_block_hash() -> None:
+    src, dst = MemorySource(DISK, EXTENTS, info=BackupInfo(block_hash=WRONG)), MemorySink()
+    with pytest.raises(BlockHashMismatchError, match="not 0000") as caught:
+        copy(src, dst, block_hash=True)
+    assert (caught.value.expected, caught.value.found) == (WRONG.checksum, HASH.checksum)
+    assert src.finished
+    assert dst.state == "aborted"
+
+
+def test_the_wrong_block_hash_leaves_no_file(tmp_path: Path) -> None:
+    src = MemorySource(DISK, EXTENTS, info=BackupInfo(block_hash=WRONG))
+    with TarStreamSink(tmp_path / "disk.tar") as dst, pytest.raises(BlockHashMismatchError):
+        copy(src, dst, block_hash=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "other", [BlockHash("00" * 32, "sha256"), BlockHash("00" * 32, block_size=MIB)]
+)
+def test_a_block_hash_of_another_kind_is_not_compared(other: BlockHash) -> None:
+    src = MemorySource(DISK, EXTENTS, info=BackupInfo(block_hash=other))
+    assert copy(src, MemorySink(), block_hash=True).block_hash == HASH
+
+
+def test_an_incremental_backup_has_no_block_hash() -> None:
+    dst = MemorySink()
+    with pytest.raises(UsageError, match="only a full backup") as caught:
+        copy(MemorySource(b"disk", [Extent(0, 4, dirty=True)]), dst, block_hash=True)
+    assert "Leave block_hash out" in caught.value.hint
+    assert dst.written == []
+    assert dst.info == BackupInfo()
+
+
+def test_the_options_are_those_of_copy() -> None:
+    parameters = inspect.signature(copy).parameters.values()
+    keywords = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+    assert list(CopyOptions.__annotations__) == keywords

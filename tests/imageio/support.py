@@ -9,7 +9,7 @@ import re
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
@@ -278,6 +278,24 @@ class StuckImage(SparseImage):
 
     def write(self, start: int, data: bytes) -> None:
         self.released.wait(FOREVER)
+
+
+# --- The double with a checksum ---
+
+
+class ChecksumServer(HostileServer):
+    """The double, which answers a GET of `/checksum` with the fault."""
+
+    def __init__(self, image: bytes, fault: Fault, **behaviour: Any) -> None:
+        super().__init__(image, **behaviour)
+        self._fault = fault
+
+    def answer(self, request: Request, body: Iterator[bytes]) -> tuple[Reply, Fault]:
+        if request.path.partition("?")[0] != f"/images/{self.ticket}/checksum":
+            return super().answer(request, body)
+        with self._lock:
+            self._requests.append(request)
+        return Reply(length=100), self._fault
 
 
 # --- The double behind TLS ---

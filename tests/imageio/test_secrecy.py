@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import logging
 import traceback
 import warnings
@@ -14,11 +15,13 @@ import pytest
 import trustme
 
 from tapestream import ImageioHTTPSource, ImageioUploadSink, TapestreamError, TarStreamSink, copy
+from tapestream.blockhash import BlockHash
 from tapestream.errors import UsageError
 from tests.hostile import CloseBeforeReply, Cut, Fault, Garbage, HostileServer, Reset, Stall, Status
 from tests.imageio.support import (
     FOREVER,
     KIB,
+    ChecksumServer,
     DiskSink,
     DiskSource,
     Say,
@@ -142,6 +145,29 @@ def test_a_server_that_breaks(fault: Fault, where: str) -> None:
 @pytest.mark.parametrize("fault", [Cut(0), Reset(0)])
 def test_a_server_that_breaks_its_body_off(fault: Fault, where: str) -> None:
     meet(fault, where)
+
+
+CHECKSUMS = [
+    *(Status(code, echo) for code in (403, 404, 500) for echo in ECHOES.values()),
+    *(Say(200, body) for body in (TICKET.encode(), f'["{TICKET}"]'.encode())),
+    *(Say(200, json.dumps({key: TICKET}).encode()) for key in ("algorithm", "checksum", "size")),
+    Stall(None, FOREVER),
+    Garbage(),
+    CloseBeforeReply(),
+    Cut(0),
+    Speak(f"HTTP/1.1 {TICKET} Forbidden\r\n\r\n".encode()),
+]
+
+
+@pytest.mark.parametrize("fault", CHECKSUMS, ids=lambda fault: type(fault).__name__)
+def test_a_server_that_fails_to_tell_the_block_hash(fault: Fault) -> None:
+    options: dict[str, Any] = {"secure": False, "checksum_timeout": 0.3}
+    with ChecksumServer(IMAGE, fault, ticket=TICKET) as server:
+        fail(lambda: download(server.url, record_block_hash=True, checksum_timeout=0.3))
+        with ImageioHTTPSource(server.url, **options) as source:
+            fail(source.block_hash)
+        with ImageioUploadSink(server.url, **options) as sink:
+            fail(lambda: sink.check(BlockHash("00" * 32)))
 
 
 REQUEST = f"GET /images/{TICKET} HTTP/1.1\r\n\r\n"

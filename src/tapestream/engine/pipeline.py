@@ -24,6 +24,7 @@ from .gap import Limits
 from .plan import Block, Request
 
 Arrange = Callable[[Block, memoryview | None], Iterable[Operation]]
+Inspect = Callable[[int, memoryview], None]
 
 log = logging.getLogger("tapestream.copy")
 
@@ -235,6 +236,7 @@ def run(
     streaming: bool,
     arrange: Arrange,
     digester: Callable[[int, int], Digester | None],
+    inspect: Inspect | None = None,
     observe: Callable[[Limits, int, float], None],
     progress: Callable[[int], None],
 ) -> Moved:
@@ -249,6 +251,8 @@ def run(
         streaming: See `Sink.streaming`.
         arrange: What a writer is asked to do for a block.
         digester: See `Sink.digester`.
+        inspect: Called with the offset and the bytes of every piece of data, in the threads of the
+            readers, before it is written.
         observe: Hears the limits and the length of requests, and the seconds of their reading.
         progress: Called with the number of data bytes in every block that was written.
 
@@ -268,7 +272,7 @@ def run(
         writers=len(writers),
     )
     work = [
-        (f"tapestream-reader-{i}", partial(_read, handover, reader, digester, observe))
+        (f"tapestream-reader-{i}", partial(_read, handover, reader, digester, inspect, observe))
         for i, reader in enumerate(readers)
     ] + [
         (f"tapestream-writer-{i}", partial(_write, handover, writer, arrange, progress))
@@ -339,6 +343,7 @@ def _read(
     handover: Handover,
     reader: Reader,
     digester: Callable[[int, int], Digester | None],
+    inspect: Inspect | None,
     observe: Callable[[Limits, int, float], None],
 ) -> None:
     while (claimed := handover.claim()) is not None:
@@ -354,6 +359,8 @@ def _read(
                 reader.readinto(block.start, buffer[: block.length])
                 seconds += time.monotonic() - began
                 digest = _digest(block, buffer, digester, digest)
+                if inspect is not None:
+                    _inspect(block, buffer, inspect)
             handover.put(Filled(number, block, buffer))
         if request.length:
             observe(request.limits, request.length, seconds)
@@ -375,6 +382,12 @@ def _digest(
         if digest is not None:
             digest.update(data_of(piece, block, buffer))
     return digest
+
+
+def _inspect(block: Block, buffer: memoryview, inspect: Inspect) -> None:
+    for piece in block.pieces:
+        if piece.segment is not None:
+            inspect(piece.start, data_of(piece, block, buffer))
 
 
 def _write(

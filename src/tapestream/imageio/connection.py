@@ -26,6 +26,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError
 
 from .. import __version__
+from ..blockhash import ALGORITHM, BLOCK_SIZE, BlockHash
 from ..errors import (
     CertificateError,
     ServerError,
@@ -113,11 +114,13 @@ class Timeouts:
         connect: For a connection and its TLS handshake.
         read: For the next bytes of data, or the reply to sent data.
         slow: For the reply to work without data: extents, zero, flush.
+        checksum: For the block hash: the server reads the whole disk before it replies.
     """
 
     connect: float
     read: float
     slow: float
+    checksum: float
 
 
 @dataclass(frozen=True)
@@ -127,6 +130,7 @@ class Capabilities:
     extents: bool = False
     zero: bool = False
     flush: bool = False
+    checksum: bool = False
     max_readers: int = 1
     max_writers: int = 1
     unix_socket: str | None = None
@@ -145,6 +149,7 @@ class Capabilities:
                 extents="extents" in features,
                 zero="zero" in features,
                 flush="flush" in features,
+                checksum="checksum" in features,
                 max_readers=max(1, int(options.get("max_readers", 1))),
                 max_writers=max(1, int(options.get("max_writers", 1))),
                 unix_socket=unix_socket,
@@ -217,6 +222,22 @@ class Transfer:
         """
         with self.connect() as connection:
             connection.options()
+
+    def block_hash(self) -> BlockHash:
+        """Let the server compute the block hash of the disk.
+
+        Raises:
+            UnsupportedError: It cannot.
+            TransferError: It cannot be reached, refuses, or does not answer in time. It is asked
+                only once, for it goes on computing when nobody waits for it any more.
+        """
+        if not self.can.checksum:
+            raise UnsupportedError(
+                "the server cannot compute block hashes",
+                hint="copy(..., block_hash=True) computes them from what it reads.",
+            )
+        with self.connect() as connection:
+            return connection.checksum()
 
     def negotiate(self, *, use_unix_socket: bool) -> None:
         """Ask what the server can do, and go over to its unix socket if it is on this host.
@@ -332,6 +353,16 @@ class Connection:
             )
         self._check(reply, 200, "cannot get the extents")
         return reply.body
+
+    def checksum(self) -> BlockHash:
+        """The block hash of the whole image."""
+        reply = self._ask(
+            "GET",
+            suffix=f"/checksum?algorithm={ALGORITHM}&block_size={BLOCK_SIZE}",
+            timeout=self._transfer.timeouts.checksum,
+        )
+        self._check(reply, 200, "cannot get the block hash")
+        return _parse_block_hash(reply.body)
 
     def size(self) -> int:
         """The size of the image, without its extents: start to download it, and stop."""
@@ -587,6 +618,17 @@ class Connection:
             reason = self._transfer.url.redact(str(e)) or type(e).__name__
             # Not "from e": what http.client found on the line may be the ticket.
             raise ServerError(f"{doing}: the connection broke: {reason}") from None
+
+
+def _parse_block_hash(text: bytes) -> BlockHash:
+    try:
+        found = BlockHash.from_dict(json.loads(text))
+    except (ValueError, RecursionError):
+        # Not "from e": it shows what the server sent.
+        raise ServerProtocolError("the server's block hash makes no sense") from None
+    if (found.algorithm, found.block_size, len(found.checksum)) != (ALGORITHM, BLOCK_SIZE, 64):
+        raise ServerProtocolError("the server sent another block hash than was asked for")
+    return found
 
 
 def _check_range(response: http.client.HTTPResponse, start: int, end: int, size: int) -> None:

@@ -7,7 +7,14 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 
-from ..errors import ServerError, TargetSizeError, TicketError, UsageError
+from ..blockhash import BlockHash
+from ..errors import (
+    BlockHashMismatchError,
+    ServerError,
+    TargetSizeError,
+    TicketError,
+    UsageError,
+)
 from ..extents import Extent, Extents, Kind
 from ..info import BackupInfo
 from ..protocols import Sink, Writer
@@ -50,6 +57,7 @@ class ImageioUploadSink(Sink):
         read_timeout: Seconds for the server to take the next bytes.
         zero_timeout: Seconds for one request to zero or to flush: storage that cannot zero
             fast writes them all.
+        checksum_timeout: Seconds for the block hash, for which the server reads the whole disk.
 
     Raises:
         UsageError: An argument cannot work.
@@ -72,6 +80,7 @@ class ImageioUploadSink(Sink):
         connect_timeout: float = 10,
         read_timeout: float = 60,
         zero_timeout: float = 3600,
+        checksum_timeout: float = 86400,
     ) -> None:
         if max_gap < 0:
             raise UsageError(f"max_gap must not be negative, not {max_gap}")
@@ -79,13 +88,14 @@ class ImageioUploadSink(Sink):
         self._max_gap = max_gap
         self._stale = _Stretches([])
         self._begun = False
+        self._surplus = 0
         self._transfer = open_transfer(
             url,
             proxy_url=proxy_url,
             cafile=None if cafile is None else os.fspath(cafile),
             secure=secure,
             use_unix_socket=use_unix_socket,
-            timeouts=Timeouts(connect_timeout, read_timeout, zero_timeout),
+            timeouts=Timeouts(connect_timeout, read_timeout, zero_timeout, checksum_timeout),
         )
         if not self._transfer.can.writable:
             raise TicketError("the ticket does not allow to write: it is that of a download")
@@ -123,6 +133,7 @@ class ImageioUploadSink(Sink):
                 raise TargetSizeError(
                     f"the disk has {size} bytes, but the backup is of {info.size} bytes"
                 )
+            self._surplus = size - info.size
             if self._disk_is_zero and info.context == "zero":
                 return
             runs = held.runs() if held else [(0, info.size, Kind.DATA)]
@@ -149,6 +160,55 @@ class ImageioUploadSink(Sink):
     def keep_alive(self) -> None:
         """See `Sink.keep_alive`: uses the ticket, which would expire."""
         self._transfer.keep_alive()
+
+    def block_hash(self) -> BlockHash:
+        """The block hash of the disk as it is now, computed by the server, which reads all of it.
+
+        Takes minutes to hours, until when nothing comes from the server. The ticket is active
+        meanwhile, and renewed at the end; if it expires before, other requests are refused until
+        then.
+
+        Raises:
+            UnsupportedError: The server cannot compute it.
+            ServerError: It was not there in time.
+        """
+        return self._transfer.block_hash()
+
+    def check(self, expected: BlockHash | None) -> None:
+        """Check that the disk on the server is the one with this block hash.
+
+        For after `copy`, and before the transfer is finalized: nothing is read over the network.
+        See `block_hash` for how long it takes.
+
+        Args:
+            expected: The `block_hash` of the backup's info, or of a `CopyResult`.
+
+        Raises:
+            BlockHashMismatchError: It is another disk; cancel the transfer.
+            UsageError: There is nothing to compare: the block hash was not recorded, or is not of
+                the server's kind; or the disk is larger than the backup's.
+            TransferError: The server cannot compute it.
+        """
+        if expected is None:
+            raise UsageError(
+                "the backup has no block hash",
+                hint="Pass record_block_hash=True to the source, or block_hash=True to copy.",
+            )
+        if self._surplus:
+            raise UsageError(
+                f"the disk is {self._surplus} bytes larger than the backup's: it has another block "
+                "hash"
+            )
+        found = self.block_hash()
+        if not found.is_comparable(expected):
+            raise UsageError(
+                f"a block hash by {expected.algorithm} of blocks of {expected.block_size} bytes "
+                "cannot be compared with the server's"
+            )
+        if found != expected:
+            raise BlockHashMismatchError(
+                "the disk on the server", expected.checksum, found.checksum
+            )
 
     def close(self) -> None:
         """See `Sink.close`: the connections were the writers'."""
