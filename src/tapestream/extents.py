@@ -6,8 +6,10 @@ A list of a large disk has a million entries, so `Extents` keeps columns, not ob
 
 from __future__ import annotations
 
+import io
 import json
 from array import array
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -65,6 +67,10 @@ class Extent:
         return values
 
 
+# Start, length and kind of an extent.
+Run = tuple[int, int, Kind]
+
+
 class Tally(NamedTuple):
     """A number of extents and their bytes together."""
 
@@ -91,19 +97,18 @@ _KINDS = tuple(_kind(zero=bool(flags & _ZERO), dirty=_dirty(flags)) for flags in
 class Extents(Sequence[Extent]):
     """A checked, immutable list of extents that covers a disk from 0 to its size.
 
-    Made by `Extents.parse` from imageio's JSON or by `Extents.of` from `Extent` objects.
+    Made by `Extents.parse` from imageio's JSON, by `Extents.of` from `Extent` objects, or by
+    `Extents.of_runs` from what `runs` yields.
 
     Attributes:
         size: Size of the disk in bytes: where the last extent ends.
-        json: The list as JSON; from a server exactly the bytes that it sent, with keys that we
-            do not know.
     """
 
-    def __init__(self, starts: array[int], flags: bytes, size: int, text: bytes) -> None:
+    def __init__(self, starts: array[int], flags: bytes, size: int, text: bytes | None) -> None:
         self._starts = starts
         self._flags = flags
         self.size = size
-        self.json = text
+        self._text = text
 
     @classmethod
     def parse(cls, text: bytes, *, context: Context = "zero") -> Extents:
@@ -148,13 +153,50 @@ class Extents(Sequence[Extent]):
             raise ExtentsError(f"the extents {says} what is dirty, in context {context!r}")
         return extents
 
-    def runs(self) -> Iterator[tuple[int, int, Kind]]:
+    @classmethod
+    def of_runs(cls, runs: Iterable[Run]) -> Extents:
+        """Make the extents of a full disk from ordered runs without gaps, which are data or zeros.
+
+        Neighbours of one kind become one extent.
+        """
+        starts, flags, end = array("q"), bytearray(), 0
+        for start, length, kind in runs:
+            flag = _ZERO if kind is Kind.ZERO else 0
+            if not flags or flags[-1] != flag:
+                starts.append(start)
+                flags.append(flag)
+            end = start + length
+        return cls(starts, bytes(flags), end, None)
+
+    @property
+    def json(self) -> bytes:
+        """The list as JSON; from a server exactly what it sent, with keys that we do not know."""
+        if self._text is None:
+            text = io.BytesIO()  # a list of a million strings would take more than the text
+            for i, extent in enumerate(self):
+                text.write(b"," if i else b"[")
+                text.write(json.dumps(extent.to_dict()).encode())
+            text.write(b"]" if self else b"[]")
+            self._text = text.getvalue()
+        return self._text
+
+    def runs(self) -> Iterator[Run]:
         """Yield (start, length, kind) of every extent: the cheap way to walk a million."""
         starts = self._starts
         last = len(starts) - 1
         for i, start in enumerate(starts):
             end = starts[i + 1] if i < last else self.size
             yield start, end - start, _KINDS[self._flags[i]]
+
+    def within(self, start: int, end: int) -> Iterator[Run]:
+        """Yield what lies between two offsets of the disk, cut there."""
+        for i in range(max(0, bisect_right(self._starts, start) - 1), len(self._starts)):
+            first = max(self._starts[i], start)
+            if first >= end:
+                return
+            last = self._starts[i + 1] if i + 1 < len(self._starts) else self.size
+            if first < last:
+                yield first, min(last, end) - first, _KINDS[self._flags[i]]
 
     def tally(self, kind: Kind) -> Tally:
         """How many extents are of a kind, and how many bytes they have together."""

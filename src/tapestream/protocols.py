@@ -22,13 +22,15 @@ reader and writer, all are closed, `sink.abort()` is called, and the error is ra
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Protocol
 
 from typing_extensions import Buffer, Self
 
-from .extents import Extent, Extents
+from .damage import Findings
+from .errors import UsageError
+from .extents import Extent, Extents, Run
 from .info import BackupInfo
 from .report import TapeReport
 
@@ -104,8 +106,19 @@ class Source(Protocol):
     @property
     @abstractmethod
     def sequential(self) -> bool:
-        """True when only one reader is possible and only in ascending order: a tar, a tape."""
+        """True when only one reader is possible and only in ascending order: a tar, a tape.
+
+        Data that is not asked for is passed over.
+        """
         ...
+
+    @property
+    def device(self) -> str | None:
+        """Name of what only one source can use at the same time, a tape drive; None for none.
+
+        Such a source holds it from `open_reader` until `finish` or `close`.
+        """
+        return None
 
     @abstractmethod
     def extents(self) -> Iterable[Extent]:
@@ -115,6 +128,45 @@ class Source(Protocol):
             TapestreamError: They cannot be had, or do not describe the disk.
         """
         ...
+
+    def passes(self) -> Sequence[Iterable[Run]] | None:
+        """The order in which the disk can be read, where that is not from start to end. Optional.
+
+        Returns:
+            Ordered runs, in several passes over the disk that together have all data and all
+            zeros once. A sequential sink cannot take that. None for the order of the extents.
+        """
+        return None
+
+    def check_complete(self) -> None:
+        """Make sure that nothing is missing at the end, as far as that is quickly told. Optional.
+
+        Called after `extents` and before `open_reader`, where more than one source is needed.
+
+        Raises:
+            TapestreamError: The source is not complete.
+        """
+        return
+
+    def tolerate(self) -> Findings:
+        """From now on, go on after damage, as far as that is possible. Optional.
+
+        Called before `open_reader`. `finish` then raises nothing that is in the findings.
+
+        Returns:
+            Where the damage is noted while it is read. By default none is: errors are raised.
+        """
+        return Findings(complete=True)
+
+    def rewind(self) -> None:
+        """Make it readable once more, from the beginning. Optional.
+
+        Called when no reader is open.
+
+        Raises:
+            UsageError: It can be read only once: a pipe.
+        """
+        raise UsageError(f"{self!r} can be read only once")
 
     @abstractmethod
     def open_reader(self) -> Reader:

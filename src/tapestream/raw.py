@@ -71,6 +71,9 @@ class RawImageSource(Source):
         except OSError as e:
             raise LocalIOError(f"cannot find the holes in {self._path}", e) from e
 
+    def rewind(self) -> None:
+        """See `Source.rewind`: it can be read any number of times."""
+
     def open_reader(self) -> Reader:
         """See `Source.open_reader`."""
         return _RawReader(self._fd, self._path)

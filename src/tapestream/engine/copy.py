@@ -8,10 +8,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, TypeVar
+from itertools import chain
+from typing import Literal, TypedDict, TypeVar
 
-from ..errors import ExtentsError, UsageError
+from ..blockhash import BlockHash, BlockHasher
+from ..errors import BlockHashMismatchError, ExtentsError, UsageError
 from ..extents import Extents, Kind
+from ..info import BackupInfo
 from ..progress import Progress, reporter
 from ..protocols import Reader, Sink, Source, Writer
 from ..report import TapeReport
@@ -57,6 +60,7 @@ class CopyResult:
         underruns: How often the sink had to wait for data after the first of it.
         stalled: How long it waited, in seconds; of several writers, all together.
         tape: How the backup went to tape: where, how many records, how fast; None for other sinks.
+        block_hash: Block hash of the disk that was read; None if it was not asked for.
     """
 
     size: int
@@ -73,11 +77,23 @@ class CopyResult:
     underruns: int = 0
     stalled: float = 0.0
     tape: TapeReport | None = None
+    block_hash: BlockHash | None = None
 
     @property
     def rate(self) -> float:
         """Bytes of data per second."""
         return self.data_bytes / self.seconds if self.seconds else 0.0
+
+
+class CopyOptions(TypedDict, total=False):
+    """The options of `copy`, for functions that pass them on."""
+
+    max_workers: int
+    buffer_size: int
+    buffer_memory: int
+    max_gap: int | Literal["auto"]
+    block_hash: bool
+    progress: Progress | None
 
 
 def copy(
@@ -88,6 +104,7 @@ def copy(
     buffer_size: int = BUFFER_SIZE,
     buffer_memory: int = BUFFER_MEMORY,
     max_gap: int | Literal["auto"] = "auto",
+    block_hash: bool = False,
     progress: Progress | None = None,
 ) -> CopyResult:
     """Copy a disk, or a backup of one, from a source to a sink, and commit the sink.
@@ -106,17 +123,22 @@ def copy(
         max_gap: Read through up to this many bytes between two data extents, and drop them,
             rather than make another request; 0 never does. "auto" weighs the one against the
             other by the time that requests take.
+        block_hash: Compute the block hash of the disk from what is read, as imageio's server
+            does, and compare it with that of the backup's info, if it has one. Of full backups
+            only.
         progress: Hears how much data was written; see `Progress`.
 
     Returns:
         What was done. The sink is committed: file fsynced and renamed, disk flushed.
 
     Raises:
+        BlockHashMismatchError: What was read is not the disk that was backed up; the sink was
+            aborted.
         TapestreamError: The copy failed; all threads have ended and the sink was aborted.
         KeyboardInterrupt: The same, at once.
     """
     try:
-        settings = _Settings(max_workers, buffer_size, buffer_memory, max_gap)
+        settings = _Settings(max_workers, buffer_size, buffer_memory, max_gap, block_hash)
         with kept_alive(src, dst):
             return _copy(src, dst, settings, progress)
     except BaseException:
@@ -134,6 +156,7 @@ class _Settings:
     buffer_size: int
     buffer_memory: int
     max_gap: int | Literal["auto"]
+    block_hash: bool
 
     def __post_init__(self) -> None:
         if self.max_workers < 1:
@@ -158,16 +181,23 @@ def _copy(src: Source, dst: Sink, settings: _Settings, progress: Progress | None
     if extents.size != info.size:
         raise ExtentsError(f"the extents cover {extents.size} bytes of a disk of {info.size} bytes")
     data, zero = extents.tally(Kind.DATA), extents.tally(Kind.ZERO)
+    passes = src.passes()
+    if passes is not None:
+        _check_passes(dst, settings)
+    hasher = _hasher(info, extents) if settings.block_hash else None
     dst.begin(info, extents)
     n_readers = 1 if src.sequential else min(settings.max_workers, src.max_readers)
     n_writers = 1 if dst.sequential else min(settings.max_workers, dst.max_writers)
     gap = _gap(src, settings, n_readers)
-    plan = plan_requests(
-        extents.runs(),
-        segment_size=dst.segment_size or REQUEST_SIZE,
-        request_size=REQUEST_SIZE,
-        buffer_size=settings.buffer_size,
-        limits=gap.limits,
+    plan = chain.from_iterable(
+        plan_requests(
+            runs,
+            segment_size=dst.segment_size or REQUEST_SIZE,
+            request_size=REQUEST_SIZE,
+            buffer_size=settings.buffer_size,
+            limits=gap.limits,
+        )
+        for runs in passes or [extents.runs()]
     )
     with ExitStack() as stack:
         pool = BufferPool(settings.buffer_memory // settings.buffer_size, settings.buffer_size)
@@ -183,12 +213,14 @@ def _copy(src: Source, dst: Sink, settings: _Settings, progress: Progress | None
             streaming=dst.streaming,
             arrange=in_order if dst.sequential else partial(in_any_order, join_gap=dst.join_gap),
             digester=dst.digester,
+            inspect=hasher.update if hasher else None,
             observe=gap.observe,
             progress=reporter(progress, data.bytes),
         )
     if moved.written != data.bytes:
         raise RuntimeError(f"{moved.written} of {data.bytes} bytes of data were written")
     src.finish()
+    block_hash = _checked(hasher.result(), info) if hasher else None
     dst.commit()
     return CopyResult(
         size=info.size,
@@ -206,6 +238,7 @@ def _copy(src: Source, dst: Sink, settings: _Settings, progress: Progress | None
         underruns=moved.underruns,
         stalled=moved.stalled,
         tape=dst.tape,
+        block_hash=block_hash,
     )
 
 
@@ -224,6 +257,35 @@ def _closing(worker: Worker) -> Iterator[Worker]:
             log.exception("a reader or writer could not be closed cleanly")
         raise
     worker.close()
+
+
+def _check_passes(dst: Sink, settings: _Settings) -> None:
+    """Make sure that nobody needs the data in the order of the disk."""
+    if dst.sequential or settings.block_hash:
+        what = "a sequential sink" if dst.sequential else "a block hash"
+        raise UsageError(
+            f"{what} needs the data in the order of the disk, but the streams are on one tape "
+            "drive, and come one after another",
+            hint="Restore to a disk or a raw image, or copy all but one of the streams to files.",
+        )
+
+
+def _hasher(info: BackupInfo, extents: Extents) -> BlockHasher:
+    if info.context != "zero":
+        raise UsageError(
+            "only a full backup has the whole disk, of which a block hash is made",
+            hint="Leave block_hash out for an incremental backup.",
+        )
+    runs = extents.runs()
+    data = ((start, length) for start, length, kind in runs if kind is Kind.DATA)
+    return BlockHasher(extents.size, data)
+
+
+def _checked(found: BlockHash, info: BackupInfo) -> BlockHash:
+    expected = info.block_hash
+    if expected is not None and expected.is_comparable(found) and expected != found:
+        raise BlockHashMismatchError("the disk that was read", expected.checksum, found.checksum)
+    return found
 
 
 def _gap(src: Source, settings: _Settings, readers: int) -> Gap:

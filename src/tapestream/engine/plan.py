@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
-from ..extents import Kind
+from ..extents import Kind, Run
 from .gap import Limits
 
 # A disk that was trimmed everywhere is one long run of zeros and nothing: it must not become one
@@ -55,7 +55,7 @@ class Request(NamedTuple):
 
 
 def plan_requests(
-    runs: Iterable[tuple[int, int, Kind]],
+    runs: Iterable[Run],
     *,
     segment_size: int,
     request_size: int,

@@ -99,9 +99,15 @@ class TapeDrive(Transport):
         Raises:
             TapeError: There are not so many.
         """
-        self.rewind()
-        if file:
-            self.forward_files(file)
+        status = self.status()
+        if file == 0 or status.file is None or self.is_lost:
+            self.rewind()
+            if file:
+                self.forward_files(file)
+        elif file > status.file:
+            self.forward_files(file - status.file)
+        elif file < status.file or status.block != 0:
+            self.backward_files(status.file - file)
 
     def read_label(self) -> str | None:
         """Rewind, and read the tape's label; None if it has none. It stands anywhere then."""

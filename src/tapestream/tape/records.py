@@ -119,6 +119,8 @@ class RecordReader:
         self._memory = mmap.mmap(-1, _FIRST_BUFFER)
         self._too_small, self._too_large = 0, MAX_RECORD + 1
         self._unread = memoryview(b"")
+        self._next_block = drive.tell()
+        self._length = 0
         self.ended = False
 
     def readinto(self, buffer: memoryview) -> int:
@@ -145,7 +147,17 @@ class RecordReader:
                 self._learn(e)
                 continue
             self.ended = count == 0
+            self._next_block += 1
+            self._length = count
             return view[:count]
+
+    def pass_over(self) -> int:
+        """Go behind a record that cannot be read; tells its size, or 0 where that is not known."""
+        if not self._length or self._drive.block_size:
+            return 0
+        self._next_block += 1
+        self._drive.seek(self._next_block)
+        return self._length
 
     def _learn(self, error: OSError) -> None:
         """Change the size of the buffer, and stand before the record once more."""

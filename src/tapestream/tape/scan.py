@@ -56,14 +56,14 @@ def scan(drive: Transport) -> Iterator[TapeEntry]:
         TapeError: The drive failed.
     """
     drive.rewind()
-    entry = _entry(drive, 0)
+    entry = look(drive, 0)
     drive.learn_label(entry.label if entry else None)
     while entry is not None:
         yield entry
-        entry = _entry(drive, entry.file + 1)
+        entry = look(drive, entry.file + 1)
 
 
-def _entry(drive: Transport, file: int) -> TapeEntry | None:
+def look(drive: Transport, file: int) -> TapeEntry | None:
     """Look at the tape file at which the drive stands, and go behind it; None if there is none."""
     start = drive.tell()
     first, problem = b"", None

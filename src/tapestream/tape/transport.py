@@ -223,6 +223,11 @@ class Transport:
                 self._look_after(device)
                 raise
 
+    @property
+    def is_lost(self) -> bool:
+        """True after an error that left it unknown where it stands."""
+        return self._position == _LOST
+
     def seek(self, block: int) -> None:
         """Go to a block that `tell` told. The driver then does not know the file any more."""
         self._command(Command.SEEK, f"seek block {block}", block)

@@ -1,0 +1,312 @@
+"""A full backup and the incremental ones that change it: restored as one, or made one."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+
+from typing_extensions import Unpack
+
+from .discard import DiscardSink
+from .engine.copy import CopyOptions, CopyResult, copy
+from .errors import ChainError, StreamError, UsageError
+from .extents import Extent, Extents, Run
+from .info import BackupInfo
+from .layers import Layers
+from .links import in_order, name
+from .protocols import Reader, Sink, Source
+
+
+def restore_chain(
+    sources: Iterable[Source],
+    sink: Sink,
+    *,
+    verify_first: bool = False,
+    **options: Unpack[CopyOptions],
+) -> CopyResult:
+    """Restore a disk as it was at the last of a chain of backups, and commit the sink.
+
+    Every byte is written once, from the newest backup that has it; every stream is read once,
+    to its end. Streams on the same tape drive are read one after another, others side by side.
+    Sources and sink stay open.
+
+    Before anything is written, all extents are read, and it is checked that the backups are one
+    chain of one disk, and, where that is quickly told, that no stream was cut. Damage inside a
+    stream shows when it is read: the sink is then aborted, and is not a restored disk.
+
+    Args:
+        sources: A full backup and all incremental ones up to the point in time to restore, in any
+            order. What a later full backup makes superfluous is left alone.
+        sink: Where to write; any but a tar or a tape also takes streams of the same tape drive.
+        verify_first: Read all streams twice: first to check every byte, and only then to write.
+        **options: As for `copy`.
+
+    Returns:
+        What was done, as of `copy`: the disk is on stable storage.
+
+    Raises:
+        ChainError: The backups are not one chain of one disk. Nothing was written.
+        UsageError: An argument cannot work: with `verify_first` all sources must be readable
+            twice, which a pipe is not. Nothing was written.
+        TapestreamError: A stream is damaged, or the copy failed; the sink was aborted.
+    """
+    chain = _Chain(sources)
+    if verify_first:
+        chain.verify()
+    return copy(chain, sink, **options)
+
+
+def merge_chain(sources: Iterable[Source]) -> Source:
+    """Make a chain of backups one source: a synthetic full backup, as of the last of them.
+
+    It is in itself a full backup, and later incremental ones go on from it. A copy reads every
+    stream once, to its end, side by side, and checks it. Closing it leaves the sources open.
+
+    Args:
+        sources: A full backup and the incremental ones up to a point in time, in any order.
+
+    Returns:
+        A source for one copy, into any sink; into a tar or a tape, only if no two of the sources
+        are on the same tape drive.
+
+    Raises:
+        ChainError: The backups are not one chain of one disk.
+        TapestreamError: The extents of one cannot be read, or a stream was cut.
+    """
+    return _Chain(sources)
+
+
+class _Chain(Source):
+    """The disk as the last backup of a chain left it."""
+
+    def __init__(self, sources: Iterable[Source]) -> None:
+        given = list(sources)
+        order = in_order([source.info for source in given])
+        self._sources = [given[i] for i in order]
+        extents = [_examine(source) for source in self._sources]
+        _check_sizes([source.info for source in self._sources], extents)
+        self.layers = Layers(extents)
+        self._one_by_one: _OneByOne | None = None
+
+    @property
+    def info(self) -> BackupInfo:
+        """That of the last backup, as a full one."""
+        last = self._sources[-1].info
+        return replace(last, context="zero", parent_checkpoint_id=None, fallback=False)
+
+    @property
+    def checksum(self) -> str | None:
+        """See `Source.checksum`: of all the streams, or None."""
+        names = {source.checksum for source in self._sources}
+        return None if None in names else ", ".join(sorted(filter(None, names)))
+
+    @property
+    def max_readers(self) -> int:
+        """See `Source.max_readers`."""
+        return min(source.max_readers for source in self._sources)
+
+    @property
+    def sequential(self) -> bool:
+        """See `Source.sequential`."""
+        return any(source.sequential for source in self._sources)
+
+    @property
+    def device(self) -> str | None:
+        """See `Source.device`."""
+        return next((source.device for source in self._sources if source.device), None)
+
+    def extents(self) -> Extents:
+        """See `Source.extents`."""
+        return self.layers.extents
+
+    def passes(self) -> Sequence[Iterable[Run]] | None:
+        """See `Source.passes`: one backup after another, where two are on the same drive."""
+        devices = Counter(source.device for source in self._sources if source.device)
+        if all(count == 1 for count in devices.values()):
+            return None
+        return [self.layers.told_by(layer) for layer in range(len(self._sources))]
+
+    def verify(self) -> None:
+        """Read all streams once, to check every byte.
+
+        Raises:
+            UsageError: One can be read only once; none was read.
+        """
+        for source in self._sources:
+            source.rewind()
+        for source in self._sources:
+            with _naming(source):
+                copy(source, DiscardSink())
+            source.rewind()
+
+    def rewind(self) -> None:
+        """See `Source.rewind`."""
+        self._one_by_one = None
+        for source in self._sources:
+            source.rewind()
+
+    def open_reader(self) -> Reader:
+        """See `Source.open_reader`."""
+        if self.passes() is None:
+            return _SideBySide(self._sources, self.layers)
+        self._one_by_one = _OneByOne(self._sources, self.layers)
+        return self._one_by_one
+
+    def finish(self) -> None:
+        """See `Source.finish`: reads what nothing is needed of, too, for it may be damaged."""
+        done = self._one_by_one.finished if self._one_by_one else 0
+        opened = self._one_by_one.opened if self._one_by_one else len(self._sources)
+        for layer, source in enumerate(self._sources[done:], done):
+            with _naming(source):
+                if layer >= opened:
+                    source.open_reader().close()
+                source.finish()
+
+    def keep_alive(self) -> None:
+        """See `Source.keep_alive`."""
+        for source in self._sources:
+            source.keep_alive()
+
+    def close(self) -> None:
+        """See `Source.close`: the sources are the caller's."""
+
+
+class _SideBySide(Reader):
+    """Reads every stretch from the layer that tells it; all layers are open."""
+
+    def __init__(self, sources: Sequence[Source], layers: Layers) -> None:
+        self._sources = sources
+        self._layers = layers
+        with ExitStack() as stack:
+            self._readers = []
+            for source in sources:
+                self._readers.append(source.open_reader())
+                stack.callback(self._readers[-1].close)
+            self._open = stack.pop_all()
+
+    def readinto(self, start: int, buffer: memoryview) -> None:
+        """See `Reader.readinto`."""
+        for stretch in self._layers.data_within(start, start + len(buffer)):
+            reader = self._readers[stretch.layer]
+            offset = stretch.start - start
+            with _naming(self._sources[stretch.layer]):
+                reader.request(stretch.start, stretch.length)
+                reader.readinto(stretch.start, buffer[offset : offset + stretch.length])
+
+    def cancel(self) -> None:
+        """See `Reader.cancel`."""
+        for reader in self._readers:
+            reader.cancel()
+
+    def close(self) -> None:
+        """See `Reader.close`."""
+        self._open.close()
+
+
+class _OneByOne(Reader):
+    """Reads one layer after another, from the oldest on; one is open at a time.
+
+    Attributes:
+        opened: How many were opened.
+        finished: How many were read to their end, and checked.
+    """
+
+    def __init__(self, sources: Sequence[Source], layers: Layers) -> None:
+        self._sources = sources
+        self._layers = layers
+        self._reader: Reader | None = None
+        self._cancelled = False
+        self.opened = self.finished = 0
+
+    def request(self, start: int, length: int) -> None:
+        """See `Reader.request`: one is always told by one layer."""
+        layer = self._layers.layer_at(start)
+        while self.opened <= layer:
+            self._next()
+        assert self._reader is not None
+        self._reader.request(start, length)
+
+    def readinto(self, start: int, buffer: memoryview) -> None:
+        """See `Reader.readinto`."""
+        assert self._reader is not None
+        with _naming(self._sources[self.opened - 1]):
+            self._reader.readinto(start, buffer)
+
+    def cancel(self) -> None:
+        """See `Reader.cancel`."""
+        self._cancelled = True
+        if self._reader is not None:
+            self._reader.cancel()
+
+    def close(self) -> None:
+        """See `Reader.close`."""
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            reader.close()
+
+    def _next(self) -> None:
+        self.close()
+        if self.opened:
+            with _naming(self._sources[self.opened - 1]):
+                self._sources[self.opened - 1].finish()
+            self.finished = self.opened
+        self._reader = self._sources[self.opened].open_reader()
+        self.opened += 1
+        if self._cancelled:  # while there was no reader to cancel
+            self._reader.cancel()
+
+
+class _naming:  # noqa: N801 - a context manager, called for every piece of data
+    """Tell of which backup of the chain an error is."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, exc_type: object, error: BaseException | None, _: object) -> None:
+        if isinstance(error, StreamError):
+            error.args = (f"{name(self._source.info)}: {error.args[0]}", *error.args[1:])
+
+
+def _examine(source: Source) -> Extents:
+    """Read the extents of one backup, and see if it can be part of a chain."""
+    if source.passes() is not None:
+        raise UsageError(
+            f"{name(source.info)} is itself a chain, on one tape drive: it cannot be read in the "
+            "order of the disk",
+            hint="Pass its backups, and those that follow, as one chain.",
+        )
+    with _naming(source):
+        extents = Extents.of(source.extents(), context=source.info.context)
+        source.check_complete()
+    return extents
+
+
+def _check_sizes(infos: Sequence[BackupInfo], extents: Sequence[Extents]) -> None:
+    """Make sure that what the disk has grown by, from one backup to the next, is known."""
+    for i in range(1, len(infos)):
+        before, now = extents[i - 1].size, extents[i].size
+        if now < before:
+            raise ChainError(
+                f"the disk of {name(infos[i - 1])} has {before} bytes, that of {name(infos[i])} "
+                f"only {now}: a disk does not shrink"
+            )
+        if not all(extent.zero or extent.dirty for extent in _behind(extents[i], before)):
+            raise ChainError(
+                f"the disk had grown to {now} bytes by {name(infos[i])}, which leaves out data "
+                f"behind the {before} bytes of the backup before",
+                hint="Restore the backup before, and start a new chain with a full backup.",
+            )
+
+
+def _behind(extents: Extents, start: int) -> Iterator[Extent]:
+    """The extents from an offset on, last first."""
+    for i in reversed(range(len(extents))):
+        extent = extents[i]
+        if extent.start < start:
+            return
+        yield extent
