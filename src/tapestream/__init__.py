@@ -10,6 +10,9 @@ from __future__ import annotations
 
 __version__ = "0.1.0"
 
+from .chain import merge_chain, restore_chain
+from .compare import CompareReport, compare
+from .damage import Damage
 from .discard import DiscardSink
 from .engine.copy import CopyResult, copy
 from .errors import TapestreamError
@@ -21,10 +24,13 @@ from .protocols import Reader, Sink, Source, Writer
 from .raw import RawImageSink, RawImageSource
 from .tar.sink import TarStreamSink
 from .tar.source import TarStreamSource
+from .verify import VerifyReport, verify
 
 __all__ = [
     "BackupInfo",
+    "CompareReport",
     "CopyResult",
+    "Damage",
     "DiscardSink",
     "Extent",
     "ImageioHTTPSource",
@@ -37,6 +43,11 @@ __all__ = [
     "TapestreamError",
     "TarStreamSink",
     "TarStreamSource",
+    "VerifyReport",
     "Writer",
+    "compare",
     "copy",
+    "merge_chain",
+    "restore_chain",
+    "verify",
 ]

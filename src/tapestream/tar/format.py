@@ -137,6 +137,11 @@ def padding(size: int, unit: int = BLOCK) -> int:
     return -size % unit
 
 
+def padded(size: int) -> int:
+    """Bytes that the data of a member takes in the archive."""
+    return size + padding(size)
+
+
 def segment_size(part_size: int) -> int:
     """Bytes of a data member that one digest is made of: divides the size of a part."""
     return math.gcd(part_size, MAX_SEGMENT)
@@ -319,9 +324,9 @@ class Manifest:
         per_digest = 2 * self._digest_size + len('"",')
         return len(self._head()) + max(0, count * per_digest - len(",")) + len(self._tail())
 
-    def check(
+    def differences(
         self, text: bytes, extents: Extents, preamble: Preamble, *, data_too: bool = True
-    ) -> None:
+    ) -> Iterator[CorruptStreamError]:
         """Compare what was really read, that is this object, with the manifest of the stream.
 
         Args:
@@ -330,25 +335,31 @@ class Manifest:
             preamble: The stream's preamble, likewise.
             data_too: Compare the digests of the data.
 
-        Raises:
-            DigestMismatchError: Data does not match its digest.
-            CorruptStreamError: Anything else differs.
+        Yields:
+            A DigestMismatchError for every segment that does not match its digest; before them,
+            other errors for whatever else differs.
         """
-        wanted, found = decode_object(MANIFEST, text), self._values()
-        size, digests = 2 * self._digest_size, self.segments.hex()
-        found["segments"] = [digests[i : i + size] for i in range(0, len(digests), size)]
-        if wanted.keys() != found.keys():
-            raise CorruptStreamError(f"{MANIFEST} is damaged: it has not the keys it should have")
-        for key in found.keys() - {"members", "segments"}:
+        try:
+            wanted = decode_object(MANIFEST, text)
+        except CorruptStreamError as e:
+            yield e
+            return
+        found = self._values()
+        if wanted.keys() != found.keys() | {"segments"}:
+            yield CorruptStreamError(f"{MANIFEST} is damaged: it has not the keys it should have")
+            return
+        for key in found.keys() - {"members"}:
             if wanted[key] != found[key]:
-                raise CorruptStreamError(
+                yield CorruptStreamError(
                     f"{MANIFEST} says {key} is {wanted[key]!r}, but the stream has {found[key]!r}"
                 )
         if wanted["members"] != found["members"]:
-            raise CorruptStreamError(_differing_member(wanted["members"], found["members"]))
-        if data_too and wanted["segments"] != found["segments"]:
+            yield CorruptStreamError(_differing_member(wanted["members"], found["members"]))
+        if data_too:
+            size, digests = 2 * self._digest_size, self.segments.hex()
+            here = [digests[i : i + size] for i in range(0, len(digests), size)]
             vouched = segments(extents, preamble, self.start)
-            raise _differing_segment(wanted["segments"], found["segments"], vouched)
+            yield from _differing_segments(wanted["segments"], here, vouched)
 
     @property
     def _digest_size(self) -> int:
@@ -476,15 +487,15 @@ def _differing_member(wanted: object, found: Mapping[str, str | None]) -> str:
     return f"{MANIFEST} lists other members than the stream has"
 
 
-def _differing_segment(
+def _differing_segments(
     wanted: object, found: list[str], vouched: Iterator[tuple[Member, Segment]]
-) -> CorruptStreamError:
+) -> Iterator[CorruptStreamError]:
     if not isinstance(wanted, list) or len(wanted) != len(found):
-        return CorruptStreamError(f"{MANIFEST} is damaged: it lists other segments than it should")
+        yield CorruptStreamError(f"{MANIFEST} is damaged: it lists other segments than it should")
+        return
     for (member, segment), here, there in zip(vouched, found, wanted, strict=False):
         if here != there:
-            return DigestMismatchError(member.name, segment.start, segment.length)
-    raise AssertionError("the lists do not differ")
+            yield DigestMismatchError(member.name, segment.start, segment.length)
 
 
 def decode_object(member: str, text: bytes) -> dict[str, Any]:

@@ -29,16 +29,24 @@ class MemberReader:
 
     The header that follows a member is read together with the padding before it, and kept until
     somebody takes it.
+
+    Attributes:
+        offset: How many bytes were read.
     """
 
     def __init__(self, stream: Readable) -> None:
         self._stream = stream
-        self._offset = 0
+        self.offset = 0
         self._header: fmt.Header | None = None
         self._peeked = False
+        self._problem: CorruptStreamError | None = None
         self._left = 0
         self._pad = 0
         self._name = "its first header"
+
+    def go_on_with(self, stream: Readable) -> None:
+        """Read the rest from another object, which goes on where the first one stands."""
+        self._stream = stream
 
     def first(self, name: str, limit: int) -> bytes:
         """Read the first member of the stream, and tell a foreign stream from a damaged one."""
@@ -53,6 +61,12 @@ class MemberReader:
         self._peeked = True
         return self.whole(name, limit)
 
+    @property
+    def position(self) -> int:
+        """Where the next member's header begins, as offset in the stream; peeks at it."""
+        self.header()
+        return self.offset - fmt.BLOCK
+
     def header(self) -> fmt.Header | None:
         """Look at the next member's header; None at the end of the archive."""
         if not self._peeked:
@@ -61,22 +75,45 @@ class MemberReader:
             block = bytearray(self._pad + fmt.BLOCK)
             self._name = f"the header behind {self._name}"
             self.exactly(memoryview(block))
-            if any(block[: self._pad]):
-                raise CorruptStreamError(f"the padding before {self._name} is not zero")
-            self._header = fmt.parse_header(bytes(block[self._pad :]))
             self._peeked = True
+            try:
+                if any(block[: self._pad]):
+                    raise CorruptStreamError(f"the padding before {self._name} is not zero")
+                self._header = fmt.parse_header(bytes(block[self._pad :]))
+            except CorruptStreamError as e:
+                self._problem = e
+        if self._problem is not None:
+            raise self._problem
         return self._header
 
-    def take(self, name: str) -> fmt.Header:
-        """Go into the next member, which must have this name."""
+    def take(self, name: str, size: int | None = None) -> fmt.Header:
+        """Go into the next member, which must have this name, and this size if it is given."""
         header = self.header()
         if header is None:
             raise IncompleteStreamError(f"the archive ends where {name} should be")
         if header.name != name:
             raise CorruptStreamError(f"found member {header.name!r} where {name} should be")
-        self._peeked = False
-        self._name, self._left, self._pad = name, header.size, fmt.padding(header.size)
+        if size not in (None, header.size):
+            raise CorruptStreamError(
+                f"{name} has {header.size} bytes, but {fmt.EXTENTS} says {size}"
+            )
+        self._begin(name, header.size)
         return header
+
+    def assume(self, name: str, size: int) -> bool:
+        """Go into the next member as if its header, which is not that, were right.
+
+        Returns:
+            False where there is nothing that could be a header: the stream has ended.
+        """
+        was_peeked = self._peeked
+        if was_peeked:
+            self._begin(name, size)
+        return was_peeked
+
+    def _begin(self, name: str, size: int) -> None:
+        self._peeked, self._problem = False, None
+        self._name, self._left, self._pad = name, size, fmt.padding(size)
 
     def readinto(self, view: memoryview) -> None:
         """Fill the view with data of the member."""
@@ -126,7 +163,7 @@ class MemberReader:
         """Read the end of the archive, up to the end of its last record."""
         if self.header() is not None:
             raise CorruptStreamError(f"there is more behind {fmt.MANIFEST}")
-        left = fmt.BLOCK + fmt.padding(self._offset + fmt.BLOCK, record_size)
+        left = fmt.BLOCK + fmt.padding(self.offset + fmt.BLOCK, record_size)
         self._name = "the padding at its end (all data is there)"
         while left:
             rest = bytearray(min(left, READ_STEP))
@@ -139,7 +176,7 @@ class MemberReader:
         """Fill the view from the stream."""
         if self._fill(view) < len(view):
             raise IncompleteStreamError(
-                f"{self._stream.name} ends after {self._offset} bytes, in {self._name}"
+                f"{self._stream.name} ends after {self.offset} bytes, in {self._name}"
             )
 
     def _fill(self, view: memoryview) -> int:
@@ -149,5 +186,5 @@ class MemberReader:
             if count == 0:
                 break
             done += count
-            self._offset += count
+            self.offset += count
         return done

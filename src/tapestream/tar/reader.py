@@ -9,6 +9,7 @@ from ..extents import Extents
 from ..protocols import Reader
 from . import format as fmt
 from .digests import ALGORITHMS, Hash
+from .members import READ_STEP
 from .volume import Volumes
 
 
@@ -35,10 +36,12 @@ class TarReader(Reader):
         self._position = self._member_end = 0
         self._segment = 0
         self._hash: Hash | None = None
+        self._dropped = memoryview(bytearray(READ_STEP))
 
     def readinto(self, start: int, buffer: memoryview) -> None:
         """See `Reader.readinto`; bytes that are not data are left as they are."""
         end = start + len(buffer)
+        self._pass_over(start)
         while start < end:
             if self._member is None:
                 if self._next is None or self._next.start >= end:
@@ -56,13 +59,24 @@ class TarReader(Reader):
 
     def finish(self) -> None:
         """Read to the end of the last volume, and check it against its manifest."""
-        if self._next is not None or self._member is not None:
-            raise UsageError("not all data of the stream was read")
+        self._pass_over(self._extents.size)
         while True:
             try:
                 return self._check_volume(continues=False)
             except IncompleteStreamError as e:
                 self._next_volume(e)
+
+    def _pass_over(self, start: int) -> None:
+        """Read, and check, the data before `start` that nobody asked for."""
+        while True:
+            if self._member is None:
+                if self._next is None or self._next.start >= start:
+                    return
+                self._begin_member(self._next)
+            end = min(start, self._segment_end(), self._position + len(self._dropped))
+            if end <= self._position:
+                return
+            self._read_data(self._dropped[: end - self._position])
 
     def cancel(self) -> None:
         """See `Reader.cancel`."""
@@ -97,22 +111,13 @@ class TarReader(Reader):
         )
 
     def _take(self, member: fmt.Member) -> None:
-        header = self._volumes.members.take(member.name)
-        if header.size != member.length:
-            raise CorruptStreamError(
-                f"{member.name} has {header.size} bytes, but {fmt.EXTENTS} says {member.length}"
-            )
+        self._volumes.members.take(member.name, member.length)
 
     def _segment_end(self) -> int:
         return min(self._segment + self._segment_size, self._member_end)
 
     def _read_data(self, view: memoryview) -> None:
-        while True:
-            try:
-                self._volumes.members.readinto(view)
-                break
-            except IncompleteStreamError as e:
-                self._next_volume(e)
+        self._fill(view)
         self._position += len(view)
         if self._checksum is not None:
             if self._hash is None:
@@ -126,14 +131,28 @@ class TarReader(Reader):
         if self._position == self._member_end:
             self._member = None
 
+    def _fill(self, view: memoryview) -> None:
+        """Read the next bytes of the member, on whichever volume they are."""
+        while True:
+            try:
+                return self._volumes.members.readinto(view)
+            except IncompleteStreamError as e:
+                self._next_volume(e)
+
     def _check_volume(self, *, continues: bool) -> None:
         """Read from the manifest to the end of the volume."""
         volumes = self._volumes
         found = self._vouched.manifest(volumes.preamble, volumes.digests, continues=continues)
         text = volumes.members.unlike(fmt.MANIFEST, found.length, found.encode)
         if text is not None:
-            found.check(text, self._extents, volumes.preamble, data_too=self._verify)
+            for error in found.differences(
+                text, self._extents, volumes.preamble, data_too=self._verify
+            ):
+                self._differs(error)
         volumes.members.end(volumes.preamble.record_size)
+
+    def _differs(self, error: CorruptStreamError) -> None:
+        raise error
 
     def _next_volume(self, error: IncompleteStreamError | None) -> None:
         """Open the next volume, and pass over what was already read.

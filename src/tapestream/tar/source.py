@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 
-from ..errors import UsageError
+from ..damage import Findings
+from ..errors import StreamError, UsageError
 from ..extents import Extents
 from ..info import BackupInfo
 from ..protocols import Reader, Source
 from ..tape.drive import TapeDrive
 from ..tape.volumes import OnNextVolume, TapeInput, drive_of
 from .reader import TarReader
+from .salvage import SalvageReader
 from .streams import BinaryInput, Input, open_input
 from .volume import Volumes
 
@@ -22,14 +25,18 @@ class TarStreamSource(Source):
     where the next stream may begin, and a tape stands behind the backup's filemark. Names in the
     tar are compared, never used as paths.
 
-    A tape is read from where it stands, or from the tape file that is asked for. The drive is
-    this source's until it is closed; where others use the same `TapeDrive`, it waits for its turn.
+    A tape is read from where it stands, and the drive is then this source's until it is closed; or
+    from the tape file that is asked for, and the drive is its own only while it is copied. Where
+    others use the same `TapeDrive`, it waits for its turn.
 
     Args:
         target: A path; "-" for standard input; a binary file object with `read`, which stays
             open; or a `TapeDrive`, which stays open.
         verify: Check all data against the digests in the manifest. Without, only the stream's
             structure is checked.
+        allow_incomplete: True to salvage what there is of a damaged or incomplete stream, rather
+            than to fail: damaged data is delivered as it is, zeros for what is missing, and
+            `findings` tells which. Never restore so where a good copy exists.
         file: On tape, the number of the tape file to read, as `scan` or the catalog tells it; None
             for the one at whose beginning the tape stands.
         on_next_volume: Loads the tape on which the backup goes on, when it is asked to; see
@@ -42,6 +49,9 @@ class TarStreamSource(Source):
         IncompleteStreamError: It ends too early.
         CorruptStreamError: It is damaged.
         UsageError: It is not the first volume of a backup.
+
+    Attributes:
+        findings: What is wrong with the stream, while it is salvaged; None otherwise.
     """
 
     max_readers = 1
@@ -52,21 +62,30 @@ class TarStreamSource(Source):
         target: str | os.PathLike[str] | BinaryInput | TapeDrive,
         *,
         verify: bool = True,
+        allow_incomplete: bool = False,
         file: int | None = None,
         on_next_volume: OnNextVolume | None = None,
     ) -> None:
         self._input = _open(target, file, on_next_volume)
         self._verify = verify
+        self._allow_incomplete = allow_incomplete
         self._extents: Extents | None = None
         self._attachments: dict[str, bytes] = {}
-        self._broken = False
+        self._error: BaseException | None = None
         self._reader: TarReader | None = None
+        self._paused = False
+        self.findings = self._no_findings()
         try:
             self._volumes = Volumes(self._input)
+            self._preamble = self._volumes.preamble
+            if isinstance(self._input, TapeInput) and self._input.knows_file:
+                with suppress(StreamError):  # it is raised when they are asked for
+                    self.extents()
+                self._input.pause()
+                self._paused = True
         except BaseException:
             self._input.close()
             raise
-        self._preamble = self._volumes.preamble
 
     @property
     def info(self) -> BackupInfo:
@@ -75,8 +94,12 @@ class TarStreamSource(Source):
 
     @property
     def checksum(self) -> str | None:
-        """Name of the digest that the data is checked against; None without `verify`."""
-        return self._preamble.checksum if self._verify else None
+        """Name of the digest that the data is checked against.
+
+        None without `verify`, and once a stream that is salvaged turned out to be damaged.
+        """
+        damaged = self.findings is not None and (self.findings.damage or self.findings.problems)
+        return self._preamble.checksum if self._verify and not damaged else None
 
     @property
     def attachments(self) -> dict[str, bytes]:
@@ -86,20 +109,71 @@ class TarStreamSource(Source):
 
     def extents(self) -> Extents:
         """See `Source.extents`: reads up to the first data member, once."""
+        if self._error is not None:
+            raise self._error
         if self._extents is None:
-            if self._broken:
-                raise UsageError("the stream could not be read: open it anew")
-            self._broken = True
-            extents = self._volumes.extents()
-            self._attachments = self._volumes.attachments()
-            self._extents, self._broken = extents, False
+            try:
+                extents = self._volumes.extents()
+                self._attachments = self._volumes.attachments()
+            except BaseException as e:
+                self._error = e
+                raise
+            self._extents = extents
         return self._extents
 
+    @property
+    def device(self) -> str | None:
+        """Path of the tape drive; None for other streams."""
+        return os.path.realpath(self._input.name) if isinstance(self._input, TapeInput) else None
+
+    def check_complete(self) -> None:
+        """See `Source.check_complete`: looks for the manifest of a file, or at the end on tape.
+
+        Raises:
+            IncompleteStreamError: It is not there.
+            WrongTapeError: Another tape is loaded.
+        """
+        if self.findings is None:
+            self._volumes.check_complete(self.extents())
+
+    def tolerate(self) -> Findings:
+        """See `Source.tolerate`: until it is rewound; `allow_incomplete` is for good."""
+        self.findings = Findings()
+        return self.findings
+
+    def rewind(self) -> None:
+        """See `Source.rewind`: a regular file can, what is seekable, and a tape with `file=`.
+
+        A tape is wound when it is read next: others may use the drive until then.
+
+        Raises:
+            UsageError: It can be read only once.
+            CorruptStreamError: It is not the same backup any more.
+        """
+        extents = self.extents()
+        self._reader = None
+        self.findings = self._no_findings()
+        if isinstance(self._input, TapeInput):
+            self._input.leave()
+            self._paused = True
+        else:
+            self._volumes.rewind(extents)
+
     def open_reader(self) -> Reader:
-        """See `Source.open_reader`."""
+        """See `Source.open_reader`.
+
+        Raises:
+            WrongTapeError: Another tape is loaded by now, and there is no `on_next_volume`.
+        """
         if self._reader is not None:
-            raise UsageError("a tar stream is read once: open it anew")
-        self._reader = TarReader(self._volumes, self.extents(), verify=self._verify)
+            raise UsageError("a tar stream is read once: open it anew, or rewind it")
+        extents = self.extents()
+        if self._paused:
+            self._resume(extents)
+        if self.findings is None:
+            self._reader = TarReader(self._volumes, extents, verify=self._verify)
+        else:
+            self._reader = SalvageReader(self._volumes, extents, self.findings, verify=self._verify)
         return self._reader
 
     def finish(self) -> None:
@@ -119,6 +193,16 @@ class TarStreamSource(Source):
     def close(self) -> None:
         """See `Source.close`."""
         self._input.close()
+
+    def _no_findings(self) -> Findings | None:
+        return Findings() if self._allow_incomplete else None
+
+    def _resume(self, extents: Extents) -> None:
+        """Take the drive again: where it was left, or go back to the backup."""
+        assert isinstance(self._input, TapeInput)
+        if not self._input.resume():
+            self._volumes.rewind(extents)
+        self._paused = False
 
 
 def _open(

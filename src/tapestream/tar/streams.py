@@ -48,6 +48,29 @@ class Input(Protocol):
         """Read at least one byte; 0 at the end."""
         ...
 
+    def rewind(self) -> None:
+        """Go back to where it began.
+
+        Raises:
+            UsageError: It can be read only once.
+        """
+        ...
+
+    def pass_over(self, length: int) -> int:
+        """Go on behind a place that could not be read.
+
+        Args:
+            length: About how many bytes to give up.
+
+        Returns:
+            How many bytes were given up; 0 where it is not possible.
+        """
+        ...
+
+    def peek(self, offset: int, length: int) -> bytes | None:
+        """The bytes that lie `offset` behind where it began; None where that cannot be told."""
+        ...
+
     def cancel(self) -> None:
         """Make a read that blocks, now or later, fail."""
 
@@ -111,6 +134,7 @@ class DescriptorInput:
         self._may_block = _may_block(fd)
         if self._may_block:
             _widen_pipe(fd)
+        self._start = _offset(fd)
 
     def readinto(self, buffer: memoryview) -> int:
         """See `Input`."""
@@ -122,6 +146,30 @@ class DescriptorInput:
             if self._may_block:
                 self._cancel.wait(self._fd, select.POLLIN)
             return os.readv(self._fd, [buffer])
+        except OSError as e:
+            raise LocalIOError(f"cannot read {self.name}", e) from e
+
+    def rewind(self) -> None:
+        """See `Input`: a regular file can."""
+        if self._start is None:
+            raise _read_once(self.name)
+        os.lseek(self._fd, self._start, os.SEEK_SET)
+
+    def pass_over(self, length: int) -> int:
+        """See `Input`: a regular file can."""
+        if self._start is None:
+            return 0
+        here = os.lseek(self._fd, 0, os.SEEK_CUR)
+        end = min(here + length - here % length, os.fstat(self._fd).st_size)
+        os.lseek(self._fd, end, os.SEEK_SET)
+        return end - here
+
+    def peek(self, offset: int, length: int) -> bytes | None:
+        """See `Input`: a regular file can."""
+        if self._start is None:
+            return None
+        try:
+            return os.pread(self._fd, length, self._start + offset)
         except OSError as e:
             raise LocalIOError(f"cannot read {self.name}", e) from e
 
@@ -143,6 +191,7 @@ class ObjectInput:
     def __init__(self, file: BinaryInput) -> None:
         self.name = _name_of(file)
         self._file = file
+        self._start = _tell(file)
 
     def readinto(self, buffer: memoryview) -> int:
         """See `Input`."""
@@ -161,6 +210,38 @@ class ObjectInput:
         if count is None:
             raise UsageError(f"{self.name} must be in blocking mode")
         return count
+
+    def rewind(self) -> None:
+        """See `Input`: what is seekable can."""
+        if self._start is None:
+            raise _read_once(self.name)
+        try:
+            self._file.seek(self._start)  # type: ignore[attr-defined]
+        except Exception as e:
+            raise LocalIOError(f"cannot read {self.name} from its beginning", e) from e
+
+    def pass_over(self, length: int) -> int:
+        """See `Input`: what is seekable can; one that cannot read there does not say how far."""
+        if self._start is None:
+            return 0
+        try:
+            here = self._file.tell()  # type: ignore[attr-defined]
+            end = self._file.seek(0, os.SEEK_END)  # type: ignore[attr-defined]
+            there = min(here + length - here % length, end)
+            self._file.seek(there)  # type: ignore[attr-defined]
+        except Exception:  # noqa: BLE001 - the error that led here is the one to raise
+            return 0
+        return int(there - here)
+
+    def peek(self, offset: int, length: int) -> bytes | None:
+        """See `Input`: a regular file can; a GzipFile would have to unpack all that is before."""
+        raw = getattr(self._file, "raw", None)
+        if self._start is None or type(raw) is not io.FileIO:
+            return None
+        try:
+            return os.pread(raw.fileno(), length, self._start + offset)
+        except OSError as e:
+            raise LocalIOError(f"cannot read {self.name}", e) from e
 
     def cancel(self) -> None:
         """See `Input`: not possible."""
@@ -390,6 +471,26 @@ def _buffered(file: io.BufferedReader) -> bytes:
         return file.read(len(file.peek()))
     finally:
         os.set_blocking(fd, blocking)
+
+
+def _offset(fd: int) -> int | None:
+    """Where a regular file stands; None for anything else."""
+    return os.lseek(fd, 0, os.SEEK_CUR) if stat.S_ISREG(os.fstat(fd).st_mode) else None
+
+
+def _tell(file: BinaryInput) -> int | None:
+    """Where a file object stands; None for one that cannot go back there."""
+    try:
+        return int(file.tell()) if file.seekable() else None  # type: ignore[attr-defined]
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
+def _read_once(name: str) -> UsageError:
+    return UsageError(
+        f"{name} can be read only once",
+        hint="Restore from a file or a tape, or without the first pass.",
+    )
 
 
 def _require_open(fd: int, name: str) -> None:

@@ -16,6 +16,7 @@ from . import format as fmt
 from .digests import hex_digest
 from .members import MemberReader
 from .streams import Input
+from .unreadable import BridgedInput
 
 # Attachments are kept in memory, on both sides.
 MAX_ATTACHMENTS = 64 * fmt.MIB
@@ -38,7 +39,9 @@ class Volumes:
 
     def __init__(self, stream: Input) -> None:
         self._stream = stream
+        self._bridge: BridgedInput | None = None
         self._open()
+        self._first = self.preamble
         if self.preamble.volume != 1:
             raise WrongVolumeError(
                 f"{stream.name}: this is volume {self.preamble.volume} of a backup"
@@ -98,22 +101,81 @@ class Volumes:
             raise CorruptStreamError(
                 f"{self._stream.name}: this is not volume {before.volume + 1} of the backup"
             )
-        text = self.members.unlike(fmt.EXTENTS, len(extents.json), lambda: [extents.json])
-        if text is not None:
-            raise CorruptStreamError(f"{fmt.EXTENTS} differs from that of the volume before")
-        self._add_digest(fmt.EXTENTS, extents.json)
-        self.attachments()
+        self._pass_extents(extents)
+
+    @property
+    def bridge(self) -> BridgedInput:
+        """What the volume is read through, from now on, to go on behind what cannot be read."""
+        if self._bridge is None:
+            self._bridge = BridgedInput(self._stream)
+            self.members.go_on_with(self._bridge)
+        return self._bridge
+
+    def rewind(self, extents: Extents) -> None:
+        """Go back to the first data member of the first volume.
+
+        Args:
+            extents: Those of the backup, which were read before.
+
+        Raises:
+            UsageError: The stream can be read only once.
+            WrongTapeError: The tape was changed, and nobody is there to load the right one.
+            CorruptStreamError: What is there now is not what was there before.
+        """
+        self._bridge = None
+        if isinstance(self._stream, TapeInput):
+            self._stream.go_back(self._first)
+        else:
+            self._stream.rewind()
+        self._open()
+        if self.preamble != self._first:
+            raise CorruptStreamError(f"{self._stream.name} is not the backup that it was before")
+        self._pass_extents(extents)
+
+    def check_complete(self, extents: Extents) -> None:
+        """Look for the manifest, before the data was read, where that is quickly done.
+
+        Raises:
+            IncompleteStreamError: It is not there, or not whole.
+        """
+        if isinstance(self._stream, TapeInput):
+            self._stream.check_complete(self._first)
+        else:
+            self._check_ending(extents)
 
     def cancel(self) -> None:
         """Make a read that blocks, now or later, fail."""
         self._stream.cancel()
 
     def _open(self) -> None:
-        self.members = MemberReader(self._stream)
+        if self._bridge is not None:
+            self._bridge = BridgedInput(self._stream)
+        self.members = MemberReader(self._bridge or self._stream)
         text = self.members.first(fmt.INFO, fmt.MAX_INFO)
         self.preamble = fmt.Preamble.decode(text)
         self.digests: dict[str, str | None] = {}
         self._add_digest(fmt.INFO, text)
+
+    def _check_ending(self, extents: Extents) -> None:
+        members = fmt.data_members(extents, self.preamble.part_size)
+        start = self.members.position + sum(fmt.BLOCK + fmt.padded(m.length) for m in members)
+        block = self._stream.peek(start, fmt.BLOCK)
+        if block is None:
+            return
+        header = fmt.parse_header(block) if len(block) == fmt.BLOCK else None
+        if header is None or header.name != fmt.MANIFEST:
+            raise IncompleteStreamError(f"{self._stream.name} ends before its manifest")
+        last = start + fmt.BLOCK + fmt.padded(header.size) + len(fmt.END) - 1
+        if not self._stream.peek(last, 1):
+            raise IncompleteStreamError(f"{self._stream.name} ends in its manifest")
+
+    def _pass_extents(self, extents: Extents) -> None:
+        """Read the extents, which must be those that were read before, and the attachments."""
+        text = self.members.unlike(fmt.EXTENTS, len(extents.json), lambda: [extents.json])
+        if text is not None:
+            raise CorruptStreamError(f"{fmt.EXTENTS} differs from that which was read before")
+        self._add_digest(fmt.EXTENTS, extents.json)
+        self.attachments()
 
     def _member(self, name: str, limit: int) -> bytes:
         text = self.members.whole(name, limit)

@@ -1,0 +1,90 @@
+"""verify(): read a backup to its end, and tell all that is wrong with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from typing_extensions import Unpack
+
+from .damage import Damage
+from .discard import DiscardSink
+from .engine.copy import CopyOptions, copy
+from .errors import StreamError
+from .info import BackupInfo
+from .protocols import Source
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """What `verify` found.
+
+    Attributes:
+        info: What the backup says of itself.
+        complete: True when the stream has its end: manifest, end of archive, padding.
+        damage: Every stretch of the disk that is missing, or does not match its digest.
+        problems: What is wrong besides, in words.
+        data_bytes: Bytes of data that are there.
+        checksum: Name of the digest that all data was compared with; None: the stream has none,
+            and only its structure was checked.
+    """
+
+    info: BackupInfo
+    complete: bool
+    damage: tuple[Damage, ...]
+    problems: tuple[str, ...]
+    data_bytes: int
+    checksum: str | None
+
+    @property
+    def ok(self) -> bool:
+        """True when nothing is wrong."""
+        return self.complete and not self.damage and not self.problems
+
+    def __str__(self) -> str:
+        """A line for each thing that is wrong, and what to make of it."""
+        end = "The end is there." if self.complete else "The end is missing."
+        how = f"against {self.checksum}" if self.checksum else "without digests"
+        result = "good" if self.ok else "bad"
+        lines = [f"{result}: {self.data_bytes} bytes of data, read {how}. {end}"]
+        return "\n".join([*lines, *self.problems, *map(str, self.damage)])
+
+
+def verify(source: Source, **options: Unpack[CopyOptions]) -> VerifyReport:
+    """Read a backup to its end, past all damage, and tell what is wrong with it.
+
+    Needs as much memory as a copy, and moves every byte through it once. After a bad sector or a
+    bad record of a tape, it reads on behind it. A damaged header of a member is passed over, for
+    the extents tell where the next is; only without readable extents nothing more can be told.
+    The source is used up, as by a copy, and stays open.
+
+    Args:
+        source: An open `TarStreamSource`. Any other source is read, too: its first error is
+            raised, as by `copy`.
+        **options: As for `copy`.
+
+    Returns:
+        All that is wrong. To check that a backup is good and fail otherwise, a copy to a
+        `DiscardSink` does.
+
+    Raises:
+        TapestreamError: The source cannot be read at all.
+    """
+    findings = source.tolerate()
+    info, checksum = source.info, source.checksum
+    data_bytes = 0
+    try:
+        source.extents()
+    except StreamError as e:
+        findings.note(str(e.args[0]))
+        findings.add(Damage(0, info.size, "extents.json", missing=True))
+    else:
+        data_bytes = copy(source, DiscardSink(), **options).data_bytes
+        data_bytes -= sum(damage.length for damage in findings.damage if damage.missing)
+    return VerifyReport(
+        info,
+        findings.complete,
+        tuple(findings.damage),
+        tuple(findings.problems),
+        data_bytes,
+        checksum,
+    )
