@@ -42,6 +42,10 @@ system-bench system-demo system-tape system-venv: system-%:
 demo: system-demo venv ## Run the demo: a backup and a restore against a real daemon.
 	@$(PYTHON) docs/examples/demo.py
 
+.PHONY: week
+week: system-demo venv ## Run the other demo: a week of backups, and Wednesday restored from them.
+	@$(PYTHON) docs/examples/week.py
+
 .PHONY: bench
 bench: system-bench venv ## Compare us with our peers, and write docs/performance.md.
 	$(PYTHON) -m benchmarks --write

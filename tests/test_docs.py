@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import pytest
 
 import tapestream
-from tapestream import errors, tape
+from tapestream import BackupInfo, ImageioHTTPSource, TarStreamSink, copy, errors, tape
 from tapestream.tape import TapeDevice
 from tapestream.testing import (
     ImageioDaemon,
@@ -91,14 +91,32 @@ def names_of_the_docs(daemon: ImageioDaemon) -> Iterator[dict[str, object]]:
         serve_image(restored, read_only=False) as restored_nbd,
     ):
         transfer_url = daemon.add_ticket(full_nbd, SIZE)
+        dirty_url = daemon.add_ticket(changed_nbd, SIZE, dirty=True)
+        back_up_a_chain(transfer_url, dirty_url)
         yield {
             "transfer_url": transfer_url,
             "proxy_url": transfer_url,
             "disks": {"disk-1": transfer_url, "disk-2": transfer_url},
-            "dirty_url": daemon.add_ticket(changed_nbd, SIZE, dirty=True),
+            "dirty_url": dirty_url,
             "upload_url": daemon.add_ticket(restored_nbd, SIZE, ops=["write"]),
             "device": str(device),
         }
+
+
+def back_up_a_chain(transfer_url: str, dirty_url: str) -> None:
+    full = BackupInfo(disk_id="disk", checkpoint_id="sunday")
+    incremental = BackupInfo(
+        disk_id="disk",
+        checkpoint_id="monday",
+        parent_checkpoint_id="sunday",
+        context="dirty",
+    )
+    for url, info in [(transfer_url, full), (dirty_url, incremental)]:
+        with (
+            ImageioHTTPSource(url, context=info.context, cafile="ca.pem", info=info) as src,
+            TarStreamSink(f"{info.checkpoint_id}.tar") as dst,
+        ):
+            copy(src, dst)
 
 
 @pytest.fixture
@@ -183,12 +201,14 @@ def test_examples_run(page: Path, daemon: ImageioDaemon, library: TapeLibrary) -
             exec(block.compile(), names)
             library.check(block.code)
 
-    if any("upload_url" in block.code for block in blocks):
-        compare_images(Path("full.qcow2"), Path("restored.qcow2"))
+    if uploads := [block.code for block in blocks if "upload_url" in block.code]:
+        uploaded = "changed.qcow2" if "restore_chain" in uploads[-1] else "full.qcow2"
+        compare_images(Path(uploaded), Path("restored.qcow2"))
     if any("device" in block.code for block in blocks):
         compare_images(Path("full.qcow2"), Path("device"), b_format="raw")
-    if any("dirty_url" in block.code for block in blocks):
-        compare_images(Path("changed.qcow2"), Path("chain.raw"), b_format="raw")
+    for block in blocks:
+        for chain in re.findall(r'RawImageSink\("(chain.*?)"\)', block.code):
+            compare_images(Path("changed.qcow2"), Path(chain), b_format="raw")
 
 
 @each_page_with("py")
@@ -199,19 +219,34 @@ def test_examples_for_an_engine_compile(page: Path) -> None:
 
 def test_demo_restores_an_identical_disk(tmp_path: Path) -> None:
     tar = tmp_path / "disk.tar"
-    demo = subprocess.run(
-        [sys.executable, "-W", "error", ROOT / "docs" / "examples" / "demo.py", tar],
+    said = run_example("demo.py", tar)
+    assert "Images are identical." in said
+    assert "over TLS" in said
+    assert str(tar) in said
+    with tapestream.TarStreamSource(tar) as src, tapestream.DiscardSink() as dst:
+        assert tapestream.copy(src, dst).data_bytes > 32 * 1024**2
+
+
+def test_week_restores_the_disk_of_wednesday(tmp_path: Path) -> None:
+    said = run_example("week.py", tmp_path)
+    assert "the restored disk is Wednesday's." in said
+    assert "ChainError: no backup leads from" in said
+    full, *incremental = sorted(tmp_path.iterdir())
+    assert [tar.name for tar in incremental] == [f"2026-02-0{day}.tar" for day in range(2, 8)]
+    assert full.stat().st_size > 4 * max(tar.stat().st_size for tar in incremental)
+
+
+def run_example(name: str, *arguments: str | Path) -> str:
+    """Run an example that needs nothing but what the tests need; what it printed."""
+    example = subprocess.run(
+        [sys.executable, "-W", "error", ROOT / "docs" / "examples" / name, *arguments],
         capture_output=True,
         text=True,
         check=False,
     )
-    assert demo.returncode == 0, demo.stderr
-    assert demo.stderr == ""
-    assert "Images are identical." in demo.stdout
-    assert "over TLS" in demo.stdout
-    assert str(tar) in demo.stdout
-    with tapestream.TarStreamSource(tar) as src, tapestream.DiscardSink() as dst:
-        assert tapestream.copy(src, dst).data_bytes > 32 * 1024**2
+    assert example.returncode == 0, example.stderr
+    assert example.stderr == ""
+    return example.stdout
 
 
 @each_page_with("sh")
@@ -305,8 +340,11 @@ def arguments_of(call: str) -> list[Argument]:
     return [
         Argument(p.arg, False, default_of(d)) for p, d in zip(a.args, defaults, strict=True)
     ] + [
-        Argument(p.arg, True, default_of(d))
-        for p, d in zip(a.kwonlyargs, a.kw_defaults, strict=True)
+        *(
+            Argument(p.arg, True, default_of(d))
+            for p, d in zip(a.kwonlyargs, a.kw_defaults, strict=True)
+        ),
+        *([Argument(a.kwarg.arg, False, default_of(None))] if a.kwarg else []),
     ]
 
 
@@ -338,7 +376,13 @@ def test_signatures_in_the_reference_are_right(name: str, arguments: list[Argume
 def test_everything_that_can_be_called_has_a_signature_in_the_reference() -> None:
     documented = {name for name, _ in documented_signatures()}
     protocols = {"Reader", "Sink", "Source", "Writer"}
-    given_to_the_user = {"CopyResult", "TapestreamError"}
+    given_to_the_user = {
+        "CompareReport",
+        "CopyResult",
+        "Damage",
+        "TapestreamError",
+        "VerifyReport",
+    }
     assert documented - set(tape.__all__) | protocols | given_to_the_user == set(tapestream.__all__)
 
 
@@ -347,6 +391,9 @@ def test_everything_that_can_be_called_has_a_signature_in_the_reference() -> Non
     [
         tapestream.CopyResult,
         tapestream.BackupInfo,
+        tapestream.CompareReport,
+        tapestream.Damage,
+        tapestream.VerifyReport,
         tape.TapeStatus,
         tape.TapeEntry,
         tape.VolumeRequest,
