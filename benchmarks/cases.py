@@ -14,10 +14,16 @@ UPLOAD = "client.upload"
 NBDCOPY = "nbdcopy"
 GNU_TAR = "GNU tar -cS"
 TCP = "plain TCP"
+SHA256SUM = "sha256sum of the tar"
+SERVER_HASH = "the server's /checksum"
+EACH = "tapestream, one copy each"
 
 OURS = "tapestream"
 OURS_CRC32 = "tapestream, crc32"
+OURS_HASHED = "tapestream, and block hash"
 OURS_PLAIN = "tapestream, no digests"
+OURS_READ = "tapestream, copy to DiscardSink"
+OURS_VERIFY = "tapestream, verify"
 OURS_JOINED = "tapestream, gaps joined"
 
 DISKS = {
@@ -35,6 +41,7 @@ def _backup(disk: str, channel: str) -> Table:
         Contender(OURS_PLAIN, "ours.backup", {"checksum": None}, "tape"),
         Contender(OURS_CRC32, "ours.backup", {"checksum": "crc32"}, "tape"),
         Contender(OURS, "ours.backup", {"checksum": "sha256"}, "tape"),
+        Contender(OURS_HASHED, "ours.backup", {"block_hash": True}, "tape"),
         Contender(STREAM, "imageio.stream", produces="raw"),
         Contender(LETTER, "letter.backup", produces="tar"),
         Contender(DOWNLOAD, "imageio.download", produces="qcow2"),
@@ -82,6 +89,59 @@ def _local(disk: str) -> Table:
             Contender(GNU_TAR, "tools.gnu_tar", produces="gnu"),
         ),
         GNU_TAR,
+    )
+
+
+def _verify() -> Table:
+    return Table(
+        "verify/contiguous",
+        "Reading a tar of a contiguous disk back, to check it",
+        "TarOfDisk",
+        PARTS["contiguous"],
+        (
+            Contender(OURS_READ, "ours.read_tar"),
+            Contender(OURS_VERIFY, "ours.verify_tar"),
+            Contender("tapestream, verify=False", "ours.read_tar", {"verify": False}),
+            Contender("tapestream, compare with transfer", "ours.compare_with_transfer"),
+            Contender(SHA256SUM, "tools.sha256sum", needs="sha256sum"),
+        ),
+        SHA256SUM,
+    )
+
+
+def _block_hash(disk: str) -> Table:
+    return Table(
+        f"block-hash/{disk}",
+        f"The block hash of {DISKS[disk]}, unix socket",
+        "BlockHash",
+        PARTS[disk],
+        (
+            Contender("tapestream, from what it reads", "ours.hash_disk", produces="hash"),
+            Contender(SERVER_HASH, "ours.ask_server", produces="hash"),
+            Contender("client.checksum, local image", "imageio.checksum", produces="hash"),
+        ),
+        SERVER_HASH,
+    )
+
+
+def _chain() -> Table:
+    return Table(
+        "restore-chain/unix",
+        "Restore of a full backup and 6 incremental ones, each of 15 % of the disk, unix socket",
+        "Chain",
+        "contiguous/2",
+        (
+            Contender("tapestream, restore_chain", "ours.restore_all", produces="disk"),
+            Contender(
+                "tapestream, restore_chain, verify_first",
+                "ours.restore_all",
+                {"verify_first": True},
+                "disk",
+            ),
+            Contender(EACH, "ours.restore_each", produces="disk"),
+            Contender("tapestream, merge_chain to a tar", "ours.merge", produces="tape"),
+        ),
+        EACH,
     )
 
 
@@ -174,6 +234,10 @@ TABLES: tuple[Table, ...] = (
     _restore("contiguous", "tls"),
     _restore("fragmented", "unix"),
     _restore("filesystem", "unix"),
+    _chain(),
+    _verify(),
+    _block_hash("contiguous"),
+    _block_hash("fragmented"),
     _local("contiguous"),
     _local("filesystem"),
     *_lines(),

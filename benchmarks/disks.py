@@ -7,12 +7,14 @@ import os
 import random
 import shutil
 import subprocess
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.model import GIB, KIB, MIB
-from tapestream import RawImageSource
+from tapestream import BackupInfo, Extent, RawImageSource, TarStreamSink, copy
+from tapestream.extents import Extents
+from tapestream.info import Context
 
 CHUNK = 64 * KIB
 
@@ -68,6 +70,60 @@ def build(name: str, directory: Path, size: int) -> Disk:
     shown = _run("qemu-img", "map", "--output=json", qcow2)
     data = [e["length"] for e in json.loads(shown) if e["data"] and not e["zero"]]
     return Disk(raw, qcow2, raw.stat().st_size, sum(data), len(data))
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A full backup of a disk, and incremental ones.
+
+    Attributes:
+        tars: Their directory; in the order of their names.
+        raw: The disk as of the last one.
+    """
+
+    tars: Path
+    raw: Path
+
+
+def back_up_changes(disk: Disk, directory: Path) -> Chain:
+    """Back a disk up, and then change it in pieces of 256 KiB, here and there, six times."""
+    rng = random.Random(4)
+    piece = 256 * KIB
+    chain = Chain(directory, directory.with_suffix(".raw"))
+    directory.mkdir()
+    shutil.copy(disk.raw, chain.raw)
+    for day in range(7):
+        info = BackupInfo(checkpoint_id=f"{day}", parent_checkpoint_id=f"{day - 1}")
+        changed = set(rng.sample(range(disk.size // piece), int(0.15 * disk.size / piece)))
+        extents = None
+        if day:
+            with chain.raw.open("r+b") as f:
+                for number in changed:
+                    f.seek(number * piece)
+                    f.write(rng.randbytes(piece))
+            extents = [
+                Extent(number * piece, piece, dirty=number in changed)
+                for number in range(disk.size // piece)
+            ]
+        with (
+            _ChangedSource(chain.raw, info, extents) as source,
+            TarStreamSink(directory / f"{day}.tar") as sink,
+        ):
+            copy(source, sink)
+    return chain
+
+
+class _ChangedSource(RawImageSource):
+    """An image of which only some extents are dirty; a full backup where there are none."""
+
+    def __init__(self, path: Path, info: BackupInfo, extents: Sequence[Extent] | None) -> None:
+        super().__init__(path)
+        context: Context = "dirty" if extents else "zero"
+        self._info = replace(info, size=super().info.size, context=context)
+        self._extents = extents
+
+    def extents(self) -> Extents:
+        return Extents.of(self._extents) if self._extents else super().extents()
 
 
 def sparse_file(directory: Path, size: int) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -14,13 +15,23 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from ovirt_imageio import client
+
 from benchmarks import line
-from benchmarks.disks import Disk, build, local_data, many_extents, sparse_file
+from benchmarks.disks import (
+    Disk,
+    back_up_changes,
+    build,
+    local_data,
+    many_extents,
+    sparse_file,
+)
 from benchmarks.model import DEFAULT_SIZE, GIB, MIB, Contender, Job, Outcome, Table
 from tapestream import (
     DiscardSink,
     ImageioHTTPSource,
     RawImageSink,
+    RawImageSource,
     TarStreamSink,
     TarStreamSource,
     Writer,
@@ -148,11 +159,11 @@ class OneDisk(Stage):
 
     def check(self, contender: Contender) -> None:
         """Make sure that what was produced is the disk."""
-        found, expected = self.target, self.disk
+        found = self.target
         if contender.produces == "qcow2":
-            return self._compare(contender, expected.qcow2, found, "qcow2")
+            return self._compare(contender, found, "qcow2")
         if contender.produces == "raw":
-            return self._compare(contender, expected.raw, found, "raw")
+            return self._compare(contender, found, "raw")
         image = self.work / "restored"
         image.unlink(missing_ok=True)
         try:
@@ -164,13 +175,13 @@ class OneDisk(Stage):
             else:
                 rename = f"--transform=s,.*,{image.name},"
                 subprocess.run(["tar", "-xf", found, rename, "-C", self.work], check=True)
-            return self._compare(contender, expected.raw, image, "raw")
+            return self._compare(contender, image, "raw")
         finally:
             image.unlink(missing_ok=True)
 
-    def _compare(self, contender: Contender, expected: Path, found: Path, fmt: str) -> None:
+    def _compare(self, contender: Contender, found: Path, fmt: str) -> None:
         try:
-            compare_images(expected, found, a_format=fmt, b_format=fmt)
+            compare_images(self.disk.raw, found, a_format="raw", b_format=fmt)
         except AssertionError as e:
             raise FailedError(f"{contender.label}: {e}") from e
 
@@ -181,9 +192,11 @@ class Backup(OneDisk):
     def prepare(self) -> None:
         super().prepare()
         self.image = self.stack.enter_context(serve_image(self.disk.qcow2))
+        self.source = self.disk.qcow2
 
     def run(self, contender: Contender, *, check: bool) -> Outcome:
-        job = self.produced(contender, self.job(contender), check=check)
+        job = replace(self.job(contender), source=str(self.source))
+        job = self.produced(contender, job, check=check)
         try:
             with self.transfer(job, self.image, self.disk.size) as ready:
                 outcome = start(ready)
@@ -192,6 +205,15 @@ class Backup(OneDisk):
         finally:
             self.target.unlink(missing_ok=True)
         return outcome
+
+
+class BlockHash(Backup):
+    """Its block hash, computed here or there."""
+
+    def check(self, contender: Contender) -> None:
+        found, expected = self.target.read_text(), client.checksum(str(self.disk.raw))["checksum"]
+        if found != expected:
+            raise FailedError(f"{contender.label}: {found} instead of {expected}")
 
 
 class Restore(OneDisk):
@@ -220,7 +242,42 @@ class Restore(OneDisk):
                 self.transfer(job, image, self.disk.size, write=True) as ready,
             ):
                 outcome = start(ready)
-            self._compare(contender, self.disk.qcow2, self.target, "qcow2")
+            self._compare(contender, self.target, "qcow2")
+        finally:
+            self.target.unlink(missing_ok=True)
+        return outcome
+
+
+class TarOfDisk(Backup):
+    """A tar of the disk is read, beside the transfer."""
+
+    def prepare(self) -> None:
+        super().prepare()
+        self.source = self.work / "backup.tar"
+        self.stack.callback(self.source.unlink, missing_ok=True)
+        with RawImageSource(self.disk.raw) as source, TarStreamSink(self.source) as sink:
+            copy(source, sink)
+
+
+class Chain(Restore):
+    """From the tars of a chain into a new qcow2 disk; or into one tar."""
+
+    def prepare(self) -> None:
+        self.disk = build(self.table.disk, self.work, self.size)
+        self.tar = self.work / "chain"
+        self.stack.callback(shutil.rmtree, self.tar, ignore_errors=True)
+        chain = back_up_changes(self.disk, self.tar)
+        self.stack.callback(chain.raw.unlink)
+        self.disk = replace(self.disk, raw=chain.raw)
+
+    def run(self, contender: Contender, *, check: bool) -> Outcome:
+        if contender.produces == "disk":
+            return super().run(contender, check=check)
+        job = replace(self.job(contender), source=str(self.tar))
+        try:
+            outcome = start(self.produced(contender, job, check=check))
+            if check:
+                self.check(contender)
         finally:
             self.target.unlink(missing_ok=True)
         return outcome
@@ -358,7 +415,8 @@ class ManyExtents(Stage):
 
 
 STAGES: dict[str, type[Stage]] = {
-    stage.__name__: stage for stage in (Backup, Restore, Local, Line, Sizes, ManyExtents)
+    stage.__name__: stage
+    for stage in (Backup, BlockHash, Chain, Line, Local, ManyExtents, Restore, Sizes, TarOfDisk)
 }
 
 

@@ -55,6 +55,11 @@ def upload(job: Job) -> None:
     client.upload(job.source, job.url, job.cafile, **job.options)
 
 
+def checksum(job: Job) -> None:
+    """The block hash of a local image."""
+    Path(job.target).write_text(client.checksum(job.source)["checksum"])
+
+
 def _connect(job: Job) -> client.ImageioClient:
     return client.ImageioClient(job.url, cafile=job.cafile or None, secure=bool(job.cafile))
 

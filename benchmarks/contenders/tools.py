@@ -40,6 +40,12 @@ def gnu_tar(job: Job) -> int:
             return _run(*command, stdout=cat.stdin.fileno())
 
 
+def sha256sum(job: Job) -> int:
+    """The whole tar as one."""
+    with open(job.target, "wb") as out:
+        return _run("sha256sum", job.source, stdout=out.fileno())
+
+
 def line(job: Job) -> None:
     """One TCP connection, with nothing but bytes: what the line gives."""
     buffer = bytearray(MIB)
