@@ -5,13 +5,22 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 from typing_extensions import Unpack
 
 from .discard import DiscardSink
-from .engine.copy import CopyOptions, CopyResult, copy
-from .errors import ChainError, StreamError, UsageError
+from .engine.alive import kept_alive
+from .engine.copy import (
+    CopyOptions,
+    CopyResult,
+    Settings,
+    aborted_on_error,
+    check_order,
+    copy,
+    extents_of,
+)
+from .errors import ChainError, TapestreamError, UsageError
 from .extents import Extent, Extents, Run
 from .info import BackupInfo
 from .layers import Layers
@@ -34,7 +43,8 @@ def restore_chain(
 
     Before anything is written, all extents are read, and it is checked that the backups are one
     chain of one disk, and, where that is quickly told, that no stream was cut. Damage inside a
-    stream shows when it is read: the sink is then aborted, and is not a restored disk.
+    stream shows when it is read, and then the disk is not restored. After any error the sink is
+    aborted.
 
     Args:
         sources: A full backup and all incremental ones up to the point in time to restore, in any
@@ -50,12 +60,17 @@ def restore_chain(
         ChainError: The backups are not one chain of one disk. Nothing was written.
         UsageError: An argument cannot work: with `verify_first` all sources must be readable
             twice, which a pipe is not. Nothing was written.
-        TapestreamError: A stream is damaged, or the copy failed; the sink was aborted.
+        TapestreamError: A stream is damaged, or the copy failed; the message names the backup.
     """
-    chain = _Chain(sources)
-    if verify_first:
-        chain.verify()
-    return copy(chain, sink, **options)
+    given = list(sources)
+    with aborted_on_error(sink), kept_alive(*given, sink):
+        settings = Settings.of(options)
+        chain = _Chain(given)
+        if sink.sequential or settings.block_hash:
+            check_order(chain)
+        if verify_first:
+            chain.verify(replace(settings, block_hash=False))
+        return copy(chain, sink, **options)
 
 
 def merge_chain(sources: Iterable[Source]) -> Source:
@@ -88,6 +103,8 @@ class _Chain(Source):
         extents = [_examine(source) for source in self._sources]
         _check_sizes([source.info for source in self._sources], extents)
         self.layers = Layers(extents)
+        devices = Counter(source.device for source in self._sources if source.device)
+        self._in_turn = any(count > 1 for count in devices.values())
         self._one_by_one: _OneByOne | None = None
 
     @property
@@ -105,12 +122,12 @@ class _Chain(Source):
     @property
     def max_readers(self) -> int:
         """See `Source.max_readers`."""
-        return min(source.max_readers for source in self._sources)
+        return 1 if self._in_turn else min(source.max_readers for source in self._sources)
 
     @property
     def sequential(self) -> bool:
         """See `Source.sequential`."""
-        return any(source.sequential for source in self._sources)
+        return self._in_turn or any(source.sequential for source in self._sources)
 
     @property
     def device(self) -> str | None:
@@ -123,12 +140,11 @@ class _Chain(Source):
 
     def passes(self) -> Sequence[Iterable[Run]] | None:
         """See `Source.passes`: one backup after another, where two are on the same drive."""
-        devices = Counter(source.device for source in self._sources if source.device)
-        if all(count == 1 for count in devices.values()):
+        if not self._in_turn:
             return None
         return [self.layers.told_by(layer) for layer in range(len(self._sources))]
 
-    def verify(self) -> None:
+    def verify(self, settings: Settings) -> None:
         """Read all streams once, to check every byte.
 
         Raises:
@@ -138,7 +154,7 @@ class _Chain(Source):
             source.rewind()
         for source in self._sources:
             with _naming(source):
-                copy(source, DiscardSink())
+                copy(source, DiscardSink(), **asdict(settings))
             source.rewind()
 
     def rewind(self) -> None:
@@ -149,7 +165,7 @@ class _Chain(Source):
 
     def open_reader(self) -> Reader:
         """See `Source.open_reader`."""
-        if self.passes() is None:
+        if not self._in_turn:
             return _SideBySide(self._sources, self.layers)
         self._one_by_one = _OneByOne(self._sources, self.layers)
         return self._one_by_one
@@ -163,6 +179,11 @@ class _Chain(Source):
                 if layer >= opened:
                     source.open_reader().close()
                 source.finish()
+
+    def cancel(self) -> None:
+        """See `Source.cancel`."""
+        for source in self._sources:
+            source.cancel()
 
     def keep_alive(self) -> None:
         """See `Source.keep_alive`."""
@@ -225,7 +246,12 @@ class _OneByOne(Reader):
         layer = self._layers.layer_at(start)
         while self.opened <= layer:
             self._next()
-        assert self._reader is not None
+        if layer != self.opened - 1 or self._reader is None:
+            raise UsageError(
+                f"the backups are read one after another: asked for offset {start} of a backup "
+                "that was before",
+                hint="A source that wraps another must pass on its passes() and device.",
+            )
         self._reader.request(start, length)
 
     def readinto(self, start: int, buffer: memoryview) -> None:
@@ -239,6 +265,8 @@ class _OneByOne(Reader):
         self._cancelled = True
         if self._reader is not None:
             self._reader.cancel()
+        for source in self._sources:  # one may wait for the drive, or read its rest
+            source.cancel()
 
     def close(self) -> None:
         """See `Reader.close`."""
@@ -268,20 +296,17 @@ class _naming:  # noqa: N801 - a context manager, called for every piece of data
         pass
 
     def __exit__(self, exc_type: object, error: BaseException | None, _: object) -> None:
-        if isinstance(error, StreamError):
-            error.args = (f"{name(self._source.info)}: {error.args[0]}", *error.args[1:])
+        if isinstance(error, TapestreamError):
+            prefix = f"{name(self._source.info)}: "
+            if not str(error.args[0]).startswith(prefix):  # it may be raised a second time
+                error.args = (f"{prefix}{error.args[0]}", *error.args[1:])
 
 
 def _examine(source: Source) -> Extents:
     """Read the extents of one backup, and see if it can be part of a chain."""
-    if source.passes() is not None:
-        raise UsageError(
-            f"{name(source.info)} is itself a chain, on one tape drive: it cannot be read in the "
-            "order of the disk",
-            hint="Pass its backups, and those that follow, as one chain.",
-        )
     with _naming(source):
-        extents = Extents.of(source.extents(), context=source.info.context)
+        extents = extents_of(source)
+        check_order(source)
         source.check_complete()
     return extents
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from typing_extensions import Unpack
 
-from .engine.copy import CopyOptions, copy
-from .errors import UsageError
+from .engine.copy import CopyOptions, check_order, copy, extents_of
 from .extents import Extents, Kind
 from .info import BackupInfo
 from .protocols import Reader, Sink, Source, Writer
@@ -60,8 +58,6 @@ def compare(a: Source, b: Source, **options: Unpack[CopyOptions]) -> CompareRepo
     """
     if a.sequential and not b.sequential:
         a, b = b, a  # the one that can be read in parallel is, and with few requests
-    if b.passes() is not None:
-        raise UsageError("a chain whose streams are on one tape drive cannot be compared")
     sink = _Comparison(b)
     copy(a, sink, **options)
     return sink.report()
@@ -75,25 +71,27 @@ class _Comparison(Sink):
 
     def __init__(self, source: Source) -> None:
         self._source = source
-        self._differing: set[int] = set()
-        self._size = 0
+        self._sizes = 0, 0
+        self._differing: list[tuple[int, int]] = []
         self.compared = 0
 
     def begin(self, info: BackupInfo, extents: Extents) -> None:
         """See `Sink.begin`."""
-        self.extents = Extents.of(self._source.extents(), context=self._source.info.context)
-        sizes = extents.size, self.extents.size
-        self._size = max(sizes)
-        if sizes[0] != sizes[1]:
-            self.differ(min(sizes), self._size)
+        self.extents = extents_of(self._source)
+        check_order(self._source)
+        self._sizes = extents.size, self.extents.size
 
     def open_writer(self) -> Writer:
         """See `Sink.open_writer`."""
         return _ComparingWriter(self, self._source.open_reader())
 
     def differ(self, start: int, end: int) -> None:
-        """Note that a stretch of the disk differs."""
-        self._differing.update(range(start // BLOCK_SIZE, -(-end // BLOCK_SIZE)))
+        """Note that the blocks of a stretch differ, which is not before the last one noted."""
+        first = start - start % BLOCK_SIZE
+        last = min(end + -end % BLOCK_SIZE, max(self._sizes))
+        if self._differing and self._differing[-1][1] >= first:
+            first, _ = self._differing.pop()
+        self._differing.append((first, last))
 
     def keep_alive(self) -> None:
         """See `Sink.keep_alive`."""
@@ -102,6 +100,8 @@ class _Comparison(Sink):
     def commit(self) -> None:
         """See `Sink.commit`: the source, too, must be what it says."""
         self._source.finish()
+        if self._sizes[0] != self._sizes[1]:
+            self.differ(*sorted(self._sizes))
 
     def abort(self) -> None:
         """See `Sink.abort`."""
@@ -111,17 +111,8 @@ class _Comparison(Sink):
 
     def report(self) -> CompareReport:
         """What was found."""
-        return CompareReport(tuple(self._stretches()), self.compared)
-
-    def _stretches(self) -> Iterator[tuple[int, int]]:
-        """Join the blocks that touch each other."""
-        blocks = sorted(self._differing)
-        first = 0
-        for i, block in enumerate(blocks):
-            if i + 1 == len(blocks) or blocks[i + 1] != block + 1:
-                start = blocks[first] * BLOCK_SIZE
-                yield start, min((block + 1) * BLOCK_SIZE, self._size) - start
-                first = i + 1
+        differing = tuple((start, end - start) for start, end in self._differing)
+        return CompareReport(differing, self.compared)
 
 
 class _ComparingWriter(Writer):

@@ -11,8 +11,9 @@ Letters are data, 0 is zeros, and what an incremental backup calls clean is told
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_right
+from bisect import bisect_right, insort
 from collections.abc import Iterator, Sequence
+from heapq import heapreplace
 from typing import NamedTuple
 
 from .extents import Extents, Kind, Run
@@ -67,7 +68,11 @@ class Layers:
 
     def told_by(self, layer: int) -> Iterator[Run]:
         """Yield what one layer tells, ordered."""
-        return (s[:3] for s in self.within(0, self._size) if s.layer == layer)
+        for i, found in enumerate(self._layers):
+            if found == layer:
+                start = self._starts[i]
+                end = self._starts[i + 1] if i + 1 < len(self._starts) else self._size
+                yield start, end - start, Kind(self._kinds[i])
 
     def layer_at(self, start: int) -> int:
         """Which layer tells the byte at an offset."""
@@ -79,21 +84,32 @@ class Layers:
 
 def _newest_wins(extents: Sequence[Extents]) -> Iterator[Stretch]:
     size = extents[-1].size
-    newest_first = [_Cursor(extents[i], i, size) for i in reversed(range(len(extents)))]
+    cursors = [_Cursor(extents[i], i, size) for i in range(len(extents))]
+    borders = [(0, layer) for layer in range(len(extents))]  # a heap: where its extent ends
+    telling: list[int] = []  # the layers that tell what is at `position`, ascending
     position = 0
     while position < size:
-        end = size
-        for cursor in newest_first:
-            cursor.move(position)
-            end = min(end, cursor.end)
-            if cursor.kind is not Kind.CLEAN:
-                break
-        yield Stretch(position, end - position, cursor.kind, cursor.layer)
+        while borders[0][0] == position:
+            cursor = cursors[borders[0][1]]
+            if cursor.tells:
+                telling.remove(cursor.layer)
+            cursor.move_on()
+            if cursor.tells:
+                insort(telling, cursor.layer)
+            heapreplace(borders, (cursor.end, cursor.layer))
+        end = borders[0][0]
+        yield Stretch(position, end - position, cursors[telling[-1]].kind, telling[-1])
         position = end
 
 
 class _Cursor:
-    """Walks one layer; where the disk had not yet grown to, an incremental one tells nothing."""
+    """Walks one layer; where the disk had not yet grown to, an incremental one tells nothing.
+
+    Attributes:
+        layer: Number of the layer.
+        end: Where the extent ends at which it stands.
+        kind: What kind of extent that is.
+    """
 
     def __init__(self, extents: Extents, layer: int, size: int) -> None:
         self.layer = layer
@@ -102,12 +118,16 @@ class _Cursor:
         self._runs = extents.runs()
         self._behind = size, Kind.CLEAN if layer else Kind.ZERO
 
-    def move(self, position: int) -> None:
-        """Go to the extent that holds the byte at `position`, which only grows."""
-        while self.end <= position:
-            run = next(self._runs, None)
-            if run is None:
-                self.end, self.kind = self._behind
-            else:
-                start, length, self.kind = run
-                self.end = start + length
+    @property
+    def tells(self) -> bool:
+        """True when it tells what is there."""
+        return self.kind is not Kind.CLEAN
+
+    def move_on(self) -> None:
+        """Go to the next extent."""
+        run = next(self._runs, None)
+        if run is None:
+            self.end, self.kind = self._behind
+        else:
+            start, length, self.kind = run
+            self.end = start + length

@@ -132,6 +132,8 @@ class Source(Protocol):
     def passes(self) -> Sequence[Iterable[Run]] | None:
         """The order in which the disk can be read, where that is not from start to end. Optional.
 
+        Called after `extents`. A source that wraps another passes this on, and `device`.
+
         Returns:
             Ordered runs, in several passes over the disk that together have all data and all
             zeros once. A sequential sink cannot take that. None for the order of the extents.
@@ -148,15 +150,17 @@ class Source(Protocol):
         """
         return
 
-    def tolerate(self) -> Findings:
-        """From now on, go on after damage, as far as that is possible. Optional.
+    def tolerate(self, findings: Findings | None) -> None:
+        """Go on after damage from now on, as far as possible, until it is rewound. Optional.
 
         Called before `open_reader`. `finish` then raises nothing that is in the findings.
 
-        Returns:
-            Where the damage is noted while it is read. By default none is: errors are raised.
+        Args:
+            findings: Where damage is noted while it is read; by default none is: errors are
+                raised. None: no longer go on.
         """
-        return Findings(complete=True)
+        if findings is not None:
+            findings.complete = findings.compared = True
 
     def rewind(self) -> None:
         """Make it readable once more, from the beginning. Optional.
@@ -178,6 +182,13 @@ class Source(Protocol):
 
         Called about every 20 seconds during a copy, from another thread, whether data moves or
         not: a sink may wait for a tape for minutes. Must not block for long.
+        """
+        return
+
+    def cancel(self) -> None:
+        """Make a call of `open_reader` or `finish` that blocks now, in another thread, fail soon.
+
+        Optional. Called where the source is read by one that combines several.
         """
         return
 

@@ -6,12 +6,15 @@ from dataclasses import dataclass
 
 from typing_extensions import Unpack
 
-from .damage import Damage
+from .damage import Damage, Findings
 from .discard import DiscardSink
 from .engine.copy import CopyOptions, copy
-from .errors import StreamError
+from .errors import LocalIOError, StreamError
 from .info import BackupInfo
 from .protocols import Source
+
+# A stream that was cut may miss a million stretches: nobody reads that.
+MAX_LINES = 100
 
 
 @dataclass(frozen=True)
@@ -24,8 +27,8 @@ class VerifyReport:
         damage: Every stretch of the disk that is missing, or does not match its digest.
         problems: What is wrong besides, in words.
         data_bytes: Bytes of data that are there.
-        checksum: Name of the digest that all data was compared with; None: the stream has none,
-            and only its structure was checked.
+        checksum: Name of the digest that all data was compared with; None: the stream has none, or
+            its manifest is not there, and only its structure was checked.
     """
 
     info: BackupInfo
@@ -41,12 +44,15 @@ class VerifyReport:
         return self.complete and not self.damage and not self.problems
 
     def __str__(self) -> str:
-        """A line for each thing that is wrong, and what to make of it."""
-        end = "The end is there." if self.complete else "The end is missing."
+        """The result in a line, and a line for each thing that is wrong: the first 100 of them."""
+        end = "The end is there." if self.complete else "The end is missing, or damaged."
         how = f"against {self.checksum}" if self.checksum else "without digests"
         result = "good" if self.ok else "bad"
         lines = [f"{result}: {self.data_bytes} bytes of data, read {how}. {end}"]
-        return "\n".join([*lines, *self.problems, *map(str, self.damage)])
+        lines += [*self.problems, *map(str, self.damage[:MAX_LINES])]
+        if len(self.damage) > MAX_LINES:
+            lines.append(f"and {len(self.damage) - MAX_LINES} stretches more")
+        return "\n".join(lines)
 
 
 def verify(source: Source, **options: Unpack[CopyOptions]) -> VerifyReport:
@@ -69,22 +75,32 @@ def verify(source: Source, **options: Unpack[CopyOptions]) -> VerifyReport:
     Raises:
         TapestreamError: The source cannot be read at all.
     """
-    findings = source.tolerate()
+    findings = Findings()
     info, checksum = source.info, source.checksum
-    data_bytes = 0
+    source.tolerate(findings)
     try:
-        source.extents()
-    except StreamError as e:
-        findings.note(str(e.args[0]))
-        findings.add(Damage(0, info.size, "extents.json", missing=True))
-    else:
-        data_bytes = copy(source, DiscardSink(), **options).data_bytes
-        data_bytes -= sum(damage.length for damage in findings.damage if damage.missing)
+        data_bytes = _read(source, findings, options)
+    except BaseException:
+        source.tolerate(None)  # a copy that comes later must not be lenient
+        raise
     return VerifyReport(
         info,
         findings.complete,
         tuple(findings.damage),
         tuple(findings.problems),
         data_bytes,
-        checksum,
+        checksum if findings.compared else None,
     )
+
+
+def _read(source: Source, findings: Findings, options: CopyOptions) -> int:
+    """Read all data that is there, and count it."""
+    try:
+        source.extents()
+    except (StreamError, LocalIOError) as e:
+        findings.note(str(e.args[0]))
+        if source.size:
+            findings.add(Damage(0, source.size, "extents.json", missing=True))
+        return 0
+    read = copy(source, DiscardSink(), **options).data_bytes
+    return read - sum(damage.length for damage in findings.damage if damage.missing)

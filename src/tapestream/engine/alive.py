@@ -17,12 +17,12 @@ INTERVAL = 20.0
 
 
 @contextmanager
-def kept_alive(src: Source, dst: Sink) -> Iterator[None]:
-    """Let source and sink keep themselves alive, from a thread of its own, in this block."""
+def kept_alive(*parties: Source | Sink) -> Iterator[None]:
+    """Let sources and sinks keep themselves alive, from a thread of its own, in this block."""
     ended = threading.Event()
     thread = threading.Thread(
         target=_keep_alive,
-        args=(ended, [src.keep_alive, dst.keep_alive]),
+        args=(ended, [party.keep_alive for party in parties]),
         name="tapestream-keep-alive",
         daemon=True,
     )

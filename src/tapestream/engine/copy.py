@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
-from typing import Literal, TypedDict, TypeVar
+from typing import Any, Literal, TypedDict, TypeVar
 
 from ..blockhash import BlockHash, BlockHasher
 from ..errors import BlockHashMismatchError, ExtentsError, UsageError
@@ -137,10 +137,17 @@ def copy(
         TapestreamError: The copy failed; all threads have ended and the sink was aborted.
         KeyboardInterrupt: The same, at once.
     """
-    try:
-        settings = _Settings(max_workers, buffer_size, buffer_memory, max_gap, block_hash)
+    with aborted_on_error(dst):
+        settings = Settings(max_workers, buffer_size, buffer_memory, max_gap, block_hash)
         with kept_alive(src, dst):
             return _copy(src, dst, settings, progress)
+
+
+@contextmanager
+def aborted_on_error(dst: Sink) -> Iterator[None]:
+    """Abort a sink when this block raises."""
+    try:
+        yield
     except BaseException:
         try:
             dst.abort()
@@ -151,12 +158,21 @@ def copy(
 
 
 @dataclass(frozen=True)
-class _Settings:
-    max_workers: int
-    buffer_size: int
-    buffer_memory: int
-    max_gap: int | Literal["auto"]
-    block_hash: bool
+class Settings:
+    """The options of `copy`, checked."""
+
+    max_workers: int = MAX_WORKERS
+    buffer_size: int = BUFFER_SIZE
+    buffer_memory: int = BUFFER_MEMORY
+    max_gap: int | Literal["auto"] = "auto"
+    block_hash: bool = False
+
+    @classmethod
+    def of(cls, options: CopyOptions) -> Settings:
+        """Check options, but for the progress, which is told to anything."""
+        values: dict[str, Any] = {**options}
+        values.pop("progress", None)
+        return cls(**values)
 
     def __post_init__(self) -> None:
         if self.max_workers < 1:
@@ -172,18 +188,15 @@ class _Settings:
             raise UsageError(f"max_gap must be 'auto' or a number of bytes, not {self.max_gap!r}")
 
 
-def _copy(src: Source, dst: Sink, settings: _Settings, progress: Progress | None) -> CopyResult:
+def _copy(src: Source, dst: Sink, settings: Settings, progress: Progress | None) -> CopyResult:
     began = time.monotonic()
     if src.max_readers < 1 or dst.max_writers < 1:
         raise UsageError("a source must allow one reader, and a sink one writer, at least")
-    info = src.info
-    extents = Extents.of(src.extents(), context=info.context)
-    if extents.size != info.size:
-        raise ExtentsError(f"the extents cover {extents.size} bytes of a disk of {info.size} bytes")
+    info, extents = src.info, extents_of(src)
     data, zero = extents.tally(Kind.DATA), extents.tally(Kind.ZERO)
     passes = src.passes()
-    if passes is not None:
-        _check_passes(dst, settings)
+    if dst.sequential or settings.block_hash:
+        check_order(src)
     hasher = _hasher(info, extents) if settings.block_hash else None
     dst.begin(info, extents)
     n_readers = 1 if src.sequential else min(settings.max_workers, src.max_readers)
@@ -259,13 +272,29 @@ def _closing(worker: Worker) -> Iterator[Worker]:
     worker.close()
 
 
-def _check_passes(dst: Sink, settings: _Settings) -> None:
-    """Make sure that nobody needs the data in the order of the disk."""
-    if dst.sequential or settings.block_hash:
-        what = "a sequential sink" if dst.sequential else "a block hash"
+def extents_of(source: Source) -> Extents:
+    """Get the extents of a source, and check that they are those of its disk.
+
+    Raises:
+        ExtentsError: They are not.
+    """
+    info = source.info
+    extents = Extents.of(source.extents(), context=info.context)
+    if extents.size != info.size:
+        raise ExtentsError(f"the extents cover {extents.size} bytes of a disk of {info.size} bytes")
+    return extents
+
+
+def check_order(source: Source) -> None:
+    """Make sure that a source can be read in the order of the disk.
+
+    Raises:
+        UsageError: It cannot.
+    """
+    if source.passes() is not None:
         raise UsageError(
-            f"{what} needs the data in the order of the disk, but the streams are on one tape "
-            "drive, and come one after another",
+            "the streams of the chain are on one tape drive: they come one after another, but a "
+            "tar, a block hash and a comparison need the data in the order of the disk",
             hint="Restore to a disk or a raw image, or copy all but one of the streams to files.",
         )
 
@@ -288,7 +317,7 @@ def _checked(found: BlockHash, info: BackupInfo) -> BlockHash:
     return found
 
 
-def _gap(src: Source, settings: _Settings, readers: int) -> Gap:
+def _gap(src: Source, settings: Settings, readers: int) -> Gap:
     if settings.max_gap != "auto":
         return FixedGap(settings.max_gap, REQUEST_SIZE)
     if src.sequential:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
@@ -152,9 +153,13 @@ class TapeDrive(Transport):
         finally:
             self.end_turn()
 
-    def begin_turn(self) -> None:
-        """See `turn`."""
-        self._turns.begin(self.path)
+    def begin_turn(self, cancelled: threading.Event | None = None) -> None:
+        """See `turn`.
+
+        Args:
+            cancelled: Set by another thread to end the wait with a `TapeError`.
+        """
+        self._turns.begin(self.path, cancelled)
 
     def adopt_turn(self) -> None:
         """Let this thread, too, scan during a turn that another thread has begun for both."""

@@ -152,8 +152,14 @@ class RecordReader:
             return view[:count]
 
     def pass_over(self) -> int:
-        """Go behind a record that cannot be read; tells its size, or 0 where that is not known."""
-        if not self._length or self._drive.block_size:
+        """Go behind a record that cannot be read; tells its size.
+
+        Returns:
+            0 where that is not known, or the tape stands elsewhere.
+        """
+        # A drive stands before the record that it could not read, or behind it.
+        beside = self._drive.tell() in (self._next_block, self._next_block + 1)
+        if not beside or not self._length or self._drive.block_size:
             return 0
         self._next_block += 1
         self._drive.seek(self._next_block)

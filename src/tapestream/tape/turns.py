@@ -5,7 +5,10 @@ from __future__ import annotations
 import threading
 from collections import deque
 
-from ..errors import UsageError
+from ..errors import TapeError, UsageError
+
+# A thread that waits looks this often, in seconds, whether it still should.
+WAKE_UP = 0.2
 
 
 class Turns:
@@ -16,14 +19,16 @@ class Turns:
         self._waiting: deque[threading.Event] = deque()
         self._owner: int | None = None
 
-    def begin(self, what: str) -> None:
+    def begin(self, what: str, cancelled: threading.Event | None = None) -> None:
         """Wait for a turn.
 
         Args:
             what: Name of what is used, for the error.
+            cancelled: Ends the wait when it is set.
 
         Raises:
             UsageError: This thread has the turn: it would wait for itself.
+            TapeError: The wait was cancelled.
         """
         me = threading.get_ident()
         with self._lock:
@@ -34,8 +39,10 @@ class Turns:
             if self._owner is None and len(self._waiting) == 1:
                 mine.set()
         try:
-            mine.wait()
-        except BaseException:  # KeyboardInterrupt, while waiting
+            while not mine.wait(WAKE_UP):
+                if cancelled is not None and cancelled.is_set():
+                    raise TapeError(f"the wait for {what} was cancelled")
+        except BaseException:  # KeyboardInterrupt, too
             with self._lock:
                 self._waiting.remove(mine)
                 if mine.is_set():

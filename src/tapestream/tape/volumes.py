@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -68,11 +69,16 @@ class _Turn:
         self._given = drive
         self._ours = ours
         self._has_turn = False
+        self.cancelled = threading.Event()
 
     def begin(self) -> None:
         if not self._has_turn:
-            self.drive.begin_turn()
+            self.drive.begin_turn(self.cancelled)
             self._has_turn = True
+
+    def adopt(self) -> None:
+        if self._has_turn:
+            self.drive.adopt_turn()
 
     def change(self, drive: TapeDrive) -> None:
         if drive is not self.drive:
@@ -264,6 +270,10 @@ class TapeInput:
         file: Number of the tape file; None for the one at whose beginning it stands.
         on_next_volume: Loads the next tape; None to fail where the backup goes on elsewhere.
         ours: True to close the drive at the end.
+
+    Attributes:
+        name: Path of the drive that is read now.
+        device: That of the drive where it begins, by which others know it.
     """
 
     def __init__(
@@ -275,6 +285,7 @@ class TapeInput:
         ours: bool,
     ) -> None:
         self.name = drive.path
+        self.device = os.path.realpath(drive.path)
         self._drive = drive
         self._file = file
         self._on_next_volume = on_next_volume
@@ -299,7 +310,10 @@ class TapeInput:
         return self._reader.readinto(buffer)
 
     def pass_over(self, length: int) -> int:
-        """See `Input`: a record; all those of a backup are of one size."""
+        """See `Input`: a record; all those of a backup are of one size.
+
+        Not where the drive stands elsewhere: it was reset, or has another tape by now.
+        """
         try:
             return self._reader.pass_over()
         except TapeError as e:
@@ -331,8 +345,12 @@ class TapeInput:
             self._load(preamble.volume, preamble)
 
     def pause(self) -> None:
-        """Let others use the drive until `resume` or `rewind`."""
-        self._left_at = self._turn.drive.tell()
+        """Let others use the drive until `resume`."""
+        try:
+            self._left_at = self._turn.drive.tell()
+        except TapeError as e:
+            log.warning("it will be wound back: %s", e)
+            self._left_at = None
         self._turn.pause()
 
     def leave(self) -> None:
@@ -345,7 +363,7 @@ class TapeInput:
         """Take the drive again; True when the tape stands where it was left."""
         self._turn.begin()
         try:
-            return self._turn.drive.tell() == self._left_at
+            return self._left_at is not None and self._turn.drive.tell() == self._left_at
         except NoMediumError:
             return False
 
@@ -392,7 +410,8 @@ class TapeInput:
     def end_file(self) -> None:
         """Go behind the filemark, and let others use the drive if this can come back."""
         try:
-            self._turn.drive.forward_files(1)
+            if not self._reader.ended:
+                self._turn.drive.forward_files(1)
         except TapeError as e:
             # The power failed before it was written: all that it would close has been read.
             log.warning("the tape file has no filemark: %s", e)
@@ -400,7 +419,12 @@ class TapeInput:
             self.pause()
 
     def cancel(self) -> None:
-        """See `Input`: a record that the drive is reading cannot be called back."""
+        """See `Input`: ends a wait for the drive; a record that it reads cannot be called back."""
+        self._turn.cancelled.set()
+
+    def adopt(self) -> None:
+        """Go on in this thread: the one that has read is about to end."""
+        self._turn.adopt()
 
     def close(self) -> None:
         """See `Input`."""

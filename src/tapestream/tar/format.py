@@ -36,6 +36,8 @@ MAX_MEMBER = 8**11 - 1
 INFO = "backup-info.json"
 EXTENTS = "extents.json"
 MANIFEST = "manifest.json"
+# How its text begins, to know it by where its header is damaged.
+MANIFEST_START = b'{"version":'
 ATTACHMENTS = "attachments/"
 
 MIB = 1024**2
@@ -125,6 +127,14 @@ def parse_header(block: bytes) -> Header | None:
         raise CorruptStreamError(f"a tar header is damaged or not ours: {e}") from e
 
 
+def guess_header(block: bytes) -> Header | None:
+    """Read what a damaged header may have been; None where nothing can be told."""
+    try:
+        return Header(block[:100].rstrip(b"\0").decode(errors="replace"), _octal(block[124:136]))
+    except ValueError:
+        return None
+
+
 def _octal(field: bytes) -> int:
     digits = field.strip(b" \0")
     if not re.fullmatch(rb"[0-7]+", digits):
@@ -168,6 +178,11 @@ def data_members(extents: Extents, part_size: int) -> Iterator[Member]:
             number += 1
             for offset in range(0, length, part_size):
                 yield Member(number, start + offset, min(part_size, length - offset))
+
+
+def resembles_attachment(name: str) -> bool:
+    """Whether the name of a damaged member was once that of an attachment."""
+    return sum(a == b for a, b in zip(name, ATTACHMENTS, strict=False)) > len(ATTACHMENTS) - 3
 
 
 def attachment_member(name: str) -> str:
@@ -323,6 +338,14 @@ class Manifest:
         count = len(self.segments) // self._digest_size
         per_digest = 2 * self._digest_size + len('"",')
         return len(self._head()) + max(0, count * per_digest - len(",")) + len(self._tail())
+
+    def is_like(self, text: bytes) -> bool:
+        """Whether a text is a manifest that has digests for what was read."""
+        try:
+            listed = decode_object(MANIFEST, text).get("segments")
+        except CorruptStreamError:
+            return False
+        return isinstance(listed, list) and len(listed) * self._digest_size == len(self.segments)
 
     def differences(
         self, text: bytes, extents: Extents, preamble: Preamble, *, data_too: bool = True

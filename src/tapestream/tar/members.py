@@ -42,6 +42,8 @@ class MemberReader:
         self._problem: CorruptStreamError | None = None
         self._left = 0
         self._pad = 0
+        self._ahead = b""
+        self._block = b""
         self._name = "its first header"
 
     def go_on_with(self, stream: Readable) -> None:
@@ -82,6 +84,7 @@ class MemberReader:
                 self._header = fmt.parse_header(bytes(block[self._pad :]))
             except CorruptStreamError as e:
                 self._problem = e
+                self._block = bytes(block[self._pad :])
         if self._problem is not None:
             raise self._problem
         return self._header
@@ -111,6 +114,17 @@ class MemberReader:
             self._begin(name, size)
         return was_peeked
 
+    def guess(self) -> fmt.Header | None:
+        """What the next member's header, which is damaged, may have been."""
+        return fmt.guess_header(self._block) if self._problem else None
+
+    def begins_with(self, start: bytes) -> bool:
+        """Whether the data behind the next member's header, which is damaged, begins so."""
+        ahead = bytearray(len(start))
+        self._ahead = bytes(ahead[: self._fill(memoryview(ahead))])
+        self.offset -= len(self._ahead)
+        return self._ahead == start
+
     def _begin(self, name: str, size: int) -> None:
         self._peeked, self._problem = False, None
         self._name, self._left, self._pad = name, size, fmt.padding(size)
@@ -135,14 +149,13 @@ class MemberReader:
             raise CorruptStreamError(f"{name} is too large: {size} bytes")
         return self._rest(size)
 
-    def unlike(self, name: str, length: int, wanted: Callable[[], Iterable[bytes]]) -> bytes | None:
-        """Read the next member, which must have this name; None if it is just as wanted.
+    def unlike(self, length: int, wanted: Callable[[], Iterable[bytes]]) -> bytes | None:
+        """Read the member to its end; None if it is just as wanted.
 
         A member of hundreds of MB that is as it should be is never in memory as a whole.
         """
-        size = self.take(name).size
-        if size != length:
-            return self._rest(size)
+        if self._left != length:
+            return self._rest(self._left)
         for i, chunk in enumerate(wanted()):
             found = self._rest(len(chunk))
             if found != chunk:
@@ -175,12 +188,15 @@ class MemberReader:
     def exactly(self, view: memoryview) -> None:
         """Fill the view from the stream."""
         if self._fill(view) < len(view):
+            self._left = 0
             raise IncompleteStreamError(
                 f"{self._stream.name} ends after {self.offset} bytes, in {self._name}"
             )
 
     def _fill(self, view: memoryview) -> int:
-        done = 0
+        done = len(self._ahead[: len(view)])
+        view[:done], self._ahead = self._ahead[:done], self._ahead[done:]
+        self.offset += done
         while done < len(view):
             count = self._stream.readinto(view[done:])
             if count == 0:

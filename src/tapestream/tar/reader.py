@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..errors import CorruptStreamError, IncompleteStreamError, UsageError
+from ..errors import CorruptStreamError, IncompleteStreamError, LocalIOError, UsageError
 from ..extents import Extents
 from ..protocols import Reader
 from . import format as fmt
@@ -73,6 +73,8 @@ class TarReader(Reader):
                 if self._next is None or self._next.start >= start:
                     return
                 self._begin_member(self._next)
+            if self._volumes.cancelled:
+                raise LocalIOError("cancelled")
             end = min(start, self._segment_end(), self._position + len(self._dropped))
             if end <= self._position:
                 return
@@ -83,7 +85,8 @@ class TarReader(Reader):
         self._volumes.cancel()
 
     def close(self) -> None:
-        """See `Reader.close`: the stream is the source's."""
+        """See `Reader.close`: the stream is the source's, and so is, from now on, the drive."""
+        self._volumes.adopt()
 
     def _begin_member(self, member: fmt.Member) -> None:
         while True:
@@ -143,16 +146,19 @@ class TarReader(Reader):
         """Read from the manifest to the end of the volume."""
         volumes = self._volumes
         found = self._vouched.manifest(volumes.preamble, volumes.digests, continues=continues)
-        text = volumes.members.unlike(fmt.MANIFEST, found.length, found.encode)
+        self._take_manifest(found)
+        text = volumes.members.unlike(found.length, found.encode)
         if text is not None:
-            for error in found.differences(
-                text, self._extents, volumes.preamble, data_too=self._verify
-            ):
-                self._differs(error)
+            for error in self._differences(found, text):
+                raise error
         volumes.members.end(volumes.preamble.record_size)
 
-    def _differs(self, error: CorruptStreamError) -> None:
-        raise error
+    def _differences(self, found: fmt.Manifest, text: bytes) -> Iterator[CorruptStreamError]:
+        preamble = self._volumes.preamble
+        return found.differences(text, self._extents, preamble, data_too=self._verify)
+
+    def _take_manifest(self, found: fmt.Manifest) -> None:
+        self._volumes.members.take(fmt.MANIFEST)
 
     def _next_volume(self, error: IncompleteStreamError | None) -> None:
         """Open the next volume, and pass over what was already read.

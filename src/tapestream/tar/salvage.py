@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from ..damage import Damage, Findings
 from ..errors import (
     CorruptStreamError,
@@ -21,7 +23,8 @@ from .volume import Volumes
 class SalvageReader(TarReader):
     """Delivers what there is: damaged data as it is, zeros for what is missing.
 
-    Where each member lies follows from the extents, so a damaged header is passed over.
+    Where each member lies follows from the extents, so a damaged header is passed over. What is
+    behind one is taken for good only when the digests say so.
 
     Args:
         volumes: The volume that is open, and how to come by the next.
@@ -36,12 +39,28 @@ class SalvageReader(TarReader):
         super().__init__(volumes, extents, verify=verify)
         self._findings = findings
         self._ended = False
+        self._vouches = True
+        self._suspects: list[fmt.Member] = []
+        self._gone = 0  # bytes of the last of them that are missing
+
+    def finish(self) -> None:
+        """Read to the end of the last volume; see `TarReader.finish`."""
+        super().finish()
+        self._drop_suspects(vouched=False)
+        self._findings.compared = self._vouches and not self._ended
 
     def _at_end_of_volume(self) -> bool:
+        if self._ended:
+            return False
         try:
-            return not self._ended and super()._at_end_of_volume()
+            return super()._at_end_of_volume()
         except CorruptStreamError:
-            return False  # a damaged header: that of the member that is expected
+            # A damaged header, of the manifest or of the member that is expected.
+            several = self._volumes.preamble.set_id is not None
+            return several and self._volumes.members.begins_with(fmt.MANIFEST_START)
+        except LocalIOError as e:
+            self._end(e)
+            return False
 
     def _take(self, member: fmt.Member) -> None:
         if self._ended:
@@ -51,14 +70,18 @@ class SalvageReader(TarReader):
         except (CorruptStreamError, IncompleteStreamError) as e:
             if not self._volumes.members.assume(member.name, member.length):
                 raise
-            self._note(e)
+            self._findings.note(f"{member.name}: {e.args[0]}")
+            self._suspects.append(member)
+            self._gone = 0
+        except LocalIOError as e:
+            self._end(e)
 
     def _fill(self, view: memoryview) -> None:
         got = 0
         while not self._ended:
             members, bridge = self._volumes.members, self._volumes.bridge
-            before, bridge.bridged = members.offset, []
-            begin = bridge.offset
+            assert bridge is not None
+            before, begin, bridge.bridged = members.offset, bridge.offset, []
             try:
                 members.readinto(view)
             except IncompleteStreamError as e:
@@ -70,6 +93,8 @@ class SalvageReader(TarReader):
             else:
                 self._note_bridged(bridge, begin)
                 return
+            if self._ended:
+                self._note_bridged(bridge, begin)
         view[got:] = bytes(len(view) - got)
         self._note_missing(self._position + got, len(view) - got)
 
@@ -87,20 +112,39 @@ class SalvageReader(TarReader):
         except (CorruptStreamError, LocalIOError) as e:
             self._note(e)
         else:
-            self._findings.complete = not continues
+            self._findings.complete = not continues and self._vouches
+        self._drop_suspects(vouched=self._vouches and self._checksum is not None)
 
-    def _differs(self, error: CorruptStreamError) -> None:
-        if isinstance(error, DigestMismatchError):
-            self._findings.add(Damage(error.start, error.length, error.member, missing=False))
-        else:
-            self._note(error)
+    def _take_manifest(self, found: fmt.Manifest) -> None:
+        try:
+            super()._take_manifest(found)
+        except CorruptStreamError as e:
+            if not self._volumes.members.assume(fmt.MANIFEST, found.length):
+                raise
+            self._note(e)
+
+    def _differences(self, found: fmt.Manifest, text: bytes) -> Iterator[CorruptStreamError]:
+        """Note them all, and go on."""
+        for error in super()._differences(found, text):
+            if isinstance(error, DigestMismatchError):
+                self._findings.add(Damage(error.start, error.length, error.member, missing=False))
+            else:
+                self._note(error)
+                self._vouches = self._vouches and found.is_like(text)
+        return iter(())
 
     def _end(self, error: TapestreamError) -> None:
         self._ended = True
+        self._checksum = None  # no manifest will tell what the digests should be
         self._note(error)
 
     def _note(self, error: TapestreamError) -> None:
         self._findings.note(str(error.args[0]))
+
+    def _drop_suspects(self, *, vouched: bool) -> None:
+        for member in [] if vouched else self._suspects:
+            self._findings.add(Damage(member.start, member.length, member.name, missing=False))
+        self._suspects = []
 
     def _note_bridged(self, bridge: BridgedInput, begin: int) -> None:
         for offset, length in bridge.bridged:
@@ -108,4 +152,9 @@ class SalvageReader(TarReader):
 
     def _note_missing(self, start: int, length: int) -> None:
         assert self._member is not None
-        self._findings.add(Damage(start, length, self._member.name, missing=True))
+        if length:
+            self._findings.add(Damage(start, length, self._member.name, missing=True))
+        if self._suspects and self._suspects[-1] == self._member:
+            self._gone += length
+            if self._gone == self._member.length:
+                self._suspects.pop()  # all of it is told already

@@ -6,7 +6,7 @@ import os
 from contextlib import suppress
 
 from ..damage import Findings
-from ..errors import StreamError, UsageError
+from ..errors import StreamError, TapestreamError, UsageError
 from ..extents import Extents
 from ..info import BackupInfo
 from ..protocols import Reader, Source
@@ -70,14 +70,16 @@ class TarStreamSource(Source):
         self._verify = verify
         self._allow_incomplete = allow_incomplete
         self._extents: Extents | None = None
-        self._attachments: dict[str, bytes] = {}
-        self._error: BaseException | None = None
+        self._attachments: dict[str, bytes] | None = None
+        self._error: TapestreamError | None = None
         self._reader: TarReader | None = None
         self._paused = False
-        self.findings = self._no_findings()
+        self.findings: Findings | None = None
         try:
             self._volumes = Volumes(self._input)
             self._preamble = self._volumes.preamble
+            if allow_incomplete:
+                self.tolerate(Findings())
             if isinstance(self._input, TapeInput) and self._input.knows_file:
                 with suppress(StreamError):  # it is raised when they are asked for
                     self.extents()
@@ -105,26 +107,27 @@ class TarStreamSource(Source):
     def attachments(self) -> dict[str, bytes]:
         """The files that were kept with the disk, by name."""
         self.extents()
-        return dict(self._attachments)
+        return dict(self._attachments or {})
 
     def extents(self) -> Extents:
         """See `Source.extents`: reads up to the first data member, once."""
         if self._error is not None:
             raise self._error
-        if self._extents is None:
-            try:
-                extents = self._volumes.extents()
+        try:
+            if self._extents is None:
+                self._extents = self._volumes.extents()
+            if self._attachments is None and not self._paused:
                 self._attachments = self._volumes.attachments()
-            except BaseException as e:
-                self._error = e
-                raise
-            self._extents = extents
+        except BaseException as e:
+            again = UsageError("reading the stream was interrupted: open it anew")
+            self._error = e if isinstance(e, StreamError) else again
+            raise
         return self._extents
 
     @property
     def device(self) -> str | None:
         """Path of the tape drive; None for other streams."""
-        return os.path.realpath(self._input.name) if isinstance(self._input, TapeInput) else None
+        return self._input.device if isinstance(self._input, TapeInput) else None
 
     def check_complete(self) -> None:
         """See `Source.check_complete`: looks for the manifest of a file, or at the end on tape.
@@ -136,10 +139,12 @@ class TarStreamSource(Source):
         if self.findings is None:
             self._volumes.check_complete(self.extents())
 
-    def tolerate(self) -> Findings:
-        """See `Source.tolerate`: until it is rewound; `allow_incomplete` is for good."""
-        self.findings = Findings()
-        return self.findings
+    def tolerate(self, findings: Findings | None) -> None:
+        """See `Source.tolerate`; `allow_incomplete` is for good."""
+        self.findings = findings
+        self._volumes.tolerate(findings)
+        if self._extents is not None:
+            self._error = None  # an attachment was damaged
 
     def rewind(self) -> None:
         """See `Source.rewind`: a regular file can, what is seekable, and a tape with `file=`.
@@ -152,12 +157,12 @@ class TarStreamSource(Source):
         """
         extents = self.extents()
         self._reader = None
-        self.findings = self._no_findings()
         if isinstance(self._input, TapeInput):
             self._input.leave()
             self._paused = True
         else:
             self._volumes.rewind(extents)
+        self.tolerate(Findings() if self._allow_incomplete else None)
 
     def open_reader(self) -> Reader:
         """See `Source.open_reader`.
@@ -170,6 +175,7 @@ class TarStreamSource(Source):
         extents = self.extents()
         if self._paused:
             self._resume(extents)
+            self.extents()
         if self.findings is None:
             self._reader = TarReader(self._volumes, extents, verify=self._verify)
         else:
@@ -190,12 +196,13 @@ class TarStreamSource(Source):
         if isinstance(self._input, TapeInput):
             self._input.end_file()
 
+    def cancel(self) -> None:
+        """See `Source.cancel`."""
+        self._volumes.cancel()
+
     def close(self) -> None:
         """See `Source.close`."""
         self._input.close()
-
-    def _no_findings(self) -> Findings | None:
-        return Findings() if self._allow_incomplete else None
 
     def _resume(self, extents: Extents) -> None:
         """Take the drive again: where it was left, or go back to the backup."""

@@ -160,9 +160,9 @@ class DescriptorInput:
         if self._start is None:
             return 0
         here = os.lseek(self._fd, 0, os.SEEK_CUR)
-        end = min(here + length - here % length, os.fstat(self._fd).st_size)
-        os.lseek(self._fd, end, os.SEEK_SET)
-        return end - here
+        there = min(here + length - here % length, os.lseek(self._fd, 0, os.SEEK_END))
+        os.lseek(self._fd, there, os.SEEK_SET)
+        return there - here
 
     def peek(self, offset: int, length: int) -> bytes | None:
         """See `Input`: a regular file can."""
@@ -195,7 +195,9 @@ class ObjectInput:
 
     def readinto(self, buffer: memoryview) -> int:
         """See `Input`."""
-        readinto = getattr(self._file, "readinto", None)
+        # What readinto() of a BufferedReader had read before an error would be lost.
+        one_read = isinstance(self._file, io.BufferedReader)
+        readinto = getattr(self._file, "readinto1" if one_read else "readinto", None)
         try:
             if readinto is not None:
                 count: int | None = readinto(buffer)
@@ -474,8 +476,9 @@ def _buffered(file: io.BufferedReader) -> bytes:
 
 
 def _offset(fd: int) -> int | None:
-    """Where a regular file stands; None for anything else."""
-    return os.lseek(fd, 0, os.SEEK_CUR) if stat.S_ISREG(os.fstat(fd).st_mode) else None
+    """Where a regular file, or a disk, stands; None for anything else."""
+    mode = os.fstat(fd).st_mode
+    return os.lseek(fd, 0, os.SEEK_CUR) if stat.S_ISREG(mode) or stat.S_ISBLK(mode) else None
 
 
 def _tell(file: BinaryInput) -> int | None:

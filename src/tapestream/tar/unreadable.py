@@ -49,7 +49,8 @@ class BridgedInput:
             self._zeros = self._stream.pass_over(self._step)
             if not self._zeros:
                 raise
-            log.warning("passing over %d bytes: %s", self._zeros, e)
+            if self._step == SECTOR:  # the first of a bad place
+                log.warning("reading on behind: %s", e)
             self._step = min(2 * self._step, MOST)
             return self._give_zeros(buffer)
         self._step = SECTOR

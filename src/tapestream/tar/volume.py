@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from ..damage import Findings
 from ..errors import (
     CorruptStreamError,
     ExtentsError,
     IncompleteStreamError,
+    LocalIOError,
+    StreamError,
     UsageError,
     WrongVolumeError,
 )
@@ -32,6 +35,8 @@ class Volumes:
         preamble: What the volume says of itself.
         members: Its members, behind the preamble.
         digests: The digests of the members that are not data, as read.
+        bridge: What it is read through while damage is tolerated.
+        cancelled: Somebody wants reading to end.
 
     Raises:
         StreamError: What is read is not the beginning of a backup.
@@ -39,7 +44,9 @@ class Volumes:
 
     def __init__(self, stream: Input) -> None:
         self._stream = stream
-        self._bridge: BridgedInput | None = None
+        self._findings: Findings | None = None
+        self.bridge: BridgedInput | None = None
+        self.cancelled = False
         self._open()
         self._first = self.preamble
         if self.preamble.volume != 1:
@@ -63,20 +70,8 @@ class Volumes:
 
     def attachments(self) -> dict[str, bytes]:
         """Read the attachments, which are the next members."""
-        found: dict[str, bytes] = {}
-        while True:
-            header = self.members.header()
-            if header is None or not header.name.startswith(fmt.ATTACHMENTS):
-                return found
-            name = header.name[len(fmt.ATTACHMENTS) :]
-            try:
-                fmt.attachment_member(name)
-            except UsageError as e:
-                raise CorruptStreamError(f"a member has a bad name: {header.name!r}") from e
-            if name in found:
-                raise CorruptStreamError(f"there are two members {header.name}")
-            left = MAX_ATTACHMENTS - sum(map(len, found.values()))
-            found[name] = self._member(header.name, left)
+        salvage = self._findings is not None
+        return self._salvage_attachments() if salvage else self._read_attachments()
 
     def open_next(self, extents: Extents, error: IncompleteStreamError | None) -> None:
         """Go to the first data member of the next volume.
@@ -103,13 +98,11 @@ class Volumes:
             )
         self._pass_extents(extents)
 
-    @property
-    def bridge(self) -> BridgedInput:
-        """What the volume is read through, from now on, to go on behind what cannot be read."""
-        if self._bridge is None:
-            self._bridge = BridgedInput(self._stream)
-            self.members.go_on_with(self._bridge)
-        return self._bridge
+    def tolerate(self, findings: Findings | None) -> None:
+        """From now on, read on behind what cannot be read; None: do not."""
+        self._findings = findings
+        self.bridge = BridgedInput(self._stream) if findings is not None else None
+        self.members.go_on_with(self.bridge or self._stream)
 
     def rewind(self, extents: Extents) -> None:
         """Go back to the first data member of the first volume.
@@ -122,7 +115,7 @@ class Volumes:
             WrongTapeError: The tape was changed, and nobody is there to load the right one.
             CorruptStreamError: What is there now is not what was there before.
         """
-        self._bridge = None
+        self.cancelled = False
         if isinstance(self._stream, TapeInput):
             self._stream.go_back(self._first)
         else:
@@ -143,18 +136,55 @@ class Volumes:
         else:
             self._check_ending(extents)
 
+    def adopt(self) -> None:
+        """Go on in this thread."""
+        if isinstance(self._stream, TapeInput):
+            self._stream.adopt()
+
     def cancel(self) -> None:
         """Make a read that blocks, now or later, fail."""
+        self.cancelled = True
         self._stream.cancel()
 
     def _open(self) -> None:
-        if self._bridge is not None:
-            self._bridge = BridgedInput(self._stream)
-        self.members = MemberReader(self._bridge or self._stream)
+        if self.bridge is not None:
+            self.bridge = BridgedInput(self._stream)
+        self.members = MemberReader(self.bridge or self._stream)
+        self._attachments: dict[str, bytes] = {}
         text = self.members.first(fmt.INFO, fmt.MAX_INFO)
         self.preamble = fmt.Preamble.decode(text)
         self.digests: dict[str, str | None] = {}
         self._add_digest(fmt.INFO, text)
+
+    def _read_attachments(self) -> dict[str, bytes]:
+        while (name := self._next_attachment()) is not None:
+            try:
+                fmt.attachment_member(name)
+            except UsageError as e:
+                raise CorruptStreamError(f"a member has a bad name: {name!r}") from e
+            if name in self._attachments:
+                raise CorruptStreamError(f"there are two members {fmt.ATTACHMENTS}{name}")
+            left = MAX_ATTACHMENTS - sum(map(len, self._attachments.values()))
+            self._attachments[name] = self._member(fmt.ATTACHMENTS + name, left)
+        return self._attachments
+
+    def _salvage_attachments(self) -> dict[str, bytes]:
+        """Read those that are there, and go on behind a damaged header of one."""
+        assert self._findings is not None
+        while True:
+            try:
+                return self._read_attachments()
+            except (StreamError, LocalIOError) as e:
+                guess = self.members.guess()
+                if guess is None or not fmt.resembles_attachment(guess.name):
+                    # The header is that of the first data member: its turn will come.
+                    return self._attachments
+                self._findings.note(f"{guess.name}: {e.args[0]}")
+                self.members.assume(guess.name, guess.size)
+                try:
+                    self.members.skip(guess.size)
+                except (StreamError, LocalIOError):
+                    return self._attachments  # the next member is looked for in vain
 
     def _check_ending(self, extents: Extents) -> None:
         members = fmt.data_members(extents, self.preamble.part_size)
@@ -171,11 +201,24 @@ class Volumes:
 
     def _pass_extents(self, extents: Extents) -> None:
         """Read the extents, which must be those that were read before, and the attachments."""
-        text = self.members.unlike(fmt.EXTENTS, len(extents.json), lambda: [extents.json])
+        self.members.take(fmt.EXTENTS)
+        text = self.members.unlike(len(extents.json), lambda: [extents.json])
+        self._add_digest(fmt.EXTENTS, text or extents.json)
         if text is not None:
-            raise CorruptStreamError(f"{fmt.EXTENTS} differs from that which was read before")
-        self._add_digest(fmt.EXTENTS, extents.json)
+            self._differ(f"{fmt.EXTENTS} differs from that which was read before")
         self.attachments()
+
+    def _differ(self, problem: str) -> None:
+        if self._findings is None:
+            raise CorruptStreamError(problem)
+        self._findings.note(problem)
+
+    def _next_attachment(self) -> str | None:
+        """Name of the attachment that comes next; None where something else does."""
+        header = self.members.header()
+        if header is None or not header.name.startswith(fmt.ATTACHMENTS):
+            return None
+        return header.name[len(fmt.ATTACHMENTS) :]
 
     def _member(self, name: str, limit: int) -> bytes:
         text = self.members.whole(name, limit)
