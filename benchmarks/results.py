@@ -42,6 +42,12 @@ class Row:
         return median(outcome.cpu for outcome in self.outcomes) * GIB / self.data_bytes
 
     @property
+    def servers(self) -> float:
+        """The same of all other processes of the machine: the daemon and qemu-nbd."""
+        used = median(outcome.machine - outcome.cpu for outcome in self.outcomes)
+        return max(0.0, used) * GIB / self.data_bytes
+
+    @property
     def busy(self) -> float:
         """Median of how many processors of the machine were busy."""
         return median(outcome.machine / outcome.seconds for outcome in self.outcomes)

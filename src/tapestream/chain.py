@@ -27,6 +27,10 @@ from .layers import Layers
 from .links import in_order, name
 from .protocols import Reader, Sink, Source
 
+# Of qcow2, in bytes. Where a disk grows, the rest of its last cluster reads as zeros, but may be
+# reported as data.
+LARGEST_CLUSTER = 2 * 1024**2
+
 
 def restore_chain(
     sources: Iterable[Source],
@@ -320,7 +324,7 @@ def _check_sizes(infos: Sequence[BackupInfo], extents: Sequence[Extents]) -> Non
                 f"the disk of {name(infos[i - 1])} has {before} bytes, that of {name(infos[i])} "
                 f"only {now}: a disk does not shrink"
             )
-        if not all(extent.zero or extent.dirty for extent in _behind(extents[i], before)):
+        if any(_is_unknown(extent, before) for extent in _behind(extents[i], before)):
             raise ChainError(
                 f"the disk had grown to {now} bytes by {name(infos[i])}, which leaves out data "
                 f"behind the {before} bytes of the backup before",
@@ -329,9 +333,16 @@ def _check_sizes(infos: Sequence[BackupInfo], extents: Sequence[Extents]) -> Non
 
 
 def _behind(extents: Extents, start: int) -> Iterator[Extent]:
-    """The extents from an offset on, last first."""
+    """The extents that reach behind an offset, last first."""
     for i in reversed(range(len(extents))):
         extent = extents[i]
-        if extent.start < start:
+        if extent.start + extent.length <= start:
             return
         yield extent
+
+
+def _is_unknown(extent: Extent, old_end: int) -> bool:
+    """Whether an extent behind the old end of the disk has data that no backup has."""
+    cluster_end = old_end + -old_end % LARGEST_CLUSTER
+    padding = extent.start < old_end and extent.start + extent.length <= cluster_end
+    return not (extent.zero or extent.dirty or padding)

@@ -33,7 +33,8 @@ def in_order(backups: Sequence[BackupInfo]) -> list[int]:
     newest_first: list[int] = []
     while i is not None and i not in newest_first:
         newest_first.append(i)
-        i = _parent(backups[i], by_checkpoint)
+        based = any(backups[i].context == "zero" for i in newest_first)
+        i = _parent(backups[i], by_checkpoint, needed=not based)
     for left in set(range(len(backups))) - set(newest_first):
         raise ChainError(f"{name(backups[left])} is not of the chain of the others")
     full = [backups[i].context for i in newest_first].index("zero")
@@ -95,11 +96,11 @@ def _last(backups: Sequence[BackupInfo]) -> int:
     return ends[0]
 
 
-def _parent(backup: BackupInfo, by_checkpoint: Mapping[str, int]) -> int | None:
-    """The backup that this one starts from; None for a full one without."""
+def _parent(backup: BackupInfo, by_checkpoint: Mapping[str, int], *, needed: bool) -> int | None:
+    """The backup that this one starts from; None where there is none, and none is needed."""
     parent = backup.parent_checkpoint_id
     found = None if parent is None else by_checkpoint.get(parent)
-    if found is not None or backup.context == "zero":
+    if found is not None or not needed:
         return found
     if parent is None:
         raise ChainError(f"{name(backup)} does not say from which checkpoint it starts")

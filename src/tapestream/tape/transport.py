@@ -107,6 +107,8 @@ class Transport:
         self._writing = False
         # A filemark was written, and nothing was done since.
         self._at_end = False
+        # How often the device was opened: another tape may have been loaded in between.
+        self.openings = 0
         # The tape's label, if it has one, and if that was read since the drive was opened.
         self.label: str | None = None
         self.knows_label = False
@@ -427,6 +429,7 @@ class Transport:
     def _opened(self) -> TapeDevice:
         if self._device is None:
             self._device = self._open()
+            self.openings += 1
         return self._device
 
     def _open(self) -> TapeDevice:

@@ -290,7 +290,7 @@ class TapeInput:
         self._file = file
         self._on_next_volume = on_next_volume
         self._turn = _Turn(drive, ours=ours)
-        self._left_at: int | None = None
+        self._left_at: tuple[int, int] | None = None
         self._turn.begin()
         try:
             if file is not None:
@@ -347,7 +347,7 @@ class TapeInput:
     def pause(self) -> None:
         """Let others use the drive until `resume`."""
         try:
-            self._left_at = self._turn.drive.tell()
+            self._left_at = _where(self._turn.drive)
         except TapeError as e:
             log.warning("it will be wound back: %s", e)
             self._left_at = None
@@ -363,7 +363,7 @@ class TapeInput:
         """Take the drive again; True when the tape stands where it was left."""
         self._turn.begin()
         try:
-            return self._left_at is not None and self._turn.drive.tell() == self._left_at
+            return self._left_at is not None and _where(self._turn.drive) == self._left_at
         except NoMediumError:
             return False
 
@@ -486,6 +486,11 @@ def describe(preamble: Preamble) -> str:
     disk = info.disk_name or info.disk_id or "unknown disk"
     when = f" of {info.created:%Y-%m-%d %H:%M} UTC" if info.created else ""
     return f"{vm}, {disk}{when}"
+
+
+def _where(drive: TapeDrive) -> tuple[int, int]:
+    """Where a tape stands; where the drive was closed meanwhile, it may be another tape."""
+    return drive.tell(), drive.openings
 
 
 def _preamble_here(drive: TapeDrive) -> Preamble | None:

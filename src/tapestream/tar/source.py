@@ -136,8 +136,10 @@ class TarStreamSource(Source):
             IncompleteStreamError: It is not there.
             WrongTapeError: Another tape is loaded.
         """
+        extents = self.extents()
+        self._require_unread()
         if self.findings is None:
-            self._volumes.check_complete(self.extents())
+            self._volumes.check_complete(extents)
 
     def tolerate(self, findings: Findings | None) -> None:
         """See `Source.tolerate`; `allow_incomplete` is for good."""
@@ -170,8 +172,7 @@ class TarStreamSource(Source):
         Raises:
             WrongTapeError: Another tape is loaded by now, and there is no `on_next_volume`.
         """
-        if self._reader is not None:
-            raise UsageError("a tar stream is read once: open it anew, or rewind it")
+        self._require_unread()
         extents = self.extents()
         if self._paused:
             self._resume(extents)
@@ -203,6 +204,10 @@ class TarStreamSource(Source):
     def close(self) -> None:
         """See `Source.close`."""
         self._input.close()
+
+    def _require_unread(self) -> None:
+        if self._reader is not None:
+            raise UsageError("a tar stream is read once: open it anew, or rewind it")
 
     def _resume(self, extents: Extents) -> None:
         """Take the drive again: where it was left, or go back to the backup."""
