@@ -357,6 +357,7 @@ class TapeInput:
         """Let others use the drive, until it must go back to the beginning of the backup."""
         self._known_file()
         self._left_at = None
+        self._turn.cancelled.clear()
         self._turn.pause()
 
     def resume(self) -> bool:
