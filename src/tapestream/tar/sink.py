@@ -17,7 +17,8 @@ from ..protocols import Digester, Sink, Writer
 from ..report import TapeReport
 from ..tape import records
 from ..tape.drive import TapeDrive
-from ..tape.volumes import OnVolumeFull, TapeOutput, drive_of
+from ..tape.output import TapeOutput
+from ..tape.volumes import OnVolumeFull, drive_of
 from . import format as fmt
 from .digests import check_algorithm
 from .streams import BinaryOutput, Output, open_output

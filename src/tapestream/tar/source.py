@@ -11,7 +11,8 @@ from ..extents import Extents
 from ..info import BackupInfo
 from ..protocols import Reader, Source
 from ..tape.drive import TapeDrive
-from ..tape.volumes import OnNextVolume, TapeInput, drive_of
+from ..tape.input import TapeInput
+from ..tape.volumes import OnNextVolume, drive_of
 from .reader import TarReader
 from .salvage import SalvageReader
 from .streams import BinaryInput, Input, open_input

@@ -14,7 +14,7 @@ from ..errors import (
 )
 from ..extents import Extents
 from ..info import BackupInfo
-from ..tape.volumes import TapeInput
+from ..tape.input import TapeInput
 from . import format as fmt
 from .digests import hex_digest
 from .members import MemberReader

@@ -9,8 +9,8 @@ from ..errors import EndOfTapeError, UsageError
 from ..extents import Extents, Kind
 from ..protocols import Digester, Writer
 from ..report import TapeReport
+from ..tape.output import TapeOutput
 from ..tape.records import VolumeFull
-from ..tape.volumes import TapeOutput
 from . import format as fmt
 from .digests import ALGORITHMS, Hash, hex_digest
 from .streams import Output

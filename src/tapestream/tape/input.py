@@ -1,0 +1,263 @@
+"""TapeInput: a stream out of a tape file, and of those on the tapes that follow."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+from ..errors import (
+    IncompleteStreamError,
+    NoMediumError,
+    StreamError,
+    TapeError,
+    UsageError,
+    WrongTapeError,
+)
+from ..tar.format import INFO, MAX_INFO, Preamble
+from ..tar.members import MemberReader
+from .drive import TapeDrive
+from .records import RecordReader
+from .scan import TapeEntry, holds_data, look, scan
+from .volumes import DriveTurn, OnNextVolume, VolumeRequest, ask, describe
+
+log = logging.getLogger("tapestream.tape")
+
+
+class TapeInput:
+    """Reads a stream from a tape file, and from those on the tapes that follow.
+
+    Args:
+        drive: Its tape is read.
+        file: Number of the tape file; None for the one at whose beginning it stands.
+        on_next_volume: Loads the next tape; None to fail where the backup goes on elsewhere.
+        ours: True to close the drive at the end.
+
+    Attributes:
+        name: Path of the drive that is read now.
+        device: That of the drive where it begins, by which others know it.
+    """
+
+    def __init__(
+        self,
+        drive: TapeDrive,
+        file: int | None,
+        on_next_volume: OnNextVolume | None,
+        *,
+        ours: bool,
+    ) -> None:
+        self.name = drive.path
+        self.device = os.path.realpath(drive.path)
+        self._drive = drive
+        self._file = file
+        self._on_next_volume = on_next_volume
+        self._turn = DriveTurn(drive, ours=ours)
+        self._left_at: tuple[int, int] | None = None
+        self._turn.begin()
+        try:
+            if file is not None:
+                drive.go_to_file(file)
+            self._reader = RecordReader(drive)
+        except BaseException:
+            self._turn.close()
+            raise
+
+    @property
+    def knows_file(self) -> bool:
+        """True when it can come back to its tape file, after others have used the drive."""
+        return self._file is not None
+
+    def readinto(self, buffer: memoryview) -> int:
+        """See `Input`."""
+        return self._reader.readinto(buffer)
+
+    def pass_over(self, length: int) -> int:
+        """See `Input`: a record; all those of a backup are of one size.
+
+        Not where the drive stands elsewhere: it was reset, or has another tape by now.
+        """
+        try:
+            return self._reader.pass_over()
+        except TapeError as e:
+            log.warning("cannot go behind the record: %s", e)
+            return 0
+
+    def peek(self, offset: int, length: int) -> bytes | None:
+        """See `Input`: a tape would have to be wound there."""
+        return None
+
+    def rewind(self) -> None:
+        """See `Input`: `go_back` does, which knows what to look for."""
+        raise UsageError(f"{self.name}: which backup it is, is not known")
+
+    def go_back(self, preamble: Preamble) -> None:
+        """Go to the beginning of the tape file that has this preamble.
+
+        Where another tape is loaded by now, the right one is asked for.
+
+        Raises:
+            WrongTapeError: There is nobody to load it.
+            UsageError: The number of the tape file is not known.
+        """
+        if self._is_at(preamble):
+            self._reader = RecordReader(self._drive)
+        elif self._on_next_volume is None or preamble.set_id is None:
+            raise self._wrong_tape(preamble)
+        else:
+            self._load(preamble.volume, preamble)
+
+    def pause(self) -> None:
+        """Let others use the drive until `resume`."""
+        try:
+            self._left_at = _where(self._turn.drive)
+        except TapeError as e:
+            log.warning("it will be wound back: %s", e)
+            self._left_at = None
+        self._turn.pause()
+
+    def leave(self) -> None:
+        """Let others use the drive, until it must go back to the beginning of the backup."""
+        self._known_file()
+        self._left_at = None
+        self._turn.cancelled.clear()
+        self._turn.pause()
+
+    def resume(self) -> bool:
+        """Take the drive again; True when the tape stands where it was left."""
+        self._turn.begin()
+        try:
+            return self._left_at is not None and _where(self._turn.drive) == self._left_at
+        except NoMediumError:
+            return False
+
+    def check_complete(self, preamble: Preamble) -> None:
+        """Look at the end of the tape file, if its tape is loaded; other tapes are not asked for.
+
+        Raises:
+            WrongTapeError: Another tape is loaded, and nobody there to load the right one.
+            IncompleteStreamError: It has no end.
+        """
+        if self._file is None:
+            return
+        may_ask = self._on_next_volume is not None and preamble.set_id is not None
+        try:
+            if not self._is_at(preamble):
+                if may_ask:
+                    return
+                raise self._wrong_tape(preamble)
+            entry = look(self._drive, self._file)
+        finally:
+            self.leave()
+        # A volume that the end of its tape tore is incomplete; the next makes up for it.
+        if not (entry and entry.complete) and not may_ask:
+            raise IncompleteStreamError(f"{self.name}: tape file {self._file} has no end")
+
+    def next_volume(self, preamble: Preamble, error: IncompleteStreamError | None) -> None:
+        """Find the volume after the one with this preamble.
+
+        Args:
+            preamble: That of the volume that was read.
+            error: How it ended, where it was torn.
+
+        Raises:
+            IncompleteStreamError: There is nobody to load the tape.
+        """
+        wanted = preamble.volume + 1
+        if self._on_next_volume is None or preamble.set_id is None:
+            raise error or IncompleteStreamError(
+                f"{self.name}: the backup goes on on volume {wanted}",
+                hint="Pass on_next_volume=, which loads the tapes that follow.",
+            )
+        self._load(wanted, preamble)
+
+    def end_file(self) -> None:
+        """Go behind the filemark, and let others use the drive if this can come back."""
+        try:
+            if not self._reader.ended:
+                self._turn.drive.forward_files(1)
+        except TapeError as e:
+            # The power failed before it was written: all that it would close has been read.
+            log.warning("the tape file has no filemark: %s", e)
+        if self.knows_file:
+            self.pause()
+
+    def cancel(self) -> None:
+        """See `Input`: ends a wait for the drive; a record that it reads cannot be called back."""
+        self._turn.cancelled.set()
+
+    def adopt(self) -> None:
+        """Go on in this thread: the one that has read is about to end."""
+        self._turn.adopt()
+
+    def close(self) -> None:
+        """See `Input`."""
+        self._turn.close()
+
+    def _is_at(self, preamble: Preamble) -> bool:
+        """Take the drive, and go to the tape file; False where that is not this backup's."""
+        file = self._known_file()
+        self._turn.begin()
+        self._turn.change(self._drive)
+        self.name = self._drive.path
+        try:
+            self._drive.go_to_file(file)
+            found = _preamble_here(self._drive)
+            self._drive.go_to_file(file)
+        except TapeError as e:
+            log.warning("cannot go to tape file %d: %s", file, e)
+            return False
+        return found == preamble
+
+    def _known_file(self) -> int:
+        if self._file is None:
+            raise UsageError(
+                f"{self.name}: the number of the tape file is not known",
+                hint="Pass file=, as scan() or the catalog tells it.",
+            )
+        return self._file
+
+    def _load(self, volume: int, preamble: Preamble) -> None:
+        assert self._on_next_volume is not None
+        request = VolumeRequest(self._turn.drive, preamble.set_id or "", volume, describe(preamble))
+
+        def accept(drive: TapeDrive) -> None:
+            _find_volume(drive, request)
+
+        ask(self._turn, request, self._on_next_volume, accept)
+        self.name = self._turn.drive.path
+        self._reader = RecordReader(self._turn.drive)
+
+    def _wrong_tape(self, preamble: Preamble) -> WrongTapeError:
+        return WrongTapeError(
+            f"{self.name}: tape file {self._file} is not the backup of {describe(preamble)}"
+        )
+
+
+def _where(drive: TapeDrive) -> tuple[int, int]:
+    """Where a tape stands; where the drive was closed meanwhile, it may be another tape."""
+    return drive.tell(), drive.openings
+
+
+def _preamble_here(drive: TapeDrive) -> Preamble | None:
+    """What the tape file at whose beginning the drive stands says of itself, if it is a backup."""
+    try:
+        return Preamble.decode(MemberReader(RecordReader(drive)).first(INFO, MAX_INFO))
+    except StreamError:
+        return None
+
+
+def _find_volume(drive: TapeDrive, request: VolumeRequest) -> None:
+    """Go to the beginning of the volume, or tell what the tape holds instead."""
+    torn: list[TapeEntry] = []
+    for entry in scan(drive):
+        if (entry.set_id, entry.volume) == (request.set_id, request.volume):
+            if entry.complete:
+                return drive.go_to_file(entry.file)
+            torn.append(entry)
+    for entry in torn:
+        drive.go_to_file(entry.file)
+        if holds_data(drive):  # otherwise it is void, and the real one on another tape
+            return drive.go_to_file(entry.file)
+    label = f"tape {drive.label}" if drive.label else "this tape"
+    raise WrongTapeError(
+        f"{drive.path}: {label} does not hold volume {request.volume} of {request.backup}"
+    )

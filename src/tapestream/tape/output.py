@@ -1,0 +1,148 @@
+"""TapeOutput: a stream into a tape file, and further ones on the tapes that follow."""
+
+from __future__ import annotations
+
+from ..errors import EndOfTapeError, WriteProtectedError, WrongTapeError
+from ..info import BackupInfo
+from ..report import TapePlace, TapeReport
+from ..tar.format import Preamble
+from .drive import TapeDrive
+from .records import RecordWriter, check_record_size
+from .volumes import DriveTurn, OnVolumeFull, VolumeRequest, ask, describe
+
+
+class TapeOutput:
+    """Writes a stream in records to a tape file, and further ones on the tapes that follow.
+
+    It waits for its turn before the first write.
+
+    Args:
+        drive: Its tape is appended to.
+        record_size: Bytes in every record.
+        on_volume_full: Loads the next tape; None to fail at the end of the first.
+        ours: True to close the drive at the end.
+    """
+
+    def __init__(
+        self,
+        drive: TapeDrive,
+        record_size: int,
+        on_volume_full: OnVolumeFull | None,
+        *,
+        ours: bool,
+    ) -> None:
+        self.name = drive.path
+        check_record_size(record_size)
+        self._record_size = record_size
+        self.began_empty = False
+        self._on_volume_full = on_volume_full
+        self._turn = DriveTurn(drive, ours=ours)
+        self._writer: RecordWriter | None = None
+        self._volume = 1
+        self._places: list[TapePlace] = []
+        self._records = self._bytes = 0
+        self._seconds = 0.0
+
+    @property
+    def accepted(self) -> int:
+        """Bytes of this volume that are on tape."""
+        return self._writer.accepted if self._writer else 0
+
+    @property
+    def is_ending(self) -> bool:
+        """True when the tape has told that it will soon be full, and another can follow."""
+        return (
+            self._on_volume_full is not None and self._writer is not None and self._writer.is_ending
+        )
+
+    def write(self, data: memoryview) -> None:
+        """See `Output`.
+
+        Raises:
+            VolumeFull: The tape is full.
+        """
+        if self._writer is None:
+            self._turn.begin()
+            _append(self._turn.drive)
+            self._begin_file()
+        assert self._writer is not None
+        self._writer.write(data)
+
+    def next_volume(self, preamble: Preamble, left: int) -> None:
+        """End this tape file, and get the next tape, which is appended to.
+
+        Args:
+            preamble: That of the next volume.
+            left: Bytes that are still to be written.
+
+        Raises:
+            EndOfTapeError: There is nobody to load a tape.
+        """
+        self._end_file()
+        if preamble.volume == self._volume:
+            self._places.pop()  # what is there is void
+        if self._on_volume_full is None:
+            raise EndOfTapeError(f"{self.name}: the tape is full, with {left} bytes to go")
+        full, end = self._turn.drive, self._turn.drive.tell()
+
+        def accept(drive: TapeDrive) -> None:
+            _append(drive)
+            if drive is full and drive.tell() == end:
+                raise WrongTapeError(f"{drive.path}: this is still the tape that is full")
+
+        request = VolumeRequest(
+            full, preamble.set_id or "", preamble.volume, describe(preamble), left
+        )
+        ask(self._turn, request, self._on_volume_full, accept)
+        self.name = self._turn.drive.path
+        self._volume = preamble.volume
+        self._begin_file()
+
+    def cancel(self) -> None:
+        """See `Output`: a record that the drive is writing cannot be called back."""
+
+    def commit(self) -> None:
+        """See `Output`: writes the filemark; everything is on tape when this returns."""
+        self._end_file()
+        self._turn.close()
+
+    def abort(self) -> None:
+        """See `Output`: ends the tape file, without its manifest, if the tape is still ours."""
+        try:
+            if self._writer is not None and self._writer.accepted:
+                self._end_file()
+        finally:
+            self._turn.close()
+
+    def report(self, info: BackupInfo, set_id: str) -> TapeReport:
+        """How a backup, with this info and this name of its volumes, went to tape so far."""
+        return TapeReport(
+            info, set_id, tuple(self._places), self._records, self._bytes, self._seconds
+        )
+
+    def _begin_file(self) -> None:
+        drive = self._turn.drive
+        drive.begin_file()
+        self._writer = RecordWriter(drive, self._record_size)
+        status = drive.status()
+        self.began_empty = status.at_beginning or (status.file == 1 and drive.label is not None)
+        self._places.append(TapePlace(drive.path, drive.label, status.file, self._volume))
+
+    def _end_file(self) -> None:
+        writer, self._writer = self._writer, None
+        if writer is None:
+            return
+        self._records += writer.records
+        self._bytes += writer.accepted
+        self._seconds += writer.seconds
+        writer.end_file()
+
+
+def _append(drive: TapeDrive) -> None:
+    """Go behind everything that is on a tape: a restore, or a person, may have moved it."""
+    status = drive.status()
+    if status.write_protected:
+        raise WriteProtectedError(f"{drive.path}: the cartridge is write-protected")
+    if not drive.knows_label or status.file is None:
+        drive.read_label()
+    drive.end_of_data()
