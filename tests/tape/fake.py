@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum, auto
 from typing import Literal
@@ -55,6 +55,9 @@ class Cartridge:
         early_warning: How many bytes before the end the drive begins to warn.
         protected: The write-protect tab is set; may be changed at any time.
         name: For messages.
+
+    Attributes:
+        bad: Positions that no drive can read, or read a filemark at; it can go over them.
     """
 
     def __init__(
@@ -70,6 +73,7 @@ class Cartridge:
         self.protected = protected
         self.name = name
         self.blocks: list[bytes] = []  # an empty one is a filemark
+        self.bad: Container[int] = ()
         self.used = 0
 
     def __repr__(self) -> str:
@@ -270,6 +274,8 @@ class FakeDrive:
         cartridge = self.begin("read")
         data = b""
         for left in range(count if block_size else 1, 0, -1):
+            if self.position in cartridge.bad:
+                raise DriveError(Reason.MEDIUM, left, data)
             if self.position == len(cartridge.blocks):
                 raise DriveError(Reason.BLANK, left, data)
             block = cartridge.blocks[self.position]
