@@ -39,13 +39,13 @@ class Findings:
             that do not match their digest, which only shows at the end.
         problems: What is wrong besides, in words.
         complete: True once the end was found where it should be.
-        compared: True once all data that is there was compared with its digests.
+        compared: Name of the digest that all data was compared with; None until it was.
     """
 
     damage: list[Damage] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     complete: bool = False
-    compared: bool = False
+    compared: str | None = None
 
     def add(self, found: Damage) -> None:
         """Note damage; what goes on where the last one ended becomes one with it."""

@@ -160,7 +160,7 @@ class Source(Protocol):
                 raised. None: no longer go on.
         """
         if findings is not None:
-            findings.complete = findings.compared = True
+            findings.complete, findings.compared = True, self.checksum
 
     def rewind(self) -> None:
         """Make it readable once more, from the beginning. Optional.

@@ -339,13 +339,16 @@ class Manifest:
         per_digest = 2 * self._digest_size + len('"",')
         return len(self._head()) + max(0, count * per_digest - len(",")) + len(self._tail())
 
-    def is_like(self, text: bytes) -> bool:
-        """Whether a text is a manifest that has digests for what was read."""
+    def is_like(self, text: bytes, *, data_too: bool = True) -> bool:
+        """Whether a text is a manifest that this object can be compared with."""
         try:
-            listed = decode_object(MANIFEST, text).get("segments")
+            values = decode_object(MANIFEST, text)
         except CorruptStreamError:
             return False
-        return isinstance(listed, list) and len(listed) * self._digest_size == len(self.segments)
+        listed = values.get("segments")
+        if values.keys() != self._values().keys() | {"segments"} or not isinstance(listed, list):
+            return False
+        return not data_too or len(listed) * self._digest_size == len(self.segments)
 
     def differences(
         self, text: bytes, extents: Extents, preamble: Preamble, *, data_too: bool = True

@@ -64,6 +64,11 @@ class MemberReader:
         return self.whole(name, limit)
 
     @property
+    def ahead(self) -> int:
+        """How many bytes behind `offset` were read already."""
+        return len(self._ahead)
+
+    @property
     def position(self) -> int:
         """Where the next member's header begins, as offset in the stream; peeks at it."""
         self.header()
@@ -131,8 +136,9 @@ class MemberReader:
 
     def readinto(self, view: memoryview) -> None:
         """Fill the view with data of the member."""
-        self._left -= len(view)
+        left, self._left = self._left, 0  # after an error nobody can tell
         self.exactly(view)
+        self._left = left - len(view)
 
     def skip(self, length: int) -> None:
         """Pass over data of the member."""
@@ -188,7 +194,6 @@ class MemberReader:
     def exactly(self, view: memoryview) -> None:
         """Fill the view from the stream."""
         if self._fill(view) < len(view):
-            self._left = 0
             raise IncompleteStreamError(
                 f"{self._stream.name} ends after {self.offset} bytes, in {self._name}"
             )

@@ -144,6 +144,10 @@ class TarReader(Reader):
 
     def _check_volume(self, *, continues: bool) -> None:
         """Read from the manifest to the end of the volume."""
+        self._check_manifest(continues=continues)
+        self._volumes.members.end(self._volumes.preamble.record_size)
+
+    def _check_manifest(self, *, continues: bool) -> None:
         volumes = self._volumes
         found = self._vouched.manifest(volumes.preamble, volumes.digests, continues=continues)
         self._take_manifest(found)
@@ -151,7 +155,6 @@ class TarReader(Reader):
         if text is not None:
             for error in self._differences(found, text):
                 raise error
-        volumes.members.end(volumes.preamble.record_size)
 
     def _differences(self, found: fmt.Manifest, text: bytes) -> Iterator[CorruptStreamError]:
         preamble = self._volumes.preamble

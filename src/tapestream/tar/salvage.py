@@ -38,26 +38,28 @@ class SalvageReader(TarReader):
     ) -> None:
         super().__init__(volumes, extents, verify=verify)
         self._findings = findings
+        self._digest = self._checksum
         self._ended = False
         self._vouches = True
+        self._last: fmt.Member | None = None
         self._suspects: list[fmt.Member] = []
         self._gone = 0  # bytes of the last of them that are missing
 
     def finish(self) -> None:
         """Read to the end of the last volume; see `TarReader.finish`."""
         super().finish()
-        self._drop_suspects(vouched=False)
-        self._findings.compared = self._vouches and not self._ended
+        self._clear_suspects(vouched=False)
 
     def _at_end_of_volume(self) -> bool:
         if self._ended:
             return False
         try:
-            return super()._at_end_of_volume()
-        except CorruptStreamError:
-            # A damaged header, of the manifest or of the member that is expected.
-            several = self._volumes.preamble.set_id is not None
-            return several and self._volumes.members.begins_with(fmt.MANIFEST_START)
+            try:
+                return super()._at_end_of_volume()
+            except CorruptStreamError:
+                # A damaged header, of the manifest or of the member that is expected.
+                several = self._volumes.preamble.set_id is not None
+                return several and self._volumes.members.begins_with(fmt.MANIFEST_START)
         except LocalIOError as e:
             self._end(e)
             return False
@@ -68,20 +70,43 @@ class SalvageReader(TarReader):
         try:
             super()._take(member)
         except (CorruptStreamError, IncompleteStreamError) as e:
-            if not self._volumes.members.assume(member.name, member.length):
-                raise
-            self._findings.note(f"{member.name}: {e.args[0]}")
-            self._suspects.append(member)
-            self._gone = 0
+            self._assume(member.name, member.length, e)
+            self._suspect(member)
         except LocalIOError as e:
             self._end(e)
+        self._last = member
+
+    def _take_manifest(self, found: fmt.Manifest) -> None:
+        try:
+            super()._take_manifest(found)
+        except (CorruptStreamError, IncompleteStreamError) as e:
+            self._assume(fmt.MANIFEST, found.length, e)
+            self._suspect(None)
+
+    def _assume(self, name: str, size: int, error: StreamError) -> None:
+        """Pass over a damaged header; where there is none, the stream has ended."""
+        if not self._volumes.members.assume(name, size):
+            raise error
+        self._findings.note(f"{name}: {error.args[0]}")
+
+    def _suspect(self, member: fmt.Member | None) -> None:
+        """Bytes may have been lost before a bad header: in the member before, too.
+
+        Not where it could not be read: how many bytes that are is known.
+        """
+        if self._volumes.bridge is not None and self._volumes.bridge.bridged:
+            return
+        for each in (self._last, member):
+            if each is not None and each not in self._suspects[-2:]:
+                self._suspects.append(each)
+        self._gone = 0
 
     def _fill(self, view: memoryview) -> None:
         got = 0
         while not self._ended:
             members, bridge = self._volumes.members, self._volumes.bridge
             assert bridge is not None
-            before, begin, bridge.bridged = members.offset, bridge.offset, []
+            before, begin = members.offset, bridge.offset - members.ahead
             try:
                 members.readinto(view)
             except IncompleteStreamError as e:
@@ -108,29 +133,29 @@ class SalvageReader(TarReader):
         if self._ended:
             return
         try:
-            super()._check_volume(continues=continues)
+            self._check_manifest(continues=continues)
+        except (CorruptStreamError, LocalIOError) as e:
+            self._vouches = False
+            self._note(e)
+            return
+        self._clear_suspects(vouched=self._vouches and self._checksum is not None)
+        if not continues and self._vouches:
+            self._findings.compared = self._digest
+        try:
+            self._volumes.members.end(self._volumes.preamble.record_size)
         except (CorruptStreamError, LocalIOError) as e:
             self._note(e)
         else:
             self._findings.complete = not continues and self._vouches
-        self._drop_suspects(vouched=self._vouches and self._checksum is not None)
-
-    def _take_manifest(self, found: fmt.Manifest) -> None:
-        try:
-            super()._take_manifest(found)
-        except CorruptStreamError as e:
-            if not self._volumes.members.assume(fmt.MANIFEST, found.length):
-                raise
-            self._note(e)
 
     def _differences(self, found: fmt.Manifest, text: bytes) -> Iterator[CorruptStreamError]:
         """Note them all, and go on."""
+        self._vouches = self._vouches and found.is_like(text, data_too=self._verify)
         for error in super()._differences(found, text):
             if isinstance(error, DigestMismatchError):
                 self._findings.add(Damage(error.start, error.length, error.member, missing=False))
             else:
                 self._note(error)
-                self._vouches = self._vouches and found.is_like(text)
         return iter(())
 
     def _end(self, error: TapestreamError) -> None:
@@ -141,20 +166,22 @@ class SalvageReader(TarReader):
     def _note(self, error: TapestreamError) -> None:
         self._findings.note(str(error.args[0]))
 
-    def _drop_suspects(self, *, vouched: bool) -> None:
+    def _clear_suspects(self, *, vouched: bool) -> None:
         for member in [] if vouched else self._suspects:
             self._findings.add(Damage(member.start, member.length, member.name, missing=False))
         self._suspects = []
 
     def _note_bridged(self, bridge: BridgedInput, begin: int) -> None:
         for offset, length in bridge.bridged:
-            self._note_missing(self._position + offset - begin, length)
+            first = max(offset, begin)  # before is a header
+            self._note_missing(self._position + first - begin, offset + length - first)
+        bridge.bridged = []
 
     def _note_missing(self, start: int, length: int) -> None:
         assert self._member is not None
-        if length:
+        if length > 0:
             self._findings.add(Damage(start, length, self._member.name, missing=True))
         if self._suspects and self._suspects[-1] == self._member:
-            self._gone += length
+            self._gone += max(0, length)
             if self._gone == self._member.length:
                 self._suspects.pop()  # all of it is told already

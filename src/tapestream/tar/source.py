@@ -6,7 +6,7 @@ import os
 from contextlib import suppress
 
 from ..damage import Findings
-from ..errors import StreamError, TapestreamError, UsageError
+from ..errors import LocalIOError, StreamError, TapestreamError, UsageError
 from ..extents import Extents
 from ..info import BackupInfo
 from ..protocols import Reader, Source
@@ -82,7 +82,7 @@ class TarStreamSource(Source):
             if allow_incomplete:
                 self.tolerate(Findings())
             if isinstance(self._input, TapeInput) and self._input.knows_file:
-                with suppress(StreamError):  # it is raised when they are asked for
+                with suppress(StreamError, LocalIOError):  # raised when they are asked for
                     self.extents()
                 self._input.pause()
                 self._paused = True
@@ -99,10 +99,12 @@ class TarStreamSource(Source):
     def checksum(self) -> str | None:
         """Name of the digest that the data is checked against.
 
-        None without `verify`, and once a stream that is salvaged turned out to be damaged.
+        None without `verify`. Of a stream that is salvaged, it is known at the end, and None where
+        something is missing or damaged.
         """
-        damaged = self.findings is not None and (self.findings.damage or self.findings.problems)
-        return self._preamble.checksum if self._verify and not damaged else None
+        if self.findings is not None:
+            return None if self.findings.damage else self.findings.compared
+        return self._preamble.checksum if self._verify else None
 
     @property
     def attachments(self) -> dict[str, bytes]:
@@ -121,7 +123,7 @@ class TarStreamSource(Source):
                 self._attachments = self._volumes.attachments()
         except BaseException as e:
             again = UsageError("reading the stream was interrupted: open it anew")
-            self._error = e if isinstance(e, StreamError) else again
+            self._error = e if isinstance(e, (StreamError, LocalIOError)) else again
             raise
         return self._extents
 
@@ -144,10 +146,24 @@ class TarStreamSource(Source):
 
     def tolerate(self, findings: Findings | None) -> None:
         """See `Source.tolerate`; `allow_incomplete` is for good."""
-        self.findings = findings
-        self._volumes.tolerate(findings)
-        if self._extents is not None:
-            self._error = None  # an attachment was damaged
+        before, self.findings = self.findings, findings
+        if findings is None and self._allow_incomplete:
+            self.findings = Findings()
+        if self.findings is not None and before is not None:
+            self.findings.problems += before.problems  # of what was read already
+        if self.findings is None and self._volumes.has_bridged:
+            self._error = UsageError("the stream was read past damage: open it anew, or rewind it")
+        elif self._extents is not None:
+            self._forget_error()
+        self._volumes.tolerate(self.findings)
+
+    def _forget_error(self) -> None:
+        """Go on where an attachment was damaged."""
+        if isinstance(self._error, LocalIOError) and self._paused:
+            assert isinstance(self._input, TapeInput)
+            self._input.leave()
+        if isinstance(self._error, StreamError) or self._paused:
+            self._error = None
 
     def rewind(self) -> None:
         """See `Source.rewind`: a regular file can, what is seekable, and a tape with `file=`.
@@ -158,14 +174,15 @@ class TarStreamSource(Source):
             UsageError: It can be read only once.
             CorruptStreamError: It is not the same backup any more.
         """
-        extents = self.extents()
-        self._reader = None
+        extents = self._extents or self.extents()
+        self._reader = self._error = self.findings = None
+        self.tolerate(None)
+        self._error = None
         if isinstance(self._input, TapeInput):
             self._input.leave()
             self._paused = True
         else:
             self._volumes.rewind(extents)
-        self.tolerate(Findings() if self._allow_incomplete else None)
 
     def open_reader(self) -> Reader:
         """See `Source.open_reader`.

@@ -25,12 +25,14 @@ class BridgedInput:
         name: That of the stream.
         offset: How many bytes were given.
         bridged: Offset and length of what was zeros since this list was last emptied.
+        was_needed: True once something could not be read.
     """
 
     def __init__(self, stream: Input) -> None:
         self.name = stream.name
         self.offset = 0
         self.bridged: list[tuple[int, int]] = []
+        self.was_needed = False
         self._stream = stream
         self._zeros = 0
         self._step = SECTOR
@@ -49,6 +51,7 @@ class BridgedInput:
             self._zeros = self._stream.pass_over(self._step)
             if not self._zeros:
                 raise
+            self.was_needed = True
             if self._step == SECTOR:  # the first of a bad place
                 log.warning("reading on behind: %s", e)
             self._step = min(2 * self._step, MOST)

@@ -98,10 +98,18 @@ class Volumes:
             )
         self._pass_extents(extents)
 
+    @property
+    def has_bridged(self) -> bool:
+        """True when zeros stand for something that could not be read."""
+        return self.bridge is not None and self.bridge.was_needed
+
     def tolerate(self, findings: Findings | None) -> None:
         """From now on, read on behind what cannot be read; None: do not."""
         self._findings = findings
-        self.bridge = BridgedInput(self._stream) if findings is not None else None
+        if findings is None:
+            self.bridge = None
+        elif self.bridge is None:
+            self.bridge = BridgedInput(self._stream)
         self.members.go_on_with(self.bridge or self._stream)
 
     def rewind(self, extents: Extents) -> None:
@@ -201,12 +209,20 @@ class Volumes:
 
     def _pass_extents(self, extents: Extents) -> None:
         """Read the extents, which must be those that were read before, and the attachments."""
-        self.members.take(fmt.EXTENTS)
+        self._take_extents(extents)
         text = self.members.unlike(len(extents.json), lambda: [extents.json])
         self._add_digest(fmt.EXTENTS, text or extents.json)
         if text is not None:
             self._differ(f"{fmt.EXTENTS} differs from that which was read before")
         self.attachments()
+
+    def _take_extents(self, extents: Extents) -> None:
+        try:
+            self.members.take(fmt.EXTENTS)
+        except CorruptStreamError as e:
+            if self._findings is None or not self.members.assume(fmt.EXTENTS, len(extents.json)):
+                raise
+            self._findings.note(f"{fmt.EXTENTS}: {e.args[0]}")
 
     def _differ(self, problem: str) -> None:
         if self._findings is None:
