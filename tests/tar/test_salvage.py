@@ -84,7 +84,7 @@ CASES: dict[str, tuple[bytes, type[StreamError], Findings]] = {
     "flipped": (
         flipped(TAR, *FLIPPED),
         DigestMismatchError,
-        Findings(LAYOUT.segments_with(FLIPPED), [], complete=True, compared=True),
+        Findings(LAYOUT.segments_with(FLIPPED), [], complete=True, compared="sha256"),
     ),
     "zeroed": (
         zeroed(TAR, LAYOUT.data[1].data + 1000, 600),
@@ -93,20 +93,24 @@ CASES: dict[str, tuple[bytes, type[StreamError], Findings]] = {
             LAYOUT.segments_with(range(LAYOUT.data[1].data + 1000, LAYOUT.data[1].data + 1600)),
             ["extent-2@5120: the archive ends where extent-2@5120 should be"],
             complete=True,
-            compared=True,
+            compared="sha256",
         ),
     ),
     "header": (
         flipped(TAR, LAYOUT.data[2].header),
         CorruptStreamError,
-        Findings([], [f"extent-2@5120: {BAD_HEADER}"], complete=True, compared=True),
+        Findings([], [f"extent-2@5120: {BAD_HEADER}"], complete=True, compared="sha256"),
     ),
     "both": (
         flipped(TAR, FLIPPED[0], LAYOUT.data[1].header)[:CUT],
         CorruptStreamError,
         Findings(
-            # No digest vouches for what is behind the damaged header.
-            [*LAYOUT.missing(CUT, len(TAR)), Damage(4096, 1024, "extent-2@4096", missing=False)],
+            # No digest vouches for what is on both sides of the damaged header.
+            [
+                *LAYOUT.missing(CUT, len(TAR)),
+                Damage(0, 700, "extent-1@0", missing=False),
+                Damage(4096, 1024, "extent-2@4096", missing=False),
+            ],
             [f"extent-2@4096: {BAD_HEADER}", f"BytesIO ends after {CUT} bytes, in extent-2@5120"],
         ),
     ),
@@ -194,10 +198,29 @@ def test_findings_are_those_of_verify(case: tuple[bytes, type[StreamError], Find
     assert report.complete == findings.complete
 
 
+def test_the_checksum_is_known_at_the_end(
+    case: tuple[bytes, type[StreamError], Findings],
+) -> None:
+    """None where something is damaged, and where the end was not compared."""
+    tar, _, findings = case
+    for stream, expected in (
+        (tar, None if findings.damage else findings.compared),
+        (TAR, "sha256"),
+    ):
+        with TarStreamSource(io.BytesIO(stream), allow_incomplete=True) as source:
+            assert source.checksum is None
+            copy(source, DiscardSink())
+            assert source.checksum == expected
+    with TarStreamSource(io.BytesIO(tar), allow_incomplete=True, verify=False) as source:
+        copy(source, DiscardSink())
+        assert source.findings is not None
+        assert source.findings.compared is source.checksum is None
+
+
 @pytest.mark.parametrize("checksum", ["sha256", None])
 def test_a_good_stream(checksum: str | None, tmp_path: Path) -> None:
     findings = salvage(make_tar(checksum=checksum), tmp_path / "disk.raw")
-    assert (findings.damage, findings.problems, findings.complete) == ([], [], True)
+    assert findings == Findings([], [], complete=True, compared=checksum)
     assert (tmp_path / "disk.raw").read_bytes() == DISK
 
 
@@ -231,7 +254,8 @@ def test_damage_before_the_data(damage: Any, tmp_path: Path) -> None:
     findings = salvage(tar, tmp_path / "disk.raw")
     assert findings.problems
     assert findings.damage == LAYOUT.missing(len(tar), len(TAR))
-    assert findings.complete is findings.compared is (len(tar) == len(TAR))
+    assert findings.complete is (len(tar) == len(TAR))
+    assert findings.compared == ("sha256" if findings.complete else None)
     assert (tmp_path / "disk.raw").read_bytes() == LAYOUT.image(tar)
 
 
@@ -288,14 +312,14 @@ def test_any_damage(data: st.DataObject) -> None:
     damaged = damaged[:cut]
     sink = MemorySink()
     with TarStreamSource(io.BytesIO(damaged), allow_incomplete=True) as source:
-        source_compares = source.checksum is not None
+        assert source.checksum is None  # it is not known yet
         copy(source, sink)
         findings = source.findings
     assert findings is not None
     image = layout.image(damaged)
     assert bytes(sink.disk) == image
     assert findings.complete <= (cut == len(tar))
-    if findings.compared and source_compares:  # all that is wrong is told
+    if findings.compared:  # all that is wrong is told
         told = {at for d in findings.damage for at in range(d.start, d.start + d.length)}
         assert {at for at in range(SIZE) if image[at] != DISK[at]} <= told
     missing = [damage for damage in findings.damage if damage.missing]
@@ -316,7 +340,7 @@ def salvage_bad_sectors(target: Any, image: Path) -> None:
     damaged = layout.segments_with([at for stretch in BAD for at in range(*stretch)])
     with TarStreamSource(target, allow_incomplete=True) as source, RawImageSink(image) as sink:
         copy(source, sink, buffer_size=16 * K, buffer_memory=32 * K)  # with old data in them
-        assert source.findings == Findings(missing + damaged, [], complete=True, compared=True)
+        assert source.findings == Findings(missing + damaged, [], complete=True, compared="sha256")
     assert image.read_bytes() == layout.image(readable)
 
 
@@ -433,7 +457,7 @@ def test_a_chain_is_verified_first_and_findings_are_not_told_twice(tmp_path: Pat
     with RawImageSink(tmp_path / "disk.raw") as sink:
         restore_chain(sources, sink, verify_first=True)
     found = layout.segments_with([bad])
-    assert sources[1].findings == Findings(found, [], complete=True, compared=True)
+    assert sources[1].findings == Findings(found, [], complete=True, compared="sha256")
 
 
 # --- Findings ---

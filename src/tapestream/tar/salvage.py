@@ -128,6 +128,7 @@ class SalvageReader(TarReader):
             super()._next_volume(error)
         except (StreamError, LocalIOError) as e:
             self._end(e)
+        self._last = None
 
     def _check_volume(self, *, continues: bool) -> None:
         if self._ended:

@@ -71,7 +71,8 @@ class TarStreamSource(Source):
         self._verify = verify
         self._allow_incomplete = allow_incomplete
         self._extents: Extents | None = None
-        self._attachments: dict[str, bytes] | None = None
+        self._attachments: dict[str, bytes] = {}
+        self._at_data = False
         self._error: TapestreamError | None = None
         self._reader: TarReader | None = None
         self._paused = False
@@ -110,7 +111,7 @@ class TarStreamSource(Source):
     def attachments(self) -> dict[str, bytes]:
         """The files that were kept with the disk, by name."""
         self.extents()
-        return dict(self._attachments or {})
+        return dict(self._attachments)
 
     def extents(self) -> Extents:
         """See `Source.extents`: reads up to the first data member, once."""
@@ -119,11 +120,11 @@ class TarStreamSource(Source):
         try:
             if self._extents is None:
                 self._extents = self._volumes.extents()
-            if self._attachments is None and not self._paused:
+            if not self._at_data and not self._paused:
                 self._attachments = self._volumes.attachments()
+                self._at_data = True
         except BaseException as e:
-            again = UsageError("reading the stream was interrupted: open it anew")
-            self._error = e if isinstance(e, (StreamError, LocalIOError)) else again
+            self._keep(e)
             raise
         return self._extents
 
@@ -157,14 +158,6 @@ class TarStreamSource(Source):
             self._forget_error()
         self._volumes.tolerate(self.findings)
 
-    def _forget_error(self) -> None:
-        """Go on where an attachment was damaged."""
-        if isinstance(self._error, LocalIOError) and self._paused:
-            assert isinstance(self._input, TapeInput)
-            self._input.leave()
-        if isinstance(self._error, StreamError) or self._paused:
-            self._error = None
-
     def rewind(self) -> None:
         """See `Source.rewind`: a regular file can, what is seekable, and a tape with `file=`.
 
@@ -182,7 +175,7 @@ class TarStreamSource(Source):
             self._input.leave()
             self._paused = True
         else:
-            self._volumes.rewind(extents)
+            self._go_back(extents)
 
     def open_reader(self) -> Reader:
         """See `Source.open_reader`.
@@ -223,6 +216,19 @@ class TarStreamSource(Source):
         """See `Source.close`."""
         self._input.close()
 
+    def _keep(self, error: BaseException) -> None:
+        """Keep an error: where the stream stands after it, nobody knows."""
+        again = UsageError("reading the stream was interrupted: open it anew")
+        self._error = error if isinstance(error, (StreamError, LocalIOError)) else again
+
+    def _forget_error(self) -> None:
+        """Go on where an attachment was damaged."""
+        if isinstance(self._error, LocalIOError) and self._paused:
+            assert isinstance(self._input, TapeInput)
+            self._input.leave()
+        if isinstance(self._error, StreamError) or self._paused:
+            self._error = None
+
     def _require_unread(self) -> None:
         if self._reader is not None:
             raise UsageError("a tar stream is read once: open it anew, or rewind it")
@@ -231,8 +237,18 @@ class TarStreamSource(Source):
         """Take the drive again: where it was left, or go back to the backup."""
         assert isinstance(self._input, TapeInput)
         if not self._input.resume():
-            self._volumes.rewind(extents)
+            self._go_back(extents)
         self._paused = False
+
+    def _go_back(self, extents: Extents) -> None:
+        self._at_data = False
+        try:
+            self._volumes.rewind(extents)
+        except UsageError:
+            raise  # it cannot go back, and stands where it stood
+        except BaseException as e:
+            self._keep(e)
+            raise
 
 
 def _open(

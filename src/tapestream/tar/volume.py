@@ -97,6 +97,7 @@ class Volumes:
                 f"{self._stream.name}: this is not volume {before.volume + 1} of the backup"
             )
         self._pass_extents(extents)
+        self.attachments()
 
     @property
     def has_bridged(self) -> bool:
@@ -113,7 +114,7 @@ class Volumes:
         self.members.go_on_with(self.bridge or self._stream)
 
     def rewind(self, extents: Extents) -> None:
-        """Go back to the first data member of the first volume.
+        """Go back to the first volume, behind its extents.
 
         Args:
             extents: Those of the backup, which were read before.
@@ -208,13 +209,12 @@ class Volumes:
             raise IncompleteStreamError(f"{self._stream.name} ends in its manifest")
 
     def _pass_extents(self, extents: Extents) -> None:
-        """Read the extents, which must be those that were read before, and the attachments."""
+        """Read the extents, which must be those that were read before."""
         self._take_extents(extents)
         text = self.members.unlike(len(extents.json), lambda: [extents.json])
         self._add_digest(fmt.EXTENTS, text or extents.json)
         if text is not None:
             self._differ(f"{fmt.EXTENTS} differs from that which was read before")
-        self.attachments()
 
     def _take_extents(self, extents: Extents) -> None:
         try:
