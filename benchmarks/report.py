@@ -33,8 +33,8 @@ how many of the machine's processors were; memory the peak of the client's resid
 child processes.
 
 Where all processors are busy, only less work makes a transfer faster. A digest is work: the rows
-with and without one tell how much. So the targets have a column "all busy": what would have been
-measured, with the same work for each byte, if no processor had ever waited.
+with and without one tell how much. So a target that was missed has a number under "all busy": what
+would have been measured, with the same work for each byte, if no processor had ever waited.
 """
 
 Cells = Sequence[str]
@@ -159,9 +159,9 @@ def _judged(target: Target, results: dict[str, Measured]) -> Cells:
         verdict = _verdict(ratio <= target.wanted)
         return target.text, against, wanted, f"{ratio:.2f}x", "", verdict
     ratio = ours.rate / max(peer.rate for peer in peers)
-    all_busy = f"{ratio * len(_cores()) / ours.busy:.2f}x"
-    verdict = _verdict(ratio >= target.wanted)
-    return target.text, against, wanted, f"{ratio:.2f}x", all_busy, verdict
+    met = ratio >= target.wanted
+    all_busy = "" if met else f"{ratio * len(_cores()) / ours.busy:.2f}x"
+    return target.text, against, wanted, f"{ratio:.2f}x", all_busy, _verdict(met)
 
 
 def _verdict(met: bool) -> str:
