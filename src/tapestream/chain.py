@@ -51,8 +51,9 @@ def restore_chain(
     aborted.
 
     Args:
-        sources: A full backup and all incremental ones up to the point in time to restore, in any
-            order. What a later full backup makes superfluous is left alone.
+        sources: A full backup and all incremental ones up to the point in time to restore, open,
+            in any order. What a later full backup makes superfluous is left alone. Of several on
+            one tape, each needs the number of its tape file.
         sink: Where to write; any but a tar or a tape also takes streams of the same tape drive.
         verify_first: Read all streams twice: first to check every byte, and only then to write.
         **options: As for `copy`.
@@ -284,7 +285,8 @@ class _OneByOne(Reader):
             with _naming(self._sources[self.opened - 1]):
                 self._sources[self.opened - 1].finish()
             self.finished = self.opened
-        self._reader = self._sources[self.opened].open_reader()
+        with _naming(self._sources[self.opened]):
+            self._reader = self._sources[self.opened].open_reader()
         self.opened += 1
         if self._cancelled:  # while there was no reader to cancel
             self._reader.cancel()
