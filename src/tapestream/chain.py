@@ -19,6 +19,7 @@ from .engine.copy import (
     check_order,
     copy,
     extents_of,
+    transfer,
 )
 from .errors import ChainError, TapestreamError, UsageError
 from .extents import Extent, Extents, Run
@@ -75,7 +76,7 @@ def restore_chain(
             check_order(chain)
         if verify_first:
             chain.verify(replace(settings, block_hash=False))
-        return copy(chain, sink, **options)
+        return transfer(chain, sink, settings, options.get("progress"))
 
 
 def merge_chain(sources: Iterable[Source]) -> Source:
@@ -155,8 +156,7 @@ class _Chain(Source):
         Raises:
             UsageError: One can be read only once; none was read.
         """
-        for source in self._sources:
-            source.rewind()
+        self.rewind()
         for source in self._sources:
             with _naming(source):
                 copy(source, DiscardSink(), **asdict(settings))

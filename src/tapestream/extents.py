@@ -71,6 +71,24 @@ class Extent:
 Run = tuple[int, int, Kind]
 
 
+def within(starts: array[int], size: int, start: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """Yield (number, start, length) of every stretch between two offsets, cut there.
+
+    Args:
+        starts: Where each of them begins; it ends where the next one does.
+        size: Where the last one ends.
+        start: The first offset.
+        end: The second.
+    """
+    for i in range(max(0, bisect_right(starts, start) - 1), len(starts)):
+        first = max(starts[i], start)
+        if first >= end:
+            return
+        last = starts[i + 1] if i + 1 < len(starts) else size
+        if first < last:
+            yield i, first, min(last, end) - first
+
+
 class Tally(NamedTuple):
     """A number of extents and their bytes together."""
 
@@ -190,13 +208,8 @@ class Extents(Sequence[Extent]):
 
     def within(self, start: int, end: int) -> Iterator[Run]:
         """Yield what lies between two offsets of the disk, cut there."""
-        for i in range(max(0, bisect_right(self._starts, start) - 1), len(self._starts)):
-            first = max(self._starts[i], start)
-            if first >= end:
-                return
-            last = self._starts[i + 1] if i + 1 < len(self._starts) else self.size
-            if first < last:
-                yield first, min(last, end) - first, _KINDS[self._flags[i]]
+        for i, first, length in within(self._starts, self.size, start, end):
+            yield first, length, _KINDS[self._flags[i]]
 
     def tally(self, kind: Kind) -> Tally:
         """How many extents are of a kind, and how many bytes they have together."""

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from heapq import heapreplace
 from typing import NamedTuple
 
-from .extents import Extents, Kind, Run
+from .extents import Extents, Kind, Run, within
 
 
 class Stretch(NamedTuple):
@@ -54,13 +54,8 @@ class Layers:
 
     def within(self, start: int, end: int) -> Iterator[Stretch]:
         """Yield what lies between two offsets, cut there."""
-        for i in range(self._index(start), len(self._starts)):
-            first = max(self._starts[i], start)
-            if first >= end:
-                return
-            last = self._starts[i + 1] if i + 1 < len(self._starts) else self._size
-            kind, layer = Kind(self._kinds[i]), self._layers[i]
-            yield Stretch(first, min(last, end) - first, kind, layer)
+        for i, first, length in within(self._starts, self._size, start, end):
+            yield Stretch(first, length, Kind(self._kinds[i]), self._layers[i])
 
     def data_within(self, start: int, end: int) -> Iterator[Stretch]:
         """Yield the data between two offsets, cut there."""
@@ -76,10 +71,7 @@ class Layers:
 
     def layer_at(self, start: int) -> int:
         """Which layer tells the byte at an offset."""
-        return self._layers[self._index(start)]
-
-    def _index(self, start: int) -> int:
-        return max(0, bisect_right(self._starts, start) - 1)
+        return self._layers[bisect_right(self._starts, start) - 1]
 
 
 def _newest_wins(extents: Sequence[Extents]) -> Iterator[Stretch]:

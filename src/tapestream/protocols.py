@@ -23,11 +23,11 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
-from types import TracebackType
 from typing import Protocol
 
-from typing_extensions import Buffer, Self
+from typing_extensions import Buffer
 
+from .closing import Closing
 from .damage import Findings
 from .errors import UsageError
 from .extents import Extent, Extents, Run
@@ -74,7 +74,7 @@ class Reader(Protocol):
         ...
 
 
-class Source(Protocol):
+class Source(Closing, Protocol):
     """Where a disk, or its backup, is read from.
 
     What is declared here as a property may as well be an attribute of the class, and then be set
@@ -207,17 +207,6 @@ class Source(Protocol):
         """Release everything. May be called more than once."""
         ...
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
 
 class Writer(Protocol):
     """Writes a disk at given offsets; used by one thread."""
@@ -274,7 +263,7 @@ class Digester(Protocol):
         ...
 
 
-class Sink(Protocol):
+class Sink(Closing, Protocol):
     """Where a disk, or its backup, is written to.
 
     What is declared here as a property may as well be an attribute of the class, and then be set
@@ -377,14 +366,3 @@ class Sink(Protocol):
     def close(self) -> None:
         """Release everything; an uncommitted sink is aborted. May be called more than once."""
         ...
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()

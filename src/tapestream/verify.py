@@ -58,10 +58,10 @@ class VerifyReport:
 def verify(source: Source, **options: Unpack[CopyOptions]) -> VerifyReport:
     """Read a backup to its end, past all damage, and tell what is wrong with it.
 
-    Needs as much memory as a copy, and moves every byte through it once. After a bad sector or a
-    bad record of a tape, it reads on behind it. A damaged header of a member is passed over, for
-    the extents tell where the next is; only without readable extents nothing more can be told.
-    The source is used up, as by a copy, and stays open.
+    Needs as much memory as a copy, and some for every stretch that is damaged. After a bad sector
+    or a bad record of a tape, it reads on behind it. A damaged header of a member is passed over,
+    for the extents tell where the next is; only without readable extents nothing more can be
+    told. The source is used up, as by a copy, and stays open.
 
     Args:
         source: An open `TarStreamSource`. Any other source is read, too: its first error is

@@ -140,7 +140,7 @@ def copy(
     with aborted_on_error(dst):
         settings = Settings(max_workers, buffer_size, buffer_memory, max_gap, block_hash)
         with kept_alive(src, dst):
-            return _copy(src, dst, settings, progress)
+            return transfer(src, dst, settings, progress)
 
 
 @contextmanager
@@ -188,7 +188,8 @@ class Settings:
             raise UsageError(f"max_gap must be 'auto' or a number of bytes, not {self.max_gap!r}")
 
 
-def _copy(src: Source, dst: Sink, settings: Settings, progress: Progress | None) -> CopyResult:
+def transfer(src: Source, dst: Sink, settings: Settings, progress: Progress | None) -> CopyResult:
+    """Do what `copy` does, where source and sink are kept alive, and aborted, by the caller."""
     began = time.monotonic()
     if src.max_readers < 1 or dst.max_writers < 1:
         raise UsageError("a source must allow one reader, and a sink one writer, at least")

@@ -9,10 +9,8 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import TracebackType
 
-from typing_extensions import Self
-
+from ..closing import Closing
 from ..errors import LocalIOError, UsageError
 from ..info import BackupInfo
 from ..report import TapeReport
@@ -77,7 +75,7 @@ class CatalogBackup:
         return last.complete and not last.continues and len(known) == last.volume
 
 
-class Catalog:
+class Catalog(Closing):
     """Remembers which tape, by its label, holds what, in a SQLite file.
 
     It is never needed to restore: `TapeDrive.scan` reads the same off a tape, and `scan` here
@@ -104,17 +102,6 @@ class Catalog:
         except BaseException:
             self._database.close()
             raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the file. May be called more than once."""

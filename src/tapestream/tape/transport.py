@@ -10,11 +10,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Protocol
 
-from typing_extensions import Self
-
+from ..closing import Closing
 from ..errors import (
     DriveBusyError,
     EndOfTapeError,
@@ -83,7 +81,7 @@ class OpenDevice(Protocol):
         ...
 
 
-class Transport:
+class Transport(Closing):
     """A drive with a cartridge: `TapeDrive`, but for what is on the tape, and whose turn it is.
 
     Arguments, guarantees and errors are those told there.
@@ -112,17 +110,6 @@ class Transport:
         # The tape's label, if it has one, and if that was read since the drive was opened.
         self.label: str | None = None
         self.knows_label = False
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.path}>"

@@ -166,12 +166,7 @@ class DescriptorInput:
 
     def peek(self, offset: int, length: int) -> bytes | None:
         """See `Input`: a regular file can."""
-        if self._start is None:
-            return None
-        try:
-            return os.pread(self._fd, length, self._start + offset)
-        except OSError as e:
-            raise LocalIOError(f"cannot read {self.name}", e) from e
+        return None if self._start is None else _peek(self, self._fd, self._start + offset, length)
 
     def cancel(self) -> None:
         """See `Input`."""
@@ -240,10 +235,7 @@ class ObjectInput:
         raw = getattr(self._file, "raw", None)
         if self._start is None or type(raw) is not io.FileIO:
             return None
-        try:
-            return os.pread(raw.fileno(), length, self._start + offset)
-        except OSError as e:
-            raise LocalIOError(f"cannot read {self.name}", e) from e
+        return _peek(self, raw.fileno(), self._start + offset, length)
 
     def cancel(self) -> None:
         """See `Input`: not possible."""
@@ -473,6 +465,13 @@ def _buffered(file: io.BufferedReader) -> bytes:
         return file.read(len(file.peek()))
     finally:
         os.set_blocking(fd, blocking)
+
+
+def _peek(stream: Input, fd: int, offset: int, length: int) -> bytes:
+    try:
+        return os.pread(fd, length, offset)
+    except OSError as e:
+        raise LocalIOError(f"cannot read {stream.name}", e) from e
 
 
 def _offset(fd: int) -> int | None:
