@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import socket
 from abc import ABC, abstractmethod
@@ -12,7 +13,10 @@ from typing import Literal
 
 import pytest
 
+from tapestream.tape import transport, volumes
 from tapestream.tape.device import Command, StDevice, TapeDevice
+from tapestream.tape.records import MIN_RECORD
+from tapestream.tar import writer
 
 from .fake import Cartridge, FakeDrive
 
@@ -262,3 +266,14 @@ def station(request: pytest.FixtureRequest) -> Iterator[Station]:
         made = MachineStation(path) if operated else DriveStation(path)
     yield made
     made.close()
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An operator who does not come is not waited for, and less is gathered than a tape holds."""
+    monkeypatch.setattr(writer, "GATHER_SIZE", MIN_RECORD)
+    monkeypatch.setattr(volumes, "LOAD_SECONDS", 0.01)
+    monkeypatch.setattr(transport, "POLL_SECONDS", 0.001)
+    logging.getLogger("tapestream.tape").disabled = True
+    yield
+    logging.getLogger("tapestream.tape").disabled = False

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import itertools
-import logging
 import random
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -34,7 +33,6 @@ from tapestream.errors import (
 )
 from tapestream.tape import TapeDrive, VolumeRequest, transport, volumes
 from tapestream.tape.device import Command, DeviceStatus, TapeDevice
-from tapestream.tar import writer
 
 from ..chains import CLEAN, DATA, ZERO, Link, chain, untouched
 from ..memory import MemorySink
@@ -53,7 +51,7 @@ from .tapes import (
     tape_drive,
 )
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("quick")]
 
 R = RECORD
 # What the disk was on four days. The data that is needed of each lies between that of the others.
@@ -64,17 +62,6 @@ WEEK = chain(
     [(2 * R, CLEAN), (512, DATA), (4 * R - 512, CLEAN), (R, DATA)],
 )
 FEW: Any = {"buffer_size": RECORD, "buffer_memory": 4 * RECORD}
-
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """An operator who does not come is not waited for."""
-    monkeypatch.setattr(writer, "GATHER_SIZE", RECORD)
-    monkeypatch.setattr(volumes, "LOAD_SECONDS", 0.01)
-    monkeypatch.setattr(transport, "POLL_SECONDS", 0.001)
-    logging.getLogger("tapestream.tape").disabled = True
-    yield
-    logging.getLogger("tapestream.tape").disabled = False
 
 
 @pytest.fixture

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 
 import pytest
@@ -17,8 +16,7 @@ from tapestream.errors import (
     WriteProtectedError,
     WrongTapeError,
 )
-from tapestream.tape import TapeDrive, VolumeRequest, transport, volumes
-from tapestream.tar import writer
+from tapestream.tape import TapeDrive, VolumeRequest
 
 from ..memory import MemorySink
 from .conftest import FakeStation, Station
@@ -40,18 +38,9 @@ from .tapes import (
     tape_drive,
 )
 
+pytestmark = pytest.mark.usefixtures("quick")
+
 DATA = disk(1, 1200 * KIB)
-
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """An operator who does not come is not waited for, and less is gathered than a tape holds."""
-    monkeypatch.setattr(writer, "GATHER_SIZE", RECORD)
-    monkeypatch.setattr(volumes, "LOAD_SECONDS", 0.01)
-    monkeypatch.setattr(transport, "POLL_SECONDS", 0.001)
-    logging.getLogger("tapestream.tape").disabled = True
-    yield
-    logging.getLogger("tapestream.tape").disabled = False
 
 
 class Operator:
