@@ -54,14 +54,6 @@ class StopError(Exception):
 
 
 @pytest.fixture(autouse=True)
-def interruptible() -> Iterator[None]:
-    """SIGINT as Python has it, also where the tests were started in the background."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.fixture(autouse=True)
 def no_threads_left() -> Iterator[None]:
     yield
     assert not [t for t in threading.enumerate() if t.name.startswith("tapestream-")]
