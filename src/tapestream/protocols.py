@@ -38,12 +38,21 @@ from .report import TapeReport
 class Reader(Protocol):
     """Reads a disk at given offsets; used by one thread."""
 
-    def request(self, start: int, length: int) -> None:
-        """Hear which range is read next.
+    @property
+    def ahead(self) -> int:
+        """How many ranges this reader hears of at the same time, at least 1. Optional.
 
-        All reads until the next call of `request` lie in this range, in ascending order, and
-        together cover it. A backend for which a request is dear serves them from one; others
-        have nothing to do here. Optional.
+        With 2 it hears of a range before it has read the one before: a backend that waits for
+        replies asks for it then.
+        """
+        return 1
+
+    def request(self, start: int, length: int) -> None:
+        """Hear which range is read next, or after the ranges of which it has heard.
+
+        The ranges are read in this order; the reads of each are in ascending order, and together
+        cover it. A backend for which a request is dear serves them from one; others have nothing
+        to do here. Optional.
         """
         return
 
@@ -209,7 +218,7 @@ class Source(Closing, Protocol):
 
 
 class Writer(Protocol):
-    """Writes a disk at given offsets; used by one thread."""
+    """Writes a disk at given offsets; used by one thread at a time, not always the same."""
 
     @abstractmethod
     def write(self, start: int, buffer: memoryview) -> None:

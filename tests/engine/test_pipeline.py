@@ -323,7 +323,7 @@ def test_a_blocked_worker_is_cancelled(side: str) -> None:
     setattr(disk, side, block)
     setattr(disk, other, fail_when_blocked)
     with pytest.raises(BoomError):
-        transfer(disk, Extents.of([Extent(0, 300_001)]), readers=2)
+        transfer(disk, disk.extents(every=9000), readers=2)
 
 
 def test_keyboard_interrupt_ends_everything() -> None:
@@ -447,3 +447,80 @@ def test_an_error_ends_a_writer_that_waits_for_full_buffers() -> None:
     with pytest.raises(OSError, match="the source broke"):
         transfer(disk, disk.extents(every=len(disk.content)), buffers=8, streaming=True)
     assert disk.starts == []
+
+
+def writers_of(disk: Disk, *, read: float, write: float, **options: bool | int) -> list[str]:
+    """Copy with reads and writes that take so many seconds: the names of the writing threads."""
+    names: list[str] = []
+    one_at_a_time = threading.Lock()
+
+    def before_write(start: int) -> None:
+        assert one_at_a_time.acquire(blocking=False), "two threads write at the same time"
+        names.append(threading.current_thread().name)
+        time.sleep(write)
+        one_at_a_time.release()
+
+    disk.before_read = lambda start: time.sleep(read)
+    disk.before_write = before_write
+    extents = Extents.of([Extent(0, len(disk.content))])
+    transfer(disk, extents, **options)  # type: ignore[arg-type]
+    assert bytes(disk.copy) == disk.content
+    assert disk.starts == sorted(disk.starts)
+    return names
+
+
+@pytest.mark.parametrize("readers", [1, 3])
+def test_what_is_taken_at_once_is_written_by_the_reading_thread(readers: int) -> None:
+    names = writers_of(Disk(60 * BUFFER), read=0.01, write=0, readers=readers)
+    assert sum(name.startswith("tapestream-reader-") for name in names) > len(names) / 2
+
+
+@pytest.mark.parametrize("readers", [1, 3])
+def test_a_slow_sink_is_written_beside_the_reading(readers: int) -> None:
+    names = writers_of(Disk(60 * BUFFER), read=0, write=0.005, readers=readers)
+    assert sum(name == "tapestream-writer-0" for name in names) > len(names) / 2
+
+
+def test_a_streaming_sink_has_a_thread_of_its_own() -> None:
+    names = writers_of(Disk(60 * BUFFER), read=0.001, write=0, streaming=True)
+    assert set(names) == {"tapestream-writer-0"}
+
+
+def test_it_counts_how_often_a_sink_that_takes_at_once_waits() -> None:
+    disk = Disk(20 * BUFFER)
+    disk.before_read = lambda start: time.sleep(0.01)
+    moved = transfer(disk, Extents.of([Extent(0, 20 * BUFFER)]))
+    assert moved.underruns == 19
+    assert moved.stalled > 0.1
+
+
+@pytest.mark.parametrize("ahead", [1, 2, 5])
+@pytest.mark.parametrize("readers", [1, 3])
+def test_a_reader_hears_of_ranges_ahead(ahead: int, readers: int) -> None:
+    heard: list[int] = []
+
+    class Ahead(DiskReader):
+        def __init__(self, disk: Disk) -> None:
+            super().__init__(disk)
+            self._waiting: list[tuple[int, int]] = []
+
+        @property
+        def ahead(self) -> int:
+            return ahead
+
+        def request(self, start: int, length: int) -> None:
+            self._waiting.append((start, start + length))
+            heard.append(len(self._waiting))
+
+        def readinto(self, start: int, buffer: memoryview) -> None:
+            first, end = self._waiting[0]
+            super().request(first, end - first)
+            super().readinto(start, buffer)
+            if start + len(buffer) == end:
+                self._waiting.pop(0)
+
+    disk = Disk(300_001)
+    extents = disk.extents(every=9000)
+    transfer(disk, extents, readers=readers, reader=Ahead)
+    assert bytes(disk.copy) == expected(disk, extents)
+    assert max(heard) == ahead

@@ -46,7 +46,8 @@ pytestmark = pytest.mark.timeout(20)
 K64 = 64 * KIB
 EXTENTS = [Extent(i * K64, K64, zero=i % 2 == 1) for i in range(16)]
 IMAGE = b"".join(bytes(K64) if e.zero else noise(K64) for e in EXTENTS)
-WORKERS = 4
+WORKERS = 2
+CONNECTIONS = 4  # two for each reader
 
 
 class StopError(Exception):
@@ -145,7 +146,7 @@ def test_an_interrupt_while_the_server_stalls(
     with (
         server_type(IMAGE, on_get=always(Stall(after, FOREVER))) as server,
         source_of(server, cafile) as source,
-        Later(lambda: len(gets(server)) == WORKERS, interrupt),
+        Later(lambda: len(gets(server)) == CONNECTIONS, interrupt),
         pytest.raises(KeyboardInterrupt),
     ):
         copy(source, sink, max_workers=WORKERS, max_gap=0)
@@ -190,7 +191,7 @@ def test_an_error_of_the_sink_while_the_server_stalls(
         server_type(IMAGE, on_get=all_but_the_first) as server,
         source_of(server, cafile) as source,
     ):
-        progress = Raise(error, lambda: len(gets(server)) == WORKERS + 1)
+        progress = Raise(error, lambda: len(gets(server)) == CONNECTIONS + 1)
         in_sink = where == "sink"
         sink = DiskSink(on_write=progress.update) if in_sink else DiskSink()
         with pytest.raises(type(error)) as caught:
@@ -209,13 +210,14 @@ def test_an_error_of_the_sink_while_the_server_stalls(
 def test_an_error_of_one_reader_while_the_others_stall(
     server_type: type[HostileServer], cafile: Path
 ) -> None:
-    def refuse_the_last(n: int, start: int, length: int) -> Fault | None:
-        if n < WORKERS:
+    def refuse_the_first(n: int, start: int, length: int) -> Fault | None:
+        if start > 0:
             return Stall(None, FOREVER)
+        wait_for(lambda: len(gets(server)) == CONNECTIONS)
         return Status(403, "enough")
 
     with (
-        server_type(IMAGE, on_get=refuse_the_last) as server,
+        server_type(IMAGE, on_get=refuse_the_first) as server,
         source_of(server, cafile) as source,
         pytest.raises(TicketError, match="enough"),
     ):
@@ -228,7 +230,7 @@ def test_the_pause_between_two_tries_ends(monkeypatch: pytest.MonkeyPatch, cafil
     with (
         HostileServer(IMAGE, on_get=always(Status(500))) as server,
         source_of(server, cafile) as source,
-        Later(lambda: len(gets(server)) == WORKERS, kill_main_thread),
+        Later(lambda: len(gets(server)) == CONNECTIONS, kill_main_thread),
         pytest.raises(KeyboardInterrupt),
     ):
         copy(source, DiskSink(), max_workers=WORKERS, max_gap=0)
@@ -282,13 +284,14 @@ def test_an_interrupt_while_the_server_does_not_read(
 
 
 def test_an_error_of_one_writer_while_the_others_stall(cafile: Path) -> None:
-    def refuse_the_last(n: int, start: int, length: int) -> Fault | None:
-        if n < WORKERS:
+    def refuse_the_first(n: int, start: int, length: int) -> Fault | None:
+        if start > 0:
             return Stall(None, FOREVER)
+        wait_for(lambda: len(asked(server, "PUT")) == WORKERS)
         return Status(500, "enough")
 
     with (
-        HostileServer(b"\xee" * len(IMAGE), on_put=refuse_the_last) as server,
+        HostileServer(b"\xee" * len(IMAGE), on_put=refuse_the_first) as server,
         sink_of(server, cafile) as sink,
         pytest.raises(ServerError, match="enough"),
     ):
@@ -364,12 +367,12 @@ def test_a_reader_of_a_last_reply_ends_when_cancelled(after: int) -> None:
 
 def test_a_reader_that_is_cancelled_while_it_connects(monkeypatch: pytest.MonkeyPatch) -> None:
     with (
-        HostileServer(IMAGE, on_get=always(Stall(None, FOREVER))) as server,
+        HostileServer(IMAGE, on_get=always(Stall(None, FOREVER)), max_readers=1) as server,
         ImageioHTTPSource(server.url, secure=False, read_timeout=0.3, retries=0) as source,
     ):
         source.extents()
         with closing(source.open_reader()) as reader:
-            http = reader._connection._http  # type: ignore[attr-defined]
+            http = reader._downloads[0]._connection._http  # type: ignore[attr-defined]
             connect = http.connect
 
             def cancel_and_connect() -> None:

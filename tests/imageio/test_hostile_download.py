@@ -4,8 +4,9 @@ import gc
 import itertools
 import json
 import tarfile
+import threading
 import warnings
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,9 @@ def test_an_old_server_gives_the_whole_disk_as_one_data_extent(behaviour: dict[s
     assert (result.extents, result.data_bytes, result.zero_bytes) == (1, len(SPARSE), 0)
 
 
-@pytest.mark.parametrize(("announced", "readers"), [(None, 1), (0, 1), (-3, 1), (1, 1), (5, 5)])
+@pytest.mark.parametrize(
+    ("announced", "readers"), [(None, 1), (0, 1), (-3, 1), (1, 1), (2, 1), (5, 2)]
+)
 def test_readers_that_the_server_allows(announced: int | None, readers: int) -> None:
     with (
         HostileServer(IMAGE, max_readers=announced) as server,
@@ -221,7 +224,7 @@ def test_a_download_over_tls_goes_on(fault: Fault, tmp_path: Path) -> None:
 @pytest.mark.parametrize("fault", [Status(500, "no"), Status(503, early=True), Status(599)])
 def test_an_error_of_the_server_is_tried_again(n: int, fault: Fault) -> None:
     sink = DiskSink()
-    with HostileServer(SPARSE, on_get=on(n, fault)) as server:
+    with HostileServer(SPARSE, on_get=on(n, fault), max_readers=1) as server:
         download(server, sink, retries=1)
         data = [(0, HOLE), (2 * HOLE, 3 * HOLE), (4 * HOLE, len(SPARSE))]
         expected = [*data[:n], *data[n - 1 :]]
@@ -266,7 +269,8 @@ def test_many_readers_with_many_breaks() -> None:
 @pytest.mark.parametrize("n", [1, 2])
 def test_a_permanent_error_is_not_tried_again(code: int, n: int) -> None:
     sink = DiskSink()
-    with HostileServer(SPARSE, on_get=on(n, Status(code, "this is why"))) as server:
+    refused = on(n, Status(code, "this is why"))
+    with HostileServer(SPARSE, on_get=refused, max_readers=1) as server:
         with pytest.raises(TransferError) as caught:
             download(server, sink)
         assert len(gets(server)) == n
@@ -347,7 +351,7 @@ LIES = {
 @pytest.mark.parametrize("lie", LIES.values(), ids=list(LIES))
 def test_a_lie_is_found_out_before_a_byte_of_it_is_used(lie: Fault) -> None:
     sink = DiskSink()
-    with HostileServer(SPARSE, on_get=on(2, lie)) as server:
+    with HostileServer(SPARSE, on_get=on(2, lie), max_readers=1) as server:
         with pytest.raises(ServerProtocolError):
             download(server, sink)
         assert gets(server) == [(0, HOLE), (2 * HOLE, 3 * HOLE)]
@@ -511,7 +515,11 @@ def test_zero_extents_are_not_read() -> None:
     sink = DiskSink()
     with HostileServer(SPARSE) as server:
         download(server, sink)
-        assert gets(server) == [(0, HOLE), (2 * HOLE, 3 * HOLE), (4 * HOLE, len(SPARSE))]
+        assert sorted(gets(server)) == [
+            (0, HOLE),
+            (2 * HOLE, 3 * HOLE),
+            (4 * HOLE, len(SPARSE)),
+        ]
     assert sink.image == SPARSE
     assert sink.zeros == [(HOLE, HOLE), (3 * HOLE, HOLE)]
 
@@ -710,3 +718,80 @@ def test_an_error_of_the_sink_ends_the_download(error: Exception) -> None:
     with HostileServer(IMAGE) as server, pytest.raises(type(error)) as caught:
         download(server, DiskSink(on_write=fail))
     assert caught.value is error
+
+
+# --- Several connections ---
+
+WIDE = noise(20 * MIB + 512)
+
+
+def test_a_reader_asks_for_the_next_range_while_it_waits() -> None:
+    def in_pairs(n: int, start: int, length: int) -> Fault | None:
+        assert n > 1 or second.wait(10)
+        if n == 2:
+            second.set()
+        return None
+
+    second = threading.Event()
+    sink = DiskSink()
+    with HostileServer(SPARSE, on_get=in_pairs) as server:
+        download(server, sink)
+        connections = [request.connection for request in asked(server, "GET")]
+        assert connections[0] == connections[2] != connections[1]
+    assert sink.image == SPARSE
+
+
+def test_a_long_range_is_asked_for_in_pieces() -> None:
+    sink = DiskSink()
+    with HostileServer(WIDE) as server:
+        result = download(server, sink)
+        step = 8 * MIB
+        assert sorted(gets(server)) == [
+            (start, min(start + step, len(WIDE))) for start in range(0, len(WIDE), step)
+        ]
+    assert sink.image == WIDE
+    assert result.read_bytes == len(WIDE)
+
+
+@pytest.mark.parametrize("start", [0, 8 * MIB, 16 * MIB])
+@pytest.mark.parametrize(
+    "fault", [Cut(1_000), Cut(0), Reset(500_000), Garbage(), CloseBeforeReply(), Status(503)]
+)
+def test_each_piece_goes_on_where_it_broke(start: int, fault: Fault) -> None:
+    broken: list[int] = []
+
+    def once(n: int, at: int, length: int) -> Fault | None:
+        if at != start or broken:
+            return None
+        broken.append(at)
+        return fault
+
+    sink = DiskSink()
+    with HostileServer(WIDE, on_get=once) as server:
+        download(server, sink, retries=1)
+        assert len(gets(server)) == 4
+    assert broken
+    assert sink.image == WIDE
+
+
+@pytest.mark.parametrize("start", [0, 8 * MIB, 16 * MIB])
+def test_a_refusal_of_any_piece_is_told(start: int) -> None:
+    def refuse(n: int, at: int, length: int) -> Fault | None:
+        return Status(403, "this is why") if at == start else None
+
+    sink = DiskSink()
+    with HostileServer(WIDE, on_get=refuse) as server, pytest.raises(TicketError, match="is why"):
+        download(server, sink)
+    assert sink.aborted
+    assert sum(length for _, length in sink.writes) <= start
+
+
+def test_a_reader_is_read_in_the_order_that_it_heard_of() -> None:
+    with (
+        HostileServer(IMAGE) as server,
+        ImageioHTTPSource(server.url, secure=False) as source,
+        closing(source.open_reader()) as reader,
+    ):
+        reader.request(0, 1024)
+        with pytest.raises(RuntimeError, match="512"):
+            reader.readinto(512, memoryview(bytearray(512)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -35,10 +36,9 @@ PAGE = 4096
 REQUEST_SIZE = 16 * MIB
 # Of 0.5 to 4 MiB the fastest, by some per cent, on 2 cores: blocks are handed over less often.
 BUFFER_SIZE = 4 * MIB
-MAX_WORKERS = 4
-
 # Four readers, each one request ahead of the other, and as much again for the writer to lag.
 BUFFER_MEMORY = 128 * MIB
+MAX_WORKERS = 4
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class CopyResult:
         checksum: Name of the digest that the sink recorded; None for none.
         verified: Name of the digest that the source checked all data against; None for none.
         underruns: How often the sink had to wait for data after the first of it.
-        stalled: How long it waited, in seconds; of several writers, all together.
+        stalled: How long it waited, in seconds.
         tape: How the backup went to tape: where, how many records, how fast; None for other sinks.
         block_hash: Block hash of the disk that was read; None if it was not asked for.
     """
@@ -88,7 +88,7 @@ class CopyResult:
 class CopyOptions(TypedDict, total=False):
     """The options of `copy`, for functions that pass them on."""
 
-    max_workers: int
+    max_workers: int | None
     buffer_size: int
     buffer_memory: int
     max_gap: int | Literal["auto"]
@@ -100,7 +100,7 @@ def copy(
     src: Source,
     dst: Sink,
     *,
-    max_workers: int = MAX_WORKERS,
+    max_workers: int | None = None,
     buffer_size: int = BUFFER_SIZE,
     buffer_memory: int = BUFFER_MEMORY,
     max_gap: int | Literal["auto"] = "auto",
@@ -116,7 +116,7 @@ def copy(
         src: Where to read.
         dst: Where to write; must be new: a sink takes one copy.
         max_workers: Most readers, and most writers, at the same time; source and sink may allow
-            fewer.
+            fewer. None for one for every two processors, four at most.
         buffer_size: Bytes in one buffer, a multiple of 4096.
         buffer_memory: Bytes in all buffers together, at least two buffers. This bounds the
             memory for data, whatever the size of the disk.
@@ -161,7 +161,7 @@ def aborted_on_error(dst: Sink) -> Iterator[None]:
 class Settings:
     """The options of `copy`, checked."""
 
-    max_workers: int = MAX_WORKERS
+    max_workers: int | None = None
     buffer_size: int = BUFFER_SIZE
     buffer_memory: int = BUFFER_MEMORY
     max_gap: int | Literal["auto"] = "auto"
@@ -175,7 +175,7 @@ class Settings:
         return cls(**values)
 
     def __post_init__(self) -> None:
-        if self.max_workers < 1:
+        if self.max_workers is not None and self.max_workers < 1:
             raise UsageError(f"max_workers must be at least 1, not {self.max_workers}")
         if self.buffer_size < PAGE or self.buffer_size % PAGE:
             raise UsageError(f"buffer_size must be a multiple of {PAGE}, not {self.buffer_size}")
@@ -186,6 +186,17 @@ class Settings:
             )
         if self.max_gap != "auto" and (not isinstance(self.max_gap, int) or self.max_gap < 0):
             raise UsageError(f"max_gap must be 'auto' or a number of bytes, not {self.max_gap!r}")
+
+    @property
+    def workers(self) -> int:
+        """Most readers, and most writers.
+
+        Measured on 2 processors: a second reader costs more, in caches and hand-overs of the
+        interpreter, than it saves in waiting, for a server on the same host needs a processor, too.
+        """
+        if self.max_workers is not None:
+            return self.max_workers
+        return min(max(1, len(os.sched_getaffinity(0)) // 2), MAX_WORKERS)
 
 
 def transfer(src: Source, dst: Sink, settings: Settings, progress: Progress | None) -> CopyResult:
@@ -200,8 +211,8 @@ def transfer(src: Source, dst: Sink, settings: Settings, progress: Progress | No
         check_order(src)
     hasher = _hasher(info, extents) if settings.block_hash else None
     dst.begin(info, extents)
-    n_readers = 1 if src.sequential else min(settings.max_workers, src.max_readers)
-    n_writers = 1 if dst.sequential else min(settings.max_workers, dst.max_writers)
+    n_readers = 1 if src.sequential else min(settings.workers, src.max_readers)
+    n_writers = 1 if dst.sequential else min(settings.workers, dst.max_writers)
     gap = _gap(src, settings, n_readers)
     plan = chain.from_iterable(
         plan_requests(

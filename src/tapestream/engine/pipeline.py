@@ -1,11 +1,16 @@
 """The pipeline: N readers, a bounded and ordered hand-over, one or N writers, one cancel.
 
     plan ──▶ claim ──▶ reader ──▶ put ──▶ [ window of blocks ] ──▶ take ──▶ writer ──▶ release
+                                   └──────────── when it is due ──────────────┘
 
 Blocks are numbered in the order of the plan when they are claimed. A block may be filled only
 when it is less than one window ahead of the oldest block that is not yet released. So a buffer is
 always left for the block that is due, readers cannot starve each other, and memory is bounded by
 the window, whatever the order in which readers finish.
+
+Where data is wanted in order, by a sink that has shown to take it at once, a reader's own thread
+writes the block that is due: to wake up another one costs more, and the data is still in the cache
+of its processor. A sink that takes its time works in a thread of its own, beside the reading.
 """
 
 from __future__ import annotations
@@ -13,6 +18,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
@@ -32,6 +38,9 @@ log = logging.getLogger("tapestream.copy")
 # received, or that `_thread.interrupt_main` simulates, would not end its wait.
 WAKE_UP = 0.2
 
+# A sink takes data at once when a block is written in so small a part of the time of its reading.
+AT_ONCE = 1 / 4
+
 
 class Cancelled(BaseException):
     """Ends a worker after another one failed; never leaves the pipeline."""
@@ -43,6 +52,7 @@ class Filled(NamedTuple):
     number: int
     block: Block
     buffer: memoryview | None
+    seconds: float  # that it took to read
 
 
 class Moved(NamedTuple):
@@ -52,8 +62,8 @@ class Moved(NamedTuple):
         requests: Reads asked of the source.
         read: Bytes in them.
         written: Bytes of data written.
-        underruns: How often all writers had to wait for data, after the first.
-        stalled: How long they waited, in seconds, all together.
+        underruns: How often no writer had anything to write, after the first block.
+        stalled: How long that was, in seconds.
     """
 
     requests: int = 0
@@ -101,10 +111,13 @@ class Handover:
         self._streaming = self._filling = streaming
         self._claimed = 0
         self._taken = 0
+        self._writing = 0
+        self._idle_since: float | None = None
+        self._is_quick = False
         self._oldest = 0
         self._released: set[int] = set()
         self._ready: dict[int, Filled] = {}
-        self._readers_left = readers
+        self._readers = self._readers_left = readers
         self._workers_left = readers + writers
         self._lock = threading.Lock()
         self._room = threading.Condition(self._lock)
@@ -134,41 +147,53 @@ class Handover:
             self._check()
             return self._pool.take() if length else None
 
-    def put(self, filled: Filled) -> None:
-        """Hand a filled block over."""
+    def put(self, filled: Filled) -> bool:
+        """Hand a filled block over.
+
+        Returns:
+            True when the caller is to write it, and release it, as if it had taken it.
+        """
         with self._lock:
             self._check()
+            is_due = filled.number == self._taken and not self._writing
+            if self._ordered and not self._streaming and self._is_quick and is_due:
+                self._begin_writing()
+                return True
             self._ready[filled.number] = filled
             if self._filling:
                 if len(self._ready) == self._pool.count:
                     self._work.notify()
-            elif not self._ordered or filled.number == self._taken:
+            elif is_due or not self._ordered:
                 self._work.notify()
+            return False
 
     def take(self) -> Filled | None:
         """Wait for a block to write; None when all have been taken."""
         with self._lock:
-            underrun = False
             while True:
                 self._check()
                 number = self._next_ready()
                 if number is not None:
-                    self._taken += 1
+                    self._begin_writing()
                     return self._ready.pop(number)
-                if self._readers_left == 0 and self._taken == self._claimed:
+                if self._all_taken() and not (self._ordered and self._writing):
                     return None
-                if self._taken and not underrun:
-                    underrun = True
-                    self._filling = self._streaming
-                    self.moved = self.moved._replace(underruns=self.moved.underruns + 1)
-                self._wait_for_work()
+                self._work.wait()
 
-    def release(self, filled: Filled, written: int) -> None:
-        """Give the buffer of a block back, and let the window move on."""
+    def release(self, filled: Filled, written: int, seconds: float) -> None:
+        """Give the buffer of a block back, and let the window move on.
+
+        Args:
+            filled: The block, which was written.
+            written: Bytes of data in it.
+            seconds: How long that took.
+        """
         with self._lock:
             self.moved = self.moved._replace(written=self.moved.written + written)
             if filled.buffer is not None:
                 self._pool.give_back(filled.buffer)
+                self._is_quick = seconds * self._readers <= filled.seconds * AT_ONCE
+            self._end_writing()
             self._released.add(filled.number)
             moved = self._oldest
             while self._oldest in self._released:
@@ -206,20 +231,33 @@ class Handover:
             self._work.notify_all()
             self.finished.set()
 
-    def _wait_for_work(self) -> None:
-        began = time.monotonic()
-        self._work.wait()
-        stalled = self.moved.stalled + time.monotonic() - began
-        self.moved = self.moved._replace(stalled=stalled)
+    def _begin_writing(self) -> None:
+        self._taken += 1
+        self._writing += 1
+        if self._idle_since is not None:
+            stalled = self.moved.stalled + time.monotonic() - self._idle_since
+            self.moved = self.moved._replace(underruns=self.moved.underruns + 1, stalled=stalled)
+            self._idle_since = None
+
+    def _end_writing(self) -> None:
+        self._writing -= 1
+        if self._next_ready() is not None or self._all_taken():
+            self._work.notify_all()
+        elif not self._writing:
+            self._idle_since = time.monotonic()
+            self._filling = self._streaming
+
+    def _all_taken(self) -> bool:
+        return self._readers_left == 0 and self._taken == self._claimed
 
     def _next_ready(self) -> int | None:
         if self._filling:
             if len(self._ready) < self._pool.count and self._readers_left:
                 return None
             self._filling = False
-        if self._ordered:
-            return self._taken if self._taken in self._ready else None
-        return next(iter(self._ready), None)
+        if not self._ordered:
+            return next(iter(self._ready), None)
+        return self._taken if self._taken in self._ready and not self._writing else None
 
     def _check(self) -> None:
         if self.error is not None:
@@ -271,11 +309,13 @@ def run(
         readers=len(readers),
         writers=len(writers),
     )
+    write_block = [partial(_write_block, handover, w, arrange, progress) for w in writers]
+    examine = partial(_examine, digester, inspect)
+    read = partial(_read, handover, examine, observe, write_block[0])
     work = [
-        (f"tapestream-reader-{i}", partial(_read, handover, reader, digester, inspect, observe))
-        for i, reader in enumerate(readers)
+        (f"tapestream-reader-{i}", partial(read, reader)) for i, reader in enumerate(readers)
     ] + [
-        (f"tapestream-writer-{i}", partial(_write, handover, writer, arrange, progress))
+        (f"tapestream-writer-{i}", partial(_write, handover, writer, write_block[i]))
         for i, writer in enumerate(writers)
     ]
     threads = [
@@ -341,66 +381,86 @@ def _guarded(handover: Handover, work: Callable[[], None]) -> None:
 
 def _read(
     handover: Handover,
-    reader: Reader,
-    digester: Callable[[int, int], Digester | None],
-    inspect: Inspect | None,
+    examine: Callable[[Block, memoryview, Digester | None], Digester | None],
     observe: Callable[[Limits, int, float], None],
+    write_block: Callable[[Filled], None],
+    reader: Reader,
 ) -> None:
-    while (claimed := handover.claim()) is not None:
-        first, request = claimed
-        if request.length:
-            reader.request(request.start, request.length)
+    for first, request in _announced(handover, reader):
         digest: Digester | None = None
-        seconds = 0.0
+        total = 0.0
         for number, block in enumerate(request.blocks, first):
             buffer = handover.buffer(number, block.length)
+            seconds = 0.0
             if buffer is not None:
                 began = time.monotonic()
                 reader.readinto(block.start, buffer[: block.length])
-                seconds += time.monotonic() - began
-                digest = _digest(block, buffer, digester, digest)
-                if inspect is not None:
-                    _inspect(block, buffer, inspect)
-            handover.put(Filled(number, block, buffer))
+                seconds = time.monotonic() - began
+                total += seconds
+                digest = examine(block, buffer, digest)
+            filled = Filled(number, block, buffer, seconds)
+            if handover.put(filled):
+                write_block(filled)
         if request.length:
-            observe(request.limits, request.length, seconds)
+            observe(request.limits, request.length, total)
     handover.reader_done()
 
 
-def _digest(
+def _announced(handover: Handover, reader: Reader) -> Iterator[tuple[int, Request]]:
+    """What the reader is to read, one after the other; it hears of it ahead."""
+    waiting: deque[tuple[int, Request]] = deque()
+    while True:
+        while len(waiting) < reader.ahead and (claimed := handover.claim()) is not None:
+            request = claimed[1]
+            if request.length:
+                reader.request(request.start, request.length)
+            waiting.append(claimed)
+        if not waiting:
+            return
+        yield waiting.popleft()
+
+
+def _examine(
+    digester: Callable[[int, int], Digester | None],
+    inspect: Inspect | None,
     block: Block,
     buffer: memoryview,
-    digester: Callable[[int, int], Digester | None],
     digest: Digester | None,
 ) -> Digester | None:
     """Feed a block to the digests of its segments; the first may have begun in the block before."""
     for piece in block.pieces:
         if piece.segment is None:
             continue
+        data = data_of(piece, block, buffer)
         if piece.start == piece.segment.start:
             digest = digester(*piece.segment)
         if digest is not None:
-            digest.update(data_of(piece, block, buffer))
+            digest.update(data)
+        if inspect is not None:
+            inspect(piece.start, data)
     return digest
 
 
-def _inspect(block: Block, buffer: memoryview, inspect: Inspect) -> None:
-    for piece in block.pieces:
-        if piece.segment is not None:
-            inspect(piece.start, data_of(piece, block, buffer))
-
-
-def _write(
-    handover: Handover, writer: Writer, arrange: Arrange, progress: Callable[[int], None]
-) -> None:
+def _write(handover: Handover, writer: Writer, write_block: Callable[[Filled], None]) -> None:
     while (filled := handover.take()) is not None:
-        for operation in arrange(filled.block, filled.buffer):
-            if operation.data is None:
-                writer.zero(operation.start, operation.length)
-            else:
-                writer.write(operation.start, operation.data)
-        written = sum(p.length for p in filled.block.pieces if p.segment is not None)
-        handover.release(filled, written)
-        if written:
-            progress(written)
+        write_block(filled)
     writer.flush()
+
+
+def _write_block(
+    handover: Handover,
+    writer: Writer,
+    arrange: Arrange,
+    progress: Callable[[int], None],
+    filled: Filled,
+) -> None:
+    began = time.monotonic()
+    for operation in arrange(filled.block, filled.buffer):
+        if operation.data is None:
+            writer.zero(operation.start, operation.length)
+        else:
+            writer.write(operation.start, operation.data)
+    written = sum(p.length for p in filled.block.pieces if p.segment is not None)
+    handover.release(filled, written, time.monotonic() - began)
+    if written:
+        progress(written)

@@ -331,6 +331,8 @@ class Connection:
         # http.client lets go of the socket of a reply that is the last one: cancel() needs it.
         self._socket: socket.socket | None = None
         self._ahead = 0  # bytes of a download that came with its headers
+        self._refusal: http.client.HTTPResponse | None = None
+        self._putting = ""  # what is not yet replied to
 
     def options(self) -> Capabilities:
         """Ask what the server can do. This keeps the ticket alive, too."""
@@ -367,7 +369,8 @@ class Connection:
     def size(self) -> int:
         """The size of the image, without its extents: start to download it, and stop."""
         with self._foreign_errors("cannot get the size"):
-            response = self._send("GET", timeout=self._transfer.timeouts.read)
+            self._send("GET", timeout=self._transfer.timeouts.read)
+            response = self._reply()
             if response.status != 200:
                 self._check(self._whole(response), 200, "cannot get the size")
             try:
@@ -376,19 +379,21 @@ class Connection:
                 response.close()
                 self.close()
 
-    def open_range(self, start: int, end: int, size: int) -> http.client.HTTPResponse:
-        """Start to download the bytes from `start` up to, not including, `end`.
+    def ask_for_range(self, start: int, end: int) -> None:
+        """Ask for the bytes from `start` up to, not including, `end`, and do not wait for them."""
+        with self._foreign_errors(f"cannot read bytes {start} to {end}"):
+            headers = {"Range": f"bytes={start}-{end - 1}"}
+            self._send("GET", headers=headers, timeout=self._transfer.timeouts.read)
 
-        Read it with `read_body`. The server must not have more than `size` bytes in all: its
-        extents would not have told of the rest.
+    def open_range(self, start: int, end: int, size: int) -> http.client.HTTPResponse:
+        """Wait for the reply to `ask_for_range`; read it with `read_body`.
+
+        The server must not have more than `size` bytes in all: its extents would not have told of
+        the rest.
         """
         doing = f"cannot read bytes {start} to {end}"
         with self._foreign_errors(doing):
-            response = self._send(
-                "GET",
-                headers={"Range": f"bytes={start}-{end - 1}"},
-                timeout=self._transfer.timeouts.read,
-            )
+            response = self._reply()
             if response.status not in (200, 206):
                 self._check(self._whole(response), 206, doing)
             try:
@@ -434,7 +439,7 @@ class Connection:
         return sock.recv_into(buffer)
 
     def put(self, start: int, data: memoryview) -> None:
-        """Upload bytes; they are in the server's hands, not on storage, when this returns."""
+        """Upload bytes: they are on their way when this returns, and `end_put` must follow."""
         doing = f"cannot write {len(data)} bytes at {start}"
         headers = {
             "Content-Length": str(len(data)),
@@ -443,9 +448,18 @@ class Connection:
         }
         suffix = "?flush=n" if self._transfer.can.flush else ""
         with self._foreign_errors(doing):
-            response = self._send("PUT", suffix, headers, data, self._transfer.timeouts.read)
-            reply = self._whole(response)
-        self._check(reply, 200, doing)
+            self._send("PUT", suffix, headers, data, self._transfer.timeouts.read)
+        self._putting = doing
+        if self._refusal is not None:
+            self.end_put()
+
+    def end_put(self) -> None:
+        """Wait until the bytes are in the server's hands, if there are any; not on storage."""
+        doing, self._putting = self._putting, ""
+        if doing:
+            with self._foreign_errors(doing):
+                reply = self._whole(self._reply())
+            self._check(reply, 200, doing)
 
     def zero(self, start: int, length: int, *, flush: bool = False) -> None:
         """Make a range read as zeros; any length goes in one request."""
@@ -499,6 +513,10 @@ class Connection:
 
     def close(self) -> None:
         """Close the connection; the next use opens it again."""
+        self._putting = ""
+        if self._refusal is not None:
+            self._refusal.close()
+            self._refusal = None
         self._http.close()
 
     def __enter__(self) -> Self:
@@ -523,7 +541,8 @@ class Connection:
         timeout: float,
     ) -> Reply:
         with self._foreign_errors(f"{method} failed"):
-            return self._whole(self._send(method, suffix, headers, body, timeout))
+            self._send(method, suffix, headers, body, timeout)
+            return self._whole(self._reply())
 
     def _send(
         self,
@@ -532,7 +551,8 @@ class Connection:
         headers: Mapping[str, str] | None = None,
         body: memoryview | None = None,
         timeout: float = 0,
-    ) -> http.client.HTTPResponse:
+    ) -> None:
+        """Send a request; `_reply` must follow."""
         connection = self._http
         self._connect(timeout)
         connection.putrequest(method, self._transfer.url.path + suffix)
@@ -550,8 +570,11 @@ class Connection:
             if response.status < 400:
                 response.close()
                 raise
-            return response
-        return http.client.HTTPConnection.getresponse(connection)
+            self._refusal = response
+
+    def _reply(self) -> http.client.HTTPResponse:
+        refusal, self._refusal = self._refusal, None
+        return refusal or http.client.HTTPConnection.getresponse(self._http)
 
     def _connect(self, timeout: float) -> None:
         if self._cancelled.is_set():

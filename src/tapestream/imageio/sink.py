@@ -6,6 +6,8 @@ import os
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
+from contextlib import closing
+from itertools import cycle
 
 from ..blockhash import BlockHash
 from ..errors import (
@@ -24,6 +26,9 @@ MIB = 1024**2
 
 # What a server that cannot zero is sent, in pieces.
 _ZEROS = bytes(4 * MIB)
+# So many connections a writer uses in turn: it sends the next bytes while the server stores others.
+# For small pieces of a fragmented disk 4 are better than 2, for large ones it is all the same.
+CONNECTIONS = 4
 # How often to ask again for the extents of the disk: nothing was written yet.
 _RETRIES = 4
 # Zeroing this much takes a server about as long as one more request does.
@@ -102,8 +107,8 @@ class ImageioUploadSink(Sink):
 
     @property
     def max_writers(self) -> int:
-        """How many connections the server allows."""
-        return self._transfer.can.max_writers
+        """How many writers the server allows: each takes four connections, if there are so many."""
+        return max(1, self._transfer.can.max_writers // CONNECTIONS)
 
     @property
     def join_gap(self) -> int:
@@ -140,8 +145,8 @@ class ImageioUploadSink(Sink):
             self._stale = _Stretches(
                 (start, start + length) for start, length, kind in runs if kind is not Kind.ZERO
             )
-            if size > info.size and info.context == "zero":
-                writer = _HTTPWriter(self._transfer, connection, self._stale)
+        if size > info.size and info.context == "zero":
+            with closing(self.open_writer()) as writer:
                 writer.zero(info.size, size - info.size)
                 writer.flush()
 
@@ -149,7 +154,7 @@ class ImageioUploadSink(Sink):
         """See `Sink.open_writer`."""
         if not self._begun:
             raise UsageError("the sink has not begun")
-        return _HTTPWriter(self._transfer, self._transfer.connect(), self._stale)
+        return _HTTPWriter(self._transfer, self._stale)
 
     def commit(self) -> None:
         """See `Sink.commit`: every writer has flushed what it wrote."""
@@ -253,45 +258,67 @@ class _Stretches:
 
 
 class _HTTPWriter(Writer):
-    """Uploads over one connection.
+    """Uploads over several connections in turn.
+
+    While the server stores what came over one, the next bytes are sent.
 
     Args:
         transfer: The transfer.
-        connection: The connection, which this writer closes.
         stale: What may not read as zeros on the disk.
     """
 
-    def __init__(self, transfer: Transfer, connection: Connection, stale: _Stretches) -> None:
+    def __init__(self, transfer: Transfer, stale: _Stretches) -> None:
         self._can = transfer.can
-        self._connection = connection
         self._stale = stale
+        number = min(CONNECTIONS, transfer.can.max_writers)
+        self._connections = [transfer.connect() for _ in range(number)]
+        self._turns = cycle(self._connections)
+        self._used: set[Connection] = set()
 
     def write(self, start: int, buffer: memoryview) -> None:
         """See `Writer.write`."""
-        self._connection.put(start, buffer)
+        connection = self._next()
+        connection.end_put()
+        connection.put(start, buffer)
 
     def zero(self, start: int, length: int) -> None:
         """See `Writer.zero`."""
+        # One connection may overtake another: what is zeroed may be written next.
+        self._end_puts()
         for first, end in self._stale.within(start, start + length):
             if self._can.zero:
-                self._connection.zero(first, end - first)
+                self._next().zero(first, end - first)
             else:
                 self._put_zeros(first, end)
+        self._end_puts()
 
     def flush(self) -> None:
         """See `Writer.flush`."""
-        self._connection.flush()
+        self._end_puts()
+        for connection in self._used:
+            connection.flush()
 
     def cancel(self) -> None:
         """See `Writer.cancel`."""
-        self._connection.cancel()
+        for connection in self._connections:
+            connection.cancel()
 
     def close(self) -> None:
         """See `Writer.close`."""
-        self._connection.close()
+        for connection in self._connections:
+            connection.close()
+
+    def _next(self) -> Connection:
+        connection = next(self._turns)
+        self._used.add(connection)
+        return connection
+
+    def _end_puts(self) -> None:
+        for connection in self._connections:
+            connection.end_put()
 
     def _put_zeros(self, start: int, end: int) -> None:
         while start < end:
             step = min(len(_ZEROS), end - start)
-            self._connection.put(start, memoryview(_ZEROS)[:step])
+            self.write(start, memoryview(_ZEROS)[:step])
             start += step

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import logging
 import os
+from collections import deque
 from dataclasses import replace
 from typing import Literal
 
@@ -16,6 +17,13 @@ from ..protocols import Reader, Source
 from .connection import Connection, Timeouts, Transfer, open_transfer
 
 log = logging.getLogger("tapestream.imageio")
+
+# The size of the server's own buffer: so much of a reply it reads from storage before it sends
+# anything, and before it is wanted. The rest of a longer one would be waited for.
+GET_SIZE = 8 * 1024**2
+# So many connections a reader uses in turn: the server reads for one while the reply to another is
+# received. More are no faster, and cost the server more.
+CONNECTIONS = 2
 
 
 class ImageioHTTPSource(Source):
@@ -94,8 +102,8 @@ class ImageioHTTPSource(Source):
 
     @property
     def max_readers(self) -> int:
-        """How many connections the server allows."""
-        return self._transfer.can.max_readers
+        """How many readers the server allows: each takes two connections, if there are two."""
+        return max(1, self._transfer.can.max_readers // CONNECTIONS)
 
     @property
     def over_unix_socket(self) -> bool:
@@ -156,7 +164,8 @@ class ImageioHTTPSource(Source):
 
     def open_reader(self) -> Reader:
         """See `Source.open_reader`."""
-        return _HTTPReader(self._transfer, self.extents().size, self._retries)
+        connections = min(CONNECTIONS, self._transfer.can.max_readers)
+        return _HTTPReader(self._transfer, connections, self.extents().size, self._retries)
 
     def keep_alive(self) -> None:
         """See `Source.keep_alive`: uses the ticket, which would expire."""
@@ -187,7 +196,58 @@ class ImageioHTTPSource(Source):
 
 
 class _HTTPReader(Reader):
-    """Downloads a request with one GET, block by block; goes on where it broke."""
+    """Downloads the announced ranges over several connections in turn.
+
+    While the reply to one GET is received, the server works on the next.
+    """
+
+    def __init__(self, transfer: Transfer, connections: int, size: int, retries: int) -> None:
+        self._downloads = [_Download(transfer, size, retries) for _ in range(connections)]
+        self._idle = self._downloads.copy()
+        self._asked: deque[_Download] = deque()
+        self._wanted: deque[tuple[int, int]] = deque()
+
+    @property
+    def ahead(self) -> int:
+        """See `Reader.ahead`."""
+        return len(self._downloads)
+
+    def request(self, start: int, length: int) -> None:
+        """See `Reader.request`."""
+        end = start + length
+        for offset in range(start, end, GET_SIZE):
+            self._wanted.append((offset, min(offset + GET_SIZE, end)))
+        self._ask()
+
+    def readinto(self, start: int, buffer: memoryview) -> None:
+        """See `Reader.readinto`."""
+        while buffer:
+            download = self._asked[0]
+            count = download.readinto(start, buffer)
+            start, buffer = start + count, buffer[count:]
+            if download.is_done:
+                self._idle.append(self._asked.popleft())
+                self._ask()
+
+    def cancel(self) -> None:
+        """See `Reader.cancel`."""
+        for download in self._downloads:
+            download.cancel()
+
+    def close(self) -> None:
+        """See `Reader.close`."""
+        for download in self._downloads:
+            download.drop()
+
+    def _ask(self) -> None:
+        while self._wanted and self._idle:
+            download = self._idle.pop()
+            download.ask(*self._wanted.popleft())
+            self._asked.append(download)
+
+
+class _Download:
+    """One connection, and the range that comes over it; goes on where it broke."""
 
     def __init__(self, transfer: Transfer, size: int, retries: int) -> None:
         self._connection = transfer.connect()
@@ -195,47 +255,64 @@ class _HTTPReader(Reader):
         self._retries = retries
         self._response: http.client.HTTPResponse | None = None
         self._position = self._end = 0
+        self._is_asked = False
+        self._error: TransferError | None = None
 
-    def request(self, start: int, length: int) -> None:
-        """See `Reader.request`."""
-        if self._position != self._end:
-            self._drop()
-        self._position, self._end = start, start + length
+    @property
+    def is_done(self) -> bool:
+        """True when the whole range was read."""
+        return self._position == self._end
 
-    def readinto(self, start: int, buffer: memoryview) -> None:
-        """See `Reader.readinto`."""
+    def ask(self, start: int, end: int) -> None:
+        """Send a GET; an error of that is the first that `readinto` meets."""
+        self._position, self._end = start, end
+        try:
+            self._send()
+        except TransferError as e:
+            self._error = e
+
+    def readinto(self, start: int, buffer: memoryview) -> int:
+        """Fill the buffer, as far as the range goes: how many bytes."""
         if start != self._position:
-            self._drop()
-            self._position = start
+            raise RuntimeError(f"offset {start} is not the next of the announced ranges")
+        buffer = buffer[: self._end - start]
         failures = 0
         while buffer:
             try:
                 count = self._read_some(buffer)
             except TransferError as e:
                 failures += 1
-                self._drop()
+                self.drop()
                 self._connection.pause_or_raise(e, failures, self._retries)
             else:
                 failures = 0
                 self._position += count
                 buffer = buffer[count:]
+        return self._position - start
 
     def cancel(self) -> None:
-        """See `Reader.cancel`."""
+        """Make a call that is blocked now, in another thread, fail soon."""
         self._connection.cancel()
 
-    def close(self) -> None:
-        """See `Reader.close`."""
-        self._drop()
-
-    def _read_some(self, buffer: memoryview) -> int:
-        if self._response is None or self._response.isclosed():
-            self._response = self._connection.open_range(self._position, self._end, self._size)
-        return self._connection.read_body(self._response, buffer)
-
-    def _drop(self) -> None:
-        """Close the connection: nobody wants the rest of the body."""
+    def drop(self) -> None:
+        """Close the connection: nobody wants the rest of the reply."""
+        self._is_asked = False
         if self._response is not None:
             self._response.close()
             self._response = None
         self._connection.close()
+
+    def _read_some(self, buffer: memoryview) -> int:
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+        if self._response is None or self._response.isclosed():
+            if not self._is_asked:
+                self._send()
+            self._is_asked = False
+            self._response = self._connection.open_range(self._position, self._end, self._size)
+        return self._connection.read_body(self._response, buffer)
+
+    def _send(self) -> None:
+        self._connection.ask_for_range(self._position, self._end)
+        self._is_asked = True
