@@ -631,5 +631,5 @@ def test_what_can_be_read_in_parallel_is() -> None:
         memory = MemorySource(disk)
         with TarStreamSource(io.BytesIO(tar_of(MemorySource(disk)))) as tar:
             pair = (memory, tar) if swapped else (tar, memory)
-            assert compare(*pair).equal
+            assert compare(*pair, max_workers=4).equal
         assert len(memory.readers) == 4

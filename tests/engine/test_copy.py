@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import io
+import os
 import random
 import time
 from dataclasses import replace
@@ -342,3 +343,16 @@ def test_the_options_are_those_of_copy() -> None:
     parameters = inspect.signature(copy).parameters.values()
     keywords = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
     assert list(CopyOptions.__annotations__) == keywords
+
+
+@pytest.mark.parametrize(
+    ("processors", "workers"), [(1, 1), (2, 1), (3, 1), (4, 2), (8, 4), (9, 4), (64, 4)]
+)
+def test_one_reader_for_every_two_processors(
+    processors: int, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(processors)))
+    source = MemorySource(DISK, EXTENTS, max_readers=9)
+    sink = MemorySink(max_writers=9)
+    copy(source, sink)
+    assert len(source.readers) == len(sink.writers) == workers
