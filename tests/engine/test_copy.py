@@ -346,13 +346,14 @@ def test_the_options_are_those_of_copy() -> None:
 
 
 @pytest.mark.parametrize(
-    ("processors", "workers"), [(1, 1), (2, 1), (3, 1), (4, 2), (8, 4), (9, 4), (64, 4)]
+    ("processors", "readers"), [(1, 1), (2, 1), (3, 1), (4, 2), (8, 4), (9, 4), (64, 4)]
 )
 def test_one_reader_for_every_two_processors(
-    processors: int, workers: int, monkeypatch: pytest.MonkeyPatch
+    processors: int, readers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(processors)))
     source = MemorySource(DISK, EXTENTS, max_readers=9)
     sink = MemorySink(max_writers=9)
     copy(source, sink)
-    assert len(source.readers) == len(sink.writers) == workers
+    assert len(source.readers) == readers
+    assert len(sink.writers) == 4

@@ -116,7 +116,7 @@ def copy(
         src: Where to read.
         dst: Where to write; must be new: a sink takes one copy.
         max_workers: Most readers, and most writers, at the same time; source and sink may allow
-            fewer. None for one for every two processors, four at most.
+            fewer. None for one reader for every two processors, four at most, and four writers.
         buffer_size: Bytes in one buffer, a multiple of 4096.
         buffer_memory: Bytes in all buffers together, at least two buffers. This bounds the
             memory for data, whatever the size of the disk.
@@ -188,8 +188,8 @@ class Settings:
             raise UsageError(f"max_gap must be 'auto' or a number of bytes, not {self.max_gap!r}")
 
     @property
-    def workers(self) -> int:
-        """Most readers, and most writers.
+    def readers(self) -> int:
+        """Most readers.
 
         Measured on 2 processors: a second reader costs more, in caches and hand-overs of the
         interpreter, than it saves in waiting, for a server on the same host needs a processor, too.
@@ -197,6 +197,11 @@ class Settings:
         if self.max_workers is not None:
             return self.max_workers
         return min(max(1, len(os.sched_getaffinity(0)) // 2), MAX_WORKERS)
+
+    @property
+    def writers(self) -> int:
+        """Most writers: they wait for the other side more than they work."""
+        return self.max_workers if self.max_workers is not None else MAX_WORKERS
 
 
 def transfer(src: Source, dst: Sink, settings: Settings, progress: Progress | None) -> CopyResult:
@@ -211,8 +216,8 @@ def transfer(src: Source, dst: Sink, settings: Settings, progress: Progress | No
         check_order(src)
     hasher = _hasher(info, extents) if settings.block_hash else None
     dst.begin(info, extents)
-    n_readers = 1 if src.sequential else min(settings.workers, src.max_readers)
-    n_writers = 1 if dst.sequential else min(settings.workers, dst.max_writers)
+    n_readers = 1 if src.sequential else min(settings.readers, src.max_readers)
+    n_writers = 1 if dst.sequential else min(settings.writers, dst.max_writers)
     gap = _gap(src, settings, n_readers)
     plan = chain.from_iterable(
         plan_requests(

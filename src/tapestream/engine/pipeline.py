@@ -291,7 +291,8 @@ def run(
         digester: See `Sink.digester`.
         inspect: Called with the offset and the bytes of every piece of data, in the threads of the
             readers, before it is written.
-        observe: Hears the limits and the length of requests, and the seconds of their reading.
+        observe: Hears the limits and the length of requests, and the seconds of their reading and
+            inspection.
         progress: Called with the number of data bytes in every block that was written.
 
     Returns:
@@ -395,9 +396,10 @@ def _read(
             if buffer is not None:
                 began = time.monotonic()
                 reader.readinto(block.start, buffer[: block.length])
+                digest = examine(block, buffer, digest)
+                # Digests, too: the next bytes come meanwhile, and what they take would not show.
                 seconds = time.monotonic() - began
                 total += seconds
-                digest = examine(block, buffer, digest)
             filled = Filled(number, block, buffer, seconds)
             if handover.put(filled):
                 write_block(filled)
