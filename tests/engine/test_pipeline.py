@@ -487,8 +487,13 @@ def test_a_streaming_sink_has_a_thread_of_its_own() -> None:
 
 
 def test_it_counts_how_often_a_sink_that_takes_at_once_waits() -> None:
+    def after_all_before_it(start: int) -> None:
+        while len(disk.starts) < start // BUFFER:
+            time.sleep(0.001)
+        time.sleep(0.01)
+
     disk = Disk(20 * BUFFER)
-    disk.before_read = lambda start: time.sleep(0.01)
+    disk.before_read = after_all_before_it
     moved = transfer(disk, Extents.of([Extent(0, 20 * BUFFER)]))
     assert moved.underruns == 19
     assert moved.stalled > 0.1
