@@ -42,8 +42,8 @@ class Reader(Protocol):
     def ahead(self) -> int:
         """How many ranges this reader hears of at the same time, at least 1. Optional.
 
-        With 2 it hears of a range before it has read the one before: a backend that waits for
-        replies asks for it then.
+        With more than 1 it hears of a range before it has read the one before: a backend that waits
+        for replies asks for it then. Of long ranges it hears of fewer.
         """
         return 1
 

@@ -499,9 +499,15 @@ def test_it_counts_how_often_a_sink_that_takes_at_once_waits() -> None:
     assert moved.stalled > 0.1
 
 
-@pytest.mark.parametrize("ahead", [1, 2, 5])
+@pytest.mark.parametrize(
+    ("ahead", "most", "expected_ahead"),
+    [(1, 1, 1), (2, 10**6, 2), (5, 10**6, 5), (5, 1, 1), (5, 2 * 9000, 2), (5, 2 * 9000 + 1, 3)],
+)
 @pytest.mark.parametrize("readers", [1, 3])
-def test_a_reader_hears_of_ranges_ahead(ahead: int, readers: int) -> None:
+def test_a_reader_hears_of_ranges_ahead(
+    ahead: int, most: int, expected_ahead: int, readers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tapestream.engine.pipeline.AHEAD", most)
     heard: list[int] = []
 
     class Ahead(DiskReader):
@@ -528,4 +534,4 @@ def test_a_reader_hears_of_ranges_ahead(ahead: int, readers: int) -> None:
     extents = disk.extents(every=9000)
     transfer(disk, extents, readers=readers, reader=Ahead)
     assert bytes(disk.copy) == expected(disk, extents)
-    assert max(heard) == ahead
+    assert max(heard) == expected_ahead

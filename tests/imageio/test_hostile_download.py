@@ -22,6 +22,7 @@ from tapestream.errors import (
     UnsupportedError,
 )
 from tests.hostile import (
+    HONEST,
     Chunked,
     CloseBeforeReply,
     Cut,
@@ -60,8 +61,10 @@ from tests.imageio.support import (
 # Four blocks, the last of which is not full.
 SIZE = 3 * 64 * KIB + 5 * 512
 IMAGE = noise(SIZE)
-HOLE = 128 * KIB
-SPARSE = noise(HOLE) + bytes(HOLE) + noise(HOLE) + bytes(HOLE) + noise(512)
+# Too much to be pipelined: over one connection they are asked for one after the other.
+HOLE = 192 * KIB
+LAST = HOLE + 512
+SPARSE = noise(HOLE) + bytes(HOLE) + noise(HOLE) + bytes(HOLE) + noise(LAST)
 
 OLD_SERVERS: dict[str, dict[str, Any]] = {
     "405": {"options_status": 405},
@@ -575,7 +578,7 @@ def test_only_what_changed_is_read(zero: dict[str, bool]) -> None:
         dirty(0, HOLE, True, **zero),
         dirty(HOLE, HOLE, True, zero=True),
         dirty(2 * HOLE, 2 * HOLE, False, **zero),
-        dirty(4 * HOLE, 512, True, **zero),
+        dirty(4 * HOLE, LAST, True, **zero),
     )
     sink = DiskSink()
     with HostileServer(SPARSE, extents={"dirty": extents}) as server:
@@ -795,3 +798,84 @@ def test_a_reader_is_read_in_the_order_that_it_heard_of() -> None:
         reader.request(0, 1024)
         with pytest.raises(RuntimeError, match="512"):
             reader.readinto(512, memoryview(bytearray(512)))
+
+
+# --- Small ranges, several of which are under way on one connection ---
+
+PIECE = 64 * KIB
+CRUMBS = b"".join(noise(PIECE) + bytes(PIECE) for _ in range(20))
+PIECES = [(start, start + PIECE) for start in range(0, len(CRUMBS), 2 * PIECE)]
+
+
+def test_small_ranges_come_over_one_connection() -> None:
+    sink = DiskSink()
+    with HostileServer(CRUMBS) as server:
+        download(server, sink)
+        assert gets(server) == PIECES
+        assert len({request.connection for request in asked(server, "GET")}) == 1
+    assert sink.image == CRUMBS
+
+
+def test_small_and_large_ranges_in_turn() -> None:
+    sizes = [512, 200 * KIB, 512, 512, 8 * MIB, 300 * KIB, 512, 17 * MIB, 512]
+    image = b"".join(noise(size) + bytes(PIECE) for size in sizes)
+    sink = DiskSink()
+    with HostileServer(image) as server:
+        download(server, sink)
+    assert sink.image == image
+
+
+@pytest.mark.parametrize("n", [1, 2, 9, 20])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Cut(0),
+        Cut(PIECE - 1),
+        Reset(100),
+        Garbage(),
+        CloseBeforeReply(),
+        Status(503),
+        Status(503, early=True),
+        Last(HONEST),
+    ],
+    ids=repr,
+)
+def test_what_was_under_way_is_asked_for_again(n: int, fault: Fault) -> None:
+    sink = DiskSink()
+    with HostileServer(CRUMBS, on_get=on(n, fault)) as server:
+        download(server, sink, retries=1)
+        assert len(gets(server)) >= len(PIECES)
+    assert sink.image == CRUMBS
+    assert sorted(sink.writes) == [(start, PIECE) for start, _ in PIECES]
+
+
+def test_a_server_that_ends_every_connection() -> None:
+    sink = DiskSink()
+    with HostileServer(CRUMBS, on_get=always(Last(HONEST))) as server:
+        download(server, sink, retries=0)
+    assert sink.image == CRUMBS
+
+
+@pytest.mark.parametrize("n", [1, 2, 9, 20])
+@pytest.mark.parametrize("code", [403, 404])
+def test_a_refusal_of_one_of_many_is_told(n: int, code: int) -> None:
+    sink = DiskSink()
+    with (
+        HostileServer(CRUMBS, on_get=on(n, Status(code, "this is why"))) as server,
+        pytest.raises(TransferError) as caught,
+    ):
+        download(server, sink)
+    check_status(caught.value, code)
+    assert sink.aborted
+    assert len(sink.writes) < n
+
+
+def test_the_reply_to_another_range_is_refused() -> None:
+    """It would corrupt the disk."""
+    sink = DiskSink()
+    with (
+        HostileServer(CRUMBS, on_get=on(3, WrongRange(PIECE))) as server,
+        pytest.raises(ServerProtocolError),
+    ):
+        download(server, sink)
+    check_written(sink, CRUMBS)

@@ -38,6 +38,10 @@ log = logging.getLogger("tapestream.copy")
 # received, or that `_thread.interrupt_main` simulates, would not end its wait.
 WAKE_UP = 0.2
 
+# A reader hears of no further range when those ahead have so many bytes: the other readers want
+# something to read, too.
+AHEAD = 32 * 1024**2
+
 # A sink takes data at once when a block is written in so small a part of the time of its reading.
 AT_ONCE = 1 / 4
 
@@ -412,7 +416,11 @@ def _announced(handover: Handover, reader: Reader) -> Iterator[tuple[int, Reques
     """What the reader is to read, one after the other; it hears of it ahead."""
     waiting: deque[tuple[int, Request]] = deque()
     while True:
-        while len(waiting) < reader.ahead and (claimed := handover.claim()) is not None:
+        while (
+            len(waiting) < reader.ahead
+            and sum(request.length for _, request in waiting) < AHEAD
+            and (claimed := handover.claim()) is not None
+        ):
             request = claimed[1]
             if request.length:
                 reader.request(request.start, request.length)

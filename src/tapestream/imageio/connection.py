@@ -1,8 +1,7 @@
 """One transfer of an imageio server: its URL, what it can do, and connections to it.
 
-urllib3 connects (TLS, TCP options), and `http.client`, which its connections are made of, sends
-and receives: read that way, data goes straight into our buffers. Foreign exceptions end here:
-what leaves is a `TransferError`, and its text never holds the ticket.
+Data goes from the socket straight into our buffers. Foreign exceptions end here: what leaves is a
+`TransferError`, and its text never holds the ticket.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ import socket
 import ssl
 import struct
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -37,6 +37,7 @@ from ..errors import (
     UnsupportedError,
     UsageError,
 )
+from .exchange import Exchange
 
 log = logging.getLogger("tapestream.imageio")
 
@@ -46,6 +47,9 @@ FIRST_PAUSE = 0.1
 LONGEST_PAUSE = 10.0
 # Enough of an error's text to tell what is wrong; the rest could be anything.
 MAX_ERROR_TEXT = 1000
+
+# Nothing may be compressed on the way.
+PLAIN = {"Accept-Encoding": "identity"}
 
 # Zeroing or flushing can take the server minutes, during which nothing is sent: keep-alive
 # tells a busy server from a dead one.
@@ -91,6 +95,12 @@ class TransferURL:
             )
         default = 443 if parts.scheme == "https" else 80
         return cls(parts.scheme, host, port or default, parts.path)
+
+    @property
+    def authority(self) -> str:
+        """Host and port, as a request names them."""
+        host = f"[{self.host}]" if ":" in self.host else self.host.encode("idna").decode()
+        return f"{host}:{self.port}"
 
     def redact(self, text: str) -> str:
         """Take the ticket, and any large part of it, out of a text."""
@@ -164,7 +174,7 @@ class Reply(NamedTuple):
     """A whole reply of the server."""
 
     status: int
-    headers: Mapping[str, str]
+    headers: http.client.HTTPMessage
     body: bytes
 
 
@@ -212,7 +222,8 @@ class Transfer:
 
     def connect(self) -> Connection:
         """Make a connection; it connects when first used."""
-        return Connection(self, self._new_http())
+        host = "localhost" if self._unix_socket else self.url.authority
+        return Connection(self, Exchange(self._new_http(), host))
 
     def keep_alive(self) -> None:
         """Use the ticket: this, unlike getting the extents, lets it live on.
@@ -324,19 +335,16 @@ class Connection:
     Every method raises a `TransferError`; the connection is then closed, and can be used again.
     """
 
-    def __init__(self, transfer: Transfer, connection: HTTPConnection) -> None:
+    def __init__(self, transfer: Transfer, exchange: Exchange) -> None:
         self._transfer = transfer
-        self._http = connection
+        self._exchange = exchange
         self._cancelled = threading.Event()
-        # http.client lets go of the socket of a reply that is the last one: cancel() needs it.
-        self._socket: socket.socket | None = None
-        self._ahead = 0  # bytes of a download that came with its headers
-        self._refusal: http.client.HTTPResponse | None = None
-        self._putting = ""  # what is not yet replied to
+        self._putting: deque[str] = deque()  # what is not yet replied to
 
     def options(self) -> Capabilities:
         """Ask what the server can do. This keeps the ticket alive, too."""
-        reply = self._ask("OPTIONS", timeout=self._transfer.timeouts.read)
+        headers = {"User-Agent": f"tapestream/{__version__}"}
+        reply = self._ask("OPTIONS", headers=headers, timeout=self._transfer.timeouts.read)
         if reply.status in (204, 405):
             log.info("%s is an old server: it can only read and write", self._transfer.url)
             return Capabilities()
@@ -370,17 +378,24 @@ class Connection:
         """The size of the image, without its extents: start to download it, and stop."""
         with self._foreign_errors("cannot get the size"):
             self._send("GET", timeout=self._transfer.timeouts.read)
-            response = self._reply()
+            response = self._exchange.reply()
             if response.status != 200:
                 self._check(self._whole(response), 200, "cannot get the size")
             try:
                 return _content_length(response)
             finally:
-                response.close()
                 self.close()
 
+    @property
+    def asked(self) -> int:
+        """How many ranges were asked for and not opened; 0 when the connection broke, or ended."""
+        return self._exchange.under_way
+
     def ask_for_range(self, start: int, end: int) -> None:
-        """Ask for the bytes from `start` up to, not including, `end`, and do not wait for them."""
+        """Ask for the bytes from `start` up to, not including, `end`, and do not wait for them.
+
+        Several ranges may be asked for; they come in the same order.
+        """
         with self._foreign_errors(f"cannot read bytes {start} to {end}"):
             headers = {"Range": f"bytes={start}-{end - 1}"}
             self._send("GET", headers=headers, timeout=self._transfer.timeouts.read)
@@ -393,16 +408,14 @@ class Connection:
         """
         doing = f"cannot read bytes {start} to {end}"
         with self._foreign_errors(doing):
-            response = self._reply()
+            response = self._exchange.reply()
             if response.status not in (200, 206):
                 self._check(self._whole(response), 206, doing)
             try:
                 _check_range(response, start, end, size)
             except ServerProtocolError:
-                response.close()
                 self.close()
                 raise
-            self._ahead = len(response.fp.peek())
             return response
 
     def read_body(self, response: http.client.HTTPResponse, buffer: memoryview) -> int:
@@ -414,52 +427,51 @@ class Connection:
                 left = response.length or 0
                 buffer = buffer[:left]
                 while count < len(buffer):
-                    step = self._receive(response, buffer[count:])
+                    step = self._exchange.receive(buffer[count:])
                     if step == 0:
                         raise http.client.IncompleteRead(b"")
                     count += step
                 response.length = left - count
         except TransferError:
-            response.close()
             if count == 0:
                 raise
         if response.length == 0:
-            response.close()  # so that the connection can be used again
+            self._end(response)
         return count
 
-    def _receive(self, response: http.client.HTTPResponse, buffer: memoryview) -> int:
-        """One read, past the layers between us and the socket once they hold no more bytes."""
-        sock = self._http.sock
-        if self._ahead or sock is None:  # without a socket: the reply is the connection's last
-            step = response.fp.readinto1(buffer[: self._ahead or len(buffer)])
-            self._ahead -= min(step, self._ahead)
-            return step
-        if isinstance(sock, ssl.SSLSocket):
-            return int(sock.read(len(buffer), buffer))
-        return sock.recv_into(buffer)
+    def put(self, start: int, data: memoryview, *, under_way: int) -> None:
+        """Upload bytes: they are on their way when this returns, and `end_puts` must follow.
 
-    def put(self, start: int, data: memoryview) -> None:
-        """Upload bytes: they are on their way when this returns, and `end_put` must follow."""
+        Args:
+            start: Where they belong.
+            data: The bytes.
+            under_way: How many uploads may be, with this one, before the oldest is waited for.
+        """
+        # What has come is taken: behind it the server may have hung up, if the last was long ago.
+        while self._putting and (len(self._putting) >= under_way or self._exchange.has_news):
+            self._end_put()
         doing = f"cannot write {len(data)} bytes at {start}"
         headers = {
             "Content-Length": str(len(data)),
             "Content-Range": f"bytes {start}-{start + len(data) - 1}/*",
-            "Content-Type": "application/octet-stream",
         }
         suffix = "?flush=n" if self._transfer.can.flush else ""
         with self._foreign_errors(doing):
             self._send("PUT", suffix, headers, data, self._transfer.timeouts.read)
-        self._putting = doing
-        if self._refusal is not None:
-            self.end_put()
+        self._putting.append(doing)
+        if self._exchange.is_cut:
+            self.end_puts()
 
-    def end_put(self) -> None:
-        """Wait until the bytes are in the server's hands, if there are any; not on storage."""
-        doing, self._putting = self._putting, ""
-        if doing:
-            with self._foreign_errors(doing):
-                reply = self._whole(self._reply())
-            self._check(reply, 200, doing)
+    def end_puts(self) -> None:
+        """Wait until the bytes of all uploads are in the server's hands; not on storage."""
+        while self._putting:
+            self._end_put()
+
+    def _end_put(self) -> None:
+        doing = self._putting.popleft()
+        with self._foreign_errors(doing):
+            reply = self._whole(self._exchange.reply())
+        self._check(reply, 200, doing)
 
     def zero(self, start: int, length: int, *, flush: bool = False) -> None:
         """Make a range read as zeros; any length goes in one request."""
@@ -475,7 +487,7 @@ class Connection:
 
     def is_local(self) -> bool:
         """True when the server runs on this host; asked while connected."""
-        sock = self._http.sock
+        sock = self._exchange.sock
         if sock is None or sock.family == socket.AF_UNIX:
             return False
         return bool(sock.getpeername()[0] == sock.getsockname()[0])
@@ -500,7 +512,7 @@ class Connection:
     def cancel(self) -> None:
         """Make a call that waits for the server, in another thread, fail."""
         self._cancelled.set()
-        sock = self._socket
+        sock = self._exchange.sock
         if sock is not None:
             try:
                 # Close it with a RST: after a mere FIN, and with all its buffers full, the server
@@ -513,11 +525,7 @@ class Connection:
 
     def close(self) -> None:
         """Close the connection; the next use opens it again."""
-        self._putting = ""
-        if self._refusal is not None:
-            self._refusal.close()
-            self._refusal = None
-        self._http.close()
+        self._exchange.close()
 
     def __enter__(self) -> Self:
         return self
@@ -542,7 +550,7 @@ class Connection:
     ) -> Reply:
         with self._foreign_errors(f"{method} failed"):
             self._send(method, suffix, headers, body, timeout)
-            return self._whole(self._reply())
+            return self._whole(self._exchange.reply())
 
     def _send(
         self,
@@ -552,56 +560,37 @@ class Connection:
         body: memoryview | None = None,
         timeout: float = 0,
     ) -> None:
-        """Send a request; `_reply` must follow."""
-        connection = self._http
+        """Send a request; its reply must follow."""
         self._connect(timeout)
-        connection.putrequest(method, self._transfer.url.path + suffix)
-        connection.putheader("User-Agent", f"tapestream/{__version__}")
-        for name, value in (headers or {}).items():
-            connection.putheader(name, value)
-        try:
-            connection.endheaders()
-            if body is not None:
-                connection.send(body)
-        except (BrokenPipeError, ConnectionResetError, ssl.SSLEOFError):
-            # The server closed its side, and perhaps said why before: the response tells. But
-            # whatever it says, it has not got everything.
-            response = http.client.HTTPConnection.getresponse(connection)
-            if response.status < 400:
-                response.close()
-                raise
-            self._refusal = response
-
-    def _reply(self) -> http.client.HTTPResponse:
-        refusal, self._refusal = self._refusal, None
-        return refusal or http.client.HTTPConnection.getresponse(self._http)
+        headers = {**(PLAIN if body is None else {}), **(headers or {})}
+        self._exchange.send(method, self._transfer.url.path + suffix, headers, body)
 
     def _connect(self, timeout: float) -> None:
         if self._cancelled.is_set():
             raise ServerError("cancelled")
-        connection = self._http
-        if connection.sock is not None and not connection.is_connected:
-            connection.close()  # the server dropped an idle connection: normal life
-        if connection.sock is None:
-            try:
-                connection.connect()
-            except ssl.SSLCertVerificationError as e:
-                raise CertificateError(
-                    f"the certificate of {self._transfer.url} cannot be verified: "
-                    f"{e.verify_message}"
-                ) from e
-            except (OSError, HTTPError) as e:
-                raise ServerUnreachableError(f"cannot connect to {self._transfer.url}: {e}") from e
-        connection.sock.settimeout(timeout)
-        self._socket = connection.sock
+        try:
+            sock = self._exchange.connect()
+        except ssl.SSLCertVerificationError as e:
+            raise CertificateError(
+                f"the certificate of {self._transfer.url} cannot be verified: {e.verify_message}"
+            ) from e
+        except (OSError, HTTPError) as e:
+            raise ServerUnreachableError(f"cannot connect to {self._transfer.url}: {e}") from e
+        sock.settimeout(timeout)
         if self._cancelled.is_set():  # while it connected: cancel() saw no socket
             self.close()
             raise ServerError("cancelled")
 
     def _whole(self, response: http.client.HTTPResponse) -> Reply:
-        headers = {name.lower(): value for name, value in response.getheaders()}
-        with response:
-            return Reply(response.status, headers, response.read())
+        body = response.read()
+        self._end(response)
+        return Reply(response.status, response.headers, body)
+
+    def _end(self, response: http.client.HTTPResponse) -> None:
+        """A reply was read to its end: the connection can be used again, or was the last's."""
+        response.close()
+        if response.will_close:
+            self.close()
 
     def _check(self, reply: Reply, wanted: int, doing: str) -> None:
         if reply.status == wanted:

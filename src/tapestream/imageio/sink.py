@@ -27,8 +27,11 @@ MIB = 1024**2
 # What a server that cannot zero is sent, in pieces.
 _ZEROS = bytes(4 * MIB)
 # So many connections a writer uses in turn: it sends the next bytes while the server stores others.
-# For small pieces of a fragmented disk 4 are better than 2, for large ones it is all the same.
-CONNECTIONS = 4
+CONNECTIONS = 2
+# Up to this size the server works longer on a request than on its bytes, and several threads of it
+# only get in each other's way: so many such requests are under way on one connection.
+SMALL = 64 * 1024
+PIPELINED = 8
 # How often to ask again for the extents of the disk: nothing was written yet.
 _RETRIES = 4
 # Zeroing this much takes a server about as long as one more request does.
@@ -107,7 +110,7 @@ class ImageioUploadSink(Sink):
 
     @property
     def max_writers(self) -> int:
-        """How many writers the server allows: each takes four connections, if there are so many."""
+        """How many writers the server allows: each takes two connections, if there are two."""
         return max(1, self._transfer.can.max_writers // CONNECTIONS)
 
     @property
@@ -258,7 +261,7 @@ class _Stretches:
 
 
 class _HTTPWriter(Writer):
-    """Uploads over several connections in turn.
+    """Uploads over several connections.
 
     While the server stores what came over one, the next bytes are sent.
 
@@ -277,17 +280,25 @@ class _HTTPWriter(Writer):
 
     def write(self, start: int, buffer: memoryview) -> None:
         """See `Writer.write`."""
-        connection = self._next()
-        connection.end_put()
-        connection.put(start, buffer)
+        if len(buffer) <= SMALL:
+            connection, under_way = self._connections[0], PIPELINED
+        else:
+            connection, under_way = next(self._turns), 1
+        self._used.add(connection)
+        connection.put(start, buffer, under_way=under_way)
 
     def zero(self, start: int, length: int) -> None:
         """See `Writer.zero`."""
+        stale = list(self._stale.within(start, start + length))
+        if not stale:
+            return
         # One connection may overtake another: what is zeroed may be written next.
         self._end_puts()
-        for first, end in self._stale.within(start, start + length):
+        connection = self._connections[0]
+        self._used.add(connection)
+        for first, end in stale:
             if self._can.zero:
-                self._next().zero(first, end - first)
+                connection.zero(first, end - first)
             else:
                 self._put_zeros(first, end)
         self._end_puts()
@@ -308,14 +319,9 @@ class _HTTPWriter(Writer):
         for connection in self._connections:
             connection.close()
 
-    def _next(self) -> Connection:
-        connection = next(self._turns)
-        self._used.add(connection)
-        return connection
-
     def _end_puts(self) -> None:
         for connection in self._connections:
-            connection.end_put()
+            connection.end_puts()
 
     def _put_zeros(self, start: int, end: int) -> None:
         while start < end:

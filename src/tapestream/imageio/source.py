@@ -7,6 +7,7 @@ import logging
 import os
 from collections import deque
 from dataclasses import replace
+from itertools import islice
 from typing import Literal
 
 from ..blockhash import BlockHash
@@ -24,6 +25,10 @@ GET_SIZE = 8 * 1024**2
 # So many connections a reader uses in turn: the server reads for one while the reply to another is
 # received. More are no faster, and cost the server more.
 CONNECTIONS = 2
+# Up to this size the server works longer on a request than on its bytes, and several threads of it
+# only get in each other's way: so many such requests are under way on one connection.
+SMALL = 128 * 1024
+PIPELINED = 8
 
 
 class ImageioHTTPSource(Source):
@@ -196,21 +201,20 @@ class ImageioHTTPSource(Source):
 
 
 class _HTTPReader(Reader):
-    """Downloads the announced ranges over several connections in turn.
+    """Downloads the announced ranges over several connections.
 
     While the reply to one GET is received, the server works on the next.
     """
 
     def __init__(self, transfer: Transfer, connections: int, size: int, retries: int) -> None:
         self._downloads = [_Download(transfer, size, retries) for _ in range(connections)]
-        self._idle = self._downloads.copy()
-        self._asked: deque[_Download] = deque()
         self._wanted: deque[tuple[int, int]] = deque()
+        self._asked: deque[tuple[int, _Download]] = deque()  # with the end of the range
 
     @property
     def ahead(self) -> int:
         """See `Reader.ahead`."""
-        return len(self._downloads)
+        return PIPELINED
 
     def request(self, start: int, length: int) -> None:
         """See `Reader.request`."""
@@ -222,11 +226,11 @@ class _HTTPReader(Reader):
     def readinto(self, start: int, buffer: memoryview) -> None:
         """See `Reader.readinto`."""
         while buffer:
-            download = self._asked[0]
-            count = download.readinto(start, buffer)
+            end, download = self._asked[0]
+            count = download.readinto(start, buffer[: end - start])
             start, buffer = start + count, buffer[count:]
-            if download.is_done:
-                self._idle.append(self._asked.popleft())
+            if start == end:
+                self._asked.popleft()
                 self._ask()
 
     def cancel(self) -> None:
@@ -240,42 +244,52 @@ class _HTTPReader(Reader):
             download.drop()
 
     def _ask(self) -> None:
-        while self._wanted and self._idle:
-            download = self._idle.pop()
-            download.ask(*self._wanted.popleft())
-            self._asked.append(download)
+        while self._wanted:
+            start, end = self._wanted[0]
+            download = self._free(end - start)
+            if download is None:
+                return
+            self._wanted.popleft()
+            download.ask(start, end)
+            self._asked.append((end, download))
+
+    def _free(self, length: int) -> _Download | None:
+        """Who can ask for so many bytes now."""
+        if length <= SMALL:
+            first = self._downloads[0]
+            return first if first.ranges < PIPELINED else None
+        return next((d for d in self._downloads if not d.ranges), None)
 
 
 class _Download:
-    """One connection, and the range that comes over it; goes on where it broke."""
+    """One connection, and the ranges that come over it; goes on where it broke."""
 
     def __init__(self, transfer: Transfer, size: int, retries: int) -> None:
         self._connection = transfer.connect()
         self._size = size
         self._retries = retries
-        self._response: http.client.HTTPResponse | None = None
-        self._position = self._end = 0
-        self._is_asked = False
-        self._error: TransferError | None = None
+        self._ranges: deque[tuple[int, int]] = deque()
+        self._response: http.client.HTTPResponse | None = None  # of the first of them
 
     @property
-    def is_done(self) -> bool:
-        """True when the whole range was read."""
-        return self._position == self._end
+    def ranges(self) -> int:
+        """How many ranges were asked for and not read to their end."""
+        return len(self._ranges)
 
     def ask(self, start: int, end: int) -> None:
-        """Send a GET; an error of that is the first that `readinto` meets."""
-        self._position, self._end = start, end
+        """Send a GET."""
+        self._ranges.append((start, end))
         try:
             self._send()
-        except TransferError as e:
-            self._error = e
+        except TransferError:
+            # It is met again by `readinto`, which tells it, or tries again.
+            self.drop()
 
     def readinto(self, start: int, buffer: memoryview) -> int:
-        """Fill the buffer, as far as the range goes: how many bytes."""
-        if start != self._position:
+        """Fill the buffer from the first range, which must have so many bytes left."""
+        position, end = self._ranges[0]
+        if start != position:
             raise RuntimeError(f"offset {start} is not the next of the announced ranges")
-        buffer = buffer[: self._end - start]
         failures = 0
         while buffer:
             try:
@@ -286,9 +300,11 @@ class _Download:
                 self._connection.pause_or_raise(e, failures, self._retries)
             else:
                 failures = 0
-                self._position += count
-                buffer = buffer[count:]
-        return self._position - start
+                position, buffer = position + count, buffer[count:]
+                self._ranges[0] = position, end
+        if position == end:
+            self._ranges.popleft()
+        return position - start
 
     def cancel(self) -> None:
         """Make a call that is blocked now, in another thread, fail soon."""
@@ -296,23 +312,20 @@ class _Download:
 
     def drop(self) -> None:
         """Close the connection: nobody wants the rest of the reply."""
-        self._is_asked = False
-        if self._response is not None:
-            self._response.close()
-            self._response = None
+        self._response = None
         self._connection.close()
 
     def _read_some(self, buffer: memoryview) -> int:
-        if self._error is not None:
-            error, self._error = self._error, None
-            raise error
-        if self._response is None or self._response.isclosed():
-            if not self._is_asked:
-                self._send()
-            self._is_asked = False
-            self._response = self._connection.open_range(self._position, self._end, self._size)
-        return self._connection.read_body(self._response, buffer)
+        self._send()
+        if self._response is None:
+            self._response = self._connection.open_range(*self._ranges[0], self._size)
+        count = self._connection.read_body(self._response, buffer)
+        if self._response.isclosed():
+            self._response = None
+        return count
 
     def _send(self) -> None:
-        self._connection.ask_for_range(self._position, self._end)
-        self._is_asked = True
+        """Ask for what was not asked for since the connection was made."""
+        asked = self._connection.asked + (self._response is not None)
+        for start, end in islice(self._ranges, asked, None):
+            self._connection.ask_for_range(start, end)
