@@ -492,6 +492,22 @@ def test_what_a_merged_chain_says_of_itself() -> None:
     assert merged.max_readers == 1
     assert merged.checksum == "sha256"
     assert merged.device is None
+    assert not merged.shares_processors
+
+
+@pytest.mark.parametrize("served", range(3))
+def test_a_chain_of_which_a_server_here_has_a_part(served: int) -> None:
+    class ServedSource(MemorySource):
+        shares_processors = True
+
+    extents = [[Extent(0, K, dirty=n > 1 or None)] for n in (1, 2, 3)]
+    chain: list[Source] = [
+        (ServedSource if n == served else MemorySource)(
+            bytes(K), extents[n], info=info(n + 1, full=n == 0)
+        )
+        for n in range(3)
+    ]
+    assert merge_chain(chain).shares_processors
 
 
 def test_the_checksums_of_a_merged_chain() -> None:

@@ -136,6 +136,11 @@ class _Chain(Source):
         return self._in_turn or any(source.sequential for source in self._sources)
 
     @property
+    def shares_processors(self) -> bool:
+        """See `Source.shares_processors`."""
+        return any(source.shares_processors for source in self._sources)
+
+    @property
     def device(self) -> str | None:
         """See `Source.device`."""
         return next((source.device for source in self._sources if source.device), None)

@@ -122,6 +122,14 @@ class Source(Closing, Protocol):
         ...
 
     @property
+    def shares_processors(self) -> bool:
+        """True when reading makes another process of this host work, such as a server. Optional.
+
+        As a default there are then fewer readers: that process needs processors, too.
+        """
+        return False
+
+    @property
     def device(self) -> str | None:
         """Name of what only one source can use at the same time, a tape drive; None for none.
 
@@ -141,7 +149,8 @@ class Source(Closing, Protocol):
     def passes(self) -> Sequence[Iterable[Run]] | None:
         """The order in which the disk can be read, where that is not from start to end. Optional.
 
-        Called after `extents`. A source that wraps another passes this on, and `device`.
+        Called after `extents`. A source that wraps another passes this on, `device` and
+        `shares_processors`.
 
         Returns:
             Ordered runs, in several passes over the disk that together have all data and all

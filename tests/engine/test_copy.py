@@ -346,13 +346,20 @@ def test_the_options_are_those_of_copy() -> None:
 
 
 @pytest.mark.parametrize(
-    ("processors", "readers"), [(1, 1), (2, 1), (3, 1), (4, 2), (8, 4), (9, 4), (64, 4)]
+    ("processors", "shared", "readers"),
+    [
+        *[(1, False, 1), (2, False, 2), (3, False, 3), (4, False, 4), (64, False, 4)],
+        *[(1, True, 1), (2, True, 1), (3, True, 1), (4, True, 2), (8, True, 4), (64, True, 4)],
+    ],
 )
-def test_one_reader_for_every_two_processors(
-    processors: int, readers: int, monkeypatch: pytest.MonkeyPatch
+def test_as_many_readers_as_have_processors(
+    processors: int, shared: bool, readers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    class LocalSource(MemorySource):
+        shares_processors = shared
+
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(processors)))
-    source = MemorySource(DISK, EXTENTS, max_readers=9)
+    source = LocalSource(DISK, EXTENTS, max_readers=9)
     sink = MemorySink(max_writers=9)
     copy(source, sink)
     assert len(source.readers) == readers

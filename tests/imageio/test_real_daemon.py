@@ -292,6 +292,7 @@ def test_the_unix_socket_is_used_here(daemon: ImageioDaemon, url: str, upload_ur
         ImageioUploadSink(upload_url, cafile=daemon.cafile) as sink,
     ):
         assert source.over_unix_socket
+        assert source.shares_processors
         assert sink.over_unix_socket
         copy(source, sink)
     assert uses_of_unix_socket(daemon, url) > 0
@@ -306,9 +307,19 @@ def test_the_unix_socket_is_not_used_when_not_wanted(
         ImageioUploadSink(upload_url, cafile=daemon.cafile, use_unix_socket=False) as sink,
     ):
         assert not source.over_unix_socket
+        assert source.shares_processors
         assert not sink.over_unix_socket
         copy(source, sink)
     assert uses_of_unix_socket(daemon, url) == 0
+
+
+def test_a_server_on_another_host(
+    daemon: ImageioDaemon, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tapestream.imageio.connection.Connection.is_local", lambda self: False)
+    with ImageioHTTPSource(url, cafile=daemon.cafile) as source:
+        assert not source.over_unix_socket
+        assert not source.shares_processors
 
 
 def uses_of_unix_socket(daemon: ImageioDaemon, url: str) -> int:

@@ -210,6 +210,7 @@ class Transfer:
     Attributes:
         url: Where it is.
         can: What the server can do with it.
+        is_local: True when the server runs on this host.
         timeouts: How long to wait.
     """
 
@@ -217,6 +218,7 @@ class Transfer:
         self.url = url
         self.timeouts = timeouts
         self.can = Capabilities()
+        self.is_local = False
         self._tls = tls
         self._unix_socket: str | None = None
 
@@ -258,8 +260,8 @@ class Transfer:
         """
         with self.connect() as connection:
             self.can = connection.options()
-            local = connection.is_local()
-        if use_unix_socket and local and self.can.unix_socket:
+            self.is_local = connection.is_local()
+        if use_unix_socket and self.is_local and self.can.unix_socket:
             self._unix_socket = self.can.unix_socket
             try:
                 with self.connect() as connection:

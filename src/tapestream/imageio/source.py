@@ -111,6 +111,11 @@ class ImageioHTTPSource(Source):
         return max(1, self._transfer.can.max_readers // CONNECTIONS)
 
     @property
+    def shares_processors(self) -> bool:
+        """See `Source.shares_processors`: when the server runs on this host."""
+        return self._transfer.is_local
+
+    @property
     def over_unix_socket(self) -> bool:
         """True when the data comes over the unix socket of this host."""
         return self._transfer.over_unix_socket
