@@ -14,6 +14,8 @@ UPLOAD = "client.upload"
 NBDCOPY = "nbdcopy"
 GNU_TAR = "GNU tar -cS"
 TCP = "plain TCP"
+BARE = "bare loop, sha256"
+BARE_PLAIN = "bare loop, no digests"
 SHA256SUM = "sha256sum of the tar"
 SERVER_HASH = "the server's /checksum"
 EACH = "tapestream, one copy each"
@@ -30,10 +32,16 @@ DISKS = {
     "contiguous": "a contiguous disk",
     "fragmented": "a fragmented disk (64 KiB data, 64 KiB hole)",
     "filesystem": "an ext4 file system",
+    "scattered": "scattered changes (64 KiB data, 2 MiB hole)",
 }
 # The slow peers need ten seconds for so much of a fragmented disk; of less, half of our time would
 # be start-up.
-PARTS = {"contiguous": "contiguous", "fragmented": "fragmented/2", "filesystem": "filesystem/2"}
+PARTS = {
+    "contiguous": "contiguous",
+    "fragmented": "fragmented/2",
+    "filesystem": "filesystem/2",
+    "scattered": "scattered/4",
+}
 CHANNELS = {"unix": "unix socket", "tls": "TLS"}
 
 
@@ -46,10 +54,18 @@ def _backup(disk: str, channel: str) -> Table:
         Contender(STREAM, "imageio.stream", produces="raw"),
         Contender(LETTER, "letter.backup", produces="tar"),
         Contender(DOWNLOAD, "imageio.download", produces="qcow2"),
-        Contender("curl, whole image", "tools.curl", produces="raw", needs="curl"),
     ]
+    if disk != "scattered":
+        contenders.append(
+            Contender("curl, whole image", "tools.curl", produces="raw", needs="curl")
+        )
     if channel == "unix":
         contenders.append(Contender(NBDCOPY, "tools.nbdcopy", produces="raw", needs="nbdcopy"))
+    if disk == "contiguous":
+        contenders += [
+            Contender(BARE_PLAIN, "bare.loop", {"digest": False}, "raw"),
+            Contender(BARE, "bare.loop", {"digest": True}, "raw"),
+        ]
     return Table(
         f"backup-{disk}/{channel}",
         f"Backup of {DISKS[disk]}, {CHANNELS[channel]}",

@@ -169,6 +169,16 @@ def _fragmented(raw: Path, amount: int) -> None:
         f.truncate(2 * amount)
 
 
+def _scattered(raw: Path, amount: int) -> None:
+    """What changed on a disk since yesterday: a little here and there."""
+    rng = random.Random(5)
+    with raw.open("wb") as f:
+        for number in range(amount // CHUNK):
+            f.seek(number * (CHUNK + 2 * MIB))
+            f.write(rng.randbytes(CHUNK))
+        f.truncate(amount // CHUNK * (CHUNK + 2 * MIB))
+
+
 def _filesystem(raw: Path, amount: int) -> None:
     """An ext4 that has been lived in: small files, big files, and the holes of deleted ones."""
     rng = random.Random(3)
@@ -201,6 +211,7 @@ DISKS: dict[str, Callable[[Path, int], None]] = {
     "contiguous": _contiguous,
     "fragmented": _fragmented,
     "filesystem": _filesystem,
+    "scattered": _scattered,
 }
 
 

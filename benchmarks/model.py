@@ -74,6 +74,7 @@ class Job:
     Attributes:
         program: See `Contender`.
         url: Of the transfer.
+        size: Of its disk, in bytes.
         cafile: To verify the server with; "" not to.
         unix_socket: Of the server; "" to go over TLS.
         nbd_socket: What stands behind the server.
@@ -84,6 +85,7 @@ class Job:
 
     program: str
     url: str = ""
+    size: int = 0
     cafile: str = ""
     unix_socket: str = ""
     nbd_socket: str = ""

@@ -132,6 +132,7 @@ class Stage(ABC):
             yield replace(
                 job,
                 url=url,
+                size=size,
                 cafile=str(self.daemon.cafile),
                 unix_socket="" if self.table.tls else self.daemon.local_socket,
                 nbd_socket=image.removeprefix("nbd:unix:"),
