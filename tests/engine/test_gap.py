@@ -28,17 +28,40 @@ def fragmented(limits: Limits) -> int:
     return PIECE if limits.max_gap < GAP else limits.span - GAP
 
 
+def took(length: int, seconds: float) -> Seen:
+    """Such a request, of a reader that does nothing else."""
+    data = (length + GAP) // (PIECE + GAP) * PIECE
+    return Seen(1, length, data, seconds, seconds)
+
+
 def used(
-    gap: AutoGap, per_request: float, rate: float, *, requests: int = 5000, noise: float = 0
+    gap: AutoGap,
+    per_request: float,
+    rate: float,
+    *,
+    requests: int = 5000,
+    noise: float = 0,
+    work: float = 0,
 ) -> Iterator[Limits]:
-    """Let it see a server with these costs; the limits of every request."""
+    """Let it see a server with these costs; the limits of every request.
+
+    Args:
+        gap: It.
+        per_request: Seconds of the server for one request.
+        rate: Its bytes per second.
+        requests: How many to ask for.
+        noise: By which part of it the time of a request varies.
+        work: Seconds that the reader works on a byte of data, while the server goes on.
+    """
     rng = random.Random(1)
     for _ in range(requests):
         limits = gap.limits()
         yield limits
         length = fragmented(limits)
-        seconds = per_request + length / rate
-        gap.observe(limits, length, seconds * (1 + noise * (rng.random() - 0.5)))
+        seconds = (per_request + length / rate) * (1 + noise * (rng.random() - 0.5))
+        seen = took(length, seconds)
+        reading = max(0, seconds - work * seen.data)
+        gap.observe(limits, seen._replace(reading=reading, seconds=reading + work * seen.data))
 
 
 def last_learned(limits: Iterator[Limits]) -> int:
@@ -66,22 +89,37 @@ def test_where_a_request_is_free_no_gap_pays() -> None:
     assert last_learned(used(AutoGap(16 * MIB, READERS), 0.0, 30 * MIB)) < 4 * KIB
 
 
+@pytest.mark.parametrize("work", [0.2, 0.5, 0.9])
+def test_requests_do_not_seem_free_since_the_reader_works_meanwhile(work: float) -> None:
+    """Of a fragmented disk small requests cost the server 1.2 ms each; the reader works less."""
+    per_request, rate = 0.001, 300 * MIB
+    each = work * (per_request + PIECE / rate) / PIECE
+    learned = last_learned(used(AutoGap(16 * MIB, READERS), per_request, rate, work=each))
+    assert learned > GAP
+
+
+@pytest.mark.parametrize("work", [0, 0.5, 0.9])
+def test_where_the_line_is_full_no_gap_pays_whatever_the_reader_does(work: float) -> None:
+    each = work / (30 * MIB)
+    assert last_learned(used(AutoGap(16 * MIB, READERS), 0.0, 30 * MIB, work=each)) < 4 * KIB
+
+
 def test_all_readers_try_the_same_at_the_same_time() -> None:
     """What was begun before a trial, or beside it, is not counted."""
     gap = AutoGap(16 * MIB, READERS)
     first = gap.limits()
     while gap.limits() == first:
-        gap.observe(first, PIECE, PIECE / (10 * MIB))
+        gap.observe(first, took(PIECE, PIECE / (10 * MIB)))
     second = gap.limits()
     assert (first.max_gap, second.max_gap) == (0, MAX_GAP)
     for _ in range(100):
-        gap.observe(first, PIECE, 9.0)
+        gap.observe(first, took(PIECE, 9.0))
     assert gap.limits() == second
     # The first of each reader shared the server with the small ones before it.
     for _ in range(READERS):
-        gap.observe(second, TRIAL_SPAN, 9.0)
+        gap.observe(second, took(TRIAL_SPAN, 9.0))
     while gap.limits() == second:
-        gap.observe(second, TRIAL_SPAN, TRIAL_SPAN / (10 * MIB))
+        gap.observe(second, took(TRIAL_SPAN, TRIAL_SPAN / (10 * MIB)))
     assert gap.limits().max_gap < 4 * KIB
 
 
@@ -105,21 +143,27 @@ def test_trying_costs_little() -> None:
     assert 0 < wasted / sum(lengths) < 0.1
 
 
+def alike(amount: int) -> Seen:
+    """Ten requests without gaps, for so many MiB, at 400 MiB/s."""
+    return Seen(10, amount * MIB, amount * MIB, amount / 400, amount / 400)
+
+
 def test_where_all_requests_are_alike_a_prior_holds() -> None:
-    one, other = Seen(10, 160 * MIB, 0.4), Seen(10, 150 * MIB, 0.375)
-    assert gap_worth(one, other, None) == pytest.approx(PRIOR_COST * 400 * MIB, rel=0.01)
+    assert gap_worth(alike(160), alike(150), None) == pytest.approx(
+        PRIOR_COST * 400 * MIB, rel=0.01
+    )
 
 
 def test_where_all_requests_are_alike_what_was_learned_holds() -> None:
-    assert gap_worth(Seen(10, 160 * MIB, 0.4), Seen(10, 150 * MIB, 0.375), 12345) == 12345
+    assert gap_worth(alike(160), alike(150), 12345) == 12345
 
 
 def test_a_coarse_clock_does_no_harm() -> None:
-    assert gap_worth(Seen(1, PIECE, 0.0), Seen(1, TRIAL_SPAN, 0.0), None) == MAX_GAP
-    assert gap_worth(Seen(1, PIECE, 0.0), Seen(1, PIECE, 0.0), None) == MAX_GAP
+    assert gap_worth(took(PIECE, 0.0), took(TRIAL_SPAN, 0.0), None) == MAX_GAP
+    assert gap_worth(took(PIECE, 0.0), took(PIECE, 0.0), None) == MAX_GAP
 
 
 def test_a_fixed_gap_stays() -> None:
     gap = FixedGap(5, 100)
-    gap.observe(gap.limits(), 1, 1.0)
+    gap.observe(gap.limits(), took(PIECE, 1.0))
     assert gap.limits() == (5, 100, 0)

@@ -127,7 +127,7 @@ def transfer(
             ordered=ordered,
             streaming=streaming,
             arrange=in_order if ordered else partial(in_any_order, join_gap=0),
-            observe=lambda limits, length, seconds: None,
+            observe=lambda limits, seen: None,
             digester=digester,
             progress=progress,
         )
@@ -297,7 +297,7 @@ def test_an_error_of_the_plan_ends_everything() -> None:
             ordered=True,
             streaming=False,
             arrange=in_order,
-            observe=lambda limits, length, seconds: None,
+            observe=lambda limits, seen: None,
             digester=no_digest,
             progress=lambda n: None,
         )

@@ -8,11 +8,16 @@ since the others use the line meanwhile.
 That only shows while all readers do the same: a small request among large ones waits in their
 queue, and its time says nothing of what it costs. So the readers try both in turn: all of them
 small requests for a while, then all of them large ones.
+
+While a reader digests or writes what it has read, the next reply comes. So it is not the time of
+its reading that counts, but all the time from one request to the next, less what it does with the
+data: data must be read either way.
 """
 
 from __future__ import annotations
 
 import threading
+from operator import add
 from typing import NamedTuple, Protocol
 
 MIB = 1024**2
@@ -46,6 +51,28 @@ class Limits(NamedTuple):
     trial: int = 0
 
 
+class Seen(NamedTuple):
+    """What some requests took.
+
+    Attributes:
+        requests: How many.
+        bytes: Bytes in them.
+        data: Those that were not gaps.
+        reading: Seconds in which their bytes were waited for and received.
+        seconds: All seconds that their reader spent on them, other than waiting for the writer.
+    """
+
+    requests: int = 0
+    bytes: int = 0
+    data: int = 0
+    reading: float = 0.0
+    seconds: float = 0.0
+
+    def plus(self, other: Seen) -> Seen:
+        """These and others."""
+        return Seen(*map(add, self, other))
+
+
 class Gap(Protocol):
     """Decides about gaps, for one copy; used by all readers."""
 
@@ -53,8 +80,8 @@ class Gap(Protocol):
         """What holds for the next request."""
         ...
 
-    def observe(self, limits: Limits, length: int, seconds: float) -> None:
-        """Hear how many bytes a request was for, and how long it took."""
+    def observe(self, limits: Limits, seen: Seen) -> None:
+        """Hear what a request took."""
         ...
 
 
@@ -72,7 +99,7 @@ class FixedGap:
         """See `Gap.limits`."""
         return self._limits
 
-    def observe(self, limits: Limits, length: int, seconds: float) -> None:
+    def observe(self, limits: Limits, seen: Seen) -> None:
         """See `Gap.observe`: of no interest."""
 
 
@@ -100,7 +127,7 @@ class AutoGap:
         with self._lock:
             return self._limits
 
-    def observe(self, limits: Limits, length: int, seconds: float) -> None:
+    def observe(self, limits: Limits, seen: Seen) -> None:
         """See `Gap.observe`."""
         with self._lock:
             if limits.trial != self._limits.trial:
@@ -108,14 +135,14 @@ class AutoGap:
             if self._early < self._readers:
                 self._early += 1
                 return
-            self._seen = self._seen.with_one(length, seconds)
+            self._seen = self._seen.plus(seen)
             if self._is_over():
                 self._next()
 
     def _is_over(self) -> bool:
-        requests, _, seconds = self._seen
+        seconds = self._seen.seconds
         if self._is_trial:
-            enough = requests >= TRIAL_REQUESTS * self._readers
+            enough = self._seen.requests >= TRIAL_REQUESTS * self._readers
             return enough and seconds >= TRIAL_SECONDS * self._readers
         return seconds >= USE * (self._small.seconds + self._large.seconds)
 
@@ -139,18 +166,6 @@ class AutoGap:
         self._early, self._seen = 0, Seen()
 
 
-class Seen(NamedTuple):
-    """What some requests took together."""
-
-    requests: int = 0
-    bytes: int = 0
-    seconds: float = 0.0
-
-    def with_one(self, length: int, seconds: float) -> Seen:
-        """And one more."""
-        return Seen(self.requests + 1, self.bytes + length, self.seconds + seconds)
-
-
 def gap_worth(small: Seen, large: Seen, before: int | None) -> int:
     """The largest gap in bytes that costs no more than a request.
 
@@ -161,9 +176,12 @@ def gap_worth(small: Seen, large: Seen, before: int | None) -> int:
             as on a disk of large extents.
     """
     small_length, large_length = small.bytes / small.requests, large.bytes / large.requests
-    small_time, large_time = small.seconds / small.requests, large.seconds / large.requests
     if large_length < 2 * small_length:
-        return _bounded(PRIOR_COST, large_time / large_length) if before is None else before
+        return _bounded(PRIOR_COST, large.reading / large.bytes) if before is None else before
+    # Only with large requests is it seen apart: of the small ones more are under way.
+    per_data_byte = (large.seconds - large.reading) / large.data
+    small_time = (small.seconds - per_data_byte * small.data) / small.requests
+    large_time = large.reading / large.requests
     per_byte = (large_time - small_time) / (large_length - small_length)
     return _bounded(small_time - per_byte * small_length, per_byte)
 

@@ -26,7 +26,7 @@ from typing import NamedTuple
 from ..protocols import Digester, Reader, Writer
 from .arrange import Operation, data_of
 from .buffers import BufferPool
-from .gap import Limits
+from .gap import Limits, Seen
 from .plan import Block, Request
 
 Arrange = Callable[[Block, memoryview | None], Iterable[Operation]]
@@ -56,7 +56,7 @@ class Filled(NamedTuple):
     number: int
     block: Block
     buffer: memoryview | None
-    seconds: float  # that it took to read
+    seconds: float  # that it took to read and to inspect
 
 
 class Moved(NamedTuple):
@@ -279,7 +279,7 @@ def run(
     arrange: Arrange,
     digester: Callable[[int, int], Digester | None],
     inspect: Inspect | None = None,
-    observe: Callable[[Limits, int, float], None],
+    observe: Callable[[Limits, Seen], None],
     progress: Callable[[int], None],
 ) -> Moved:
     """Move everything in the plan from the readers to the writers.
@@ -295,8 +295,7 @@ def run(
         digester: See `Sink.digester`.
         inspect: Called with the offset and the bytes of every piece of data, in the threads of the
             readers, before it is written.
-        observe: Hears the limits and the length of requests, and the seconds of their reading and
-            inspection.
+        observe: Hears of every request, with its limits, what it took.
         progress: Called with the number of data bytes in every block that was written.
 
     Returns:
@@ -387,28 +386,32 @@ def _guarded(handover: Handover, work: Callable[[], None]) -> None:
 def _read(
     handover: Handover,
     examine: Callable[[Block, memoryview, Digester | None], Digester | None],
-    observe: Callable[[Limits, int, float], None],
+    observe: Callable[[Limits, Seen], None],
     write_block: Callable[[Filled], None],
     reader: Reader,
 ) -> None:
+    since = time.monotonic()
     for first, request in _announced(handover, reader):
         digest: Digester | None = None
-        total = 0.0
+        waiting = reading = 0.0
         for number, block in enumerate(request.blocks, first):
+            asked = time.monotonic()
             buffer = handover.buffer(number, block.length)
-            seconds = 0.0
+            began = ended = time.monotonic()
+            waiting += began - asked
             if buffer is not None:
-                began = time.monotonic()
                 reader.readinto(block.start, buffer[: block.length])
+                reading += time.monotonic() - began
                 digest = examine(block, buffer, digest)
-                # Digests, too: the next bytes come meanwhile, and what they take would not show.
-                seconds = time.monotonic() - began
-                total += seconds
-            filled = Filled(number, block, buffer, seconds)
+                ended = time.monotonic()
+            filled = Filled(number, block, buffer, ended - began)
             if handover.put(filled):
                 write_block(filled)
+        now = time.monotonic()
         if request.length:
-            observe(request.limits, request.length, total)
+            seconds = now - since - waiting
+            observe(request.limits, Seen(1, request.length, request.data, reading, seconds))
+        since = now
     handover.reader_done()
 
 

@@ -52,6 +52,7 @@ class Request(NamedTuple):
     length: int
     blocks: list[Block]
     limits: Limits
+    data: int  # bytes of segments in it; the rest is gaps
 
 
 def plan_requests(
@@ -98,6 +99,7 @@ class _Group:
     def __init__(self, limits: Limits, request_size: int) -> None:
         self.pieces: list[Piece] = []
         self.end = 0  # of the last segment
+        self.data = 0  # bytes of all segments
         self.limits = limits
         self._request_size = request_size
         self._has_gap = False
@@ -116,12 +118,13 @@ class _Group:
         self._has_gap |= bool(self.end) and segment.start > self.end
         self.pieces.append(Piece(segment.start, segment.length, segment))
         self.end = segment.start + segment.length
+        self.data += segment.length
 
     def request(self, buffer_size: int) -> Request:
         """Cut it into blocks."""
         start = self.pieces[0].start
         if not self.end:
-            return Request(start, 0, [Block(start, 0, self.pieces)], self.limits)
+            return Request(start, 0, [Block(start, 0, self.pieces)], self.limits, 0)
         blocks = [
             Block(offset, min(buffer_size, self.end - offset), [])
             for offset in range(start, self.end, buffer_size)
@@ -133,7 +136,7 @@ class _Group:
                 continue
             for part in _split(piece, start, buffer_size):
                 blocks[(part.start - start) // buffer_size].pieces.append(part)
-        return Request(start, self.end - start, blocks, self.limits)
+        return Request(start, self.end - start, blocks, self.limits, self.data)
 
 
 def cut(start: int, length: int, size: int) -> Iterator[Segment]:
