@@ -29,7 +29,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, NoReturn, Protocol
+from typing import Any, NoReturn, Protocol
 from urllib.parse import parse_qsl, urlsplit
 
 from typing_extensions import Self
@@ -219,7 +219,10 @@ def _forbidden(reason: str) -> _RefusedError:
 class Fault:
     """A way for an honest reply to go wrong."""
 
-    spoils: ClassVar[bool] = True  # The request has no effect on the image.
+    @property
+    def spoils(self) -> bool:
+        """The request has no effect on the image."""
+        return True
 
     def play(self, connection: Connection, reply: Reply) -> None:
         raise NotImplementedError
@@ -253,7 +256,10 @@ class Stall(Fault):
 
     after: int | None
     seconds: float
-    spoils: ClassVar[bool] = False
+
+    @property
+    def spoils(self) -> bool:
+        return False
 
     def play(self, connection: Connection, reply: Reply) -> None:
         if self.after is None:

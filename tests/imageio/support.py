@@ -264,9 +264,14 @@ class Last(Fault):
 
     fault: Fault
 
+    @property
+    def spoils(self) -> bool:
+        return self.fault.spoils
+
     def play(self, connection: Connection, reply: Reply) -> None:
         headers = {**reply.headers, "Connection": "close"}
         self.fault.play(connection, replace(reply, headers=headers))
+        connection.hang_up()
 
 
 class StuckImage(SparseImage):

@@ -309,12 +309,12 @@ def test_the_ticket_is_in_use_meanwhile(daemon: ImageioDaemon, tmp_path: Path) -
     """One that expires after a second is active for longer, and lives on."""
     path = tmp_path / "disk.raw"
     with path.open("wb") as f:
-        f.truncate(48 * 1024 * MIB)
+        f.truncate(256 * 1024 * MIB)
     url = daemon.add_ticket(path.as_uri(), path.stat().st_size, timeout=1)
     with ImageioHTTPSource(url, cafile=daemon.cafile) as source:
         thread = threading.Thread(target=source.block_hash)
         thread.start()
-        time.sleep(1.5)
+        time.sleep(1.2)
         info = daemon.ticket_info(url)
         assert thread.is_alive(), "make the disk larger"
         assert (info["active"], info["idle_time"]) == (True, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import http.client
 import socket
 import threading
@@ -12,9 +13,19 @@ from contextlib import closing, contextmanager
 import pytest
 from urllib3.connection import HTTPConnection
 
+from tapestream.imageio.connection import TransferURL
 from tapestream.imageio.exchange import Exchange
 
 pytestmark = pytest.mark.timeout(20)
+
+HOSTS = {
+    "https://host/images/x": "host:443",
+    "https://host:54322/images/x": "host:54322",
+    "http://10.1.2.3/images/x": "10.1.2.3:80",
+    "https://[2001:db8::1]:54322/images/x": "[2001:db8::1]:54322",
+    "https://[fe80::1%25eth0]:54322/images/x": "[fe80::1]:54322",
+    "https://b\u00fccher.example/images/x": "xn--bcher-kva.example:443",
+}
 
 Serve = Callable[[socket.socket], None]
 
@@ -63,8 +74,9 @@ def get(client: Exchange, target: str) -> None:
 
 
 def body(client: Exchange) -> bytes:
-    with client.reply() as response:
-        return response.read()
+    data = client.reply().read()
+    client.end_reply()
+    return data
 
 
 def test_all_are_sent_before_the_first_reply() -> None:
@@ -169,6 +181,51 @@ def test_no_reply_is_taken_for_that_of_another_request() -> None:
             client.reply()
 
 
+def test_a_reply_too_many_is_not_taken_for_the_next() -> None:
+    def serve(sock: socket.socket) -> None:
+        receive(sock, 1)
+        sock.sendall(reply(b"one") + reply(b"one"))
+        receive(sock, 1)
+
+    with server(serve) as client:
+        get(client, "/")
+        assert body(client) == b"one"
+        get(client, "/")
+        with pytest.raises((http.client.RemoteDisconnected, ConnectionResetError)):
+            client.reply()
+
+
+def test_it_persists_when_a_reply_said_so() -> None:
+    def twice(sock: socket.socket) -> None:
+        for more in ([], ["Connection: close"]):
+            receive(sock, 1)
+            sock.sendall(reply(b"", "200 OK", *more))
+
+    with server(twice) as client:
+        assert not client.persists
+        get(client, "/")
+        assert not client.persists
+        body(client)
+        assert client.persists
+        get(client, "/")
+        body(client)
+        assert not client.persists
+        assert client.sock is None
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_connection_that_broke_leaves_nothing_behind() -> None:
+    def serve(sock: socket.socket) -> None:
+        receive(sock, 1)
+
+    with server(serve) as client:
+        get(client, "/")
+        with pytest.raises(http.client.RemoteDisconnected):
+            client.reply()
+        client.close()
+        gc.collect()
+
+
 @pytest.mark.parametrize("status", ["200 OK", "403 Forbidden"])
 def test_what_was_not_sent_in_full_has_not_arrived(status: str) -> None:
     """The server may say why; whatever else it says, it has not got everything."""
@@ -192,3 +249,8 @@ def test_what_was_not_sent_in_full_has_not_arrived(status: str) -> None:
             assert (response.status, response.read()) == (403, b"so there")
         with pytest.raises((BrokenPipeError, ConnectionResetError)):
             client.send("GET", "/", {})
+
+
+@pytest.mark.parametrize(("url", "host"), HOSTS.items())
+def test_how_a_host_is_named(url: str, host: str) -> None:
+    assert TransferURL.parse(url, secure=False).authority == host

@@ -546,7 +546,14 @@ def test_small_uploads_go_over_one_connection() -> None:
         assert content(server) == image
 
 
-@pytest.mark.parametrize("n", [1, 2, 9])
+def test_a_server_that_ends_every_connection() -> None:
+    image = noise(10 * K64)
+    with HostileServer(bytes(len(image)), on_put=always(Last(HONEST))) as server:
+        upload(server, DiskSource(image))
+        assert content(server) == image
+
+
+@pytest.mark.parametrize("n", [2, 9])
 def test_uploads_that_the_server_hung_up_on_are_not_taken_for_done(n: int) -> None:
     """It says that a reply is its last, while others are under way."""
     gone = threading.Event()

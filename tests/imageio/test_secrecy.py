@@ -261,6 +261,8 @@ def test_tls_that_is_spoken_to_in_http() -> None:
         f"https://{TICKET}/",
         f"https://host:{TICKET}/images/{TICKET}",
         f"https://[{TICKET}/images/{TICKET}",
+        f"https://a..b/images/{TICKET}",
+        f"https://{'a' * 64}/images/{TICKET}",
         f"ftp://host/images/{TICKET}",
         f"http://host/images/{TICKET}",
         f"https://host/images/{TICKET}/",

@@ -48,7 +48,7 @@ LONGEST_PAUSE = 10.0
 # Enough of an error's text to tell what is wrong; the rest could be anything.
 MAX_ERROR_TEXT = 1000
 
-# Nothing may be compressed on the way.
+# The body of a reply may not be compressed on the way.
 PLAIN = {"Accept-Encoding": "identity"}
 
 # Zeroing or flushing can take the server minutes, during which nothing is sent: keep-alive
@@ -81,6 +81,7 @@ class TransferURL:
         try:
             parts = urlsplit(url)
             host, port = parts.hostname, parts.port
+            _ascii(host or "")
         except ValueError:
             host = None
         # The text of the URL is not repeated: it may hold the ticket whatever is wrong with it.
@@ -99,7 +100,8 @@ class TransferURL:
     @property
     def authority(self) -> str:
         """Host and port, as a request names them."""
-        host = f"[{self.host}]" if ":" in self.host else self.host.encode("idna").decode()
+        # The zone of an IPv6 address means something on this host only.
+        host = f"[{self.host.partition('%')[0]}]" if ":" in self.host else _ascii(self.host)
         return f"{host}:{self.port}"
 
     def redact(self, text: str) -> str:
@@ -114,6 +116,10 @@ class TransferURL:
 
     def __repr__(self) -> str:
         return f"<TransferURL {self}>"
+
+
+def _ascii(host: str) -> str:
+    return host.encode("idna").decode()
 
 
 @dataclass(frozen=True)
@@ -334,7 +340,8 @@ def _tls_context(cafile: str | None, *, secure: bool) -> ssl.SSLContext:
 class Connection:
     """One connection to a transfer; used by one thread. Reconnects when needed.
 
-    Every method raises a `TransferError`; the connection is then closed, and can be used again.
+    Every method raises a `TransferError`; the connection is then closed, and what was under way is
+    lost. It can be used again, but not to upload.
     """
 
     def __init__(self, transfer: Transfer, exchange: Exchange) -> None:
@@ -393,6 +400,11 @@ class Connection:
         """How many ranges were asked for and not opened; 0 when the connection broke, or ended."""
         return self._exchange.under_way
 
+    @property
+    def takes_more(self) -> bool:
+        """True when a range may be asked for although others were, and were not opened."""
+        return self._exchange.persists and not self._exchange.is_cut
+
     def ask_for_range(self, start: int, end: int) -> None:
         """Ask for the bytes from `start` up to, not including, `end`, and do not wait for them.
 
@@ -438,7 +450,7 @@ class Connection:
             if count == 0:
                 raise
         if response.length == 0:
-            self._end(response)
+            self._exchange.end_reply()
         return count
 
     def put(self, start: int, data: memoryview, *, under_way: int) -> None:
@@ -449,6 +461,8 @@ class Connection:
             data: The bytes.
             under_way: How many uploads may be, with this one, before the oldest is waited for.
         """
+        if not self._exchange.persists:
+            under_way = 1
         # What has come is taken: behind it the server may have hung up, if the last was long ago.
         while self._putting and (len(self._putting) >= under_way or self._exchange.has_news):
             self._end_put()
@@ -550,6 +564,7 @@ class Connection:
         body: memoryview | None = None,
         timeout: float,
     ) -> Reply:
+        self.end_puts()
         with self._foreign_errors(f"{method} failed"):
             self._send(method, suffix, headers, body, timeout)
             return self._whole(self._exchange.reply())
@@ -585,14 +600,8 @@ class Connection:
 
     def _whole(self, response: http.client.HTTPResponse) -> Reply:
         body = response.read()
-        self._end(response)
+        self._exchange.end_reply()
         return Reply(response.status, response.headers, body)
-
-    def _end(self, response: http.client.HTTPResponse) -> None:
-        """A reply was read to its end: the connection can be used again, or was the last's."""
-        response.close()
-        if response.will_close:
-            self.close()
 
     def _check(self, reply: Reply, wanted: int, doing: str) -> None:
         if reply.status == wanted:

@@ -19,7 +19,9 @@ from urllib3.connection import HTTPConnection
 
 
 class Exchange:
-    """One connection; used by one thread. Raises what sockets, urllib3 and http.client raise.
+    """One connection; used by one thread, but for `sock`, by which another may shut it down.
+
+    Raises what sockets, urllib3 and http.client raise; it is then to be closed.
 
     Args:
         connection: Knows how to connect.
@@ -31,9 +33,10 @@ class Exchange:
         self._host = host
         self._replies: _Replies | None = None
         self._reply: http.client.HTTPResponse | None = None
-        self._buffered: int | None = None  # bytes of a body that came with the head of its reply
+        self._buffered: int | None = None  # bytes of a body that were not left to the socket
         self._under_way = 0
-        self._cut: OSError | None = None
+        self._persists = False
+        self._is_cut = False
 
     @property
     def sock(self) -> socket.socket | None:
@@ -46,13 +49,22 @@ class Exchange:
         return self._under_way
 
     @property
+    def persists(self) -> bool:
+        """True once a reply came that is not the last: only then may requests follow each other."""
+        return self._persists
+
+    @property
     def is_cut(self) -> bool:
         """True when the server did not take all of the last request: its reply may say why."""
-        return self._cut is not None
+        return self._is_cut
 
     @property
     def has_news(self) -> bool:
-        """True when the server replied, or hung up: `reply` does not have to wait."""
+        """True when something came, or the server hung up.
+
+        What came may be no reply, but a ticket for later TLS sessions; and replies that were
+        received together do not show.
+        """
         return self.sock is None or not self._connection.is_connected
 
     def connect(self) -> socket.socket:
@@ -70,8 +82,8 @@ class Exchange:
 
         With few headers: of a small upload, the server spends a tenth of its time on six of them.
         """
-        if self._cut is not None:
-            raise self._cut
+        if self._is_cut:
+            raise ConnectionResetError("the server did not take the request before")
         lines = [f"{method} {target} HTTP/1.1", f"Host: {self._host}"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
         self._under_way += 1
@@ -79,24 +91,37 @@ class Exchange:
             self._connection.send("\r\n".join([*lines, "", ""]).encode("ascii"))
             if body is not None:
                 self._connection.send(body)
-        except (BrokenPipeError, ConnectionResetError, ssl.SSLEOFError) as e:
+        except (BrokenPipeError, ConnectionResetError, ssl.SSLEOFError):
             # The server closed its side, and perhaps said why before.
-            self._cut = e
+            self._is_cut = True
 
     def reply(self) -> http.client.HTTPResponse:
-        """Wait for the reply to the oldest request that has none; read it to its end, or close."""
+        """Wait for the reply to the oldest request that has none.
+
+        Read it to its end, and call `end_reply`, or close the connection.
+        """
         if self._under_way == 0 or self.sock is None:
             raise http.client.RemoteDisconnected("the server closed the connection")
         if self._replies is None:
             self._replies = _Replies(self.sock)
-        response = http.client.HTTPResponse(cast(socket.socket, self._replies))
+        self._reply = response = http.client.HTTPResponse(cast(socket.socket, self._replies))
         response.begin()
-        self._reply = response
         self._buffered = None
         self._under_way -= 1
-        if self._cut is not None and self._under_way == 0 and response.status < 400:
-            raise self._cut  # whatever it says, it has not got everything
+        self._persists = not response.will_close
+        if self._is_cut and self._under_way == 0 and response.status < 400:
+            # Whatever it says, it has not got everything.
+            raise ConnectionResetError("the server did not take all of the request")
         return response
+
+    def end_reply(self) -> None:
+        """The last reply was read to its end: more may follow on this connection, or not."""
+        if self._reply is not None:
+            self._reply.close()
+        if not self._persists:
+            self.close()
+        elif self._under_way == 0:
+            self._drop_replies()  # whatever is left in its buffer was not asked for
 
     def receive(self, buffer: memoryview) -> int:
         """Read some of the body of the last reply, if not with its `read`: how many bytes.
@@ -120,21 +145,24 @@ class Exchange:
     def close(self) -> None:
         """Close the connection; `connect` opens it again. Replies under way are lost."""
         self._under_way = 0
-        self._cut = None
+        self._persists = self._is_cut = False
         if self._reply is not None:
             self._reply.close()
             self._reply = None
+        self._drop_replies()
+        self._connection.close()
+
+    def _drop_replies(self) -> None:
         if self._replies is not None:
             self._replies.end()
             self._replies = None
-        self._connection.close()
 
     def _is_idle(self) -> bool:
         return self._under_way == 0 and (self._reply is None or self._reply.isclosed())
 
 
 class _Replies(io.BufferedReader):
-    """What `http.client` takes for the socket of one reply, and its file: more replies follow."""
+    """What `http.client` takes for the socket of one reply, and its file. Only `end` closes it."""
 
     def __init__(self, sock: socket.socket) -> None:
         super().__init__(sock.makefile("rb", buffering=0))
@@ -144,7 +172,7 @@ class _Replies(io.BufferedReader):
         return self
 
     def close(self) -> None:
-        """The end of a reply, for `http.client`."""
+        """Do nothing: `http.client` does this at the end of a reply, and more may follow."""
 
     def end(self) -> None:
         """Close it."""

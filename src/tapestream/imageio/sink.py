@@ -28,8 +28,7 @@ MIB = 1024**2
 _ZEROS = bytes(4 * MIB)
 # So many connections a writer uses in turn: it sends the next bytes while the server stores others.
 CONNECTIONS = 2
-# Up to this size the server works longer on a request than on its bytes, and several threads of it
-# only get in each other's way: so many such requests are under way on one connection.
+# As for downloads, but storing takes longer than reading (measured: 4 KiB to 4 MiB).
 SMALL = 64 * 1024
 PIPELINED = 8
 # How often to ask again for the extents of the disk: nothing was written yet.

@@ -25,8 +25,9 @@ GET_SIZE = 8 * 1024**2
 # So many connections a reader uses in turn: the server reads for one while the reply to another is
 # received. More are no faster, and cost the server more.
 CONNECTIONS = 2
-# Up to this size the server works longer on a request than on its bytes, and several threads of it
-# only get in each other's way: so many such requests are under way on one connection.
+# Up to this size (measured: 16 KiB to 1 MiB) the server works longer on a request than on its
+# bytes, and several threads of it only get in each other's way: so many such requests are under way
+# on one connection.
 SMALL = 128 * 1024
 PIPELINED = 8
 
@@ -274,7 +275,8 @@ class _Download:
         self._size = size
         self._retries = retries
         self._ranges: deque[tuple[int, int]] = deque()
-        self._response: http.client.HTTPResponse | None = None  # of the first of them
+        self._response: http.client.HTTPResponse | None = None  # to the first of them
+        self._is_broken = False
 
     @property
     def ranges(self) -> int:
@@ -282,8 +284,10 @@ class _Download:
         return len(self._ranges)
 
     def ask(self, start: int, end: int) -> None:
-        """Send a GET."""
+        """Send a GET, at once if possible, or after those before it."""
         self._ranges.append((start, end))
+        if self._is_broken:
+            return
         try:
             self._send()
         except TransferError:
@@ -317,10 +321,12 @@ class _Download:
 
     def drop(self) -> None:
         """Close the connection: nobody wants the rest of the reply."""
+        self._is_broken = True
         self._response = None
         self._connection.close()
 
     def _read_some(self, buffer: memoryview) -> int:
+        self._is_broken = False
         self._send()
         if self._response is None:
             self._response = self._connection.open_range(*self._ranges[0], self._size)
@@ -330,7 +336,10 @@ class _Download:
         return count
 
     def _send(self) -> None:
-        """Ask for what was not asked for since the connection was made."""
-        asked = self._connection.asked + (self._response is not None)
-        for start, end in islice(self._ranges, asked, None):
-            self._connection.ask_for_range(start, end)
+        """Ask for what was not asked for on this connection, as far as it takes that now."""
+        connection = self._connection
+        opened = 0 if self._response is None else 1
+        for start, end in islice(self._ranges, opened + connection.asked, None):
+            if connection.asked and not connection.takes_more:
+                return
+            connection.ask_for_range(start, end)
