@@ -344,9 +344,10 @@ class Sink(Closing, Protocol):
     def digester(self, start: int, length: int) -> Digester | None:
         """Give what takes the data of the segment at `start`, for a checksum. Optional.
 
-        Called in the threads of the readers, at the same time for different segments. What it
-        returns is fed with the segment's data, in order, in that thread, before the segment's
-        last byte is written: where a core is free a checksum costs no throughput.
+        Called in the threads of the readers, at the same time for different segments, or in that
+        of the only writer. What it returns is fed with the segment's data, in order, in that
+        thread, before the segment's last byte is written: where a core is free a checksum costs no
+        throughput.
         """
         return None
 

@@ -10,8 +10,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import pytest
+from typing_extensions import Buffer
 
 from tapestream.engine.arrange import in_any_order, in_order
 from tapestream.engine.buffers import BufferPool
@@ -229,6 +231,80 @@ def test_segments_are_digested_whole_and_in_order() -> None:
     for (start, length), digest in digests.items():
         wanted = hashlib.sha256(disk.content[start : start + length])
         assert digest.digest() == wanted.digest()  # type: ignore[attr-defined]
+
+
+class Sha256(Digester):
+    """Remembers who computed it."""
+
+    def __init__(self) -> None:
+        self.hash = hashlib.sha256()
+        self.threads: set[str] = set()
+
+    def update(self, data: Buffer, /) -> None:
+        self.threads.add(threading.current_thread().name.rpartition("-")[0])
+        self.hash.update(data)
+
+
+def who_digests(
+    disk: Disk,
+    *,
+    read: Callable[[int], float],
+    write: Callable[[int], float],
+    every: int = 10**9,
+    **options: bool | int,
+) -> list[str]:
+    """Copy with reads and writes that take so many seconds: who digested each segment."""
+    digests: dict[tuple[int, int], Sha256] = {}
+
+    def digester(start: int, length: int) -> Sha256:
+        digests[start, length] = Sha256()
+        return digests[start, length]
+
+    disk.before_read = lambda start: time.sleep(read(start))
+    disk.before_write = lambda start: time.sleep(write(start))
+    extents = disk.extents(every=every)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tapestream.engine.pipeline.WRITER_DIGESTS", 2 * BUFFER)
+        transfer(disk, extents, digester=digester, **options)  # type: ignore[arg-type]
+    assert sum(length for _, length in digests) == sum(e.length for e in extents if not e.zero)
+    for (start, length), digest in digests.items():
+        wanted = hashlib.sha256(disk.content[start : start + length])
+        assert digest.hash.digest() == wanted.digest()
+    assert all(len(digest.threads) == 1 for digest in digests.values())
+    return [thread for start in sorted(digests) for thread in digests[start].threads]
+
+
+READER, WRITER = "tapestream-reader", "tapestream-writer"
+
+
+def test_the_writer_digests_when_it_has_more_time() -> None:
+    found = who_digests(Disk(20 * SEGMENT), read=lambda _: 0.005, write=lambda _: 0)
+    assert found[0] == READER  # nobody knows yet
+    assert found.count(WRITER) > len(found) / 2
+
+
+def test_a_slow_writer_does_not_digest() -> None:
+    found = who_digests(Disk(20 * SEGMENT), read=lambda _: 0, write=lambda _: 0.005)
+    assert found.count(READER) > len(found) / 2
+
+
+@pytest.mark.parametrize(
+    "options", [{"readers": 3}, {"streaming": True}, {"every": BUFFER}], ids=str
+)
+def test_readers_digest(options: dict[str, Any]) -> None:
+    """Several of them, or for a drive that must not wait, or small extents."""
+    found = who_digests(Disk(12 * SEGMENT), read=lambda _: 0.002, write=lambda _: 0, **options)
+    assert set(found) == {READER}
+
+
+def test_who_digests_may_change() -> None:
+    """Whichever side is slow, in turn."""
+
+    def slow(turn: int) -> Callable[[int], float]:
+        return lambda start: 0.003 if start // (8 * SEGMENT) % 2 == turn else 0.0
+
+    found = who_digests(Disk(48 * SEGMENT), read=slow(0), write=slow(1), buffers=2)
+    assert set(found) == {READER, WRITER}
 
 
 class BoomError(Exception):

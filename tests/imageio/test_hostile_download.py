@@ -63,7 +63,7 @@ from tests.imageio.support import (
 # Four blocks, the last of which is not full.
 SIZE = 3 * 64 * KIB + 5 * 512
 IMAGE = noise(SIZE)
-# Too much to be pipelined: over one connection they are asked for one after the other.
+# Too large for many to be under way: two of them are over one connection.
 HOLE = 192 * KIB
 LAST = HOLE + 512
 SPARSE = noise(HOLE) + bytes(HOLE) + noise(HOLE) + bytes(HOLE) + noise(LAST)
@@ -232,8 +232,10 @@ def test_an_error_of_the_server_is_tried_again(n: int, fault: Fault) -> None:
     with HostileServer(SPARSE, on_get=on(n, fault), max_readers=1) as server:
         download(server, sink, retries=1)
         data = [(0, HOLE), (2 * HOLE, 3 * HOLE), (4 * HOLE, len(SPARSE))]
-        expected = [*data[:n], *data[n - 1 :]]
-        assert gets(server) == expected
+        first, again = gets(server)[:n], gets(server)[n:]
+        assert first == data[:n]
+        # What was under way behind it is lost with it.
+        assert again in (data[n - 1 :], [*data[n : n + 1], *data[n - 1 :]])
     assert sink.image == SPARSE
 
 
@@ -278,7 +280,8 @@ def test_a_permanent_error_is_not_tried_again(code: int, n: int) -> None:
     with HostileServer(SPARSE, on_get=refused, max_readers=1) as server:
         with pytest.raises(TransferError) as caught:
             download(server, sink)
-        assert len(gets(server)) == n
+        assert len(set(gets(server))) == len(gets(server))
+        assert n <= len(gets(server)) <= 2 * n - 1  # the third was under way behind the second
     check_status(caught.value, code)
     assert sink.aborted
     assert not sink.committed
@@ -359,8 +362,9 @@ def test_a_lie_is_found_out_before_a_byte_of_it_is_used(lie: Fault) -> None:
     with HostileServer(SPARSE, on_get=on(2, lie), max_readers=1) as server:
         with pytest.raises(ServerProtocolError):
             download(server, sink)
-        assert gets(server) == [(0, HOLE), (2 * HOLE, 3 * HOLE)]
+        assert len(set(gets(server))) == len(gets(server))  # it is not asked again
     check_written(sink, SPARSE)
+    assert all(start < HOLE for start, _ in sink.writes)
     assert sink.aborted
 
 
@@ -728,6 +732,7 @@ def test_an_error_of_the_sink_ends_the_download(error: Exception) -> None:
 # --- Several connections ---
 
 WIDE = noise(20 * MIB + 512)
+WIDE_PIECES = [(start, min(start + 4 * MIB, len(WIDE))) for start in range(0, len(WIDE), 4 * MIB)]
 
 
 def test_a_reader_asks_for_the_next_range_while_it_waits() -> None:
@@ -751,10 +756,7 @@ def test_a_long_range_is_asked_for_in_pieces() -> None:
     sink = DiskSink()
     with HostileServer(WIDE) as server:
         result = download(server, sink)
-        step = 8 * MIB
-        assert sorted(gets(server)) == [
-            (start, min(start + step, len(WIDE))) for start in range(0, len(WIDE), step)
-        ]
+        assert sorted(gets(server)) == WIDE_PIECES
     assert sink.image == WIDE
     assert result.read_bytes == len(WIDE)
 
@@ -775,7 +777,11 @@ def test_each_piece_goes_on_where_it_broke(start: int, fault: Fault) -> None:
     sink = DiskSink()
     with HostileServer(WIDE, on_get=once) as server:
         download(server, sink, retries=1)
-        assert len(gets(server)) == 4
+        ends = [end for _, end in gets(server)]
+        assert sorted(set(ends)) == [end for _, end in WIDE_PIECES]
+        # The one that broke comes again, and what was under way behind it on its connection: one
+        # more, and the last, which is small.
+        assert len(WIDE_PIECES) < len(ends) <= len(WIDE_PIECES) + 3
     assert broken
     assert sink.image == WIDE
 

@@ -439,9 +439,7 @@ class Connection:
         try:
             with self._foreign_errors("the download broke"):
                 left = response.length or 0
-                buffer = buffer[:left]
-                while count < len(buffer):
-                    step = self._exchange.receive(buffer[count:])
+                for step in self._exchange.receive(buffer[:left]):
                     if step == 0:
                         raise http.client.IncompleteRead(b"")
                     count += step

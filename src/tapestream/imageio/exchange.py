@@ -12,7 +12,7 @@ import http.client
 import io
 import socket
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import cast
 
 from urllib3.connection import HTTPConnection
@@ -123,24 +123,31 @@ class Exchange:
         elif self._under_way == 0:
             self._drop_replies()  # whatever is left in its buffer was not asked for
 
-    def receive(self, buffer: memoryview) -> int:
-        """Read some of the body of the last reply, if not with its `read`: how many bytes.
+    def receive(self, buffer: memoryview) -> Iterator[int]:
+        """Read the body of the last reply, if not with its `read`, until the buffer is full.
 
         Goes past the layers between us and the socket once they hold no more bytes. The buffer must
         end where the body does, at the latest.
+
+        Yields:
+            How many bytes each step read; 0, again and again, where the server has hung up.
         """
         sock, replies = self.sock, self._replies
         if sock is None or replies is None:
             raise http.client.RemoteDisconnected("the connection was closed")
         if self._buffered is None:
             self._buffered = len(replies.peek())
-        if self._buffered:
+        while buffer and self._buffered:
             count = replies.readinto1(buffer[: self._buffered])
             self._buffered -= count
-            return count
-        if isinstance(sock, ssl.SSLSocket):
-            return int(sock.read(len(buffer), buffer))
-        return sock.recv_into(buffer)
+            buffer = buffer[count:]
+            yield count
+        # A TLS record has 16 KiB: this is done 65,000 times for a GiB.
+        step = _read_tls(sock) if isinstance(sock, ssl.SSLSocket) else sock.recv_into
+        while buffer:
+            count = step(buffer)
+            buffer = buffer[count:]
+            yield count
 
     def close(self) -> None:
         """Close the connection; `connect` opens it again. Replies under way are lost."""
@@ -159,6 +166,11 @@ class Exchange:
 
     def _is_idle(self) -> bool:
         return self._under_way == 0 and (self._reply is None or self._reply.isclosed())
+
+
+def _read_tls(sock: ssl.SSLSocket) -> Callable[[memoryview], int]:
+    """What `recv_into` comes to, one call earlier."""
+    return lambda buffer: cast(int, sock.read(len(buffer), buffer))
 
 
 class _Replies(io.BufferedReader):
