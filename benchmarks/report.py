@@ -36,9 +36,10 @@ Where all processors are busy, only less work makes a transfer faster. A digest 
 with and without one tell how much. So a target that was missed has a number under "all busy": what
 would have been measured, with the same work for each byte, if no processor had ever waited.
 
-The "bare loop" is no tool, but a bound: one thread of Python that receives over two connections in
-turn, digests while the data is still in the processor's cache, and writes it away, with no format
-and no checks. What it waits for is the daemon, and qemu-nbd's one thread.
+The "bare loop" is no tool, but a yardstick: one thread of Python that asks for 8 MiB over each of
+two connections in turn, digests while the data is still in the processor's cache, and writes it
+away, with no format and no checks. What it waits for is the daemon, and qemu-nbd's one thread,
+which gets memory for requests that large from the kernel each time; tapestream asks for 4 MiB.
 """
 
 Cells = Sequence[str]

@@ -1,4 +1,4 @@
-"""What is left when all else is taken away: a bound for what one thread of Python can do."""
+"""What is left when all else is taken away: a yardstick for what one thread of Python can do."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from benchmarks.model import KIB, MIB, Job
 
-GET = 8 * MIB  # what the daemon reads ahead
+GET = 8 * MIB  # the daemon's whole buffer
 CHUNK = 256 * KIB  # what stays in the processor's cache between receiving and digesting
 
 
