@@ -36,10 +36,13 @@ Where all processors are busy, only less work makes a transfer faster. A digest 
 with and without one tell how much. So a target that was missed has a number under "all busy": what
 would have been measured, with the same work for each byte, if no processor had ever waited.
 
-The "bare loop" is no tool, but a yardstick: one thread of Python that asks for 8 MiB over each of
-two connections in turn, digests while the data is still in the processor's cache, and writes it
-away, with no format and no checks. What it waits for is the daemon, and qemu-nbd's one thread,
-which gets memory for requests that large from the kernel each time; tapestream asks for 4 MiB.
+Each transfer has a fresh qemu-nbd, as with oVirt. It takes the memory for every request from the
+kernel anew, at more cost than reading costs, unless it has served a larger one before: tapestream
+sends it that one first, nobody else does.
+
+The "bare loop" is no tool, but a yardstick: one thread of Python that asks for the same pieces as
+tapestream, over each of two connections in turn, digests while the data is still in the processor's
+cache, and writes it away, with no format and no checks.
 """
 
 Cells = Sequence[str]

@@ -188,18 +188,24 @@ class OneDisk(Stage):
 
 
 class Backup(OneDisk):
-    """From the daemon into /dev/null."""
+    """From the daemon into /dev/null.
+
+    As with oVirt, each transfer has a qemu-nbd of its own: one that served others before has kept
+    memory of theirs, and has less work.
+    """
 
     def prepare(self) -> None:
         super().prepare()
-        self.image = self.stack.enter_context(serve_image(self.disk.qcow2))
         self.source = self.disk.qcow2
 
     def run(self, contender: Contender, *, check: bool) -> Outcome:
         job = replace(self.job(contender), source=str(self.source))
         job = self.produced(contender, job, check=check)
         try:
-            with self.transfer(job, self.image, self.disk.size) as ready:
+            with (
+                serve_image(self.disk.qcow2) as image,
+                self.transfer(job, image, self.disk.size) as ready,
+            ):
                 outcome = start(ready)
             if check and contender.produces:
                 self.check(contender)
@@ -310,7 +316,6 @@ class Line(OneDisk):
             raise SkippedError(f"needs {missing}")
         super().prepare()
         server, self.client = self.stack.enter_context(line.namespaces())
-        self.image = self.stack.enter_context(serve_image(self.disk.qcow2))
         with line.inside(server):
             directory = self.work / "line-daemon"
             self.daemon = self.stack.enter_context(line.LineDaemon(directory))
@@ -319,7 +324,10 @@ class Line(OneDisk):
     def run(self, contender: Contender, *, check: bool) -> Outcome:
         job = self.produced(contender, self.job(contender), check=check)
         try:
-            with self.transfer(job, self.image, self.disk.size) as ready:
+            with (
+                serve_image(self.disk.qcow2) as image,
+                self.transfer(job, image, self.disk.size) as ready,
+            ):
                 far = ready.url.replace("127.0.0.1", line.SERVER)
                 far = self.plain if contender.program == "tools.line" else far
                 with line.inside(self.client):

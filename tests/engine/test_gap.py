@@ -132,7 +132,7 @@ def test_it_notices_that_the_line_changed(
 ) -> None:
     gap = AutoGap(16 * MIB, READERS)
     assert (last_learned(used(gap, before[0], before[1] * MIB)) < GAP) is not small
-    changed = used(gap, after[0], after[1] * MIB, requests=20_000)
+    changed = used(gap, after[0], after[1] * MIB, requests=50_000)
     assert (last_learned(changed) < GAP) is small
 
 

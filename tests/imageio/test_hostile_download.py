@@ -732,7 +732,10 @@ def test_an_error_of_the_sink_ends_the_download(error: Exception) -> None:
 # --- Several connections ---
 
 WIDE = noise(20 * MIB + 512)
-WIDE_PIECES = [(start, min(start + 4 * MIB, len(WIDE))) for start in range(0, len(WIDE), 4 * MIB)]
+WIDE_PIECES = [
+    (0, 8 * MIB),
+    *((start, min(start + 2 * MIB, len(WIDE))) for start in range(8 * MIB, len(WIDE), 2 * MIB)),
+]
 
 
 def test_a_reader_asks_for_the_next_range_while_it_waits() -> None:
@@ -752,7 +755,7 @@ def test_a_reader_asks_for_the_next_range_while_it_waits() -> None:
     assert sink.image == SPARSE
 
 
-def test_a_long_range_is_asked_for_in_pieces() -> None:
+def test_a_long_range_is_asked_for_in_pieces_of_which_the_first_is_the_largest() -> None:
     sink = DiskSink()
     with HostileServer(WIDE) as server:
         result = download(server, sink)

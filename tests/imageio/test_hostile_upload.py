@@ -45,6 +45,7 @@ from tests.imageio.support import (
     asked,
     authority,
     content,
+    gets,
     noise,
     on,
     to_json,
@@ -145,6 +146,24 @@ def test_every_connection_is_flushed_once_at_its_end(
         shortest = min(r.body_length for r in done if r.method == "PATCH")
         assert done[-1].method == "PATCH"
         assert done[-1].body_length == shortest
+
+
+@pytest.mark.parametrize(("size", "first"), [(64 * MIB, [(0, 8 * MIB)]), (64 * MIB - 512, [])])
+def test_before_much_is_sent_the_server_reads_once(size: int, first: list[tuple[int, int]]) -> None:
+    data = bytes(size)
+    with HostileServer(SparseImage(size, {})) as server:
+        upload(server, DiskSource(data))
+        assert gets(server) == first
+        methods = [r.method for r in server.requests if r.method in ("GET", "PUT")]
+        assert set(methods[1 + len(first) :]) == {"PUT"}  # the one is for the extents
+
+
+@pytest.mark.parametrize("fault", [Status(403), Status(500), Cut(1_000), CloseBeforeReply()])
+def test_a_disk_that_cannot_be_read_is_written_all_the_same(fault: Fault) -> None:
+    data = noise(64 * MIB)
+    with HostileServer(SparseImage(len(data), {}), on_get=always(fault)) as server:
+        upload(server, DiskSource(data))
+        assert content(server) == data
 
 
 @pytest.mark.parametrize("behaviour", OLD_SERVERS.values(), ids=list(OLD_SERVERS))

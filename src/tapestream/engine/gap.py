@@ -32,9 +32,9 @@ TRIAL_SPAN = MIB
 # is lost in what the line and the scheduler hold back. The first request of each reader does not
 # count: it waited for what was before.
 TRIAL_REQUESTS = 4
-TRIAL_SECONDS = 0.04
+TRIAL_SECONDS = 0.02
 # What was learned is used for so many times as long as the trials took: the line may change.
-USE = 25
+USE = 100
 
 
 class Limits(NamedTuple):

@@ -43,8 +43,18 @@ log = logging.getLogger("tapestream.imageio")
 
 T = TypeVar("T")
 
+# Of all requests of more than 128 KiB, one of this size should come first. qemu-nbd gets a buffer
+# for each from malloc, and glibc's malloc gives it back to the kernel each time, until it has freed
+# a larger one (mallopt(3): the dynamic mmap threshold). Without, qemu-nbd has 262,000 page faults
+# and 0.45 CPU seconds more per GiB, which is as much as all its other work; with it, it keeps some
+# 70 MiB. oVirt starts a qemu-nbd for each transfer, so nobody has sent it a large one before. It is
+# the server's whole buffer: a larger request would come to qemu-nbd in parts.
+FIRST_REQUEST = 8 * 1024**2
+
 FIRST_PAUSE = 0.1
 LONGEST_PAUSE = 10.0
+# What is read only to be dropped is read in pieces of this size.
+DROPPED = 256 * 1024
 # Enough of an error's text to tell what is wrong; the rest could be anything.
 MAX_ERROR_TEXT = 1000
 
@@ -450,6 +460,14 @@ class Connection:
         if response.length == 0:
             self._exchange.end_reply()
         return count
+
+    def read_away(self, start: int, end: int, size: int) -> None:
+        """Read bytes of an image of `size` bytes, and drop them."""
+        self.ask_for_range(start, end)
+        response = self.open_range(start, end, size)
+        buffer = memoryview(bytearray(DROPPED))
+        while not response.isclosed():
+            self.read_body(response, buffer)
 
     def put(self, start: int, data: memoryview, *, under_way: int) -> None:
         """Upload bytes: they are on their way when this returns, and `end_puts` must follow.

@@ -15,15 +15,13 @@ from ..errors import ServerProtocolError, TransferError, UnsupportedError, Usage
 from ..extents import Extent, Extents
 from ..info import BackupInfo, Context
 from ..protocols import Reader, Source
-from .connection import Connection, Timeouts, Transfer, open_transfer
+from .connection import FIRST_REQUEST, Connection, Timeouts, Transfer, open_transfer
 
 log = logging.getLogger("tapestream.imageio")
 
-# Half of the server's own buffer. So much of a reply it reads from storage before it sends
-# anything, and before it is wanted. Where two requests of all its buffer are under way, qemu-nbd
-# gives their memory back to the kernel each time: 90,000 page faults a GiB, and a third more work.
-# Smaller ones are mostly overhead (measured: 256 KiB to 8 MiB).
-GET_SIZE = 4 * 1024**2
+# So much the server reads from storage before it sends anything, and before it is wanted. Smaller
+# ones are mostly overhead, of larger ones qemu-nbd keeps more memory (measured: 1 to 8 MiB).
+GET_SIZE = 2 * 1024**2
 # So many connections a reader uses in turn: the server reads for one while the reply to another is
 # received. More are no faster, and cost the server more.
 CONNECTIONS = 2
@@ -221,6 +219,7 @@ class _HTTPReader(Reader):
         self._wanted: deque[tuple[int, int]] = deque()
         self._asked: deque[tuple[int, _Download]] = deque()  # with the end of the range
         self._asked_last = self._downloads[-1]
+        self._was_large = False  # a GET: see FIRST_REQUEST
 
     @property
     def ahead(self) -> int:
@@ -230,8 +229,11 @@ class _HTTPReader(Reader):
     def request(self, start: int, length: int) -> None:
         """See `Reader.request`."""
         end = start + length
-        for offset in range(start, end, GET_SIZE):
-            self._wanted.append((offset, min(offset + GET_SIZE, end)))
+        while start < end:
+            size = min(end - start, GET_SIZE if self._was_large else FIRST_REQUEST)
+            self._was_large |= size > 2 * GET_SIZE
+            self._wanted.append((start, start + size))
+            start += size
         self._ask()
 
     def readinto(self, start: int, buffer: memoryview) -> None:
