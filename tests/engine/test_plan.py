@@ -129,6 +129,8 @@ def test_everything_exactly_once_in_order(
     for r in requests:
         assert sum(block.length for block in r.blocks) == r.length
         assert r.length <= max(request, segment)
+        whole = {p.segment for block in r.blocks for p in block.pieces if p.segment is not None}
+        assert (r.segments, r.data) == (len(whole), sum(each.length for each in whole))
         position = r.start
         for block in r.blocks:
             assert block.start == position

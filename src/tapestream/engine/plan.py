@@ -53,6 +53,7 @@ class Request(NamedTuple):
     blocks: list[Block]
     limits: Limits
     data: int  # bytes of segments in it; the rest is gaps
+    segments: int
 
 
 def plan_requests(
@@ -100,6 +101,7 @@ class _Group:
         self.pieces: list[Piece] = []
         self.end = 0  # of the last segment
         self.data = 0  # bytes of all segments
+        self.segments = 0
         self.limits = limits
         self._request_size = request_size
         self._has_gap = False
@@ -119,12 +121,13 @@ class _Group:
         self.pieces.append(Piece(segment.start, segment.length, segment))
         self.end = segment.start + segment.length
         self.data += segment.length
+        self.segments += 1
 
     def request(self, buffer_size: int) -> Request:
         """Cut it into blocks."""
         start = self.pieces[0].start
         if not self.end:
-            return Request(start, 0, [Block(start, 0, self.pieces)], self.limits, 0)
+            return Request(start, 0, [Block(start, 0, self.pieces)], self.limits, 0, 0)
         blocks = [
             Block(offset, min(buffer_size, self.end - offset), [])
             for offset in range(start, self.end, buffer_size)
@@ -136,7 +139,8 @@ class _Group:
                 continue
             for part in _split(piece, start, buffer_size):
                 blocks[(part.start - start) // buffer_size].pieces.append(part)
-        return Request(start, self.end - start, blocks, self.limits, self.data)
+        length = self.end - start
+        return Request(start, length, blocks, self.limits, self.data, self.segments)
 
 
 def cut(start: int, length: int, size: int) -> Iterator[Segment]:
