@@ -40,6 +40,11 @@ Each transfer has a fresh qemu-nbd, as with oVirt. It takes the memory for every
 kernel anew, at more cost than reading costs, unless it has served a larger one before: tapestream
 sends it that one first, nobody else does.
 
+"imageio, one stream" is the connection of imageio's own client, with one GET for each extent;
+"client.download" and "client.upload" are that client's, which copy with qemu's help between a
+transfer and a disk image; the "proof of concept" is a script around Python's tarfile, with one GET
+for each extent.
+
 The "bare loop" is no tool, but a yardstick: one thread of Python that asks for the same pieces as
 tapestream, over each of two connections in turn, digests while the data is still in the processor's
 cache, and writes it away, with no format and no checks.

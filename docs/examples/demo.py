@@ -135,7 +135,7 @@ def say(what: str, done: Done) -> None:
     print(f"  {r.data_extents} of {r.extents} extents are data")
     digests = f"{r.verified} digests match" if r.verified else f"{r.checksum} digests recorded"
     print(f"  {r.data_bytes / MIB:.1f} MiB of data copied, {digests}")
-    print(f"  {r.zero_bytes / MIB:.1f} MiB of zeros not transferred")
+    print(f"  {r.zero_bytes / MIB:.1f} MiB of zeros not written")
 
 
 def list_tar(tar: Path) -> None:

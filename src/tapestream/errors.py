@@ -100,8 +100,8 @@ class PositionLostError(TapeError):
     """
 
     hint = (
-        "Close the drive, and see what is loaded with TapeDrive.scan(). The last backup is "
-        "incomplete; those before it are untouched."
+        "See what is loaded with TapeDrive.scan(). A backup that was under way is incomplete; "
+        "those before it are untouched."
     )
 
 

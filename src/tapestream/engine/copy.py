@@ -52,7 +52,7 @@ class CopyResult:
         extents: Number of extents of the disk.
         data_extents: Number of those that were data.
         data_bytes: Bytes of data written.
-        zero_bytes: Bytes in zero extents: not transferred, but told to the sink.
+        zero_bytes: Bytes in zero extents: not written, but told to the sink.
         read_bytes: Bytes read from the source: the data, and the gaps that were read through.
         requests: Number of reads the plan asked of the source.
         seconds: From the request of the extents to the end of the commit.
@@ -110,7 +110,7 @@ def copy(
 ) -> CopyResult:
     """Copy a disk, or a backup of one, from a source to a sink, and commit the sink.
 
-    Only the data is moved, each byte once. Source and sink stay open: closing them is the
+    Only the data is written, each byte once. Source and sink stay open: closing them is the
     caller's job, best with `with`.
 
     Args:

@@ -49,7 +49,8 @@ class TarStreamSource(Source):
         NewerFormatError: It is of a later version of the format.
         IncompleteStreamError: It ends too early.
         CorruptStreamError: It is damaged.
-        UsageError: It is not the first volume of a backup.
+        WrongVolumeError: It is not the first volume of a backup.
+        UsageError: An argument cannot work.
 
     Attributes:
         findings: What is wrong with the stream, while it is salvaged; None otherwise.
