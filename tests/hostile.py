@@ -517,6 +517,11 @@ class HostileServer:
         """The number of PUTs so far that asked not to be flushed."""
         return self._counts["unflushed_puts"]
 
+    @property
+    def flushed_zeros(self) -> int:
+        """The number of PATCHes so far that zeroed and asked to be flushed."""
+        return self._counts["flushed_zeros"]
+
     def _count(self, what: str) -> int:
         with self._lock:
             self._counts[what] += 1
@@ -650,3 +655,5 @@ class HostileServer:
             raise _beyond(self.image.size)
         else:
             _zero(self.image, offset, size)
+            if flush:
+                self._count("flushed_zeros")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import itertools
 import random
+import threading
+import time
 import tracemalloc
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -633,3 +635,30 @@ def test_what_can_be_read_in_parallel_is() -> None:
             pair = (memory, tar) if swapped else (tar, memory)
             assert compare(*pair, max_workers=4).equal
         assert len(memory.readers) == 4
+
+
+def test_a_long_stretch_of_zeros_is_not_compared_to_its_end() -> None:
+    """When the copy fails: what reads it is cancelled between two blocks."""
+    reading, failed = threading.Event(), threading.Event()
+    blocks = 400  # of a MiB each
+
+    def fail(start: int, length: int) -> None:
+        reading.wait()
+        failed.set()
+        raise LocalIOError("it broke")
+
+    def slowly(start: int, length: int) -> None:
+        reading.set()
+        failed.wait()
+        time.sleep(0.02)
+        reads.append(start)
+
+    reads: list[int] = []
+    size = blocks * MIB
+    zeros = [Extent(0, size, zero=True), Extent(size, MIB)]
+    disk = bytes(size + MIB)
+    a = MemorySource(disk, zeros, before_read=fail)
+    b = MemorySource(disk, before_read=slowly, max_readers=1)
+    with pytest.raises(LocalIOError, match="it broke"):
+        compare(a, b)
+    assert len(reads) < blocks

@@ -6,7 +6,9 @@ import logging
 import os
 import random
 import subprocess
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,7 @@ from tapestream import (
     TarStreamSink,
     TarStreamSource,
     copy,
+    raw,
 )
 from tapestream.errors import LocalIOError, TapestreamError, TargetSizeError, UsageError
 from tapestream.extents import Extents, Kind
@@ -342,3 +345,24 @@ def test_logs_are_quiet_when_all_is_well(tmp_path: Path, caplog: pytest.LogCaptu
     with RawImageSource(image) as src:
         copy(src, RawImageSink(tmp_path / "b"))
     assert caplog.records == []
+
+
+def test_zeros_that_must_be_written_can_be_cancelled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a file system without holes."""
+    begun = threading.Event()
+
+    def pwrite(fd: int, data: memoryview, offset: int) -> int:
+        begun.set()
+        return len(data)
+
+    monkeypatch.setattr(raw, "_punch_hole", lambda *_: False)
+    monkeypatch.setattr(os, "pwrite", pwrite)
+    writer = raw._RawWriter(-1, "image", blank=False)
+    with ThreadPoolExecutor(1) as pool:
+        zeroing = pool.submit(writer.zero, 0, 2**62)
+        assert begun.wait(10)
+        writer.cancel()
+        with pytest.raises(LocalIOError, match="cancelled"):
+            zeroing.result(10)

@@ -273,8 +273,9 @@ class _OneByOne(Reader):
     def cancel(self) -> None:
         """See `Reader.cancel`."""
         self._cancelled = True
-        if self._reader is not None:
-            self._reader.cancel()
+        reader = self._reader  # another thread may close it meanwhile
+        if reader is not None:
+            reader.cancel()
         for source in self._sources:  # one may wait for the drive, or read its rest
             source.cancel()
 

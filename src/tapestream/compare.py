@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing_extensions import Unpack
 
 from .engine.copy import CopyOptions, check_order, copy, extents_of
+from .errors import LocalIOError
 from .extents import Extents, Kind
 from .info import BackupInfo
 from .protocols import Reader, Sink, Source, Writer
@@ -122,6 +123,7 @@ class _ComparingWriter(Writer):
         self._comparison = comparison
         self._reader = reader
         self._other = bytearray()
+        self._cancelled = False
 
     def write(self, start: int, buffer: memoryview) -> None:
         """Compare data with what the other source has there."""
@@ -147,7 +149,8 @@ class _ComparingWriter(Writer):
                 self._comparison.compared += size
 
     def cancel(self) -> None:
-        """See `Writer.cancel`."""
+        """See `Writer.cancel`: a stretch to compare with zeros may be long."""
+        self._cancelled = True
         self._reader.cancel()
 
     def close(self) -> None:
@@ -157,6 +160,8 @@ class _ComparingWriter(Writer):
     def _read(self, start: int, length: int) -> bytearray:
         if len(self._other) != length:
             self._other = bytearray(length)
+        if self._cancelled:
+            raise LocalIOError("cancelled")
         self._reader.request(start, length)
         self._reader.readinto(start, memoryview(self._other))
         return self._other

@@ -10,7 +10,7 @@ The order of calls in one copy, all from the calling thread unless told otherwis
     sink.begin(info, extents)
     source.open_reader()  ...  sink.open_writer()  ...
         reader.request, reader.readinto, sink.digester     each reader in its own thread
-        writer.write, writer.zero, writer.flush            each writer in its own thread
+        writer.write, writer.zero, writer.flush            each writer in one thread at a time
     writer.close()  ...  reader.close()  ...
     source.finish()
     sink.commit()

@@ -253,6 +253,7 @@ class _RawWriter(Writer):
         self._fd = fd
         self._path = path
         self._blank = blank
+        self._cancelled = False
 
     def write(self, start: int, buffer: memoryview) -> None:
         """See `Writer.write`."""
@@ -269,9 +270,15 @@ class _RawWriter(Writer):
             return
         end = start + length
         while start < end:
+            if self._cancelled:
+                raise LocalIOError("cancelled")
             step = min(len(_ZEROS), end - start)
             self.write(start, memoryview(_ZEROS)[:step])
             start += step
+
+    def cancel(self) -> None:
+        """See `Writer.cancel`: zeros may be many."""
+        self._cancelled = True
 
     def close(self) -> None:
         """See `Writer.close`: the descriptor is the sink's."""

@@ -73,3 +73,26 @@ def test_it_ends_with_a_copy_that_failed() -> None:
     with pytest.raises(OSError, match="no space"):
         copy(source, Broken(source))
     assert "tapestream-keep-alive" not in {t.name for t in threading.enumerate()}
+
+
+def test_a_call_that_hangs_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(alive, "PATIENCE", 0.01)
+    released = threading.Event()
+
+    class Hanging(Source):
+        def keep_alive(self) -> None:
+            super().keep_alive()
+            released.wait()
+
+    class Waiting(Sink):
+        def commit(self) -> None:
+            assert self.source.alive.wait(10)
+
+    source = Hanging()
+    sink = Waiting(source)
+    copy(source, sink)
+    thread = next(t for t in threading.enumerate() if t.name == "tapestream-keep-alive")
+    released.set()
+    thread.join(10)
+    assert not thread.is_alive()
+    assert not sink.alive.is_set()  # it is over

@@ -9,6 +9,7 @@ import re
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -283,6 +284,14 @@ class StuckImage(SparseImage):
 
     def write(self, start: int, data: bytes) -> None:
         self.released.wait(FOREVER)
+
+
+class SlowImage(SparseImage):
+    """A disk that takes a tenth of a second for each MiB."""
+
+    def write(self, start: int, data: bytes) -> None:
+        time.sleep(0.1)
+        super().write(start, data)
 
 
 # --- The double with a checksum ---

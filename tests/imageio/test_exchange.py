@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 
 import pytest
-from urllib3.connection import HTTPConnection
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.exceptions import HTTPError
 
 from tapestream.imageio.connection import TransferURL
 from tapestream.imageio.exchange import Exchange
@@ -48,6 +49,22 @@ def server(*serve: Serve) -> Iterator[Exchange]:
             yield client
         thread.join(10)
         assert not thread.is_alive()
+
+
+def test_a_handshake_that_fails_leaves_nothing_behind() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def hang_up() -> None:
+            listener.accept()[0].close()
+
+        thread = threading.Thread(target=hang_up)
+        thread.start()
+        connection = HTTPSConnection("127.0.0.1", listener.getsockname()[1], timeout=5)
+        exchange = Exchange(connection, "a.host:1")
+        with pytest.raises((OSError, HTTPError)):
+            exchange.connect()
+        assert exchange.sock is None
+        thread.join(10)
 
 
 def reply(body: bytes, status: str = "200 OK", *more: str) -> bytes:

@@ -48,6 +48,7 @@ from tests.imageio.support import (
     DiskSink,
     Last,
     Say,
+    Speak,
     TLSServer,
     always,
     asked,
@@ -328,6 +329,16 @@ def test_too_many_failures_in_a_row(retries: int, fault: Fault, status: int | No
     assert caught.value.status == status
     assert not sink.writes
     assert sink.aborted
+
+
+def test_what_is_no_reply_is_not_quoted_at_length() -> None:
+    noise_line = b"x" * 60_000 + b"\r\n\r\n"
+    with (
+        HostileServer(IMAGE, on_get=always(Speak(noise_line))) as server,
+        pytest.raises(ServerError, match=r"the connection broke: x+$") as caught,
+    ):
+        download(server, DiskSink(), retries=0)
+    assert len(caught.value.args[0]) < 1100
 
 
 def test_a_server_that_never_answers() -> None:
@@ -764,6 +775,19 @@ def test_a_long_range_is_asked_for_in_pieces_of_which_the_first_is_the_largest()
     assert result.read_bytes == len(WIDE)
 
 
+@pytest.mark.parametrize(
+    ("size", "pieces"), [(3 * MIB, [2 * MIB, MIB]), (4 * MIB, [2 * MIB] * 2), (MIB, [MIB])]
+)
+def test_of_extents_of_one_size_the_first_is_asked_for_whole(size: int, pieces: list[int]) -> None:
+    image = (noise(size) + bytes(size)) * 3
+    sink = DiskSink()
+    with HostileServer(image) as server:
+        download(server, sink)
+        asked_for = sorted(gets(server))
+    assert [end - start for start, end in asked_for] == [size, *pieces * 2]
+    assert sink.image == image
+
+
 @pytest.mark.parametrize("start", [0, 8 * MIB, 16 * MIB])
 @pytest.mark.parametrize(
     "fault", [Cut(1_000), Cut(0), Reset(500_000), Garbage(), CloseBeforeReply(), Status(503)]
@@ -867,6 +891,14 @@ def test_a_server_that_ends_every_connection() -> None:
         download(server, sink, retries=0)
         assert gets(server) == PIECES
     assert sink.image == CRUMBS
+
+
+def test_no_request_follows_a_reply_that_is_the_last() -> None:
+    sink = DiskSink()
+    with HostileServer(WIDE, on_get=always(Last(HONEST))) as server:
+        download(server, sink, retries=0)
+        assert sorted(gets(server)) == WIDE_PIECES
+    assert sink.image == WIDE
 
 
 def test_a_server_that_is_gone_is_not_tried_for_every_range() -> None:

@@ -39,6 +39,7 @@ from tests.imageio.support import (
     SMALL,
     DiskSource,
     Last,
+    SlowImage,
     TLSServer,
     VirtualSource,
     always,
@@ -148,8 +149,11 @@ def test_every_connection_is_flushed_once_at_its_end(
         assert done[-1].body_length == shortest
 
 
-@pytest.mark.parametrize(("size", "first"), [(64 * MIB, [(0, 8 * MIB)]), (64 * MIB - 512, [])])
-def test_before_much_is_sent_the_server_reads_once(size: int, first: list[tuple[int, int]]) -> None:
+@pytest.mark.parametrize(("size", "first"), [(16 * MIB, [(0, 8 * MIB)]), (16 * MIB - 512, [])])
+def test_before_much_is_sent_the_server_reads_once(
+    size: int, first: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tapestream.imageio.sink._MUCH", 16 * MIB)
     data = bytes(size)
     with HostileServer(SparseImage(size, {})) as server:
         upload(server, DiskSource(data))
@@ -159,8 +163,11 @@ def test_before_much_is_sent_the_server_reads_once(size: int, first: list[tuple[
 
 
 @pytest.mark.parametrize("fault", [Status(403), Status(500), Cut(1_000), CloseBeforeReply()])
-def test_a_disk_that_cannot_be_read_is_written_all_the_same(fault: Fault) -> None:
-    data = noise(64 * MIB)
+def test_a_disk_that_cannot_be_read_is_written_all_the_same(
+    fault: Fault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tapestream.imageio.sink._MUCH", 16 * MIB)
+    data = noise(16 * MIB)
     with HostileServer(SparseImage(len(data), {}), on_get=always(fault)) as server:
         upload(server, DiskSource(data))
         assert content(server) == data
@@ -189,7 +196,7 @@ def test_a_server_that_cannot_flush() -> None:
     with HostileServer(old_disk(), features=("extents", "zero")) as server:
         upload(server, source())
         assert not any("flush" in request.path for request in asked(server, "PUT"))
-        assert len(asked(server, "PATCH")) == len(ZEROS)
+        assert len(asked(server, "PATCH")) == server.flushed_zeros == len(ZEROS)
         assert server.flushed == 0
         assert content(server) == IMAGE
 
@@ -282,6 +289,12 @@ def test_a_smaller_disk_is_not_touched(behaviour: dict[str, Any]) -> None:
         assert content(server) == disk
     assert str(SIZE) in str(caught.value)
     assert str(SIZE - 1) in str(caught.value)
+
+
+@pytest.mark.parametrize("behaviour", [{}, OLD_SERVERS["405"]])
+def test_an_empty_disk_is_too_small(behaviour: dict[str, Any]) -> None:
+    with HostileServer(b"", **behaviour) as server, pytest.raises(TargetSizeError):
+        upload(server, source())
 
 
 @pytest.mark.parametrize("behaviour", [{}, *OLD_SERVERS.values()])
@@ -446,6 +459,17 @@ def test_a_put_that_is_not_answered_in_time() -> None:
         with pytest.raises(ServerError, match="in time"):
             upload(server, source(), read_timeout=0.3)
         assert server.flushed == 0
+
+
+def test_a_put_may_take_longer_than_its_next_bytes() -> None:
+    size = 24 * MIB
+    options: dict[str, Any] = {"buffer_size": size, "buffer_memory": 2 * size}
+    with (
+        HostileServer(SlowImage(size, {}), max_writers=1) as server,
+        ImageioUploadSink(server.url, secure=False, read_timeout=1) as sink,
+    ):
+        copy(DiskSource(bytes(size)), sink, **options)  # takes the server 2.4 s
+        assert sent(server) == [(0, 16 * MIB), (16 * MIB, 8 * MIB)]
 
 
 def test_zeroing_may_take_longer_than_data() -> None:

@@ -12,8 +12,9 @@ Where data is wanted in order, by a sink that has shown to take it at once, a re
 writes the block that is due: to wake up another one costs more, and the data is still in the cache
 of its processor. A sink that takes its time works in a thread of its own, beside the reading.
 
-Digests are computed by the readers; where there is only one, by the writer's thread, while writing
-takes less time than reading: then one block is digested while the next is received.
+Digests are computed by the readers; where there is only one, those of large segments by the
+writer's thread, while writing takes less time than reading: then one block is digested while the
+next is received.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ WAKE_UP = 0.2
 
 # A reader hears of no further range when those ahead have so many bytes: the other readers want
 # something to read, too.
-AHEAD = 32 * 1024**2
+ANNOUNCED = 32 * 1024**2
 
 # A sink takes data at once when a block is written in so small a part of the time of its reading.
 AT_ONCE = 1 / 4
@@ -415,8 +416,8 @@ def _read(
     since = time.monotonic()
     for first, request in _announced(handover, reader):
         # No segment goes on behind its request: all of it is digested by the same thread.
-        is_large = request.data >= request.segments * WRITER_DIGESTS
-        digest = not (is_large and examination.has_digests and handover.writer_digests)
+        are_large = request.data >= request.segments * WRITER_DIGESTS
+        digest = not (are_large and examination.has_digests and handover.writer_digests)
         waiting = reading = 0.0
         for number, block in enumerate(request.blocks, first):
             asked = time.monotonic()
@@ -462,7 +463,7 @@ def _announced(handover: Handover, reader: Reader) -> Iterator[tuple[int, Reques
     while True:
         while (
             len(waiting) < reader.ahead
-            and sum(request.length for _, request in waiting) < AHEAD
+            and sum(request.length for _, request in waiting) < ANNOUNCED
             and (claimed := handover.claim()) is not None
         ):
             request = claimed[1]

@@ -462,7 +462,7 @@ class Connection:
         return count
 
     def read_away(self, start: int, end: int, size: int) -> None:
-        """Read bytes of an image of `size` bytes, and drop them."""
+        """Read bytes of an image of `size` bytes, as far as they come, and drop them."""
         self.ask_for_range(start, end)
         response = self.open_range(start, end, size)
         buffer = memoryview(bytearray(DROPPED))
@@ -654,7 +654,7 @@ class Connection:
         except (OSError, http.client.HTTPException, HTTPError, ValueError) as e:
             # ValueError: what the ssl module raises for a socket that another thread cancelled.
             self.close()
-            reason = self._transfer.url.redact(str(e)) or type(e).__name__
+            reason = self._transfer.url.redact(str(e)[:MAX_ERROR_TEXT]) or type(e).__name__
             # Not "from e": what http.client found on the line may be the ticket.
             raise ServerError(f"{doing}: the connection broke: {reason}") from None
 

@@ -17,6 +17,9 @@ from typing import cast
 
 from urllib3.connection import HTTPConnection
 
+# The timeout is for so many bytes of a body: a large one may take longer.
+SENT = 256 * 1024
+
 
 class Exchange:
     """One connection; used by one thread, but for `sock`, by which another may shut it down.
@@ -72,7 +75,11 @@ class Exchange:
         if self.sock is not None and self._is_idle() and self.has_news:
             self.close()  # the server dropped an idle connection: normal life
         if self.sock is None:
-            self._connection.connect()
+            try:
+                self._connection.connect()
+            except BaseException:
+                self.close()  # a handshake that failed leaves a dead socket behind
+                raise
         return cast(socket.socket, self._connection.sock)
 
     def send(
@@ -90,7 +97,8 @@ class Exchange:
         try:
             self._connection.send("\r\n".join([*lines, "", ""]).encode("ascii"))
             if body is not None:
-                self._connection.send(body)
+                for start in range(0, len(body), SENT):
+                    self._connection.send(body[start : start + SENT])
         except (BrokenPipeError, ConnectionResetError, ssl.SSLEOFError):
             # The server closed its side, and perhaps said why before.
             self._is_cut = True

@@ -37,8 +37,8 @@ SMALL = 64 * 1024
 PIPELINED = 8
 # How often to ask again for the extents of the disk: nothing was written yet.
 _RETRIES = 4
-# A restore of so much data is worth one more request.
-_MUCH = 64 * MIB
+# A restore of so much data is worth one large request more.
+_MUCH = 256 * MIB
 # Zeroing this much takes a server about as long as one more request does.
 _NEAR = 64 * MIB
 
@@ -141,17 +141,18 @@ class ImageioUploadSink(Sink):
         self._begun = True
         with self._transfer.connect() as connection:
             held = self._extents_of_disk(connection)
-            size = held.size if held else info.size
+            size = info.size if held is None else held.size
             if size < info.size:
                 raise TargetSizeError(
                     f"the disk has {size} bytes, but the backup is of {info.size} bytes"
                 )
             self._surplus = size - info.size
+            # An old server may refuse to read from a disk that is written.
             if extents.tally(Kind.DATA).bytes >= _MUCH and self._transfer.can.extents:
                 _warm_up(connection, size)
             if self._disk_is_zero and info.context == "zero":
                 return
-            runs = held.runs() if held else [(0, info.size, Kind.DATA)]
+            runs = [(0, info.size, Kind.DATA)] if held is None else held.runs()
             self._stale = _Stretches(
                 (start, start + length) for start, length, kind in runs if kind is not Kind.ZERO
             )
@@ -251,7 +252,7 @@ def _warm_up(connection: Connection, size: int) -> None:
     try:
         connection.read_away(0, min(size, FIRST_REQUEST), size)
     except TransferError as e:
-        log.info("Nothing can be read from the disk, which is only slower: %s", e)
+        log.info("The restore goes on, only slower: %s", e.args[0])
 
 
 class _Stretches:
@@ -313,7 +314,7 @@ class _HTTPWriter(Writer):
         self._used.add(connection)
         for first, end in stale:
             if self._can.zero:
-                connection.zero(first, end - first)
+                connection.zero(first, end - first, flush=not self._can.flush)
             else:
                 self._put_zeros(first, end)
         self._end_puts()

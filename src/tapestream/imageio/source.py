@@ -219,7 +219,7 @@ class _HTTPReader(Reader):
         self._wanted: deque[tuple[int, int]] = deque()
         self._asked: deque[tuple[int, _Download]] = deque()  # with the end of the range
         self._asked_last = self._downloads[-1]
-        self._was_large = False  # a GET: see FIRST_REQUEST
+        self._largest = GET_SIZE // 2
 
     @property
     def ahead(self) -> int:
@@ -230,8 +230,7 @@ class _HTTPReader(Reader):
         """See `Reader.request`."""
         end = start + length
         while start < end:
-            size = min(end - start, GET_SIZE if self._was_large else FIRST_REQUEST)
-            self._was_large |= size > 2 * GET_SIZE
+            size = self._get_size(end - start)
             self._wanted.append((start, start + size))
             start += size
         self._ask()
@@ -255,6 +254,13 @@ class _HTTPReader(Reader):
         """See `Reader.close`."""
         for download in self._downloads:
             download.drop()
+
+    def _get_size(self, wanted: int) -> int:
+        """How much the next GET asks for: see `FIRST_REQUEST`."""
+        is_first = self._largest < FIRST_REQUEST and wanted >= 2 * self._largest
+        size = min(wanted, FIRST_REQUEST if is_first else GET_SIZE)
+        self._largest = max(self._largest, size)
+        return size
 
     def _ask(self) -> None:
         while self._wanted:
@@ -350,6 +356,6 @@ class _Download:
         connection = self._connection
         opened = 0 if self._response is None else 1
         for start, end in islice(self._ranges, opened + connection.asked, None):
-            if connection.asked and not connection.takes_more:
+            if (opened or connection.asked) and not connection.takes_more:
                 return
             connection.ask_for_range(start, end)
