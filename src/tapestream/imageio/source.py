@@ -219,7 +219,7 @@ class _HTTPReader(Reader):
         self._wanted: deque[tuple[int, int]] = deque()
         self._asked: deque[tuple[int, _Download]] = deque()  # with the end of the range
         self._asked_last = self._downloads[-1]
-        self._largest = GET_SIZE // 2
+        self._largest = GET_SIZE // 2  # of the GETs so far, or less
 
     @property
     def ahead(self) -> int:
@@ -256,9 +256,9 @@ class _HTTPReader(Reader):
             download.drop()
 
     def _get_size(self, wanted: int) -> int:
-        """How much the next GET asks for: see `FIRST_REQUEST`."""
-        is_first = self._largest < FIRST_REQUEST and wanted >= 2 * self._largest
-        size = min(wanted, FIRST_REQUEST if is_first else GET_SIZE)
+        """What the next GET asks for; it may be large if none was so far: see `FIRST_REQUEST`."""
+        is_larger = self._largest < FIRST_REQUEST and wanted >= 2 * self._largest
+        size = min(wanted, FIRST_REQUEST if is_larger else GET_SIZE)
         self._largest = max(self._largest, size)
         return size
 
