@@ -101,6 +101,47 @@ def test_a_place_that_cannot_be_found_again_is_refused(tmp_path: Path, place: Ta
         assert [b.info.disk_id for b in catalog.find()] == ["a"]
 
 
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("warning", [0, 3])
+def test_a_volume_is_never_called_complete_that_a_scan_calls_torn(
+    tmp_path: Path, warning: int
+) -> None:
+    """Without early warning the end of the tape tears the first volume."""
+    cost = RECORD + 8
+    small, large = Cartridge(9 * cost, warning * cost), Cartridge()
+    station = FakeDrive(large)
+    drive = TapeDrive("/dev/nst0", open_device=station.open)
+    drive.write_label("T2")
+    drive.release()
+    station.swap(small)
+    drive.write_label("T1")
+    source = MemorySource(bytes(range(256)) * 4 * KIB, info=info("a"))
+    sink = TarStreamSink(
+        drive,
+        record_size=RECORD,
+        part_size=RECORD,
+        on_volume_full=lambda _: station.swap(large),
+    )
+    with drive, Catalog(tmp_path / "one") as one, Catalog(tmp_path / "two") as two:
+        with source, sink:
+            result = copy(source, sink, buffer_size=RECORD, buffer_memory=4 * RECORD)
+        assert result.tape is not None
+        one.add(result.tape)
+        two.scan(drive)
+        drive.release()
+        station.swap(small)
+        two.scan(drive)
+        (added,), (scanned,) = one.find(), two.find()
+        assert added.complete
+        assert scanned.complete
+        for told, seen in zip(added.volumes, scanned.volumes, strict=True):
+            assert (told.label, told.file, told.volume) == (seen.label, seen.file, seen.volume)
+            assert seen.complete or not told.complete
+        assert [v.complete for v in scanned.volumes] == [warning > 0, True]
+        one.scan(drive)
+        assert one.find() == two.find()
+
+
 def test_a_catalog_is_made_anew_from_the_tapes(tmp_path: Path) -> None:
     _, drive = labelled("T1")
     with drive, Catalog(tmp_path / "one") as one, Catalog(tmp_path / "two") as two:

@@ -21,6 +21,7 @@ from tapestream.errors import (
     TapeError,
     TapestreamError,
     UsageError,
+    WriteProtectedError,
 )
 from tapestream.tape import Flag, TapeDrive, transport
 from tapestream.tape.device import TapeDevice
@@ -231,6 +232,23 @@ def test_a_protected_tape_that_opens_only_for_reading() -> None:
     with tape_drive(station) as writer:
         backup(writer, DATA, "a")
     assert restore_disk(drive, "a") == DATA
+
+
+@pytest.mark.parametrize(
+    ("last", "error"), [(errno.EBUSY, DriveBusyError), (errno.EROFS, WriteProtectedError)]
+)
+def test_whatever_the_last_attempt_to_open_meets_is_told(last: int, error: type[TapeError]) -> None:
+    numbers = [errno.EIO, errno.EIO, errno.EROFS, last]
+
+    def open_device(path: str, *, read_only: bool) -> TapeDevice:
+        number = numbers.pop(0)
+        raise OSError(number, os.strerror(number))
+
+    drive = TapeDrive("/dev/nst0", open_device=open_device)
+    with pytest.raises(error) as caught:
+        drive.block_size  # noqa: B018 - asks the drive
+    assert caught.value.errno == last
+    assert numbers == []
 
 
 def test_an_error_while_closing_is_told() -> None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import io
+import tracemalloc
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 
 import pytest
 
-from tapestream import BackupInfo
-from tapestream.errors import TapeError, UsageError, WriteProtectedError
-from tapestream.tape import TapeDrive
+from tapestream import BackupInfo, TarStreamSink, copy
+from tapestream.errors import NoMediumError, TapeError, UsageError, WriteProtectedError
+from tapestream.tape import Command, TapeDevice, TapeDrive, scan
+from tapestream.tar import format as fmt
 
-from .conftest import Station
+from ..memory import MemorySource
+from .conftest import FakeStation, Station
 from .tapes import (
     KIB,
     RECORD,
@@ -37,6 +41,108 @@ SMALL = disk(1, 20 * KIB)
 @pytest.fixture
 def drive(station: Station) -> TapeDrive:
     return tape_drive(station)
+
+
+class Commands:
+    """Opens devices, and notes what each command, and each read, was."""
+
+    def __init__(self, station: Station) -> None:
+        self.noted: list[str] = []
+        self._station = station
+
+    def __call__(self, path: str, *, read_only: bool) -> TapeDevice:
+        device = self._station.open_device(path, read_only=read_only)
+        do, read = device.command, device.readinto
+
+        def noting_command(command: Command, count: int = 1) -> None:
+            self.noted.append(command.name)
+            do(command, count)
+
+        def noting_readinto(buffer: memoryview) -> int:
+            self.noted.append("read")
+            return read(buffer)
+
+        device.command = noting_command  # type: ignore[method-assign]
+        device.readinto = noting_readinto  # type: ignore[method-assign]
+        return device
+
+
+@pytest.mark.parametrize("label", ["T1", None])
+def test_a_label_takes_one_read(station: Station, label: str | None) -> None:
+    """And no winding over a first tape file that may hold terabytes."""
+    opener = Commands(station)
+    with TapeDrive(station.path, open_device=opener) as drive:
+        if label is not None:
+            drive.write_label(label)
+        backup(drive, SMALL, "a")
+        opener.noted.clear()
+        assert drive.read_label() == label
+        assert opener.noted == ["REWIND", "read"]
+        assert drive.knows_label
+        assert drive.label == label
+        backup(drive, SMALL, "b")
+        assert drive.read_label() == label
+        assert [entry.info.disk_id for entry in drive.scan() if entry.info] == ["a", "b"]
+
+
+def test_no_label_on_a_blank_tape_and_an_error_on_a_bad_one(station: Station) -> None:
+    with tape_drive(station) as drive:
+        assert drive.read_label() is None
+        drive.write_label("T1")
+        station.fail("read")
+        assert drive.read_label() == "T1"  # the second attempt
+        drive.release()
+        station.needs_operator()
+        station.eject()
+        with pytest.raises(NoMediumError):
+            drive.read_label()
+
+
+def test_a_scan_keeps_little_of_large_records() -> None:
+    """A stream with records larger than a tape takes, copied there in blocks."""
+    station = FakeStation()
+    station.blank("T0002", 2**40)
+    station.swap("T0002")
+    size = 40 * KIB * KIB
+    file = io.BytesIO()
+    with (
+        MemorySource(SMALL, info=BackupInfo(vm_id="vm", disk_id="copied")) as source,
+        TarStreamSink(file, record_size=size) as sink,
+    ):
+        copy(source, sink)
+    stream = file.getbuffer()
+    assert len(stream) == size
+    with tape_drive(station) as drive:
+        for start in range(0, size, RECORD):
+            drive.write_record(stream[start : start + RECORD])
+        drive.write_filemark()
+        tracemalloc.start()
+        try:
+            (entry,) = drive.scan()
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+    assert entry.complete
+    assert peak < size / 10
+
+
+@pytest.mark.parametrize("step", [1, 700, RECORD])
+@pytest.mark.parametrize("padding", [0, 511, 512, 1024, 1535, 1536, 2047, 2048, 5000, 200_000])
+def test_the_end_of_a_stream_tells_as_much_as_all_of_it(padding: int, step: int) -> None:
+    text = b'...],"start":0,"set_id":"x","volume":1,"continues":false}'
+    streams = [
+        text + bytes(padding),
+        bytes(5000) + text + bytes(padding),
+        text + bytes(5000) + b"more" + bytes(padding),
+        bytes(padding),
+        b"y" * 5000 + text + bytes(padding),
+    ]
+    for stream in streams:
+        size, tail = max(step, len(stream) // 500), b""
+        for start in range(0, len(stream), size):
+            tail = scan._end(tail, memoryview(stream)[start : start + size])
+        assert fmt.ending(tail) == fmt.ending(stream)
+        assert len(tail) < 5000
 
 
 def test_find_by_every_id(drive: TapeDrive) -> None:

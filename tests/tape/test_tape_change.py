@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import _thread
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 
 import pytest
@@ -16,7 +18,9 @@ from tapestream.errors import (
     WriteProtectedError,
     WrongTapeError,
 )
-from tapestream.tape import TapeDrive, VolumeRequest
+from tapestream.tape import DeviceStatus, Flag, TapeDrive, VolumeRequest
+from tapestream.tape.device import Command, TapeDevice
+from tapestream.tape.volumes import DriveTurn, ask
 
 from ..memory import MemorySink
 from .conftest import FakeStation, Station
@@ -293,12 +297,92 @@ def test_a_reset_on_the_second_tape(station: Station, drive: TapeDrive) -> None:
             backup(tape, DATA, "big", on_volume_full=partial(operator, nth=nth))
         assert opener.happened
         opener.before(0)
+        with suppress(TapeError):
+            tape.release()
         change_tape(station, tape, "T0003")
         assert restore_disk(tape, "earlier") == disk(4, 70 * KIB)
         tape.close()
         station.eject()
         station.blank("T0002", 9 * BLOCK_COST + FILEMARK_COST, 3 * BLOCK_COST)
         station.load("T0002")
+
+
+# --- A wait that is given up ---
+
+
+class Loading(TapeDevice):
+    """A drive that takes its cartridge for ever; whoever waits for it presses Ctrl-C.
+
+    Args:
+        asked: Gets every question for its status.
+    """
+
+    def __init__(self, asked: list[None]) -> None:
+        self._asked = asked
+
+    def status(self) -> DeviceStatus:
+        self._asked.append(None)
+        if len(self._asked) == 100:  # by now it is waited for without a limit
+            _thread.interrupt_main()
+        return DeviceStatus(Flag(0), -1, -1, 0, 0)
+
+    def write(self, record: memoryview) -> int:
+        raise AssertionError
+
+    def readinto(self, buffer: memoryview) -> int:
+        raise AssertionError
+
+    def command(self, command: Command, count: int = 1) -> None:
+        raise AssertionError
+
+    def position(self) -> int:
+        raise AssertionError
+
+    def close(self) -> None:
+        pass
+
+
+def loading_drive() -> TapeDrive:
+    asked: list[None] = []
+    return TapeDrive("/dev/nst9", open_device=lambda path, *, read_only: Loading(asked))
+
+
+@pytest.mark.timeout(30)
+def test_ctrl_c_while_a_backup_waits_for_its_next_drive(station: Station, drive: TapeDrive) -> None:
+    other = loading_drive()
+    with pytest.raises(KeyboardInterrupt):
+        backup(drive, DATA, "big", on_volume_full=lambda _: other)
+    for one in (drive, other):
+        with one.turn():
+            pass
+    assert listing(drive) == ["big volume 1"]
+
+
+@pytest.mark.timeout(30)
+def test_ctrl_c_while_a_restore_waits_for_its_next_drive(
+    station: Station, drive: TapeDrive
+) -> None:
+    three_tapes(station, drive)
+    change_tape(station, drive, "T0002")
+    drive.go_to_file(1)
+    other, sink = loading_drive(), MemorySink()
+    with pytest.raises(KeyboardInterrupt):
+        restore(drive, on_next_volume=lambda _: other, sink=sink)
+    assert sink.state == "aborted"
+    for one in (drive, other):
+        with one.turn():
+            pass
+
+
+def test_a_tape_that_comes_too_late_is_left_alone(drive: TapeDrive) -> None:
+    turn = DriveTurn(drive, ours=False)
+    turn.begin()
+    accepted: list[TapeDrive] = []
+    request = VolumeRequest(drive, "set", 2, "vm, disk")
+    with pytest.raises(TapeError, match="was cancelled"):
+        ask(turn, request, lambda _: turn.cancelled.set(), accepted.append)
+    assert accepted == []
+    turn.end()
 
 
 # --- Protected and missing tapes ---

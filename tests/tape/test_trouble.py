@@ -8,10 +8,12 @@ from typing import Literal
 
 import pytest
 
+from tapestream import BackupInfo, TarStreamSink, copy
 from tapestream.errors import PositionLostError, TapeError
 from tapestream.tape import TapeDrive
+from tapestream.tape.records import RecordReader, RecordWriter
 
-from ..memory import MemorySink
+from ..memory import MemorySink, MemorySource
 from .conftest import Station
 from .tapes import (
     RECORD,
@@ -268,3 +270,106 @@ def test_medium_error_in_a_scan(tapes: Station) -> None:
         assert "cannot read" in bad.problem
         drive.go_to_file(good.file)
         assert restore(drive) == disk(2)
+
+
+# --- A caller who moves the tape while it is written, or read ---
+
+
+class Meddler:
+    """A progress bar that does something with the drive, once there are records on the tape."""
+
+    def __init__(self, deed: Callable[[], object]) -> None:
+        self._deed = deed
+        self._calls = 0
+
+    def update(self, n: int) -> None:
+        self._calls += 1
+        if self._calls == 2:
+            self._deed()
+
+
+def moves(station: Station, drive: TapeDrive) -> dict[str, Callable[[], object]]:
+    """What may be done with a drive from outside, each of which leaves it elsewhere."""
+
+    def another_tape() -> None:
+        drive.release()
+        station.swap("T0002")
+        drive.end_of_data()
+
+    return {
+        "read_label": drive.read_label,
+        "rewind": drive.rewind,
+        "release": drive.release,
+        "go_to_file": lambda: drive.go_to_file(2),
+        "scan": lambda: list(drive.scan()),
+        "write_filemark": drive.write_filemark,
+        "another_tape": another_tape,
+    }
+
+
+MOVES = ["read_label", "rewind", "release", "go_to_file", "write_filemark", "another_tape"]
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("move", MOVES)
+def test_a_backup_does_not_follow_where_the_caller_moves_the_tape(
+    tapes: Station, move: str
+) -> None:
+    """The other backups stay, and this one is not called whole."""
+    with tape_drive(tapes) as drive:
+        source = MemorySource(NEW, info=BackupInfo(vm_id="vm", disk_id="new"))
+        sink = TarStreamSink(drive, record_size=RECORD, part_size=RECORD)
+        meddler = Meddler(moves(tapes, drive)[move])
+        with source, sink, pytest.raises(PositionLostError, match="was moved, or closed"):
+            copy(source, sink, progress=meddler, buffer_size=RECORD, buffer_memory=4 * RECORD)
+        if move == "another_tape":
+            change_tape(tapes, drive, "T0001")
+        backup(drive, NEW, "new")
+    assert check(tapes, 1)[3] == "new incomplete"
+
+
+@pytest.mark.parametrize("move", [*MOVES, "scan"])
+def test_a_tape_file_goes_on_only_where_it_ends(tapes: Station, move: str) -> None:
+    """Neither a record nor a filemark is written elsewhere."""
+    with tape_drive(tapes) as drive:
+        drive.end_of_data()
+        drive.begin_file()
+        writer = RecordWriter(drive, RECORD)
+        writer.write(memoryview(NEW[:RECORD]))
+        moves(tapes, drive)[move]()
+        for _ in range(2):
+            with pytest.raises(PositionLostError, match="was moved, or closed"):
+                writer.write(memoryview(NEW[:RECORD]))
+            with pytest.raises(PositionLostError, match="was moved, or closed"):
+                writer.end_file()
+        assert (writer.accepted, writer.records) == (RECORD, 1)
+        if move == "another_tape":
+            change_tape(tapes, drive, "T0001")
+    check(tapes, 0)
+
+
+def test_another_tape_before_the_first_record(station: Station) -> None:
+    """It stands at its beginning, where the blank one stood."""
+    with tape_drive(station) as drive:
+        change_tape(station, drive, "T0002")
+        backup(drive, disk(3), "other")
+        change_tape(station, drive, "T0001")
+        drive.begin_file()
+        writer = RecordWriter(drive, RECORD)
+        change_tape(station, drive, "T0002")
+        with pytest.raises(PositionLostError, match="was moved, or closed"):
+            writer.write(memoryview(NEW[:RECORD]))
+        assert restore_disk(drive, "other") == disk(3)
+
+
+@pytest.mark.parametrize("move", ["read_label", "rewind", "release", "go_to_file", "another_tape"])
+def test_a_reader_does_not_go_on_elsewhere(tapes: Station, move: str) -> None:
+    with tape_drive(tapes) as drive:
+        drive.go_to_file(1)
+        reader = RecordReader(drive)
+        reader.record()
+        moves(tapes, drive)[move]()
+        with pytest.raises(PositionLostError, match="was moved, or closed"):
+            reader.record()
+    if move == "another_tape":
+        tapes.swap("T0001")

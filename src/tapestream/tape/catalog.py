@@ -42,8 +42,10 @@ class CatalogVolume:
         label: The label of its tape.
         file: The number of its tape file, from 0.
         volume: Its number in the backup, from 1.
-        complete: It ends with its manifest.
-        continues: Its manifest says that another one follows.
+        complete: It is known to end with its manifest. Of a backup that was added this is known of
+            the last volume only, for the end of a tape may have torn the others; a scan of the
+            tape tells.
+        continues: Another one follows, as its manifest says, or the report that was added.
     """
 
     label: str
@@ -110,7 +112,8 @@ class Catalog(Closing):
     def add(self, backup: TapeReport) -> None:
         """Remember a backup that was just made: the `tape` of its `CopyResult`.
 
-        What the catalog knew behind it on the same tapes is forgotten: it was written over.
+        What the catalog knew behind it on the same tapes is forgotten: it was written over. Which
+        volumes the end of a tape has torn, only `scan` learns.
 
         Raises:
             UsageError: A tape has no label, or the number of the tape file is not known. Nothing is
@@ -123,12 +126,14 @@ class Catalog(Closing):
                     f"volume {place.volume} is on a tape without a label, or in an unknown file",
                     hint="TapeDrive.write_label gives a tape its label, before the first backup.",
                 )
+            is_last = place is backup.places[-1]
             volume = CatalogVolume(
                 place.label,
                 place.file,
                 place.volume,
-                complete=True,
-                continues=place is not backup.places[-1],
+                # The report does not tell of the others, whether they have a manifest.
+                complete=is_last,
+                continues=not is_last,
             )
             volumes.append(volume)
         with self._transaction():

@@ -9,7 +9,7 @@ from contextlib import contextmanager, nullcontext
 
 from ..errors import UsageError
 from .label import label_record
-from .scan import TapeEntry, scan
+from .scan import TapeEntry, first_label, scan
 from .search import created, matches
 from .transport import OpenDevice, Transport
 from .turns import Turns
@@ -111,10 +111,12 @@ class TapeDrive(Transport):
             self.backward_files(status.file - file)
 
     def read_label(self) -> str | None:
-        """Rewind, and read the tape's label; None if it has none. It stands anywhere then."""
-        self.rewind()
-        next(scan(self), None)
-        return self.label
+        """Rewind, and read the tape's label; None if it has none. It stands anywhere then.
+
+        Raises:
+            TapeError: The drive failed.
+        """
+        return first_label(self)
 
     def write_label(self, label: str, *, overwrite: bool = False) -> None:
         """Make a label the first tape file; it stands behind it, where the first backup goes.

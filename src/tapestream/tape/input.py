@@ -18,7 +18,7 @@ from ..tar.members import MemberReader
 from .drive import TapeDrive
 from .records import RecordReader
 from .scan import TapeEntry, holds_data, look, scan
-from .volumes import DriveTurn, OnNextVolume, VolumeRequest, ask, describe
+from .volumes import DriveTurn, LoadVolume, VolumeRequest, ask, describe
 
 log = logging.getLogger("tapestream.tape")
 
@@ -41,7 +41,7 @@ class TapeInput:
         self,
         drive: TapeDrive,
         file: int | None,
-        on_next_volume: OnNextVolume | None,
+        on_next_volume: LoadVolume | None,
         *,
         ours: bool,
     ) -> None:

@@ -8,7 +8,7 @@ from ..report import TapePlace, TapeReport
 from ..tar.format import Preamble
 from .drive import TapeDrive
 from .records import RecordWriter, check_record_size
-from .volumes import DriveTurn, OnVolumeFull, VolumeRequest, ask, describe
+from .volumes import DriveTurn, LoadVolume, VolumeRequest, ask, describe
 
 
 class TapeOutput:
@@ -27,7 +27,7 @@ class TapeOutput:
         self,
         drive: TapeDrive,
         record_size: int,
-        on_volume_full: OnVolumeFull | None,
+        on_volume_full: LoadVolume | None,
         *,
         ours: bool,
     ) -> None:
@@ -77,6 +77,7 @@ class TapeOutput:
 
         Raises:
             EndOfTapeError: There is nobody to load a tape.
+            TapeError: The wait for it was cancelled, or the drive failed.
         """
         self._end_file()
         if preamble.volume == self._volume:
@@ -99,7 +100,8 @@ class TapeOutput:
         self._begin_file()
 
     def cancel(self) -> None:
-        """See `Output`: a record that the drive is writing cannot be called back."""
+        """See `Output`: ends a wait for a drive; a record that it writes cannot be called back."""
+        self._turn.cancelled.set()
 
     def commit(self) -> None:
         """See `Output`: writes the filemark; everything is on tape when this returns."""

@@ -11,8 +11,8 @@ import errno
 import mmap
 import time
 
-from ..errors import EndOfTapeError, LocalIOError, TapeError, UsageError
-from .transport import Transport
+from ..errors import EndOfTapeError, LocalIOError, PositionLostError, TapeError, UsageError
+from .transport import Transport, expected_block
 
 BLOCK, KIB, MIB = 512, 1024, 1024**2
 
@@ -29,10 +29,10 @@ class VolumeFull(Exception):  # noqa: N818 - not an error: the next tape is aske
 
 
 class RecordWriter:
-    """Writes one tape file.
+    """Writes one tape file, and nothing anywhere else: not where somebody has moved the tape.
 
     Args:
-        drive: Stands where the file is to begin.
+        drive: Stands where the file is to begin, as after `begin_file`.
         record_size: Bytes in every record.
 
     Attributes:
@@ -54,14 +54,18 @@ class RecordWriter:
         self.seconds = 0.0
         self.is_ending = False
         self._drive = drive
+        self._block_size = block_size
         self._record = memoryview(mmap.mmap(-1, record_size))
         self._filled = 0
+        self._next_block = drive.tell()
+        self._opening = drive.openings
 
     def write(self, data: memoryview) -> None:
         """Put data into records, and write those that are full.
 
         Raises:
             VolumeFull: The tape is full; what was `accepted` is on it, and nothing else.
+            PositionLostError: The tape was moved since the last record; nothing was written.
             TapeError: Nothing more should be written.
         """
         while data:
@@ -76,14 +80,21 @@ class RecordWriter:
         """Write the filemark, and wait until everything before it is on the tape.
 
         What does not fill a record is dropped: a stream is padded to whole ones.
+
+        Raises:
+            PositionLostError: The tape was moved since the last record; nothing was written.
+            TapeError: Something before it may not be on the tape.
         """
+        self._check_place()
         self._drive.write_filemark()
 
     def _write_record(self) -> None:
         rest, self._filled = self._record, 0
         while rest:
+            self._check_place()
             count = self._write_once(rest)
             self.accepted += count
+            self._next_block += count // self._block_size if self._block_size else 1
             rest = rest[count:]
         self.records += 1
 
@@ -102,12 +113,23 @@ class RecordWriter:
         finally:
             self.seconds += time.monotonic() - began
 
+    def _check_place(self) -> None:
+        """Make sure that nobody has moved the tape since our last record, or given it away.
+
+        The drive knows only where it should be after the last command, whoever gave that.
+        """
+        drive = self._drive
+        if (expected_block(drive), drive.openings) != (self._next_block, self._opening):
+            raise PositionLostError(
+                f"{drive.path} was moved, or closed, before block {self._next_block} was written"
+            )
+
 
 class RecordReader:
     """Reads one tape file, whatever its records are; learns how large they are.
 
     Args:
-        drive: Stands at the beginning of the file.
+        drive: Stands at the beginning of the file, and is used by nobody else until it is read.
 
     Attributes:
         ended: The filemark was read; the tape stands behind it.
@@ -120,6 +142,7 @@ class RecordReader:
         self._too_small, self._too_large = 0, MAX_RECORD + 1
         self._unread = memoryview(b"")
         self._next_block = drive.tell()
+        self._opening = drive.openings
         self._length = 0
         self.ended = False
 
@@ -127,7 +150,9 @@ class RecordReader:
         """Read at least one byte; 0 at the filemark, behind which the tape then stands.
 
         Raises:
-            TapeError: The record cannot be read; the tape stands behind it.
+            PositionLostError: The tape was moved since the last record; nothing was read.
+            TapeError: The record cannot be read; the tape stands before it or behind it, which
+                `pass_over` finds out.
         """
         if not self._unread:
             self._unread = self.record()
@@ -136,9 +161,14 @@ class RecordReader:
         return count
 
     def record(self) -> memoryview:
-        """The next whole record; empty at the filemark. Good until the next one is read."""
+        """The next whole record; empty at the filemark. Good until the next one is read.
+
+        Raises:
+            TapeError: As `readinto` does.
+        """
         if self.ended:
             return memoryview(b"")
+        self._check_place()
         while True:
             view = memoryview(self._memory)
             try:
@@ -164,6 +194,14 @@ class RecordReader:
         self._next_block += 1
         self._drive.seek(self._next_block)
         return self._length
+
+    def _check_place(self) -> None:
+        """Make sure, as far as it is known, that nobody has moved the tape, or given it away."""
+        drive = self._drive
+        if expected_block(drive) not in (None, self._next_block) or drive.openings != self._opening:
+            raise PositionLostError(
+                f"{self.name} was moved, or closed, before block {self._next_block} was read"
+            )
 
     def _learn(self, error: OSError) -> None:
         """Change the size of the buffer, and stand before the record once more."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..errors import PositionLostError, StreamError, TapeError
 from ..info import BackupInfo
@@ -12,6 +12,11 @@ from ..tar.members import MemberReader
 from .label import is_label, read_label
 from .records import RecordReader
 from .transport import Transport
+
+# No end of a manifest is longer, nor are the zeros behind it that count.
+_END_SIZE = 4 * fmt.BLOCK
+# Of a record, so much is copied at a time.
+_STEP = 64 * 1024
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,27 @@ def scan(drive: Transport) -> Iterator[TapeEntry]:
         entry = look(drive, entry.file + 1)
 
 
+def first_label(drive: Transport) -> str | None:
+    """Rewind, and read the label; None if the tape has none. Where the tape then stands is open.
+
+    Only the first record is read, unless that fails.
+
+    Raises:
+        TapeError: The drive failed.
+    """
+    drive.rewind()
+    reader = RecordReader(drive)
+    try:
+        first = bytes(reader.record())
+    except TapeError:
+        # Nor can a blank tape be read: to tell that from a bad record takes winding.
+        next(scan(drive), None)
+        return drive.label
+    label = _recognized(0, first, reader)[0].label if is_label(first) else None
+    drive.learn_label(label)
+    return label
+
+
 def look(drive: Transport, file: int) -> TapeEntry | None:
     """Look at the tape file at which the drive stands, and go behind it; None if there is none."""
     start = drive.tell()
@@ -81,25 +107,27 @@ def look(drive: Transport, file: int) -> TapeEntry | None:
         return TapeEntry(file)  # a filemark behind a filemark: an empty file
     else:
         entry = TapeEntry(file, problem=problem)
-    try:
-        if not reader.ended:
-            _check(drive, drive.tell() >= start)
-            drive.forward_files(1)
-    except TapeError:
-        if not drive.status().at_end_of_data:
-            raise
-        if first:
-            return entry  # the power failed before its filemark; nothing is behind it
-        return None
+    if not reader.ended:
+        # An error in reading may have been the news of a reset, or of another tape.
+        if drive.tell() < start:
+            raise PositionLostError(f"{drive.path} went back to the beginning of its tape")
+        if not _found_filemark(drive):
+            # The power failed before it was written, or there is no tape file.
+            return entry if first else None
     if entry.info is None:
         return entry
     return _with_end(entry, _tail(drive, start, drive.block_size or len(first), record_size))
 
 
-def _check(drive: Transport, in_place: bool) -> None:
-    """Make sure that an error in reading was not the news of a reset, or of another tape."""
-    if not in_place:
-        raise PositionLostError(f"{drive.path} went back to the beginning of its tape")
+def _found_filemark(drive: Transport) -> bool:
+    """Go behind the next filemark, or to the end of data; False where that came first."""
+    try:
+        drive.forward_files(1)
+    except TapeError:
+        if not drive.status().at_end_of_data:
+            raise
+        return False
+    return True
 
 
 def _recognized(file: int, first: bytes, rest: RecordReader) -> tuple[TapeEntry, int]:
@@ -138,9 +166,10 @@ class _Rest:
 
 
 def _tail(drive: Transport, start: int, block: int, record_size: int) -> bytes:
-    """The last record before the filemark that was just passed; two where one does not tell.
+    """The end of the last record before the filemark that was just passed.
 
-    On the tape a record may be several blocks: in fixed mode, or copied there by another program.
+    Of the last two where one does not tell. On the tape a record may be several blocks: in fixed
+    mode, or copied there by another program.
     """
     end = drive.tell() - 1
     tail = b""
@@ -148,18 +177,31 @@ def _tail(drive: Transport, start: int, block: int, record_size: int) -> bytes:
         drive.before_filemark()
         drive.backward_records(min(-(-size // block), end - start))
         reader = RecordReader(drive)
-        records = []
+        tail = b""
         try:
             while record := reader.record():
-                records.append(bytes(record))
+                tail = _end(tail, record)
         except TapeError:
-            records = []
+            tail = b""
         if not reader.ended:
             drive.forward_files(1)
-        _check(drive, drive.tell() == end + 1)
-        tail = b"".join(records)
+        if drive.tell() != end + 1:
+            raise PositionLostError(f"{drive.path} does not stand behind the tape file")
         if fmt.ending(tail) is not None:
             break
+    return tail
+
+
+def _end(tail: bytes, record: memoryview) -> bytes:
+    """What is needed of a stream's end to find that of its manifest, after one more record.
+
+    A record may be large, and padding larger: neither is kept.
+    """
+    for start in range(0, len(record), _STEP):
+        tail += record[start : start + _STEP]
+        text = tail.rstrip(b"\0")
+        zeros = min(len(tail) - len(text), _END_SIZE)
+        tail = text[-_END_SIZE:] + bytes(zeros)
     return tail
 
 
@@ -181,12 +223,4 @@ def _with_end(entry: TapeEntry, last: bytes) -> TapeEntry:
     ending = fmt.ending(last)
     if ending is None or (ending.set_id, ending.volume) != (entry.set_id, entry.volume):
         return entry
-    return TapeEntry(
-        entry.file,
-        entry.info,
-        complete=True,
-        set_id=entry.set_id,
-        volume=entry.volume,
-        volume_start=entry.volume_start,
-        continues=ending.continues,
-    )
+    return replace(entry, complete=True, continues=ending.continues)

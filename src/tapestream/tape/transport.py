@@ -35,7 +35,7 @@ POLL_SECONDS = 1.0
 _OPEN_ATTEMPTS = 3
 # What the driver answers to a record larger than the drive or the host adapter takes.
 _TOO_LARGE = (errno.EINVAL, errno.EBUSY)
-# Where a tape stands that was read, how far was not counted; and one that failed at that.
+# Where a tape stands that was read, when how far was not counted; and one that failed at that.
 _MOVED, _LOST = -1, -2
 _SMALLER = "Pass a smaller record_size, or in fixed mode a multiple of the block size."
 
@@ -207,10 +207,13 @@ class Transport(Closing):
         with self._errors("cannot tell its position"):
             device = self._ready()
             try:
-                return _position(device)
+                found = _position(device)
             except OSError:
                 self._look_after(device)
                 raise
+        if self._position == _MOVED:
+            self._position = found
+        return found
 
     @property
     def is_lost(self) -> bool:
@@ -379,9 +382,20 @@ class Transport(Closing):
                 self._position = _LOST
                 self._forget_label()
             raise
-        if self._position != _LOST:
-            self._position = _MOVED
+        self._count_read(count)
         return count
+
+    def _counted(self) -> int | None:
+        self._ready()
+        return None if self._position in (_MOVED, _LOST) else self._position
+
+    def _count_read(self, size: int) -> None:
+        """Count a record that was read."""
+        if self._position is None or self._position in (_MOVED, _LOST):
+            return
+        # In fixed mode it may have been several blocks, the last of them in part; and at the end of
+        # data nothing was passed.
+        self._position = self._position + 1 if size and not self._block_size else _MOVED
 
     # Opening and closing
 
@@ -420,15 +434,16 @@ class Transport(Closing):
         return self._device
 
     def _open(self) -> TapeDevice:
-        for attempt in range(_OPEN_ATTEMPTS):
+        left = _OPEN_ATTEMPTS
+        while True:
             try:
                 return self._open_device(self.path, read_only=self._read_only)
             except OSError as e:
+                left -= 1
                 if e.errno == errno.EROFS and not self._read_only:
-                    self._read_only = True
-                elif e.errno != errno.EIO or attempt == _OPEN_ATTEMPTS - 1:
+                    self._read_only = True  # and once more, even if that was the last attempt
+                elif e.errno != errno.EIO or left <= 0:
                     raise _translated(e, f"cannot open {self.path}") from e
-        return self._open_device(self.path, read_only=self._read_only)
 
     def _ready(self) -> TapeDevice:
         """The device, with a cartridge; where it stands is known from here on."""
@@ -520,6 +535,19 @@ class Transport(Closing):
         except OSError as e:
             self._sure = False
             raise _translated(e, f"{self.path}: {doing}") from e
+
+
+def expected_block(drive: Transport) -> int | None:
+    """The block at which a tape must stand, as far as it was counted: the drive is not asked.
+
+    Returns:
+        None where that is not known: after an error, a filemark that was read, or in fixed mode any
+        record that was read.
+
+    Raises:
+        TapeError: The device was closed, and cannot be opened again.
+    """
+    return drive._counted()  # noqa: SLF001 - not for the users of a `TapeDrive`
 
 
 def is_tape(path: str) -> bool:

@@ -8,7 +8,13 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from ..errors import EndOfTapeError, NoMediumError, WriteProtectedError, WrongTapeError
+from ..errors import (
+    EndOfTapeError,
+    NoMediumError,
+    TapeError,
+    WriteProtectedError,
+    WrongTapeError,
+)
 from ..tar.format import Preamble
 from .drive import TapeDrive
 from .transport import is_tape
@@ -43,12 +49,16 @@ class VolumeRequest:
 
 
 # Loads the tape; returns the drive it is in: None for the same one.
-OnVolumeFull = Callable[[VolumeRequest], TapeDrive | None]
-OnNextVolume = Callable[[VolumeRequest], TapeDrive | None]
+LoadVolume = Callable[[VolumeRequest], TapeDrive | None]
 
 
 class DriveTurn:
-    """The drive in use; taken when first needed, and changed from one volume to the next."""
+    """The drive in use; taken when first needed, and changed from one volume to the next.
+
+    Attributes:
+        drive: The drive.
+        cancelled: Another thread sets it, to end a wait for the drive, or for its cartridge.
+    """
 
     def __init__(self, drive: TapeDrive, *, ours: bool) -> None:
         self.drive = drive
@@ -75,6 +85,15 @@ class DriveTurn:
             self.drive = drive
             self.begin()
 
+    def check_cancelled(self, waited: float = 0.0) -> None:
+        """Make sure that a wait was not cancelled; `on_wait` of `wait_ready`.
+
+        Raises:
+            TapeError: It was.
+        """
+        if self.cancelled.is_set():
+            raise TapeError(f"the wait for a tape in {self.drive.path} was cancelled")
+
     def pause(self) -> None:
         """End the turn; a drive that was opened for this stream can be opened for another."""
         if self._has_turn and self._ours:
@@ -97,7 +116,7 @@ class DriveTurn:
 def ask(
     turn: DriveTurn,
     request: VolumeRequest,
-    load: Callable[[VolumeRequest], TapeDrive | None],
+    load: LoadVolume,
     accept: Callable[[TapeDrive], None],
 ) -> None:
     """Ask for a tape until one is accepted.
@@ -107,13 +126,17 @@ def ask(
         request: What is asked for.
         load: Loads it.
         accept: Raises what is wrong with the tape that was loaded.
+
+    Raises:
+        TapeError: The wait was cancelled, the drive failed, or no tape would do.
     """
     for _ in range(MAX_REQUESTS):
         turn.drive.release()
         turn.drive.adopt_turn()
         turn.change(load(request) or turn.drive)
+        turn.check_cancelled()  # nothing is begun on a tape that came too late
         try:
-            _wait_for_cartridge(turn.drive)
+            _wait_for_cartridge(turn)
             return accept(turn.drive)
         except (EndOfTapeError, NoMediumError, WriteProtectedError, WrongTapeError) as e:
             log.warning("volume %d: %s", request.volume, e)
@@ -122,14 +145,14 @@ def ask(
     raise problem
 
 
-def _wait_for_cartridge(drive: TapeDrive) -> None:
+def _wait_for_cartridge(turn: DriveTurn) -> None:
     """Wait for a drive without a cartridge not for long, for one that is at work on it for ever."""
     try:
-        drive.wait_ready(LOAD_SECONDS)
+        turn.drive.wait_ready(LOAD_SECONDS, on_wait=turn.check_cancelled)
     except NoMediumError:
-        if drive.status().is_empty:
+        if turn.drive.status().is_empty:
             raise
-        drive.wait_ready()
+        turn.drive.wait_ready(on_wait=turn.check_cancelled)
 
 
 def drive_of(target: object) -> tuple[TapeDrive, bool] | None:
