@@ -110,6 +110,8 @@ def data(start: Any, length: Any, **more: Any) -> dict[str, Any]:
         ([data(0, -1)], "length -1"),
         ([data(0, 2**63)], "beyond any disk"),
         ([data(0, 2**62), data(2**62, 2**62)], "beyond any disk"),
+        # The most digits that JSON may have here, and a sum that has one more.
+        ([data(0, 1), data(1, 10**4300 - 1)], "beyond any disk"),
         ([data("0", 9)], "start is not a whole number"),
         ([data(0, "9")], "length is not a whole number"),
         ([data(0.0, 9)], "start is not a whole number"),

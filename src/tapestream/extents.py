@@ -297,9 +297,9 @@ class _Builder:
             )
         if length <= 0:
             raise ExtentsError(f"the extent at {start} has length {length}")
+        if length > MAX_OFFSET - start:  # of so many digits, it may be, that none can be told
+            raise ExtentsError(f"the extent at {start} ends beyond any disk")
         self._end = start + length
-        if self._end > MAX_OFFSET:
-            raise ExtentsError(f"the extent at {start} ends beyond any disk, at {self._end}")
         self._starts.append(start)
         self._flags.append(self._flags_of(item))
         return _TAKEN

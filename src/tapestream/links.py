@@ -31,12 +31,13 @@ def in_order(backups: Sequence[BackupInfo]) -> list[int]:
     by_checkpoint = _by_checkpoint(backups)
     i: int | None = _last(backups)
     newest_first: list[int] = []
-    while i is not None and i not in newest_first:
+    while i is not None:  # in no circle: two backups would start from where one is entered
         newest_first.append(i)
         based = any(backups[i].context == "zero" for i in newest_first)
         i = _parent(backups[i], by_checkpoint, needed=not based)
-    for left in set(range(len(backups))) - set(newest_first):
-        raise ChainError(f"{name(backups[left])} is not of the chain of the others")
+    others = [backup for i, backup in enumerate(backups) if i not in newest_first]
+    if others:
+        raise ChainError(f"{name(others[0])} is not of the chain of the others")
     full = [backups[i].context for i in newest_first].index("zero")
     return newest_first[full::-1]
 

@@ -61,7 +61,8 @@ def verify(source: Source, **options: Unpack[CopyOptions]) -> VerifyReport:
     Needs as much memory as a copy, and some for every stretch that is damaged. After a bad sector
     or a bad record of a tape, it reads on behind it. A damaged header of a member is passed over,
     for the extents tell where the next is; only without readable extents nothing more can be
-    told. The source is used up, as by a copy, and stays open.
+    told. Behind a damaged header of an attachment, the first data is looked for, which may take
+    another 64 MiB of memory. The source is used up, as by a copy, and stays open.
 
     Args:
         source: An open `TarStreamSource`. Any other source is read, too: its first error is
@@ -98,6 +99,8 @@ def _read(source: Source, findings: Findings, options: CopyOptions) -> int:
     try:
         source.extents()
     except (StreamError, LocalIOError) as e:
+        if findings.complete:  # a source that notes nothing says so from the start
+            raise
         findings.note(str(e.args[0]))
         if source.size:
             findings.add(Damage(0, source.size, "extents.json", missing=True))

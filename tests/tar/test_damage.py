@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tapestream import DiscardSink, RawImageSink, Sink, TarStreamSink, TarStreamSource, copy
+from tapestream import DiscardSink, RawImageSink, Sink, TarStreamSink, TarStreamSource, copy, verify
 from tapestream.errors import (
     CorruptStreamError,
     DigestMismatchError,
@@ -456,7 +456,8 @@ def disk_of_gigabytes(parts: Parts) -> Parts:
         ([*PARTS[:2], Part(NAMES[2], b"a", HUGE)], CorruptStreamError),
         ([*PARTS[:2], Part(NAMES[2], b"a", 64 * 1024**2)], IncompleteStreamError),
         ([*PARTS[:3], Part(NAMES[3], b"a", HUGE)], CorruptStreamError),
-        ([*PARTS[:8], Part(NAMES[8], b"{}", HUGE)], IncompleteStreamError),
+        ([*PARTS[:8], Part(NAMES[8], b"{}", HUGE)], CorruptStreamError),
+        ([*PARTS[:8], Part(NAMES[8], b"{}", 16 * 1024**2)], IncompleteStreamError),
         (disk_of_gigabytes(PARTS), IncompleteStreamError),
         (edited(PARTS, NAMES[0], setting(record_size=1024**3)), IncompleteStreamError),
     ],
@@ -470,6 +471,42 @@ def test_a_size_that_lies_takes_no_memory(parts: Parts, error: type[StreamError]
         assert tracemalloc.get_traced_memory()[1] < 8 * 1024**2
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize("verify_data", [True, False])
+def test_a_manifest_that_is_too_large_is_not_read(verify_data: bool) -> None:
+    """How long it can be follows from the extents."""
+    tar = join([*PARTS[:8], Part(NAMES[8], bytes(40 * 1024**2))])
+    file = io.BytesIO(tar)
+    with (
+        TarStreamSource(file, verify=verify_data) as source,
+        pytest.raises(CorruptStreamError, match="is too large: 41943040 bytes"),
+    ):
+        copy(source, DiscardSink())
+    assert file.tell() < len(tar) - 40 * 1024**2
+    file.seek(0)
+    with TarStreamSource(file, verify=verify_data) as source:
+        report = verify(source)
+    assert (report.problems, report.complete) == (
+        ("manifest.json is too large: 41943040 bytes",),
+        False,
+    )
+
+
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize("size", [2**50, 2**62, 2**63 - 1])
+def test_a_small_stream_of_a_huge_disk_is_soon_told_as_incomplete(
+    size: int, tmp_path: Path
+) -> None:
+    layout = setting(size=size, part_size=512, segment_size=512)
+    parts = edited(PARTS, "backup-info.json", layout)
+    parts = edited(parts, "extents.json", lambda _: [{"start": 0, "length": size, "zero": False}])
+    path = tmp_path / "disk.tar"
+    path.write_bytes(join(parts[:2]))
+    with TarStreamSource(path) as source, pytest.raises(IncompleteStreamError, match="manifest"):
+        source.check_complete()
+    with TarStreamSource(io.BytesIO(path.read_bytes())) as source:
+        source.check_complete()  # it cannot be told
 
 
 # --- Foreign ---

@@ -40,8 +40,11 @@ from tapestream.tar.format import (
     Member,
     Preamble,
     attachment_member,
+    count_segments,
+    data_length,
     data_members,
     decode_object,
+    padded,
     padding,
     parse_header,
     segments,
@@ -201,6 +204,20 @@ def test_segments_cover_the_members(extents: list[Extent], part_size: int) -> No
             range(member.start, member.start + member.length, preamble.segment_size)
         )
         assert sum(length for _, length in cut) == member.length
+
+
+@given(extent_lists(), st.integers(1, 20).map(lambda n: n * 512), st.integers(0, 40_000))
+def test_what_follows_from_the_extents_alone(
+    extents: list[Extent], part_size: int, begin: int
+) -> None:
+    """Lengths and numbers that are computed, held against those that are counted."""
+    listed = Extents.of(extents)
+    members = list(data_members(listed, part_size))
+    assert data_length(listed, part_size) == sum(512 + padded(m.length) for m in members)
+    preamble = replace(PREAMBLE, part_size=part_size)
+    assert count_segments(listed, part_size) == len(list(segments(listed, preamble)))
+    behind = [m for m in members if m.start >= begin]
+    assert list(data_members(listed, part_size, begin)) == behind
 
 
 def test_names_of_data_members() -> None:
@@ -490,6 +507,14 @@ def test_any_other_value_in_the_manifest_is_found(key: str, value: Any) -> None:
     if value != wanted[key]:
         with pytest.raises(CorruptStreamError):
             check({**wanted, key: value})
+
+
+def test_differences_come_in_the_order_of_the_manifest() -> None:
+    wanted = json.loads(text_of(FOUND))
+    others = {key: "x" for key in wanted if key not in ("members", "segments")}
+    found = FOUND.differences(json.dumps({**wanted, **others}).encode(), LISTED, LAYOUT)
+    told = [str(error.args[0]).split()[2] for error in found]
+    assert told == list(others)
 
 
 @pytest.mark.parametrize("key", json.loads(text_of(FOUND)))

@@ -8,6 +8,7 @@ import io
 import lzma
 import os
 import pty
+import resource
 import select
 import signal
 import socket
@@ -32,7 +33,7 @@ from tapestream.errors import (
     UsageError,
 )
 from tapestream.extents import Extents
-from tapestream.tar.streams import BinaryInput, BinaryOutput
+from tapestream.tar.streams import BinaryInput, BinaryOutput, open_input, open_output
 from tests.memory import MemorySink, MemorySource
 from tests.tar.tars import CREATED, DISK, disk, make_tar
 
@@ -195,6 +196,26 @@ def test_a_name_that_is_taken_in_between(path: Path) -> None:
 
 
 # --- Options ---
+
+
+@pytest.mark.parametrize("checksum", ["sha256", "blake2b", "crc32"])
+def test_digests_that_would_not_fit_are_refused_at_once(checksum: str) -> None:
+    """The manifest, that is written after hours, may have 8 GiB."""
+    per_digest = 11 if checksum == "crc32" else 67
+    fits = 8**11 // per_digest * 512
+    for size, refused in ((fits - 100 * 512, False), (fits, True)):
+        out = io.BytesIO()
+        with TarStreamSink(out, part_size=512, checksum=checksum) as sink:
+            extents = Extents.of([Extent(0, size)])
+            if not refused:
+                sink.begin(BackupInfo(size=size), extents)
+                continue
+            with pytest.raises(UsageError, match=r"manifest.json too large") as caught:
+                sink.begin(BackupInfo(size=size), extents)
+            assert "larger part_size" in str(caught.value.hint)
+            assert out.getvalue() == b""
+    with TarStreamSink(io.BytesIO(), part_size=512, checksum=None) as sink:
+        sink.begin(BackupInfo(size=2**62), Extents.of([Extent(0, 2**62)]))
 
 
 @pytest.mark.parametrize("record_size", [None, 512, 10240, 65536, MIB])
@@ -384,6 +405,39 @@ def test_a_file_object_over_a_file_is_put_on_storage(
     with path.open("wb") as file:
         backup(file)
         assert synced == [file.fileno()]
+
+
+@pytest.fixture
+def as_a_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in: `fstat` says of a device here that it is a disk, and nothing else is one."""
+
+    def fstat(fd: int) -> os.stat_result:
+        found = list(fstat_of_a_device(fd))
+        found[stat.ST_MODE] = stat.S_IFBLK | 0o600
+        return os.stat_result(found)
+
+    fstat_of_a_device = os.fstat
+    monkeypatch.setattr("tapestream.tar.streams.os.fstat", fstat)
+
+
+@pytest.mark.usefixtures("as_a_disk")
+@pytest.mark.parametrize("kind", ["path", "file object"])
+def test_a_disk_is_put_on_storage(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only then the kernel tells what it could not write."""
+    synced: list[int] = []
+
+    def fsync(fd: int) -> None:
+        synced.append(fd)
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with contextlib.ExitStack() as stack:
+        disk_: Any = "/dev/null"
+        if kind == "file object":
+            disk_ = stack.enter_context(open(disk_, "wb"))
+        with pytest.raises(LocalIOError, match="cannot finish /dev/null: Input/output error"):
+            backup(disk_)
+    assert len(synced) == 1
 
 
 def test_damage_below_a_file_object_is_told_as_ours() -> None:
@@ -614,6 +668,57 @@ def test_other_devices() -> None:
     backup("/dev/null", LARGE)
     with pytest.raises(IncompleteStreamError):
         restore("/dev/null")
+
+
+# --- No descriptor left ---
+
+
+@contextlib.contextmanager
+def descriptors_left(count: int) -> Iterator[None]:
+    """Only so many descriptors can be opened."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(1024, limits[0]), limits[1]))
+    taken: list[int] = []
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(os.open("/dev/null", os.O_RDONLY))
+        for _ in range(count):
+            os.close(taken.pop())
+        yield
+    finally:
+        for fd in taken:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+@pytest.mark.parametrize("left", [0, 1, 2])
+@pytest.mark.parametrize("end", [open_input, open_output])
+def test_a_fifo_without_a_descriptor_left(end: Any, left: int, fifo: Path) -> None:
+    """One for the fifo, and two to be cancelled: what was opened is closed again."""
+    other = os.open(fifo, os.O_RDWR)  # nobody waits
+    try:
+        with descriptors_left(left):
+            with pytest.raises(LocalIOError, match="Too many open files") as caught:
+                end(fifo)
+            assert caught.value.errno == errno.EMFILE
+            again = [os.open("/dev/null", os.O_RDONLY) for _ in range(left)]
+            for fd in again:
+                os.close(fd)
+    finally:
+        os.close(other)
+
+
+@pytest.mark.parametrize("end", [open_input, open_output])
+def test_a_file_object_of_a_pipe_without_a_descriptor_left(end: Any) -> None:
+    """It is the caller's, and stays open."""
+    for fd, mode in zip(os.pipe(), ("rb", "wb"), strict=True):
+        with open(fd, mode, 0) as file:
+            if (end is open_input) == (mode == "rb"):
+                for left in (0, 1):
+                    with descriptors_left(left), pytest.raises(LocalIOError, match="Too many"):
+                        end(file)
+            os.fstat(fd)
 
 
 # --- The other side goes away ---

@@ -47,7 +47,7 @@ from tests.memory import MemorySink, MemorySource
 from tests.strategies import extent_lists
 from tests.tar.layouts import Layout, Place, differing, flipped, joined, zeroed
 from tests.tar.sectors import SECTOR, Bad, BadSectors, real_bad_sectors
-from tests.tar.tars import CREATED, DISK, EXTENTS, SIZE, make_tar
+from tests.tar.tars import CREATED, DISK, EXTENTS, SIZE, Part, join, make_tar, split
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -226,6 +226,16 @@ def test_other_sources(tmp_path: Path) -> None:
         verify(broken)
 
 
+@pytest.mark.parametrize("error", [LocalIOError("it broke"), CorruptStreamError("it is bad")])
+def test_other_sources_without_extents(error: TapestreamError) -> None:
+    class Broken(MemorySource):
+        def extents(self) -> list[Extent]:
+            raise error
+
+    with Broken(DISK, EXTENTS) as broken, pytest.raises(type(error), match=str(error.args[0])):
+        verify(broken)
+
+
 def test_what_is_ok() -> None:
     found = Damage(0, 1, "extent-1@0", missing=False)
     for complete, damage, problems in itertools.product(
@@ -329,6 +339,42 @@ def test_without_digests_only_the_structure_is_checked() -> None:
         assert "without digests" in str(report)
 
 
+# --- A larger stream ---
+
+# In KiB: members of 192, 192 and 116; zeros; members of 192 and 8. Segments have 64.
+BIG_EXTENTS = [
+    Extent(0, 500 * KIB),
+    Extent(500 * KIB, 300 * KIB, zero=True),
+    Extent(800 * KIB, 200 * KIB),
+]
+BIG = tar_of(noise(1000 * KIB), BIG_EXTENTS, part_size=192 * KIB, checksum="crc32")
+BIG_LAYOUT = Layout(BIG)
+
+
+def missing_and_damaged(layout: Layout, bad: Bad) -> list[Damage]:
+    """What is to be told of bad sectors: the bytes, and the segments that they belong to."""
+    missing = joined(damage for stretch in bad for damage in layout.missing(*stretch))
+    return missing + layout.segments_with([at for stretch in bad for at in range(*stretch)])
+
+
+def in_member(number: int, offset: int) -> tuple[int, int]:
+    return sector_at(BIG_LAYOUT.data[number].data + offset)
+
+
+ONE = [in_member(1, 100 * KIB)]
+SEVERAL = [
+    in_member(0, 30 * KIB),
+    in_member(0, 90 * KIB),
+    in_member(1, 100 * KIB),
+    in_member(4, 4 * KIB),
+]
+HEADER = [sector_at(BIG_LAYOUT.data[1].header)]
+SECTORS = {"one": ONE, "several": SEVERAL, "a header": HEADER}
+
+DEAD_AT = BIG_LAYOUT.data[1].data + 70_001
+DEAD_IN_HEADER = BIG_LAYOUT.data[2].header + 7
+
+
 # --- A damaged header hides nothing ---
 
 HOW = ("flipped", "zeroed", "noise", "renamed")
@@ -342,6 +388,8 @@ def with_header(tar: bytes, name: str, how: str, layout: Layout | None = None) -
     header = {
         "flipped": flipped(tar, at)[at : at + 512],
         "size": flipped(tar, at + 124)[at : at + 512],
+        "larger": tar[at : at + 124] + b"7" + tar[at + 125 : at + 512],
+        "smaller": tar[at : at + 124] + b"%011o" % 0 + tar[at + 135 : at + 511] + b"x",
         "zeroed": bytes(512),
         "noise": noise(512),
         "renamed": tar[other : other + 512],  # a good one, of another member
@@ -412,16 +460,105 @@ def test_the_other_attachments_are_read() -> None:
             assert bytes(sink.disk) == DISK
 
 
-@pytest.mark.parametrize("how", ["size", "zeroed", "noise", "renamed"])
+@pytest.mark.parametrize("how", ["size", "larger", "smaller", "zeroed", "noise", "renamed"])
 @pytest.mark.parametrize("checksum", ["sha256", None])
-def test_a_damaged_header_of_an_attachment_without_its_size(checksum: str | None, how: str) -> None:
-    """Nobody knows where the data begins: it is read, but all of it may be wrong."""
-    tar = make_tar(checksum=checksum)
-    layout = Layout(tar)
-    report = verified(with_header(tar, "attachments/vm.ovf", how))
-    assert told(report) == set(range(SIZE)) & all_of(layout)
-    assert report.checksum is None
-    assert not report.complete
+@pytest.mark.parametrize("name", ["a", "b", "empty"])
+def test_a_damaged_header_of_an_attachment_without_its_size(
+    name: str, checksum: str | None, how: str
+) -> None:
+    """The data begins where the header of its first member is: nothing else is lost."""
+    kept = {"a": noise(3000), "b": b"<ovf/>" * 100, "empty": b""}
+    tar = make_tar(checksum=checksum, attachments=kept)
+    damaged = with_header(tar, f"attachments/{name}", how)
+    report = verified(damaged)
+    assert (report.damage, report.complete, report.checksum) == ((), True, checksum)
+    assert len(report.problems) == 2
+    with TarStreamSource(io.BytesIO(damaged), allow_incomplete=True) as source:
+        sink = MemorySink()
+        copy(source, sink)
+        assert bytes(sink.disk) == DISK
+        assert name not in source.attachments
+        assert source.attachments.items() <= kept.items()
+
+
+@pytest.mark.parametrize("how", ["larger", "zeroed", "noise"])
+def test_a_damaged_header_of_an_attachment_where_there_is_no_data(how: str) -> None:
+    tar = tar_of(bytes(9000), [Extent(0, 9000, zero=True)], attachments={"a": noise(3000)})
+    report = verified(with_header(tar, "attachments/a", how))
+    assert (report.damage, report.complete) == ((), True)
+    assert len(report.problems) == 2
+
+
+@pytest.mark.parametrize("how", ["flipped", "noise", "zeroed"])
+@pytest.mark.parametrize("bad", SECTORS.values(), ids=SECTORS)
+def test_what_is_looked_at_for_the_data_is_not_lost(bad: Bad, how: str) -> None:
+    """The header may be that of an attachment, for all that can be told, and is of the data."""
+    damaged = with_header(BIG, BIG_LAYOUT.data[0].name, how)
+    with TarStreamSource(BadSectors(damaged, bad)) as source:
+        report = verify(source)
+    assert list(report.damage) == missing_and_damaged(BIG_LAYOUT, bad)
+    assert report.complete
+
+
+@pytest.mark.parametrize("how", ["flipped", "noise", "zeroed"])
+def test_a_device_that_dies_where_the_data_is_looked_for(how: str) -> None:
+    damaged = with_header(BIG, BIG_LAYOUT.data[0].name, how)
+    file = BadSectors(damaged, [(DEAD_AT, DEAD_AT + 1)], seekable=False)
+    with TarStreamSource(file) as source:
+        report = verify(source)
+    assert [d for d in report.damage if d.missing] == BIG_LAYOUT.missing(DEAD_AT, len(BIG))
+    assert report.data_bytes == 700 * KIB - missing_bytes(report)
+
+
+@pytest.mark.parametrize("how", ["noise", "zeroed"])
+def test_the_data_is_not_looked_for_in_the_next_stream(how: str) -> None:
+    file = io.BytesIO(with_header(TAR, LAYOUT.data[0].name, how) + TAR)
+    with TarStreamSource(file) as source:
+        report = verify(source)
+        assert (report.damage, report.complete) == ((), True)
+        assert file.tell() == len(TAR)
+
+
+@pytest.mark.parametrize("how", ["noise", "zeroed"])
+def test_a_tar_on_the_disk_is_not_taken_for_the_stream(how: str) -> None:
+    disk = make_tar(attachments={"a": b"1", "b": noise(3000)})
+    tar = tar_of(disk, attachments={"vm.ovf": b"<ovf/>"})
+    report = verified(with_header(tar, "extent-1@0", how))
+    assert (report.damage, report.complete) == ((), True)
+    assert len(report.problems) == 1
+
+
+# --- Attachments that are refused ---
+
+
+def test_attachments_that_are_too_large_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = {"a": noise(700), "b": noise(700), "c": noise(300)}
+    tar = make_tar(attachments=kept)
+    monkeypatch.setattr("tapestream.tar.volume.MAX_ATTACHMENTS", 1000)
+    with (
+        TarStreamSource(io.BytesIO(tar)) as source,
+        pytest.raises(CorruptStreamError, match="attachments/b is too large: 700 bytes"),
+    ):
+        copy(source, DiscardSink())
+    with TarStreamSource(io.BytesIO(tar)) as source:
+        report = verify(source)
+        assert source.attachments == {"a": kept["a"], "c": kept["c"]}
+    assert (report.damage, report.complete) == ((), True)
+    assert report.problems == (
+        "attachments/b: attachments/b is too large: 700 bytes",
+        "manifest.json lists other members than the stream has",
+    )
+
+
+@pytest.mark.parametrize("name", ["vm.ovf", "../x", ""])
+def test_an_attachment_with_a_name_that_cannot_be(name: str) -> None:
+    """The second of one name, too: it is passed over, for its size is known."""
+    parts = split(TAR)
+    parts.insert(3, Part(f"attachments/{name}", noise(1500)))
+    report = verified(join(parts))
+    assert (report.damage, report.complete, report.checksum) == ((), True, "sha256")
+    assert len(report.problems) == 1
+    assert report.problems[0].startswith(f"attachments/{name}: ")
 
 
 # --- Suspects: what is around a damaged header, and nobody vouches for ---
@@ -1074,36 +1211,6 @@ def test_the_first_problems_are_those_that_are_kept() -> None:
 
 # --- Bad sectors ---
 
-# In KiB: members of 192, 192 and 116; zeros; members of 192 and 8. Segments have 64.
-BIG_EXTENTS = [
-    Extent(0, 500 * KIB),
-    Extent(500 * KIB, 300 * KIB, zero=True),
-    Extent(800 * KIB, 200 * KIB),
-]
-BIG = tar_of(noise(1000 * KIB), BIG_EXTENTS, part_size=192 * KIB, checksum="crc32")
-BIG_LAYOUT = Layout(BIG)
-
-
-def missing_and_damaged(layout: Layout, bad: Bad) -> list[Damage]:
-    """What is to be told of bad sectors: the bytes, and the segments that they belong to."""
-    missing = joined(damage for stretch in bad for damage in layout.missing(*stretch))
-    return missing + layout.segments_with([at for stretch in bad for at in range(*stretch)])
-
-
-def in_member(number: int, offset: int) -> tuple[int, int]:
-    return sector_at(BIG_LAYOUT.data[number].data + offset)
-
-
-ONE = [in_member(1, 100 * KIB)]
-SEVERAL = [
-    in_member(0, 30 * KIB),
-    in_member(0, 90 * KIB),
-    in_member(1, 100 * KIB),
-    in_member(4, 4 * KIB),
-]
-HEADER = [sector_at(BIG_LAYOUT.data[1].header)]
-SECTORS = {"one": ONE, "several": SEVERAL, "a header": HEADER}
-
 
 def test_what_is_bad_below() -> None:
     assert BIG_LAYOUT.segment_size == 64 * KIB
@@ -1215,15 +1322,9 @@ def test_a_bad_sector_around_the_data(name: str, part: str) -> None:
     assert not report.ok
     if name == "extents.json":
         assert report.damage == (Damage(0, 64 * KIB, "extents.json", missing=True),)
-    elif (name, part) == ("attachments/vm.ovf", "header"):
-        # Where it ends is not known: the data may be anywhere.
-        assert told(report) == set(range(64 * KIB))
-        assert report.checksum is None
     else:
         assert list(report.damage) == missing_and_damaged(layout, [(start, behind)])
-    assert report.complete is (
-        name == "extent-1@0" or (name, part) == ("attachments/vm.ovf", "data")
-    )
+    assert report.complete is (name in ("extent-1@0", "attachments/vm.ovf"))
 
 
 def test_a_bad_sector_in_the_manifest() -> None:
@@ -1238,9 +1339,6 @@ def test_a_bad_sector_in_the_manifest() -> None:
 
 
 # --- Devices that do not come back ---
-
-DEAD_AT = BIG_LAYOUT.data[1].data + 70_001
-DEAD_IN_HEADER = BIG_LAYOUT.data[2].header + 7
 
 
 def assert_the_rest_is_missing(report: VerifyReport, start: int) -> None:

@@ -170,19 +170,37 @@ class Member(NamedTuple):
         return f"extent-{self.number}@{self.start}"
 
 
-def data_members(extents: Extents, part_size: int) -> Iterator[Member]:
-    """All data members of a stream, in order."""
+def data_members(extents: Extents, part_size: int, begin: int = 0) -> Iterator[Member]:
+    """All data members of a stream, in order; only those that start at `begin` or behind it."""
     number = 0
     for start, length, kind in extents.runs():
         if kind is Kind.DATA:
             number += 1
-            for offset in range(0, length, part_size):
+            before = max(0, begin - start)
+            for offset in range(before + padding(before, part_size), length, part_size):
                 yield Member(number, start + offset, min(part_size, length - offset))
 
 
-def resembles_attachment(name: str) -> bool:
-    """Whether the name of a damaged member was once that of an attachment."""
-    return sum(a == b for a, b in zip(name, ATTACHMENTS, strict=False)) > len(ATTACHMENTS) - 3
+def data_length(extents: Extents, part_size: int) -> int:
+    """Bytes that all data members take in the archive; quick, however many they are."""
+    total = 0
+    for _, length, kind in extents.runs():
+        if kind is Kind.DATA:
+            parts, rest = divmod(length, part_size)
+            total += parts * (BLOCK + padded(part_size))
+            total += BLOCK + padded(rest) if rest else 0
+    return total
+
+
+def count_segments(extents: Extents, part_size: int) -> int:
+    """How many segments all data has; quick, however many they are."""
+    size = segment_size(part_size)
+    return sum(-(-length // size) for _, length, kind in extents.runs() if kind is Kind.DATA)
+
+
+def resembles(name: str, other: str) -> bool:
+    """Whether the name of a damaged member, with at most two bad characters, begins like this."""
+    return sum(a == b for a, b in zip(name, other, strict=False)) > len(other) - 3
 
 
 def attachment_member(name: str) -> str:
@@ -335,9 +353,22 @@ class Manifest:
     @property
     def length(self) -> int:
         """Bytes in all the chunks of `encode`."""
-        count = len(self.segments) // self._digest_size
+        return self.length_with(len(self.segments) // self._digest_size)
+
+    def length_with(self, count: int) -> int:
+        """Bytes that it would have with so many segments."""
         per_digest = 2 * self._digest_size + len('"",')
         return len(self._head()) + max(0, count * per_digest - len(",")) + len(self._tail())
+
+    def longest(self, segments: int) -> int:
+        """Bytes that no manifest of the same stream exceeds.
+
+        Other writers may use white space, and there may be members that were not found.
+
+        Args:
+            segments: How many there may be at most.
+        """
+        return 2 * self.length_with(segments if self.checksum else 0) + MAX_INFO
 
     def is_like(self, text: bytes, *, data_too: bool = True) -> bool:
         """Whether a text is a manifest that this object can be compared with."""
@@ -374,8 +405,8 @@ class Manifest:
         if wanted.keys() != found.keys() | {"segments"}:
             yield CorruptStreamError(f"{MANIFEST} is damaged: it has not the keys it should have")
             return
-        for key in found.keys() - {"members"}:
-            if wanted[key] != found[key]:
+        for key in found:
+            if key != "members" and wanted[key] != found[key]:
                 yield CorruptStreamError(
                     f"{MANIFEST} says {key} is {wanted[key]!r}, but the stream has {found[key]!r}"
                 )
@@ -500,10 +531,9 @@ def segments(
     extents: Extents, preamble: Preamble, start: int = 0
 ) -> Iterator[tuple[Member, Segment]]:
     """All segments from a member's start on, each with its member: the order of the manifest."""
-    for member in data_members(extents, preamble.part_size):
-        if member.start >= start:
-            for segment in cut(member.start, member.length, preamble.segment_size):
-                yield member, segment
+    for member in data_members(extents, preamble.part_size, start):
+        for segment in cut(member.start, member.length, preamble.segment_size):
+            yield member, segment
 
 
 def _differing_member(wanted: object, found: Mapping[str, str | None]) -> str:

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from itertools import islice
 from typing import Protocol
 
-from ..errors import CorruptStreamError, ForeignStreamError, IncompleteStreamError, UsageError
+from typing_extensions import Buffer
+
+from ..errors import (
+    CorruptStreamError,
+    ForeignStreamError,
+    IncompleteStreamError,
+    LocalIOError,
+    UsageError,
+)
 from . import format as fmt
 
 # A header's size field may lie; memory is taken as the bytes arrive.
@@ -42,7 +51,7 @@ class MemberReader:
         self._problem: CorruptStreamError | None = None
         self._left = 0
         self._pad = 0
-        self._ahead = b""
+        self._ahead = memoryview(b"")
         self._block = b""
         self._name = "its first header"
 
@@ -67,6 +76,11 @@ class MemberReader:
     def ahead(self) -> int:
         """How many bytes behind `offset` were read already."""
         return len(self._ahead)
+
+    @property
+    def left(self) -> int:
+        """How many bytes of the member are still to be read."""
+        return self._left
 
     @property
     def position(self) -> int:
@@ -96,11 +110,7 @@ class MemberReader:
 
     def take(self, name: str, size: int | None = None) -> fmt.Header:
         """Go into the next member, which must have this name, and this size if it is given."""
-        header = self.header()
-        if header is None:
-            raise IncompleteStreamError(f"the archive ends where {name} should be")
-        if header.name != name:
-            raise CorruptStreamError(f"found member {header.name!r} where {name} should be")
+        header = self._named(name)
         if size not in (None, header.size):
             raise CorruptStreamError(
                 f"{name} has {header.size} bytes, but {fmt.EXTENTS} says {size}"
@@ -120,15 +130,54 @@ class MemberReader:
         return was_peeked
 
     def guess(self) -> fmt.Header | None:
-        """What the next member's header, which is damaged, may have been."""
-        return fmt.guess_header(self._block) if self._problem else None
+        """The next member's header; what it may have been where it is damaged."""
+        return fmt.guess_header(self._block) if self.is_damaged else self._header
+
+    @property
+    def is_damaged(self) -> bool:
+        """True where the next member's header is."""
+        return self._problem is not None
 
     def begins_with(self, start: bytes) -> bool:
         """Whether the data behind the next member's header, which is damaged, begins so."""
-        ahead = bytearray(len(start))
-        self._ahead = bytes(ahead[: self._fill(memoryview(ahead))])
-        self.offset -= len(self._ahead)
-        return self._ahead == start
+        ahead = memoryview(bytearray(len(start)))
+        self._push_back(ahead[: self._fill(ahead)])
+        return self._ahead[: len(start)] == start
+
+    def look_ahead(
+        self, wanted: Callable[[fmt.Header], bool], limit: int
+    ) -> tuple[int, fmt.Header] | None:
+        """Look for a good header behind that of the next member, block by block.
+
+        All of it is kept in memory, and still to be read.
+
+        Args:
+            wanted: Tells the header; nothing is read behind it.
+            limit: How many bytes there may be before it.
+
+        Returns:
+            How many bytes there are before it, and the header; None where it is not found.
+        """
+        ahead, found = bytearray(), None
+        block = memoryview(bytearray(fmt.BLOCK))
+        while found is None and len(ahead) <= limit:
+            begin = self.offset
+            with suppress(LocalIOError):  # raised again behind what was read
+                self._fill(block)
+            ahead += block[: self.offset - begin]
+            if self.offset - begin < fmt.BLOCK:
+                break
+            header = _good_header(bytes(block))
+            if header is not None and wanted(header):
+                found = len(ahead) - fmt.BLOCK, header
+        self._push_back(ahead)
+        return found
+
+    def _push_back(self, data: Buffer) -> None:
+        """Read these bytes, which were the last, once more."""
+        data = memoryview(data)
+        self.offset -= len(data)
+        self._ahead = memoryview(bytes(data) + self._ahead) if self._ahead else data
 
     def _begin(self, name: str, size: int) -> None:
         self._peeked, self._problem = False, None
@@ -150,10 +199,20 @@ class MemberReader:
 
     def whole(self, name: str, limit: int) -> bytes:
         """Read the next member, which must have this name, from its first byte to its last."""
-        size = self.take(name).size
+        size = self._named(name).size
         if size > limit:
             raise CorruptStreamError(f"{name} is too large: {size} bytes")
+        self._begin(name, size)
         return self._rest(size)
+
+    def _named(self, name: str) -> fmt.Header:
+        """The next member's header, which must have this name."""
+        header = self.header()
+        if header is None:
+            raise IncompleteStreamError(f"the archive ends where {name} should be")
+        if header.name != name:
+            raise CorruptStreamError(f"found member {header.name!r} where {name} should be")
+        return header
 
     def unlike(self, length: int, wanted: Callable[[], Iterable[bytes]]) -> bytes | None:
         """Read the member to its end; None if it is just as wanted.
@@ -200,7 +259,7 @@ class MemberReader:
 
     def _fill(self, view: memoryview) -> int:
         done = len(self._ahead[: len(view)])
-        view[:done], self._ahead = self._ahead[:done], self._ahead[done:]
+        view[:done], self._ahead = self._ahead[:done], self._ahead[done:] or memoryview(b"")
         self.offset += done
         while done < len(view):
             count = self._stream.readinto(view[done:])
@@ -209,3 +268,10 @@ class MemberReader:
             done += count
             self.offset += count
         return done
+
+
+def _good_header(block: bytes) -> fmt.Header | None:
+    try:
+        return fmt.parse_header(block)
+    except CorruptStreamError:
+        return None

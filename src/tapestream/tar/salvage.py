@@ -94,7 +94,7 @@ class SalvageReader(TarReader):
 
         Not where it could not be read: how many bytes that are is known.
         """
-        if self._volumes.bridge is not None and self._volumes.bridge.bridged:
+        if self._is_behind_bridged():
             return
         for each in (self._last, member):
             if each is not None and each not in self._suspects[-2:]:
@@ -116,10 +116,10 @@ class SalvageReader(TarReader):
                 got = members.offset - before
                 self._end(e)
             else:
-                self._note_bridged(bridge, begin)
+                self._note_bridged(bridge, begin, len(view))
                 return
             if self._ended:
-                self._note_bridged(bridge, begin)
+                self._note_bridged(bridge, begin, got)
         view[got:] = bytes(len(view) - got)
         self._note_missing(self._position + got, len(view) - got)
 
@@ -172,11 +172,25 @@ class SalvageReader(TarReader):
             self._findings.add(Damage(member.start, member.length, member.name, missing=False))
         self._suspects = []
 
-    def _note_bridged(self, bridge: BridgedInput, begin: int) -> None:
-        for offset, length in bridge.bridged:
+    def _is_behind_bridged(self) -> bool:
+        """Whether something between the last data and here could not be read."""
+        bridge = self._volumes.bridge
+        if bridge is None:
+            return False
+        here = bridge.offset - self._volumes.members.ahead
+        return any(offset < here for offset, _ in bridge.bridged)
+
+    def _note_bridged(self, bridge: BridgedInput, begin: int, length: int) -> None:
+        """Note what could not be read of the data that begins there in the stream."""
+        end = begin + length
+        ahead = []  # what was read already, but is not of this data
+        for offset, count in bridge.bridged:
             first = max(offset, begin)  # before is a header
-            self._note_missing(self._position + first - begin, offset + length - first)
-        bridge.bridged = []
+            last = min(offset + count, end)
+            self._note_missing(self._position + first - begin, last - first)
+            if offset + count > end:
+                ahead.append((max(offset, end), offset + count - max(offset, end)))
+        bridge.bridged = ahead
 
     def _note_missing(self, start: int, length: int) -> None:
         assert self._member is not None

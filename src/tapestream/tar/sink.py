@@ -18,9 +18,9 @@ from ..report import TapeReport
 from ..tape import records
 from ..tape.drive import TapeDrive
 from ..tape.output import TapeOutput
-from ..tape.volumes import OnVolumeFull, drive_of
+from ..tape.volumes import LoadVolume, drive_of
 from . import format as fmt
-from .digests import check_algorithm
+from .digests import check_algorithm, hex_digest
 from .streams import BinaryOutput, Output, open_output
 from .volume import MAX_ATTACHMENTS
 from .writer import TarWriter
@@ -73,7 +73,7 @@ class TarStreamSink(Sink):
         part_size: int | None = None,
         checksum: str | None = "sha256",
         attachments: Mapping[str, bytes] | None = None,
-        on_volume_full: OnVolumeFull | None = None,
+        on_volume_full: LoadVolume | None = None,
     ) -> None:
         tape = drive_of(target)
         on_tape = tape is not None
@@ -89,7 +89,7 @@ class TarStreamSink(Sink):
         _check_size("record_size", self._record_size, fmt.GIB)
         _check_size("part_size", self._part_size, fmt.MAX_MEMBER)
         if self._part_size > fmt.MIB:
-            # The digests would be of segments so small that no manifest could hold them.
+            # The digests would be of segments so small that the manifest would be huge.
             _check_size("part_size", self._part_size, fmt.MAX_MEMBER, unit=fmt.MIB)
         check_algorithm(checksum)
         if sum(map(len, self._attachments.values())) > MAX_ATTACHMENTS:
@@ -127,7 +127,12 @@ class TarStreamSink(Sink):
         return self._writer.tape if self._writer else None
 
     def begin(self, info: BackupInfo, extents: Extents) -> None:
-        """See `Sink.begin`: writes the members before the data."""
+        """See `Sink.begin`: writes the members before the data.
+
+        Raises:
+            UsageError: The metadata, or the list of all digests, does not fit into a tar.
+            LocalIOError: The stream cannot be written.
+        """
         if self._writer is not None or self._ended:
             raise UsageError("a TarStreamSink takes one backup: make a new one")
         created = info.created or datetime.fromtimestamp(int(time.time()), timezone.utc)
@@ -135,6 +140,7 @@ class TarStreamSink(Sink):
         text = preamble.encode()
         if len(text) > fmt.MAX_INFO:
             raise UsageError(f"the metadata makes {fmt.INFO} larger than {fmt.MAX_INFO} bytes")
+        _check_manifest(preamble, extents, self._attachments)
         self._writer = TarWriter(self._output, preamble, extents, self._attachments)
         self._writer.begin()
 
@@ -187,6 +193,22 @@ def _contents(name: str, data: object) -> bytes:
     if not isinstance(data, (bytes, bytearray, memoryview)):
         raise UsageError(f"the contents of attachment {name!r} must be bytes, not {type(data)}")
     return bytes(data)
+
+
+def _check_manifest(
+    preamble: fmt.Preamble, extents: Extents, attachments: Mapping[str, bytes]
+) -> None:
+    """Refuse at once what would fail at the end, after hours."""
+    names = (fmt.INFO, fmt.EXTENTS, *attachments)
+    digests = {name: hex_digest(preamble.checksum, b"") for name in names}
+    manifest = fmt.Vouched(start=extents.size).manifest(preamble, digests, continues=False)
+    segments = fmt.count_segments(extents, preamble.part_size) if preamble.checksum else 0
+    # The numbers in it that are not known yet have few digits.
+    if manifest.length_with(segments) + fmt.BLOCK > fmt.MAX_MEMBER:
+        raise UsageError(
+            f"the digests of {segments} segments make {fmt.MANIFEST} too large for a tar",
+            hint="Pass a larger part_size, or a shorter checksum.",
+        )
 
 
 def _check_size(name: str, size: int, limit: int, unit: int = fmt.BLOCK) -> None:

@@ -12,7 +12,7 @@ from ..info import BackupInfo
 from ..protocols import Reader, Source
 from ..tape.drive import TapeDrive
 from ..tape.input import TapeInput
-from ..tape.volumes import OnNextVolume, drive_of
+from ..tape.volumes import LoadVolume, drive_of
 from .reader import TarReader
 from .salvage import SalvageReader
 from .streams import BinaryInput, Input, open_input
@@ -66,7 +66,7 @@ class TarStreamSource(Source):
         verify: bool = True,
         allow_incomplete: bool = False,
         file: int | None = None,
-        on_next_volume: OnNextVolume | None = None,
+        on_next_volume: LoadVolume | None = None,
     ) -> None:
         self._input = _open(target, file, on_next_volume)
         self._verify = verify
@@ -122,7 +122,7 @@ class TarStreamSource(Source):
             if self._extents is None:
                 self._extents = self._volumes.extents()
             if not self._at_data and not self._paused:
-                self._attachments = self._volumes.attachments()
+                self._attachments = self._volumes.attachments(self._extents)
                 self._at_data = True
         except BaseException as e:
             self._keep(e)
@@ -255,7 +255,7 @@ class TarStreamSource(Source):
 def _open(
     target: str | os.PathLike[str] | BinaryInput | TapeDrive,
     file: int | None,
-    on_next_volume: OnNextVolume | None,
+    on_next_volume: LoadVolume | None,
 ) -> Input:
     tape = drive_of(target)
     if tape:

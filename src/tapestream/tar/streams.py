@@ -18,6 +18,8 @@ from ..errors import IncompleteStreamError, LocalIOError, UsageError
 from ..partial import PartialFile
 
 MIB = 1024**2
+# The kernel's offsets are signed.
+MAX_OFFSET = 2**63 - 1
 
 
 class BinaryInput(Protocol):
@@ -34,9 +36,6 @@ class BinaryOutput(Protocol):
     def write(self, data: memoryview, /) -> int | None:
         """Write the data, and tell how much of it; None means all."""
         ...
-
-
-Target = str | os.PathLike[str] | BinaryInput | BinaryOutput
 
 
 class Input(Protocol):
@@ -122,15 +121,29 @@ class _Cancel:
             self._read = self._write = -1
 
 
+def _cancel_of(fd: int, name: str, *, close: bool) -> _Cancel:
+    try:
+        return _Cancel()
+    except OSError as e:
+        if close:
+            os.close(fd)
+        raise LocalIOError(f"cannot open {name}", e) from e
+
+
 class DescriptorInput:
-    """Reads a file descriptor, after what was read from it before."""
+    """Reads a file descriptor, after what was read from it before.
+
+    Raises:
+        LocalIOError: There is no other descriptor left, which it needs; a descriptor that is to
+            be closed is closed.
+    """
 
     def __init__(self, fd: int, name: str, *, close: bool, before: bytes = b"") -> None:
         self.name = name
         self._before = before
         self._fd = fd
         self._close = close
-        self._cancel = _Cancel()
+        self._cancel = _cancel_of(fd, name, close=close)
         self._may_block = _may_block(fd)
         if self._may_block:
             _widen_pipe(fd)
@@ -245,13 +258,18 @@ class ObjectInput:
 
 
 class DescriptorOutput:
-    """Writes a fifo, a pipe or a device."""
+    """Writes a fifo, a pipe or a device.
+
+    Raises:
+        LocalIOError: There is no other descriptor left, which it needs; a descriptor that is to
+            be closed is closed.
+    """
 
     def __init__(self, fd: int, name: str, *, close: bool) -> None:
         self.name = name
         self._fd = fd
         self._close = close
-        self._cancel = _Cancel()
+        self._cancel = _cancel_of(fd, name, close=close)
         self._may_block = _may_block(fd)
         if self._may_block:
             _widen_pipe(fd)
@@ -273,10 +291,13 @@ class DescriptorOutput:
         self._cancel.set()
 
     def commit(self) -> None:
-        """See `Output`: what was written cannot be called back."""
+        """See `Output`: what was written cannot be called back.
+
+        Raises:
+            LocalIOError: It is not on stable storage, where there is one.
+        """
         try:
-            if stat.S_ISREG(os.fstat(self._fd).st_mode):
-                os.fsync(self._fd)
+            _sync(self._fd)
             self.abort()
         except OSError as e:
             raise LocalIOError(f"cannot finish {self.name}", e) from e
@@ -340,14 +361,18 @@ class ObjectOutput:
         """See `Output`: not possible."""
 
     def commit(self) -> None:
-        """See `Output`: a file object over a regular file is fsynced; others cannot be."""
+        """See `Output`: a file object over a regular file or a disk is fsynced; others cannot be.
+
+        Raises:
+            LocalIOError: What was written is not on stable storage.
+        """
         flush = getattr(self._file, "flush", None)
         try:
             if flush is not None:
                 flush()
             fd = _descriptor_of(self._file)
-            if fd is not None and stat.S_ISREG(os.fstat(fd).st_mode):
-                os.fsync(fd)
+            if fd is not None:
+                _sync(fd)
         except Exception as e:
             raise LocalIOError(f"cannot finish {self.name}", e) from e
 
@@ -426,9 +451,10 @@ def _pipe_of_others(fd: int, name: str) -> Output:
     if stat.S_ISFIFO(os.fstat(fd).st_mode):
         try:
             own = os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-            return DescriptorOutput(own, name, close=True)
         except OSError:
             pass  # no /proc, or not ours to open: then a blocked write cannot be cancelled
+        else:
+            return DescriptorOutput(own, name, close=True)
     return DescriptorOutput(fd, name, close=False)
 
 
@@ -468,16 +494,29 @@ def _buffered(file: io.BufferedReader) -> bytes:
 
 
 def _peek(stream: Input, fd: int, offset: int, length: int) -> bytes:
+    if offset + length > MAX_OFFSET:
+        return b""  # no file is so long
     try:
         return os.pread(fd, length, offset)
     except OSError as e:
         raise LocalIOError(f"cannot read {stream.name}", e) from e
 
 
+def _is_storage(fd: int) -> bool:
+    """True for a regular file, or a disk."""
+    mode = os.fstat(fd).st_mode
+    return stat.S_ISREG(mode) or stat.S_ISBLK(mode)
+
+
+def _sync(fd: int) -> None:
+    """Only here the kernel tells what it could not write; a pipe has nothing to be synced."""
+    if _is_storage(fd):
+        os.fsync(fd)
+
+
 def _offset(fd: int) -> int | None:
     """Where a regular file, or a disk, stands; None for anything else."""
-    mode = os.fstat(fd).st_mode
-    return os.lseek(fd, 0, os.SEEK_CUR) if stat.S_ISREG(mode) or stat.S_ISBLK(mode) else None
+    return os.lseek(fd, 0, os.SEEK_CUR) if _is_storage(fd) else None
 
 
 def _tell(file: BinaryInput) -> int | None:

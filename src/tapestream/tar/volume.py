@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from ..damage import Findings
 from ..errors import (
     CorruptStreamError,
     ExtentsError,
     IncompleteStreamError,
     LocalIOError,
-    StreamError,
     UsageError,
     WrongVolumeError,
 )
@@ -68,10 +69,19 @@ class Volumes:
             )
         return extents
 
-    def attachments(self) -> dict[str, bytes]:
-        """Read the attachments, which are the next members."""
-        salvage = self._findings is not None
-        return self._salvage_attachments() if salvage else self._read_attachments()
+    def attachments(self, extents: Extents) -> dict[str, bytes]:
+        """Read the attachments, which are the next members.
+
+        Args:
+            extents: Those of the backup, which tell what comes behind.
+        """
+        if self._findings is None:
+            self._read_attachments()
+        else:
+            # Where the stream ends, the next member is looked for in vain.
+            with suppress(IncompleteStreamError, LocalIOError):
+                self._salvage_attachments(self._behind_attachments(extents), self._findings)
+        return self._attachments
 
     def open_next(self, extents: Extents, error: IncompleteStreamError | None) -> None:
         """Go to the first data member of the next volume.
@@ -97,7 +107,7 @@ class Volumes:
                 f"{self._stream.name}: this is not volume {before.volume + 1} of the backup"
             )
         self._pass_extents(extents)
-        self.attachments()
+        self.attachments(extents)
 
     @property
     def has_bridged(self) -> bool:
@@ -165,7 +175,8 @@ class Volumes:
         self.digests: dict[str, str | None] = {}
         self._add_digest(fmt.INFO, text)
 
-    def _read_attachments(self) -> dict[str, bytes]:
+    def _read_attachments(self) -> None:
+        """Read them, up to a header that is not that of one; none of one that is refused."""
         while (name := self._next_attachment()) is not None:
             try:
                 fmt.attachment_member(name)
@@ -175,33 +186,73 @@ class Volumes:
                 raise CorruptStreamError(f"there are two members {fmt.ATTACHMENTS}{name}")
             left = MAX_ATTACHMENTS - sum(map(len, self._attachments.values()))
             self._attachments[name] = self._member(fmt.ATTACHMENTS + name, left)
-        return self._attachments
 
-    def _salvage_attachments(self) -> dict[str, bytes]:
-        """Read those that are there, and go on behind a damaged header of one."""
-        assert self._findings is not None
+    def _salvage_attachments(self, behind: fmt.Header, findings: Findings) -> None:
+        """Read those that are there; pass over those that are refused, or have a damaged header.
+
+        A damaged header may be that of the member behind them, too, whose turn will come.
+        """
         while True:
+            problem = "its header is not there"
             try:
-                return self._read_attachments()
-            except (StreamError, LocalIOError) as e:
-                guess = self.members.guess()
-                if guess is None or not fmt.resembles_attachment(guess.name):
-                    # The header is that of the first data member: its turn will come.
-                    return self._attachments
-                self._findings.note(f"{guess.name}: {e.args[0]}")
-                self.members.assume(guess.name, guess.size)
-                try:
-                    self.members.skip(guess.size)
-                except (StreamError, LocalIOError):
-                    return self._attachments  # the next member is looked for in vain
+                self._read_attachments()
+            except CorruptStreamError as e:
+                problem = str(e.args[0])
+            found = self.members.guess()
+            name = found.name if found else ""
+            if found and fmt.resembles(name, fmt.ATTACHMENTS):
+                length = found.size
+                if self.members.is_damaged:  # its size may be, too
+                    distance = self._distance(behind, attachments=True)
+                    length = length if distance is None else distance
+            elif fmt.resembles(name, behind.name) or fmt.resembles(name, fmt.MANIFEST):
+                return
+            else:
+                distance = self._distance(behind, attachments=False)
+                if distance is None:
+                    return
+                name, length = "an attachment", distance
+            findings.note(f"{name}: {problem}")
+            self.members.assume(name, length)
+            self.members.skip(length)
+
+    def _behind_attachments(self, extents: Extents) -> fmt.Header:
+        """The header of the first data member of this volume; where it has none, the manifest's."""
+        preamble = self.preamble
+        members = fmt.data_members(extents, preamble.part_size, preamble.volume_start)
+        first = next(members, None)
+        return fmt.Header(first.name, first.length) if first else fmt.Header(fmt.MANIFEST, 0)
+
+    def _distance(self, behind: fmt.Header, *, attachments: bool) -> int | None:
+        """How many bytes there are between a damaged header and the next good one.
+
+        Args:
+            behind: The header of the first member behind the attachments.
+            attachments: Stop at another attachment, too: not where this may be the disk's data,
+                for there can be tars on a disk.
+
+        Returns:
+            None where it is not found.
+        """
+
+        def is_next(header: fmt.Header) -> bool:
+            if attachments and header.name.startswith(fmt.ATTACHMENTS):
+                return True
+            # The size of the manifest depends on what was lost.
+            return header == behind or header.name == behind.name == fmt.MANIFEST
+
+        def is_next_or_too_far(header: fmt.Header) -> bool:
+            return is_next(header) or header.name in (fmt.MANIFEST, fmt.INFO)
+
+        found = self.members.look_ahead(is_next_or_too_far, MAX_ATTACHMENTS)
+        return found[0] if found and is_next(found[1]) else None
 
     def _check_ending(self, extents: Extents) -> None:
-        members = fmt.data_members(extents, self.preamble.part_size)
-        start = self.members.position + sum(fmt.BLOCK + fmt.padded(m.length) for m in members)
-        block = self._stream.peek(start, fmt.BLOCK)
-        if block is None:
+        if self._stream.peek(0, 1) is None:
             return
-        header = fmt.parse_header(block) if len(block) == fmt.BLOCK else None
+        start = self.members.position + fmt.data_length(extents, self.preamble.part_size)
+        block = self._stream.peek(start, fmt.BLOCK)
+        header = fmt.parse_header(block) if block and len(block) == fmt.BLOCK else None
         if header is None or header.name != fmt.MANIFEST:
             raise IncompleteStreamError(f"{self._stream.name} ends before its manifest")
         last = start + fmt.BLOCK + fmt.padded(header.size) + len(fmt.END) - 1
