@@ -188,33 +188,33 @@ class Volumes:
             self._attachments[name] = self._member(fmt.ATTACHMENTS + name, left)
 
     def _salvage_attachments(self, behind: fmt.Header, findings: Findings) -> None:
-        """Read those that are there; pass over those that are refused, or have a damaged header.
-
-        A damaged header may be that of the member behind them, too, whose turn will come.
-        """
+        """Read those that are there; pass over those that are refused, or have a damaged header."""
         while True:
             problem = "its header is not there"
             try:
                 self._read_attachments()
             except CorruptStreamError as e:
                 problem = str(e.args[0])
-            found = self.members.guess()
-            name = found.name if found else ""
-            if found and fmt.resembles(name, fmt.ATTACHMENTS):
-                length = found.size
-                if self.members.is_damaged:  # its size may be, too
-                    distance = self._distance(behind, attachments=True)
-                    length = length if distance is None else distance
-            elif fmt.resembles(name, behind.name) or fmt.resembles(name, fmt.MANIFEST):
+            bad = self._bad_attachment(behind)
+            if bad is None:
                 return
-            else:
-                distance = self._distance(behind, attachments=False)
-                if distance is None:
-                    return
-                name, length = "an attachment", distance
-            findings.note(f"{name}: {problem}")
-            self.members.assume(name, length)
-            self.members.skip(length)
+            findings.note(f"{bad.name}: {problem}")
+            self.members.assume(bad.name, bad.size)
+            self.members.skip(bad.size)
+
+    def _bad_attachment(self, behind: fmt.Header) -> fmt.Header | None:
+        """What the next member must have been; None where it is the one behind the attachments."""
+        found = self.members.guess()
+        name = found.name if found else ""
+        if found and fmt.resembles(name, fmt.ATTACHMENTS):
+            if not self.members.is_damaged:
+                return found
+            distance = self._distance(behind, attachments=True)  # for its size may be damaged, too
+            return found if distance is None else fmt.Header(name, distance)
+        if fmt.resembles(name, behind.name) or fmt.resembles(name, fmt.MANIFEST):
+            return None
+        distance = self._distance(behind, attachments=False)
+        return None if distance is None else fmt.Header("an attachment", distance)
 
     def _behind_attachments(self, extents: Extents) -> fmt.Header:
         """The header of the first data member of this volume; where it has none, the manifest's."""
