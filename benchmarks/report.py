@@ -36,9 +36,10 @@ Where all processors are busy, only less work makes a transfer faster. A digest 
 with and without one tell how much. So a target that was missed has a number under "all busy": what
 would have been measured, with the same work for each byte, if no processor had ever waited.
 
-Each transfer has a fresh qemu-nbd, as with oVirt. It takes the memory for every request from the
-kernel anew, at more cost than reading costs, unless it has served a larger one before: tapestream
-sends it that one first, nobody else does.
+Each transfer has a fresh qemu-nbd, as with oVirt, but for the backup of a running VM, which its own
+qemu serves. It takes the memory for every large request from the kernel anew, at more cost than
+reading costs, unless it has served a larger one before: tapestream sends it that one first, nobody
+else does.
 
 "imageio, one stream" is the connection of imageio's own client, with one GET for each extent;
 "client.download" and "client.upload" are that client's, which copy with qemu's help between a

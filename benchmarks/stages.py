@@ -190,8 +190,8 @@ class OneDisk(Stage):
 class Backup(OneDisk):
     """From the daemon into /dev/null.
 
-    As with oVirt, each transfer has a qemu-nbd of its own: one that served others before has kept
-    memory of theirs, and has less work.
+    Each transfer has a qemu-nbd of its own, as oVirt starts one: one that served others before has
+    kept memory of theirs, and has less work.
     """
 
     def prepare(self) -> None:

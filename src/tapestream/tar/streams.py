@@ -15,11 +15,10 @@ import sys
 from typing import Protocol
 
 from ..errors import IncompleteStreamError, LocalIOError, UsageError
+from ..extents import MAX_OFFSET
 from ..partial import PartialFile
 
 MIB = 1024**2
-# The kernel's offsets are signed.
-MAX_OFFSET = 2**63 - 1
 
 
 class BinaryInput(Protocol):
