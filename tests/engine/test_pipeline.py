@@ -18,7 +18,8 @@ from typing_extensions import Buffer
 from tapestream.engine.arrange import in_any_order, in_order
 from tapestream.engine.buffers import BufferPool
 from tapestream.engine.gap import Limits
-from tapestream.engine.pipeline import Moved, run
+from tapestream.engine.handover import Moved
+from tapestream.engine.pipeline import run
 from tapestream.engine.plan import plan_requests
 from tapestream.extents import Extent, Extents
 from tapestream.protocols import Digester, Reader, Writer
@@ -108,6 +109,7 @@ def transfer(
     buffers: int = 8,
     ordered: bool = True,
     streaming: bool = False,
+    shares_processors: bool = False,
     gap: int = 0,
     digester: Callable[[int, int], Digester | None] = no_digest,
     progress: Callable[[int], None] = lambda n: None,
@@ -128,6 +130,7 @@ def transfer(
             pool,
             ordered=ordered,
             streaming=streaming,
+            shares_processors=shares_processors,
             arrange=in_order if ordered else partial(in_any_order, join_gap=0),
             observe=lambda limits, seen: None,
             digester=digester,
@@ -245,10 +248,18 @@ class Sha256(Digester):
         self.hash.update(data)
 
 
+def spin(seconds: float) -> None:
+    """What receiving is over TLS: work."""
+    until = time.thread_time() + seconds
+    while time.thread_time() < until:
+        pass
+
+
 def who_digests(
     disk: Disk,
     *,
     read: Callable[[int], float],
+    wait: Callable[[float], None] = time.sleep,
     write: Callable[[int], float],
     every: int = 10**9,
     **options: bool | int,
@@ -260,7 +271,7 @@ def who_digests(
         digests[start, length] = Sha256()
         return digests[start, length]
 
-    disk.before_read = lambda start: time.sleep(read(start))
+    disk.before_read = lambda start: wait(read(start))
     disk.before_write = lambda start: time.sleep(write(start))
     extents = disk.extents(every=every)
     with pytest.MonkeyPatch.context() as patch:
@@ -295,6 +306,20 @@ def test_readers_digest(options: dict[str, Any]) -> None:
     """Several of them, or for a drive that must not wait, or small extents."""
     found = who_digests(Disk(12 * SEGMENT), read=lambda _: 0.002, write=lambda _: 0, **options)
     assert set(found) == {READER}
+
+
+@pytest.mark.parametrize("shares_processors", [True, False])
+def test_a_reader_at_work_digests_where_the_server_needs_a_processor(
+    shares_processors: bool,
+) -> None:
+    found = who_digests(
+        Disk(12 * SEGMENT),
+        read=lambda _: 0.005,
+        wait=spin,
+        write=lambda _: 0,
+        shares_processors=shares_processors,
+    )
+    assert (WRITER in found) != shares_processors
 
 
 def test_who_digests_may_change() -> None:

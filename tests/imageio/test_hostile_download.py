@@ -745,7 +745,7 @@ def test_an_error_of_the_sink_ends_the_download(error: Exception) -> None:
 WIDE = noise(20 * MIB + 512)
 WIDE_PIECES = [
     (0, 8 * MIB),
-    *((start, min(start + 2 * MIB, len(WIDE))) for start in range(8 * MIB, len(WIDE), 2 * MIB)),
+    *((start, min(start + 4 * MIB, len(WIDE))) for start in range(8 * MIB, len(WIDE), 4 * MIB)),
 ]
 
 
@@ -776,7 +776,7 @@ def test_a_long_range_is_asked_for_in_pieces_of_which_the_first_is_the_largest()
 
 
 @pytest.mark.parametrize(
-    ("size", "pieces"), [(3 * MIB, [2 * MIB, MIB]), (4 * MIB, [2 * MIB] * 2), (MIB, [MIB])]
+    ("size", "pieces"), [(6 * MIB, [4 * MIB, 2 * MIB]), (8 * MIB, [4 * MIB] * 2), (MIB, [MIB])]
 )
 def test_of_extents_of_one_size_the_first_is_asked_for_whole(size: int, pieces: list[int]) -> None:
     image = (noise(size) + bytes(size)) * 3

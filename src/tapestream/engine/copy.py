@@ -244,6 +244,7 @@ def transfer(src: Source, dst: Sink, settings: Settings, progress: Progress | No
             pool,
             ordered=dst.sequential,
             streaming=dst.streaming,
+            shares_processors=src.shares_processors,
             arrange=in_order if dst.sequential else partial(in_any_order, join_gap=dst.join_gap),
             digester=dst.digester,
             inspect=hasher.update if hasher else None,

@@ -46,10 +46,10 @@ T = TypeVar("T")
 # Of all requests of more than 128 KiB, one of this size should come first. qemu-nbd gets a buffer
 # for each from malloc, and glibc's malloc gives it back to the kernel each time, until it has freed
 # a larger one (mallopt(3): the dynamic mmap threshold). Without, qemu-nbd has 262,000 page faults
-# and 0.45 CPU seconds more per GiB, which is as much as all its other work; with it, it keeps some
-# 70 MiB. oVirt starts a qemu-nbd for each transfer (vdsm, storage/nbd.py), so nobody has sent it a
-# large one before; but the backup of a running VM is served by its own qemu, of which neither was
-# measured. It is the server's whole buffer: a larger request would come to qemu in parts.
+# and 0.45 CPU seconds more per GiB, which is as much as all its other work; with it, it keeps up
+# to 160 MiB. oVirt starts a qemu-nbd for each transfer (vdsm, storage/nbd.py), so nobody has sent
+# it a large one before; but the backup of a running VM is served by its own qemu, of which neither
+# was measured. It is the server's whole buffer: a larger request would come to qemu in parts.
 FIRST_REQUEST = 8 * 1024**2
 
 FIRST_PAUSE = 0.1

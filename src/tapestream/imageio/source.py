@@ -19,9 +19,9 @@ from .connection import FIRST_REQUEST, Connection, Timeouts, Transfer, open_tran
 
 log = logging.getLogger("tapestream.imageio")
 
-# So much the server reads from storage before it sends anything, and before it is wanted. Smaller
-# ones are mostly overhead, of larger ones qemu-nbd keeps more memory (measured: 1 to 8 MiB).
-GET_SIZE = 2 * 1024**2
+# So much the server reads from storage before it sends anything, and before it is wanted. Over TLS,
+# 2 MiB are 0.92 times as fast, and take more work of the client; larger ones are no faster.
+GET_SIZE = 4 * 1024**2
 # So many connections a reader uses in turn: the server reads for one while the reply to another is
 # received. More are no faster, and cost the server more.
 CONNECTIONS = 2
