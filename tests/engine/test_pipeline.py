@@ -248,11 +248,11 @@ class Sha256(Digester):
         self.hash.update(data)
 
 
-def spin(seconds: float) -> None:
-    """What receiving is over TLS: work."""
+def toil(seconds: float) -> None:
+    """What receiving is over TLS: work that leaves the interpreter to others."""
     until = time.thread_time() + seconds
     while time.thread_time() < until:
-        pass
+        hashlib.sha256(bytes(64 * BUFFER))
 
 
 def who_digests(
@@ -315,7 +315,7 @@ def test_a_reader_at_work_digests_where_the_server_needs_a_processor(
     found = who_digests(
         Disk(12 * SEGMENT),
         read=lambda _: 0.005,
-        wait=spin,
+        wait=toil,
         write=lambda _: 0,
         shares_processors=shares_processors,
     )
