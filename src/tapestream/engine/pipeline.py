@@ -17,7 +17,7 @@ from functools import partial
 
 from ..protocols import Digester, Reader, Writer
 from .arrange import Operation, data_of
-from .balance import Spent, Took
+from .balance import Spent
 from .buffers import BufferPool
 from .gap import Limits, Seen
 from .handover import Cancelled, Filled, Handover, Moved
@@ -180,7 +180,7 @@ def _read(
             filled = Filled(number, block, buffer)
             if buffer is not None:
                 filled = _fill(filled, buffer, reader, examination, digest=digest)
-            reading += filled.spent.reading.seconds
+            reading += filled.spent.reading
             if handover.put(filled):
                 write_block(filled)
         now = time.monotonic()
@@ -196,12 +196,16 @@ def _fill(
 ) -> Filled:
     """Read a block, and do what is to be done with its data before it is written."""
     block = filled.block
-    began = Took.now()
+    began, worked = time.monotonic(), time.thread_time()
     reader.readinto(block.start, buffer[: block.length])
-    reading = Took.since(began)
-    inspecting = examination.inspect(block, buffer)
-    digesting = examination.digest(block, buffer) if digest else Took()
-    return filled._replace(spent=Spent(reading, inspecting, digesting), is_digested=digest)
+    reading, received = time.monotonic() - began, time.thread_time()
+    examination.inspect(block, buffer)
+    inspected = time.thread_time()
+    if digest:
+        examination.digest(block, buffer)
+    digested = time.thread_time()
+    spent = Spent(reading, received - worked, inspected - received, digested - inspected)
+    return filled._replace(spent=spent, is_digested=digest)
 
 
 def _announced(handover: Handover, reader: Reader) -> Iterator[tuple[int, Request]]:
@@ -237,9 +241,8 @@ class _Examination:
         """True when the last segment had a digest."""
         return self._digest is not None
 
-    def digest(self, block: Block, buffer: memoryview) -> Took:
+    def digest(self, block: Block, buffer: memoryview) -> None:
         """Feed the digests of its segments; the first may have begun in the block before."""
-        began = Took.now()
         for piece in block.pieces:
             if piece.segment is None:
                 continue
@@ -247,16 +250,13 @@ class _Examination:
                 self._digest = self._digester(*piece.segment)
             if self._digest is not None:
                 self._digest.update(data_of(piece, block, buffer))
-        return Took.since(began)
 
-    def inspect(self, block: Block, buffer: memoryview) -> Took:
+    def inspect(self, block: Block, buffer: memoryview) -> None:
         """Show every piece of data."""
-        began = Took.now()
         if self._inspect is not None:
             for piece in block.pieces:
                 if piece.segment is not None:
                     self._inspect(piece.start, data_of(piece, block, buffer))
-        return Took.since(began)
 
 
 def _write(
@@ -267,7 +267,9 @@ def _write(
 ) -> None:
     while (filled := handover.take()) is not None:
         if filled.buffer is not None and not filled.is_digested:
-            digesting = examination.digest(filled.block, filled.buffer)
+            worked = time.thread_time()
+            examination.digest(filled.block, filled.buffer)
+            digesting = time.thread_time() - worked
             spent = filled.spent._replace(digesting=digesting, writer_digested=True)
             filled = filled._replace(spent=spent)
         write_block(filled)
