@@ -6,8 +6,8 @@ import pytest
 
 from tapestream.engine.balance import Balance, Spent
 
-UNIX = Spent(reading=1.0, receiving=0.2, digesting=0.7)
-TLS = Spent(reading=1.2, receiving=0.9, digesting=0.7)
+UNIX = Spent(reading=1.0, working=0.2, digesting=0.7)
+TLS = Spent(reading=1.2, working=0.9, digesting=0.7)
 
 
 def weighed(

@@ -20,15 +20,15 @@ class Spent(NamedTuple):
     """What a block took before it was written, in seconds.
 
     Attributes:
-        reading: To read it, by the clock.
-        receiving: How much of that was work of a processor, as all that follows.
+        reading: To read it.
+        working: For how much of that a processor worked.
         inspecting: To show it to whoever wants to see all data.
         digesting: To digest it.
         writer_digested: True when the writer's thread did that, not the reader's.
     """
 
     reading: float = 0.0
-    receiving: float = 0.0
+    working: float = 0.0
     inspecting: float = 0.0
     digesting: float = 0.0
     writer_digested: bool = False
@@ -62,5 +62,5 @@ class Balance:
         # Receiving may be more work than all that is done with the data: over TLS. No processor is
         # free then if the server needs one, too, and a second thread is only in the way (measured
         # on 2 processors: 0.96 times as fast over TLS, 1.04 to 1.12 times over a unix socket).
-        is_busy = self._shares_processors and spent.receiving > spent.inspecting + spent.digesting
+        is_busy = self._shares_processors and spent.working > spent.inspecting + spent.digesting
         self.writer_digests = self._readers == 1 and has_time and not is_busy

@@ -198,13 +198,12 @@ def _fill(
     block = filled.block
     began, worked = time.monotonic(), time.thread_time()
     reader.readinto(block.start, buffer[: block.length])
-    reading, received = time.monotonic() - began, time.thread_time()
+    read, worked = time.monotonic(), time.thread_time() - worked
     examination.inspect(block, buffer)
-    inspected = time.thread_time()
+    inspected = time.monotonic()
     if digest:
         examination.digest(block, buffer)
-    digested = time.thread_time()
-    spent = Spent(reading, received - worked, inspected - received, digested - inspected)
+    spent = Spent(read - began, worked, inspected - read, time.monotonic() - inspected)
     return filled._replace(spent=spent, is_digested=digest)
 
 
@@ -267,9 +266,9 @@ def _write(
 ) -> None:
     while (filled := handover.take()) is not None:
         if filled.buffer is not None and not filled.is_digested:
-            worked = time.thread_time()
+            began = time.monotonic()
             examination.digest(filled.block, filled.buffer)
-            digesting = time.thread_time() - worked
+            digesting = time.monotonic() - began
             spent = filled.spent._replace(digesting=digesting, writer_digested=True)
             filled = filled._replace(spent=spent)
         write_block(filled)
