@@ -50,6 +50,10 @@ week: system-demo venv ## Run the other demo: a week of backups, and Wednesday r
 bench: system-bench venv ## Compare us with our peers, and write docs/performance.md.
 	$(PYTHON) -m benchmarks --write
 
+.PHONY: profile
+profile: system-bench venv ## See where the time goes, as root with perf, and write docs/profile.md.
+	$(PYTHON) -m benchmarks.profile --write
+
 .PHONY: lint
 lint: venv ## Check style, format and types.
 	$(BIN)/ruff check

@@ -99,12 +99,14 @@ class Outcome:
     """What a contender's process tells, on its standard output, as JSON.
 
     Attributes:
+        began: When it began, in seconds of the monotonic clock.
         seconds: Wall time of the transfer.
         cpu: User and system seconds, those of its child processes included.
         machine: The same of all processes of the machine, so of the servers, too.
         peak: Largest resident set in bytes: of the process, or of the tool that it ran.
     """
 
+    began: float
     seconds: float
     cpu: float
     machine: float

@@ -7,7 +7,7 @@ import platform
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from benchmarks import charts
@@ -34,7 +34,8 @@ child processes.
 
 Where all processors are busy, only less work makes a transfer faster. A digest is work: the rows
 with and without one tell how much. So a target that was missed has a number under "all busy": what
-would have been measured, with the same work for each byte, if no processor had ever waited.
+would have been measured, with the same work for each byte, if no processor had ever waited. A
+[profile](profile.md) shows where the time goes.
 
 Each transfer has a fresh qemu-nbd, as with oVirt, but for the backup of a running VM, which its own
 qemu serves. It takes the memory for every large request from the kernel anew, at more cost than
@@ -71,7 +72,7 @@ def write(results: dict[str, Measured], size: int) -> None:
     folder = DOCS / "charts"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    parts = [INTRODUCTION, "## Conditions\n", *_conditions(results, size)]
+    parts = [INTRODUCTION, "## Conditions\n", bullets(_conditions(results, size))]
     parts += ["## Targets\n", *_targets(results), "## Measured\n"]
     for table in TABLES:
         measured = results.get(table.name)
@@ -81,7 +82,7 @@ def write(results: dict[str, Measured], size: int) -> None:
         name = f"{table.name.replace('/', '-')}.svg"
         (folder / name).write_text(_chart(table, measured))
         parts.append(f"### {table.title}\n\n![{table.title}](charts/{name})\n")
-        parts.append(_markdown(_header(table), _cells(table, measured)))
+        parts.append(markdown(_header(table), _cells(table, measured)))
     (DOCS / "performance.md").write_text("\n".join(parts))
 
 
@@ -148,7 +149,7 @@ def _is_ours(row: Row) -> bool:
 
 def _targets(results: dict[str, Measured]) -> Iterator[str]:
     header = ("case", "against", "wanted", "measured", "all busy", "")
-    yield _markdown(header, [_judged(target, results) for target in TARGETS])
+    yield markdown(header, [_judged(target, results) for target in TARGETS])
 
 
 def _judged(target: Target, results: dict[str, Measured]) -> Cells:
@@ -182,31 +183,36 @@ def _verdict(met: bool) -> str:
     return "met" if met else "**missed**"
 
 
-def _markdown(header: Cells, rows: Iterator[Cells] | Sequence[Cells]) -> str:
+def markdown(header: Cells, rows: Iterable[Cells]) -> str:
+    """A table in Markdown."""
     lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def _conditions(results: dict[str, Measured], size: int) -> Iterator[str]:
-    """What was measured on; nothing that tells whose machine it was."""
-    rounds = sorted({str(m.rounds) for m in results.values()})
-    dates = sorted({m.date for m in results.values()})
+def machine() -> Iterator[str]:
+    """What is measured on; nothing that tells whose machine it is."""
     versions = ", ".join(
         f"{name} {importlib.metadata.version(name)}" for name in ("urllib3", "ovirt-imageio")
     )
     kernel = re.match(r"[\d.]+", platform.release())
-    yield "".join(
-        f"- {line}\n"
-        for line in (
-            f"Processor: {_processor()}, {len(_cores())} cores",
-            f"Kernel: Linux {kernel[0] if kernel else ''}",
-            f"Python {platform.python_version()}, {versions}, {_first_line('qemu-nbd')}",
-            f"Peers: {', '.join(_first_line(tool) for tool in ('curl', 'nbdcopy', 'tar'))}",
-            f"Date: {' to '.join(dict.fromkeys((dates[0], dates[-1])))}" if dates else "Date: none",
-            f"Rounds: {' or '.join(rounds)}",
-            f"Data: {size / GIB:g} GiB contiguous, half of it as file system or fragmented",
-        )
-    )
+    yield f"Processor: {_processor()}, {len(_cores())} cores"
+    yield f"Kernel: Linux {kernel[0] if kernel else ''}"
+    yield f"Python {platform.python_version()}, {versions}, {_first_line('qemu-nbd')}"
+
+
+def bullets(lines: Iterable[str]) -> str:
+    """A list in Markdown."""
+    return "".join(f"- {line}\n" for line in lines)
+
+
+def _conditions(results: dict[str, Measured], size: int) -> Iterator[str]:
+    rounds = sorted({str(m.rounds) for m in results.values()})
+    dates = sorted({m.date for m in results.values()})
+    yield from machine()
+    yield f"Peers: {', '.join(_first_line(tool) for tool in ('curl', 'nbdcopy', 'tar'))}"
+    yield f"Date: {' to '.join(dict.fromkeys((dates[0], dates[-1])))}" if dates else "Date: none"
+    yield f"Rounds: {' or '.join(rounds)}"
+    yield f"Data: {size / GIB:g} GiB contiguous, half of it as file system or fragmented"
 
 
 def _cores() -> Sequence[str]:

@@ -42,6 +42,7 @@ def main() -> None:
     machine, cpu, began = machine_seconds(), cpu_seconds(), time.monotonic()
     peak_of_tool = program(job)
     outcome = Outcome(
+        began=began,
         seconds=time.monotonic() - began,
         cpu=cpu_seconds() - cpu,
         machine=machine_seconds() - machine,

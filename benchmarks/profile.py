@@ -1,0 +1,194 @@
+"""Where the time goes: that of all processors, by process and by kind of work, as perf sees it.
+
+`python -m benchmarks.profile` prints it, with `--write` it goes into docs/profile.md, too. It needs
+perf, and to be root: it looks at the whole machine, and into its kernel.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import NamedTuple
+
+from benchmarks import report
+from benchmarks.cases import DOWNLOAD, OURS, OURS_PLAIN, STREAM, TABLES
+from benchmarks.disks import default_work_dir
+from benchmarks.model import DEFAULT_SIZE, GIB, Contender, Table
+from benchmarks.stages import STAGES, Setting, Stage
+from tapestream.testing import ImageioDaemon
+
+INTRODUCTION = """\
+# Where the time goes
+
+Written by `make profile` (`python -m benchmarks.profile --write`): do not edit. It explains what
+[Performance](performance.md) measures. While a contender transferred a disk, perf looked every
+quarter of a millisecond what each processor was doing. In seconds of a processor per GiB of data,
+on average over all rounds. The sums differ from those there: this is another run, and perf takes
+time, too.
+
+- "cryptography" is TLS and sha256, which cannot be told apart here: over a unix socket there is no
+  TLS, and without digests no sha256.
+- "interpreter" is Python's, in the client or the daemon, which is a Python program, too.
+- "copying" is what the kernel copies, between processes, and from the disk's file.
+- "memory" is what the kernel spends on pages: to find, clear, count and free them.
+- "kernel" is its other work: sockets, scheduling, files.
+
+What it tells:
+
+- **A client's CPU over a unix socket.** tapestream's client does less in the kernel than the single
+  stream's. What it has more is the interpreter: the replies to smaller requests, and blocks that go
+  through the pipeline. That is what lets the server work ahead, and spares qemu-nbd its page
+  faults, so that all processes together have less to do.
+- **client.download with digests.** All that tapestream does for a GiB, a third of it sha256, is too
+  much for twice the speed, even if no processor ever waited. client.download computes no digests.
+- **A fragmented disk.** Both interpreters work on each stretch of 64 KiB: the daemon on the holes
+  that qemu-nbd reports in what it reads, the client on the header, the digest and the hand-over.
+  None of the three is always busy, for they wait for each other, qemu-nbd and the daemon after each
+  stretch: 39,000 times per GiB, and 4,000 times where the disk is contiguous. Neither smaller nor
+  larger requests and buffers, nor more connections and readers, nor digests in a thread of their
+  own made that shorter.
+"""
+
+PROFILED = {
+    "backup-contiguous/unix": (OURS_PLAIN, STREAM, OURS, DOWNLOAD),
+    "backup-contiguous/tls": (OURS_PLAIN, STREAM, OURS),
+    "backup-fragmented/unix": (OURS_PLAIN, STREAM, OURS),
+}
+ROUNDS = 3
+PERIOD = 250_000  # nanoseconds between two looks at a processor
+WARM_UP = 0.5  # seconds until perf looks
+
+PROCESSES = {"python": "client", "ovirt-imageio": "daemon", "qemu-nbd": "qemu-nbd"}
+IDLE = "swapper"
+CRYPTOGRAPHY, INTERPRETER, COPYING, MEMORY, KERNEL, REST = KINDS = (
+    "cryptography",
+    "interpreter",
+    "copying",
+    "memory",
+    "kernel",
+    "rest",
+)
+_COPIES = re.compile(r"copy|memcpy")
+_PAGES = re.compile(r"page|fault|folio|charge|alloc|free|lru|zap|mmap|vma|unmap|pte|tlb")
+_LINE = re.compile(
+    r"\s*(?P<process>\S.*?)\s+(?P<time>[\d.]+):\s+[0-9a-f]+ (?P<symbol>.*) \((?P<file>.*)\)$"
+)
+
+
+class Sample(NamedTuple):
+    """What a processor did at some time, in seconds of the monotonic clock."""
+
+    time: float
+    process: str
+    kind: str
+
+
+Profile = dict[tuple[str, str], float]  # seconds per GiB, by process and kind
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="benchmarks.profile", description=__doc__)
+    parser.add_argument("--write", action="store_true", help="write docs/profile.md")
+    options = parser.parse_args(argv)
+    if not shutil.which("perf") or os.geteuid() != 0:
+        print("benchmarks.profile: needs perf (Debian: linux-perf), and root", file=sys.stderr)
+        return 1
+    today = datetime.now(timezone.utc).date()
+    conditions = report.bullets([*report.machine(), f"Date: {today}", f"Rounds: {ROUNDS}"])
+    parts = [INTRODUCTION, "## Conditions\n", conditions]
+    with tempfile.TemporaryDirectory(
+        prefix="tapestream-", dir=default_work_dir(DEFAULT_SIZE)
+    ) as work:
+        for table, profiles in _profiles(Path(work)):
+            text = report.markdown(("contender", "process", "s/GiB", *KINDS), _rows(profiles))
+            print(f"\n{table.title}\n\n{text}", flush=True)
+            parts.append(f"## {table.title}\n\n{text}")
+    if options.write:
+        (report.DOCS / "profile.md").write_text("\n".join(parts))
+    return 0
+
+
+def _profiles(work: Path) -> Iterator[tuple[Table, dict[str, Profile]]]:
+    with ImageioDaemon(work / "daemon") as daemon:
+        for table in TABLES:
+            if table.name not in PROFILED:
+                continue
+            wanted = [c for c in table.contenders if c.label in PROFILED[table.name]]
+            with STAGES[table.stage](table, Setting(work, DEFAULT_SIZE, daemon)) as stage:
+                yield table, {c.label: _profile(stage, c, work / "perf.data") for c in wanted}
+
+
+def _profile(stage: Stage, contender: Contender, file: Path) -> Profile:
+    stage.run(contender, check=False)
+    counts: Counter[tuple[str, str]] = Counter()
+    for _ in range(ROUNDS):
+        with _recorded(file):
+            outcome = stage.run(contender, check=False)
+        counts.update(
+            (sample.process, sample.kind)
+            for sample in samples(_shown(file))
+            if 0 <= sample.time - outcome.began <= outcome.seconds
+        )
+    gib = ROUNDS * stage.data_bytes(contender) / GIB
+    return {key: count * PERIOD / 1e9 / gib for key, count in counts.items()}
+
+
+@contextlib.contextmanager
+def _recorded(file: Path) -> Iterator[None]:
+    command = ["perf", "record", "--quiet", "--all-cpus", "--event=cpu-clock", f"--count={PERIOD}"]
+    with subprocess.Popen([*command, "--clockid=CLOCK_MONOTONIC", f"--output={file}"]) as perf:
+        time.sleep(WARM_UP)
+        try:
+            yield
+        finally:
+            perf.send_signal(signal.SIGINT)
+
+
+def _shown(file: Path) -> str:
+    command = ["perf", "script", f"--input={file}", "--fields=comm,time,ip,sym,dso"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def samples(shown: str) -> Iterator[Sample]:
+    """What `perf script` shows, a line for each."""
+    for line in shown.splitlines():
+        found = _LINE.match(line)
+        if found is not None:
+            kind = _kind(found["file"], found["symbol"])
+            yield Sample(float(found["time"]), found["process"], kind)
+
+
+def _kind(file: str, symbol: str) -> str:
+    if "kernel" in file:
+        if _COPIES.search(symbol):
+            return COPYING
+        return MEMORY if _PAGES.search(symbol) else KERNEL
+    name = Path(file).name
+    if name.startswith(("libcrypto", "libssl")):
+        return CRYPTOGRAPHY
+    return INTERPRETER if "python" in name else REST
+
+
+def _rows(profiles: dict[str, Profile]) -> Iterator[Sequence[str]]:
+    for label, profile in profiles.items():
+        for process, name in PROCESSES.items():
+            spent = [profile.get((process, kind), 0.0) for kind in KINDS]
+            yield label, name, *(f"{seconds:.2f}" for seconds in (sum(spent), *spent))
+        idle = sum(seconds for (process, _), seconds in profile.items() if process == IDLE)
+        yield label, "idle", f"{idle:.2f}", *("" for _ in KINDS)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
