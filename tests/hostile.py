@@ -286,6 +286,19 @@ class Status(Fault):
 
 
 @dataclass(frozen=True)
+class Endless(Fault):
+    """A reply of a terabyte, so it says, of which the beginning comes, and then nothing."""
+
+    code: int
+    body: str
+
+    def play(self, connection: Connection, reply: Reply) -> None:
+        error = _text(self.code, self.body.ljust(8 * 1024))
+        connection.send(error.head("Content-Length: 1000000000000"), error.body())
+        connection.pause(60)
+
+
+@dataclass(frozen=True)
 class WrongLength(Fault):
     """A body that is `delta` bytes longer (or shorter) than asked for, and says so."""
 

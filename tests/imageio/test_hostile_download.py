@@ -28,6 +28,7 @@ from tests.hostile import (
     Chunked,
     CloseBeforeReply,
     Cut,
+    Endless,
     Fault,
     Garbage,
     HostileServer,
@@ -823,6 +824,20 @@ def test_a_refusal_of_any_piece_is_told(start: int) -> None:
         download(server, sink)
     assert sink.aborted
     assert sum(length for _, length in sink.writes) <= start
+
+
+def test_an_error_is_not_read_to_the_end_of_its_text() -> None:
+    refuse = always(Endless(403, "this is why"))
+    with HostileServer(IMAGE, on_get=refuse) as server, pytest.raises(TicketError, match="is why"):
+        download(server, DiskSink(), read_timeout=2)
+
+
+def test_a_huge_reply_is_refused() -> None:
+    with (
+        HostileServer(IMAGE, on_extents=always(Endless(200, "[]"))) as server,
+        pytest.raises(ServerProtocolError, match="1000000000000 bytes"),
+    ):
+        download(server, DiskSink(), read_timeout=2)
 
 
 def test_a_reader_is_read_in_the_order_that_it_heard_of() -> None:

@@ -56,6 +56,8 @@ FIRST_PAUSE = 0.1
 LONGEST_PAUSE = 10.0
 # What is read only to be dropped is read in pieces of this size.
 DROPPED = 256 * 1024
+# Of ten million extents, the list is smaller: whoever sends more must not fill our memory.
+MAX_REPLY = 1024**3
 # Enough of an error's text to tell what is wrong; the rest could be anything.
 MAX_ERROR_TEXT = 1000
 
@@ -616,8 +618,14 @@ class Connection:
             raise ServerError("cancelled")
 
     def _whole(self, response: http.client.HTTPResponse) -> Reply:
-        body = response.read()
-        self._exchange.end_reply()
+        if response.status < 400 and (response.length or 0) > MAX_REPLY:
+            self.close()
+            raise ServerProtocolError(f"the server sends a reply of {response.length} bytes")
+        body = response.read(MAX_ERROR_TEXT if response.status >= 400 else None)
+        if response.isclosed():
+            self._exchange.end_reply()
+        else:
+            self.close()  # nobody wants the rest
         return Reply(response.status, response.headers, body)
 
     def _check(self, reply: Reply, wanted: int, doing: str) -> None:
