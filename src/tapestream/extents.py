@@ -213,8 +213,12 @@ class Extents(Sequence[Extent]):
 
     def tally(self, kind: Kind) -> Tally:
         """How many extents are of a kind, and how many bytes they have together."""
-        lengths = [length for _, length, k in self.runs() if k is kind]
-        return Tally(len(lengths), sum(lengths))
+        extents = total = 0
+        for _, length, k in self.runs():
+            if k is kind:
+                extents += 1
+                total += length
+        return Tally(extents, total)
 
     def __len__(self) -> int:
         return len(self._starts)
