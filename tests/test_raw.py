@@ -7,7 +7,7 @@ import os
 import random
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -198,10 +198,46 @@ def test_an_image_that_cannot_become_so_large_keeps_its_name(tmp_path: Path) -> 
         def extents(self) -> Extents:
             return Extents.of([Extent(0, 2**62, zero=True)])
 
-    with Huge(target) as src, pytest.raises(LocalIOError, match="large"):
+    image = sparse(tmp_path / "a", MIB, {0: b"x"})
+    with Huge(image) as src, pytest.raises(LocalIOError, match="large"):
         copy(src, RawImageSink(target))
     assert target.read_bytes() == b"precious"
     assert partials(tmp_path) == []
+
+
+@pytest.mark.parametrize("link", [None, os.symlink, os.link])
+def test_an_image_is_not_copied_onto_itself(
+    link: Callable[[Path, Path], None] | None, tmp_path: Path
+) -> None:
+    image = sparse(tmp_path / "a", MIB, {0: b"precious"})
+    before = image.read_bytes()
+    target = image if link is None else tmp_path / "b"
+    if link is not None:
+        link(image, target)
+    with RawImageSource(image) as src, pytest.raises(UsageError, match="in use"):
+        copy(src, RawImageSink(target))
+    assert image.read_bytes() == before
+    assert partials(tmp_path) == []
+
+
+def test_a_backup_is_not_restored_onto_itself(tmp_path: Path) -> None:
+    image, tar = sparse(tmp_path / "a", MIB, {0: b"x"}), tmp_path / "a.tar"
+    with RawImageSource(image) as src, TarStreamSink(tar) as sink:
+        copy(src, sink)
+    before = tar.read_bytes()
+    with TarStreamSource(tar) as backup, pytest.raises(UsageError, match="in use"):
+        copy(backup, RawImageSink(tar))
+    assert tar.read_bytes() == before
+
+
+@pytest.mark.skipif(
+    os.stat("/dev").st_dev == os.stat("/").st_dev, reason="/dev is a directory like others"
+)
+def test_no_image_is_made_where_a_device_should_be() -> None:
+    missing = Path("/dev/tapestream-no-such-device")
+    with pytest.raises(UsageError, match="no /dev/tapestream"):
+        RawImageSink(missing).begin(BackupInfo(size=0), Extents.of([]))
+    assert not missing.exists()
 
 
 @pytest.mark.parametrize("name", ["磁" * 80, "n" * 255])

@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 
 from .errors import LocalIOError, UsageError
+from .inuse import begin_changing
 
 SUFFIX = ".partial"
 
@@ -32,7 +33,8 @@ class PartialFile:
 
     Raises:
         LocalIOError: The file cannot be created or moved.
-        UsageError: The path names something that is not a regular file.
+        UsageError: The path names something that is not a regular file, or, with `modify`, one
+            that somebody reads; or it is that of a device that is not there.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, modify: bool = False) -> None:
@@ -40,6 +42,11 @@ class PartialFile:
         self.touched = False
         if self.path.exists() and not self.path.is_file():
             raise UsageError(f"{self.path} is not a regular file")
+        if not self.path.exists() and _is_for_devices(self.path.parent):
+            raise UsageError(
+                f"there is no {self.path}, and a file there would be kept in memory",
+                hint="Is the device on, and its driver loaded ('modprobe st' for a tape drive)?",
+            )
         self.created = not (modify and self.path.exists())
         try:
             if self.created:
@@ -50,7 +57,7 @@ class PartialFile:
             else:
                 self.fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
                 self._partial = self.path.with_name(_short(self.path.name) + SUFFIX)
-                self._move_aside()
+                self._take_aside()
         except OSError as e:
             raise LocalIOError(f"cannot create {self.path}", e) from e
         self._open = True
@@ -88,19 +95,22 @@ class PartialFile:
                 self._partial.rename(self.path)
             else:
                 return self._partial
+        except FileNotFoundError:
+            return None  # somebody removed it, or it has its name already
         except OSError as e:
             raise LocalIOError(f"cannot take {self._partial} away", e) from e
         return None
 
-    def _move_aside(self) -> None:
+    def _take_aside(self) -> None:
         try:
+            begin_changing(self.fd, self.path)
             if self._partial.exists():
                 raise FileExistsError(
                     errno.EEXIST,
                     f"{self._partial.name} is left from an earlier, failed run: remove it first",
                 )
             self.path.rename(self._partial)
-        except OSError:
+        except BaseException:
             os.close(self.fd)
             raise
 
@@ -108,6 +118,16 @@ class PartialFile:
         if self._open:
             self._open = False
             os.close(self.fd)
+
+
+def _is_for_devices(directory: Path) -> bool:
+    """True for /dev and what is below it, but for /dev/shm, which is for files."""
+    devices = os.stat("/dev").st_dev
+    return (
+        directory.is_dir()
+        and directory.stat().st_dev == devices != os.stat("/").st_dev
+        and directory.parts[:3] != ("/", "dev", "shm")
+    )
 
 
 def _short(name: str) -> str:

@@ -14,6 +14,7 @@ from functools import cache
 from .errors import LocalIOError, TargetSizeError, UsageError
 from .extents import Extent, Extents
 from .info import BackupInfo
+from .inuse import begin_reading
 from .partial import PartialFile
 from .protocols import Reader, Sink, Source, Writer
 
@@ -54,6 +55,7 @@ class RawImageSource(Source):
             raise LocalIOError(f"cannot open {self._path}", e) from e
         try:
             size = _size_of_image(self._fd, self._path)
+            begin_reading(self._fd)
         except BaseException:
             self.close()
             raise
@@ -127,8 +129,8 @@ class RawImageSink(Sink):
     max_writers = MAX_THREADS
 
     def __init__(self, path: str | os.PathLike[str], *, size: int | None = None) -> None:
-        if size is not None and size < 0:
-            raise UsageError(f"size must not be negative, not {size}")
+        if size is not None and (not isinstance(size, int) or size < 0):
+            raise UsageError(f"size must be a number of bytes, not {size!r}")
         self._path = os.fspath(path)
         self._size = size
         self._file: PartialFile | None = None

@@ -16,6 +16,7 @@ from typing import Protocol
 
 from ..errors import IncompleteStreamError, LocalIOError, UsageError
 from ..extents import MAX_OFFSET
+from ..inuse import begin_reading
 from ..partial import PartialFile
 
 MIB = 1024**2
@@ -397,9 +398,11 @@ def open_input(target: str | os.PathLike[str] | BinaryInput) -> Input:
         return DescriptorInput(0, "standard input", close=False)
     name = os.fspath(target)
     try:
-        return DescriptorInput(os.open(name, os.O_RDONLY | os.O_CLOEXEC), name, close=True)
+        fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as e:
         raise LocalIOError(f"cannot open {name}", e) from e
+    begin_reading(fd)
+    return DescriptorInput(fd, name, close=True)
 
 
 def open_output(target: str | os.PathLike[str] | BinaryOutput) -> Output:
