@@ -84,15 +84,39 @@ def test_a_call_that_hangs_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> N
             super().keep_alive()
             released.wait()
 
-    class Waiting(Sink):
+    class Waiting(DiscardSink):
         def commit(self) -> None:
-            assert self.source.alive.wait(10)
+            assert source.alive.wait(10)
 
     source = Hanging()
-    sink = Waiting(source)
-    copy(source, sink)
+    copy(source, Waiting())
     thread = next(t for t in threading.enumerate() if t.name == "tapestream-keep-alive")
     released.set()
     thread.join(10)
     assert not thread.is_alive()
-    assert not sink.alive.is_set()  # it is over
+
+
+def test_a_party_that_hangs_delays_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(alive, "PATIENCE", 0.01)
+    answered = threading.Event()
+
+    class Hanging(Source):
+        def keep_alive(self) -> None:
+            super().keep_alive()
+            answered.wait(30)
+
+    source = Hanging()
+    copy(source, Sink(source))  # waits until the sink was kept alive, too
+    answered.set()
+
+
+def test_an_interrupt_while_it_begins_leaves_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupted(threading.Thread):
+        def start(self) -> None:
+            super().start()
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading, "Thread", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        copy(Source(), DiscardSink())
+    assert "tapestream-keep-alive" not in {t.name for t in threading.enumerate()}

@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -21,7 +22,7 @@ from tapestream.engine.gap import Limits
 from tapestream.engine.handover import Moved
 from tapestream.engine.pipeline import run
 from tapestream.engine.plan import plan_requests
-from tapestream.extents import Extent, Extents
+from tapestream.extents import Extent, Extents, Run
 from tapestream.protocols import Digester, Reader, Writer
 
 BUFFER = 4096
@@ -457,6 +458,53 @@ def test_a_second_interrupt_does_not_leave_before_the_threads() -> None:
     with pytest.raises(KeyboardInterrupt):
         transfer(disk, Extents.of([Extent(0, 300_001)]), readers=4)
     assert ended.is_set()
+
+
+def test_a_second_interrupt_while_the_first_is_noted() -> None:
+    """A reader that walks over a long part of the plan holds the lock meanwhile."""
+    disk = Disk(300_001)
+    walking, walked = threading.Event(), threading.Event()
+
+    def slow(runs: Iterator[Run]) -> Iterator[Run]:
+        yield next(runs)
+        walking.set()
+        walked.wait(60)
+        yield from runs
+
+    class SlowExtents:
+        def __init__(self, extents: Extents) -> None:
+            self._extents = extents
+
+        def runs(self) -> Iterator[Run]:
+            return slow(self._extents.runs())
+
+    def interrupt_twice() -> None:
+        assert walking.wait(60)
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.1)
+        walked.set()
+
+    extents = SlowExtents(disk.extents(every=100_000))
+    with ThreadPoolExecutor() as pool:
+        interrupts = pool.submit(interrupt_twice)
+        with pytest.raises(KeyboardInterrupt):
+            transfer(disk, extents)  # type: ignore[arg-type]
+        assert walked.is_set()
+        assert disk.cancelled.is_set()
+        assert interrupts.result() is None
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_streaming_sink_that_takes_any_order(seed: int) -> None:
+    """Blocks that were written early fill the window, too."""
+    disk = Disk(100 * BUFFER)
+    rng = random.Random(seed)
+    disk.before_read = lambda start: time.sleep(rng.choice([0, 0, 0, 0.004]))
+    disk.before_write = lambda start: time.sleep(rng.choice([0, 0, 0.002]))
+    extents = Extents.of([Extent(0, len(disk.content))])
+    transfer(disk, extents, readers=3, writers=2, buffers=10, ordered=False, streaming=True)
+    assert bytes(disk.copy) == disk.content
 
 
 def test_a_cancel_that_fails_hides_nothing(caplog: pytest.LogCaptureFixture) -> None:

@@ -146,7 +146,7 @@ class Handover:
                 return True
             self._ready[filled.number] = filled
             if self._filling:
-                if len(self._ready) == self._pool.count:
+                if self._is_full():
                     self._work.notify()
             elif is_due or not self._ordered:
                 self._work.notify()
@@ -161,7 +161,7 @@ class Handover:
                 if number is not None:
                     self._begin_writing()
                     return self._ready.pop(number)
-                if self._all_taken() and not (self._ordered and self._writing):
+                if self._all_taken():
                     return None
                 self._work.wait()
 
@@ -232,12 +232,16 @@ class Handover:
             self._idle_since = time.monotonic()
             self._filling = self._streaming
 
+    def _is_full(self) -> bool:
+        """No further block may be filled: also one that was released early takes its place."""
+        return len(self._ready) + len(self._released) == self._pool.count
+
     def _all_taken(self) -> bool:
         return self._readers_left == 0 and self._taken == self._claimed
 
     def _next_ready(self) -> int | None:
         if self._filling:
-            if len(self._ready) < self._pool.count and self._readers_left:
+            if self._readers_left and not self._is_full():
                 return None
             self._filling = False
         if not self._ordered:

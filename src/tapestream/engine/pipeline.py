@@ -104,22 +104,24 @@ def run(
         threading.Thread(target=partial(_guarded, handover, do), name=name, daemon=True)
         for name, do in work
     ]
+    error: BaseException | None = None
     try:
         for thread in threads:
             thread.start()
         while not handover.finished.wait(WAKE_UP):
             continue
+        error = handover.error
     except BaseException as e:  # noqa: BLE001 - KeyboardInterrupt, too, ends the threads first
-        handover.fail(e)
-    if handover.error is not None:
-        _end(handover, [*readers, *writers])
-        raise handover.error
+        error = e
+    if error is not None:
+        _end(handover, [*readers, *writers], error)
+        raise handover.error or error
     for thread in threads:
         thread.join()
     return handover.moved
 
 
-def _end(handover: Handover, workers: Sequence[Reader | Writer]) -> None:
+def _end(handover: Handover, workers: Sequence[Reader | Writer], error: BaseException) -> None:
     """Cancel all workers, and wait until they have ended.
 
     No further KeyboardInterrupt cuts this short: what the workers use is closed next, and a
@@ -127,6 +129,7 @@ def _end(handover: Handover, workers: Sequence[Reader | Writer]) -> None:
     """
     while True:
         try:
+            handover.fail(error)
             for worker in workers:
                 _cancel(worker)
             while handover.at_work:  # an interrupted Thread.join() takes a live thread for dead
