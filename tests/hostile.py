@@ -482,7 +482,7 @@ class HostileServer:
     ) -> None:
         self.behaviour = Behaviour(**behaviour)
         self.ticket = ticket
-        self.image = BytesImage(image) if isinstance(image, bytes | bytearray) else image
+        self.image = BytesImage(image) if isinstance(image, bytes) else image
         self.closing = threading.Event()
         self._lock = threading.Lock()
         self._requests: list[Request] = []

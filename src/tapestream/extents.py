@@ -329,12 +329,12 @@ class _Builder:
 def _integer(item: dict[str, Any], key: str) -> int:
     value = item.get(key)
     if type(value) is not int:  # a bool is an int in Python, not in JSON
-        raise ExtentsError(f"an extent's {key} is not a whole number but {value!r}")
+        raise ExtentsError(f"an extent's {key} is not a whole number but a {type(value).__name__}")
     return value
 
 
 def _boolean(item: dict[str, Any], key: str) -> bool | None:
     value = item.get(key)
     if value is not None and type(value) is not bool:
-        raise ExtentsError(f"an extent's {key} is not true or false but {value!r}")
+        raise ExtentsError(f"an extent's {key} is not true or false but a {type(value).__name__}")
     return value

@@ -253,10 +253,11 @@ class Speak(Fault):
     """Send these raw bytes instead, then close."""
 
     text: bytes
+    reset: bool = False
 
     def play(self, connection: Connection, reply: Reply) -> None:
         connection.send(self.text)
-        connection.hang_up()
+        connection.hang_up(reset=self.reset)
 
 
 @dataclass(frozen=True)

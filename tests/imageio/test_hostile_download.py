@@ -832,12 +832,34 @@ def test_an_error_is_not_read_to_the_end_of_its_text() -> None:
         download(server, DiskSink(), read_timeout=2)
 
 
-def test_a_huge_reply_is_refused() -> None:
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize("where", ["on_options", "on_extents"])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Endless(200, "[]"),
+        Speak(CHUNKED + b"5\r\n[    \r\n" * 100_000),
+        Speak(CHUNKED + b"e8d4a51000\r\n" + bytes(300_000)),
+    ],
+    ids=["declared", "many chunks", "one chunk"],
+)
+def test_a_huge_reply_is_refused(fault: Fault, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tapestream.imageio.connection.MAX_REPLY", 5_000)
     with (
-        HostileServer(IMAGE, on_extents=always(Endless(200, "[]"))) as server,
-        pytest.raises(ServerProtocolError, match="1000000000000 bytes"),
+        HostileServer(IMAGE, **{where: always(fault)}) as server,  # type: ignore[arg-type]
+        pytest.raises(ServerProtocolError, match="more than 5000 bytes"),
     ):
         download(server, DiskSink(), read_timeout=2)
+
+
+def test_a_server_that_resets_behind_its_reply() -> None:
+    reply = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
+    with HostileServer(IMAGE, on_options=always(Speak(reply, reset=True))) as server:
+        for _ in range(20):
+            with suppress(TransferError):
+                ImageioHTTPSource(server.url, secure=False)
 
 
 def test_a_reader_is_read_in_the_order_that_it_heard_of() -> None:

@@ -541,12 +541,12 @@ def test_a_disk_whose_size_comes_with_a_cut(status: int) -> None:
         assert content(server) == IMAGE
 
 
-def test_a_failing_source_leaves_the_disk_unflushed() -> None:
+def test_a_source_that_fails_at_its_end_fails_the_upload() -> None:
     class Broken(DiskSource):
         def finish(self) -> None:
             raise ServerProtocolError("this backup is worthless")
 
-    with HostileServer(old_disk()) as server, pytest.raises(ServerProtocolError):
+    with HostileServer(old_disk()) as server, pytest.raises(ServerProtocolError, match="worthless"):
         upload(server, Broken(IMAGE, EXTENTS))
 
 
@@ -626,23 +626,32 @@ def test_uploads_that_the_server_hung_up_on_are_not_taken_for_done(n: int) -> No
         assert server.flushed == 0
 
 
-def test_nothing_overtakes_what_zeroes() -> None:
-    """Data follows when the stretch that it lies in was zeroed, and only then."""
-    puts: list[int] = []
+def test_data_does_not_overtake_the_zeros_around_it() -> None:
+    """A server that cannot zero gets them over one connection, and the data over the other."""
+    block, before, piece, behind = 256 * KIB, 64 * KIB, 160 * KIB, 32 * KIB
+    image = noise(block) + bytes(before) + noise(piece) + bytes(behind)
+    stretch, inside = (block, block), (block + before, piece)
 
-    def slow_put(n: int, start: int, length: int) -> Fault | None:
-        puts.append(n)
-        return None
+    class SlowZeros(BytesImage):
+        def write(self, start: int, data: bytes) -> None:
+            if not any(data):
+                time.sleep(0.05)
+            super().write(start, data)
 
-    def slow_patch(n: int) -> Fault | None:
-        before = len(puts)
-        time.sleep(0.05)
-        assert len(puts) == before
-        return None
-
-    with HostileServer(old_disk(), on_put=slow_put, on_patch=slow_patch) as server:
-        upload(server, source())
-        assert content(server) == IMAGE
+    extents = [
+        Extent(0, block),
+        Extent(block, before, zero=True),
+        Extent(block + before, piece),
+        Extent(block + before + piece, behind, zero=True),
+    ]
+    options: dict[str, Any] = {"buffer_size": block, "buffer_memory": 4 * block, "max_gap": block}
+    with HostileServer(SlowZeros(old_disk(len(image))), features=("extents",)) as server:
+        with ImageioUploadSink(server.url, secure=False) as sink:
+            copy(DiskSource(image, extents), sink, max_workers=1, **options)
+        _, zeros, data = asked(server, "PUT")
+        assert (check_put(zeros), check_put(data)) == (stretch, inside)
+        assert zeros.connection != data.connection
+        assert content(server) == image
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 5])

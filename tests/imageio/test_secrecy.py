@@ -147,6 +147,18 @@ def test_a_server_that_breaks_its_body_off(fault: Fault, where: str) -> None:
     meet(fault, where)
 
 
+@pytest.mark.parametrize(
+    ("where", "text"),
+    [
+        ("on_options", {"max_readers": TICKET}),
+        ("on_extents", [{"start": TICKET, "length": 5}]),
+        ("on_extents", [{"start": 0, "length": 5, "zero": TICKET}]),
+    ],
+)
+def test_a_server_that_has_the_ticket_where_something_else_belongs(where: str, text: Any) -> None:
+    meet(Say(200, json.dumps(text).encode()), where)
+
+
 CHECKSUMS = [
     *(Status(code, echo) for code in (403, 404, 500) for echo in ECHOES.values()),
     *(Say(200, body) for body in (TICKET.encode(), f'["{TICKET}"]'.encode())),

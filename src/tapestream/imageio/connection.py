@@ -52,6 +52,7 @@ T = TypeVar("T")
 # was measured. It is the server's whole buffer: a larger request would come to qemu in parts.
 FIRST_REQUEST = 8 * 1024**2
 
+MAX_SECONDS = 365 * 86400  # a socket takes no timeout much longer
 FIRST_PAUSE = 0.1
 LONGEST_PAUSE = 10.0
 # What is read only to be dropped is read in pieces of this size.
@@ -91,6 +92,11 @@ class TransferURL:
         Raises:
             UsageError: It is none, or not https although `secure`.
         """
+        if not isinstance(url, str):
+            raise UsageError(
+                f"a transfer URL is a str, not a {type(url).__name__}",
+                hint="oVirt gives it when the transfer is in phase 'transferring', not before.",
+            )
         try:
             parts = urlsplit(url)
             host, port = parts.hostname, parts.port
@@ -151,6 +157,11 @@ class Timeouts:
     slow: float
     checksum: float
 
+    def __post_init__(self) -> None:
+        for seconds in (self.connect, self.read, self.slow, self.checksum):
+            if not isinstance(seconds, (int, float)) or not 0 < seconds <= MAX_SECONDS:
+                raise UsageError(f"a timeout must be more than 0 seconds, not {seconds!r}")
+
 
 @dataclass(frozen=True)
 class Capabilities:
@@ -184,8 +195,9 @@ class Capabilities:
                 unix_socket=unix_socket,
                 writable=allow is None or "PUT" in allow.upper(),
             )
-        except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as e:
-            raise ServerProtocolError("the server's reply to OPTIONS makes no sense") from e
+        except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
+            # Not "from e": it shows what the server sent.
+            raise ServerProtocolError("the server's reply to OPTIONS makes no sense") from None
         return capabilities
 
 
@@ -294,6 +306,16 @@ class Transfer:
         """True when connections go over the unix socket."""
         return self._unix_socket is not None
 
+    def unreachable(self, error: Exception) -> ServerUnreachableError:
+        """What a failure to connect is raised as."""
+        if self._unix_socket is None:
+            return ServerUnreachableError(f"cannot connect to {self.url}: {error}")
+        path = self._unix_socket.replace("\0", "@")
+        return ServerUnreachableError(
+            f"cannot connect to {path} of {self.url}: {error}",
+            hint="Is ovirt-imageio still running on this host?",
+        )
+
     def _new_http(self) -> HTTPConnection:
         timeout = self.timeouts.connect
         if self._unix_socket is not None:
@@ -323,7 +345,8 @@ def open_transfer(
         UsageError: A URL or the CA file cannot be used.
         TransferError: The server cannot be reached, or refuses.
     """
-    addresses = [TransferURL.parse(u, secure=secure) for u in (url, proxy_url) if u is not None]
+    urls = [url] if proxy_url is None else [url, proxy_url]
+    addresses = [TransferURL.parse(each, secure=secure) for each in urls]
     for address in addresses:
         tls = _tls_context(cafile, secure=secure) if address.scheme == "https" else None
         transfer = Transfer(address, timeouts, tls)
@@ -525,7 +548,10 @@ class Connection:
         sock = self._exchange.sock
         if sock is None or sock.family == socket.AF_UNIX:
             return False
-        return bool(sock.getpeername()[0] == sock.getsockname()[0])
+        try:
+            return bool(sock.getpeername()[0] == sock.getsockname()[0])
+        except OSError:
+            return False  # the server has hung up
 
     def retry(self, work: Callable[[], T], retries: int) -> T:
         """Do something that may be done again, until it works or is not worth another try."""
@@ -611,17 +637,18 @@ class Connection:
                 f"the certificate of {self._transfer.url} cannot be verified: {e.verify_message}"
             ) from e
         except (OSError, HTTPError) as e:
-            raise ServerUnreachableError(f"cannot connect to {self._transfer.url}: {e}") from e
+            raise self._transfer.unreachable(e) from e
         sock.settimeout(timeout)
         if self._cancelled.is_set():  # while it connected: cancel() saw no socket
             self.close()
             raise ServerError("cancelled")
 
     def _whole(self, response: http.client.HTTPResponse) -> Reply:
-        if response.status < 400 and (response.length or 0) > MAX_REPLY:
+        try:
+            body = _body(response)
+        except ServerProtocolError:
             self.close()
-            raise ServerProtocolError(f"the server sends a reply of {response.length} bytes")
-        body = response.read(MAX_ERROR_TEXT if response.status >= 400 else None)
+            raise
         if response.isclosed():
             self._exchange.end_reply()
         else:
@@ -666,6 +693,23 @@ class Connection:
             reason = self._transfer.url.redact(str(e)[:MAX_ERROR_TEXT]) or type(e).__name__
             # Not "from e": what http.client found on the line may be the ticket.
             raise ServerError(f"{doing}: the connection broke: {reason}") from None
+
+
+def _body(response: http.client.HTTPResponse) -> bytes:
+    """The body of a reply: all of it, or enough of an error."""
+    if response.status >= 400:
+        return response.read(MAX_ERROR_TEXT)
+    too_large = ServerProtocolError(f"the server sends a reply of more than {MAX_REPLY} bytes")
+    if response.length is not None:
+        if response.length > MAX_REPLY:
+            raise too_large
+        return response.read()
+    body = bytearray()
+    while piece := response.read(DROPPED):
+        body += piece
+        if len(body) > MAX_REPLY:
+            raise too_large
+    return bytes(body)
 
 
 def _parse_block_hash(text: bytes) -> BlockHash:

@@ -95,8 +95,8 @@ class ImageioUploadSink(Sink):
         zero_timeout: float = 3600,
         checksum_timeout: float = 86400,
     ) -> None:
-        if max_gap < 0:
-            raise UsageError(f"max_gap must not be negative, not {max_gap}")
+        if not isinstance(max_gap, int) or max_gap < 0:
+            raise UsageError(f"max_gap must be a number, and not negative, not {max_gap!r}")
         self._disk_is_zero = disk_is_zero
         self._max_gap = max_gap
         self._stale = _Stretches([])
@@ -308,7 +308,8 @@ class _HTTPWriter(Writer):
         stale = list(self._stale.within(start, start + length))
         if not stale:
             return
-        # One connection may overtake another: what is zeroed may be written next.
+        # One connection may overtake another, so nothing is on its way meanwhile: what was written
+        # may be zeroed now, and what is zeroed be written next.
         self._end_puts()
         connection = self._connections[0]
         self._used.add(connection)

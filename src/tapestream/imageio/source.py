@@ -91,6 +91,8 @@ class ImageioHTTPSource(Source):
             raise UsageError(f"context must be 'zero' or 'dirty', not {context!r}")
         if fallback not in (None, "full"):
             raise UsageError(f"fallback must be 'full' or None, not {fallback!r}")
+        if not isinstance(retries, int) or retries < 0:
+            raise UsageError(f"retries must be a number, and not negative, not {retries!r}")
         self._context = context
         self._fallback = fallback
         self._fell_back = False
@@ -219,7 +221,7 @@ class _HTTPReader(Reader):
         self._wanted: deque[tuple[int, int]] = deque()
         self._asked: deque[tuple[int, _Download]] = deque()  # with the end of the range
         self._asked_last = self._downloads[-1]
-        self._largest = GET_SIZE // 2  # of the GETs so far, or less
+        self._largest = GET_SIZE // 2  # of the GETs so far; for a smaller one none gets large
 
     @property
     def ahead(self) -> int:
