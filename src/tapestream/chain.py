@@ -17,6 +17,8 @@ from .engine.copy import (
     Settings,
     aborted_on_error,
     check_order,
+    check_sink,
+    check_source,
     copy,
     extents_of,
     transfer,
@@ -68,8 +70,10 @@ def restore_chain(
             twice, which a pipe is not. Nothing was written.
         TapestreamError: A stream is damaged, or the copy failed; the message names the backup.
     """
-    given = list(sources)
-    with aborted_on_error(sink), kept_alive(*given, sink):
+    check_sink(sink)
+    with aborted_on_error(sink), ExitStack() as stack:
+        given = _given(sources)
+        stack.enter_context(kept_alive(*given, sink))
         settings = Settings.of(options)
         chain = _Chain(given)
         if sink.sequential or settings.block_hash:
@@ -99,11 +103,20 @@ def merge_chain(sources: Iterable[Source]) -> Source:
     return _Chain(sources)
 
 
+def _given(sources: Iterable[Source]) -> list[Source]:
+    if not isinstance(sources, Iterable):
+        raise UsageError(f"a chain is a list of sources, not a {type(sources).__name__}")
+    given = list(sources)
+    for source in given:
+        check_source(source)
+    return given
+
+
 class _Chain(Source):
     """The disk as the last backup of a chain left it."""
 
     def __init__(self, sources: Iterable[Source]) -> None:
-        given = list(sources)
+        given = _given(sources)
         order = in_order([source.info for source in given])
         self._sources = [given[i] for i in order]
         extents = [_examine(source) for source in self._sources]

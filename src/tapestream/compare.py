@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from typing_extensions import Unpack
 
-from .engine.copy import CopyOptions, check_order, copy, extents_of
+from .engine.copy import CopyOptions, check_order, check_source, copy, extents_of
 from .errors import LocalIOError
 from .extents import Extents, Kind
 from .info import BackupInfo
@@ -57,6 +57,8 @@ def compare(a: Source, b: Source, **options: Unpack[CopyOptions]) -> CompareRepo
             order of the disk.
         TapestreamError: One cannot be read, or is not what its own digests say.
     """
+    check_source(a)
+    check_source(b)
     if a.sequential and not b.sequential:
         a, b = b, a  # the one that can be read in parallel is, and with few requests
     sink = _Comparison(b)

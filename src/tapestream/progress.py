@@ -6,6 +6,8 @@ import threading
 from collections.abc import Callable
 from typing import Protocol
 
+from .errors import UsageError
+
 
 class Progress(Protocol):
     """A progress bar: `tqdm` and imageio's `ProgressBar` are such objects.
@@ -24,9 +26,15 @@ class Progress(Protocol):
 
 
 def reporter(progress: Progress | None, total: int) -> Callable[[int], None]:
-    """Tell `progress` the total, and give a function for all threads to report with."""
+    """Tell `progress` the total, and give a function for all threads to report with.
+
+    Raises:
+        UsageError: It has no `update`.
+    """
     if progress is None:
         return lambda _: None
+    if not callable(getattr(progress, "update", None)):
+        raise UsageError(f"progress must have an update(n), as tqdm's bars have, not {progress!r}")
     for name in ("total", "size"):
         if hasattr(progress, name):
             setattr(progress, name, total)

@@ -8,7 +8,7 @@ from typing_extensions import Unpack
 
 from .damage import Damage, Findings
 from .discard import DiscardSink
-from .engine.copy import CopyOptions, copy
+from .engine.copy import CopyOptions, check_source, copy
 from .errors import LocalIOError, StreamError
 from .info import BackupInfo
 from .protocols import Source
@@ -76,6 +76,7 @@ def verify(source: Source, **options: Unpack[CopyOptions]) -> VerifyReport:
     Raises:
         TapestreamError: The source cannot be read at all.
     """
+    check_source(source)
     findings = Findings()
     info = source.info
     source.tolerate(findings)

@@ -139,10 +139,43 @@ def copy(
         TapestreamError: The copy failed; all threads have ended and the sink was aborted.
         KeyboardInterrupt: The same, at once.
     """
+    check_sink(dst)
     with aborted_on_error(dst):
+        check_source(src)
         settings = Settings(max_workers, buffer_size, buffer_memory, max_gap, block_hash)
         with kept_alive(src, dst):
             return transfer(src, dst, settings, progress)
+
+
+def check_source(source: object) -> None:
+    """Make sure that something can be read from: not the path of it, nor a sink.
+
+    Raises:
+        UsageError: It cannot.
+    """
+    if not hasattr(source, "open_reader"):
+        raise UsageError(
+            f"a source is needed to read from, not {_kind_of(source)}",
+            hint="Open it: TarStreamSource(path), for example.",
+        )
+
+
+def check_sink(sink: object) -> None:
+    """Make sure that something can be written to: not the path of it, nor a source.
+
+    Raises:
+        UsageError: It cannot.
+    """
+    if not hasattr(sink, "open_writer"):
+        raise UsageError(
+            f"a sink is needed to write to, not {_kind_of(sink)}",
+            hint="Make one: TarStreamSink(path), for example.",
+        )
+
+
+def _kind_of(value: object) -> str:
+    """Not its text, which may be a transfer URL."""
+    return f"a {type(value).__name__}"
 
 
 @contextmanager
@@ -177,16 +210,16 @@ class Settings:
         return cls(**values)
 
     def __post_init__(self) -> None:
-        if self.max_workers is not None and self.max_workers < 1:
-            raise UsageError(f"max_workers must be at least 1, not {self.max_workers}")
-        if self.buffer_size < PAGE or self.buffer_size % PAGE:
-            raise UsageError(f"buffer_size must be a multiple of {PAGE}, not {self.buffer_size}")
-        if self.buffer_memory < 2 * self.buffer_size:
+        if self.max_workers is not None and not _is_number(self.max_workers, least=1):
+            raise UsageError(f"max_workers must be at least 1, not {self.max_workers!r}")
+        if not _is_number(self.buffer_size, least=PAGE) or self.buffer_size % PAGE:
+            raise UsageError(f"buffer_size must be a multiple of {PAGE}, not {self.buffer_size!r}")
+        if not _is_number(self.buffer_memory, least=2 * self.buffer_size):
             raise UsageError(
                 f"buffer_memory must hold at least two buffers of {self.buffer_size} bytes, "
-                f"not {self.buffer_memory} bytes"
+                f"not {self.buffer_memory!r} bytes"
             )
-        if self.max_gap != "auto" and (not isinstance(self.max_gap, int) or self.max_gap < 0):
+        if self.max_gap != "auto" and not _is_number(self.max_gap, least=0):
             raise UsageError(f"max_gap must be 'auto' or a number of bytes, not {self.max_gap!r}")
 
     def readers(self, src: Source) -> int:
@@ -205,6 +238,10 @@ class Settings:
     def writers(self) -> int:
         """Most writers: they wait for the other side more than they work."""
         return self.max_workers if self.max_workers is not None else MAX_WORKERS
+
+
+def _is_number(value: object, *, least: int) -> bool:
+    return isinstance(value, int) and value >= least
 
 
 def transfer(src: Source, dst: Sink, settings: Settings, progress: Progress | None) -> CopyResult:

@@ -238,5 +238,5 @@ def check_record_size(size: int) -> None:
     if type(size) is not int or not MIN_RECORD <= size <= MAX_RECORD or size % BLOCK:
         raise UsageError(
             f"on tape, record_size must be a multiple of {BLOCK} from {MIN_RECORD} to "
-            f"{MAX_RECORD}, not {size}"
+            f"{MAX_RECORD}, not {size!r}"
         )

@@ -213,4 +213,4 @@ def _check_manifest(
 
 def _check_size(name: str, size: int, limit: int, unit: int = fmt.BLOCK) -> None:
     if type(size) is not int or size < unit or size % unit or size > limit:
-        raise UsageError(f"{name} must be a multiple of {unit} up to {limit}, not {size}")
+        raise UsageError(f"{name} must be a multiple of {unit} up to {limit}, not {size!r}")
