@@ -546,6 +546,22 @@ def test_two_backups_in_one_file_object(tmp_path: Path, buffering: int) -> None:
         assert file.read() == b"something else"
 
 
+def test_what_is_written_around_a_backup_stays_around_it(path: Path) -> None:
+    with path.open("wb") as file:
+        file.write(b"before")
+        backup(file)
+        end = file.tell()
+        file.write(b"behind")
+        file.seek(0)
+        file.write(b"BEFORE")
+    assert path.read_bytes()[:6] == b"BEFORE"
+    assert path.read_bytes()[end:] == b"behind"
+    with path.open("rb") as again:
+        again.seek(6)
+        assert restore(again) == DISK
+        assert again.read() == b"behind"
+
+
 def test_an_aborted_file_object_stays_open_and_is_incomplete() -> None:
     out = io.BytesIO()
     with TarStreamSink(out) as sink, pytest.raises(BoomError):
@@ -658,8 +674,10 @@ def test_a_full_device() -> None:
     assert caught.value.errno == errno.ENOSPC
 
 
-def test_no_space_left_in_a_file_object() -> None:
-    with open("/dev/full", "wb", 0) as file, pytest.raises(LocalIOError) as caught:
+@pytest.mark.parametrize("buffering", [0, 2**16, 2**24])
+def test_no_space_left_in_a_file_object(buffering: int) -> None:
+    """Nothing is left in its buffer that would fail once more when it is closed."""
+    with open("/dev/full", "wb", buffering) as file, pytest.raises(LocalIOError) as caught:
         backup(file)
     assert caught.value.errno == errno.ENOSPC
 

@@ -419,7 +419,7 @@ def open_output(target: str | os.PathLike[str] | BinaryOutput) -> Output:
     """
     if not isinstance(target, (str, os.PathLike)):
         _check_object(target, "write")
-        return _pipe_of_object(target) or ObjectOutput(target)
+        return _pipe_of_object(target) or ObjectOutput(_unbuffered(target))
     if target == "-":
         _require_open(1, "standard output")
         if os.isatty(1):
@@ -471,6 +471,17 @@ def _pipe_of_object(file: BinaryOutput) -> Output | None:
     if isinstance(file, io.BufferedWriter):
         file.flush()
     return _pipe_of_others(raw.fileno(), _name_of(file))
+
+
+def _unbuffered(file: BinaryOutput) -> BinaryOutput:
+    """What a full disk refuses must not stay in a buffer, to fail once more when that is closed."""
+    if not isinstance(file, io.BufferedWriter) or type(file.raw) is not io.FileIO:
+        return file
+    try:
+        file.flush()
+    except OSError as e:
+        raise _cannot_write(_name_of(file), e) from e
+    return file.raw
 
 
 def _input_of_object(file: BinaryInput) -> Input:
