@@ -201,6 +201,12 @@ class ServerProtocolError(TransferError):
 class StreamError(TapestreamError):
     """The tar stream is not what it should be."""
 
+    def tell_where(self, place: str) -> None:
+        """Put before the message where it was met, unless it says so."""
+        message = str(self.args[0])
+        if place not in message:
+            self.args = (f"{place}: {message}", *self.args[1:])
+
 
 class ForeignStreamError(StreamError):
     """Not a tapestream tar."""

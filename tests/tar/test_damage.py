@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
 import json
@@ -525,8 +526,6 @@ def gnu_tar() -> bytes:
     "stream",
     [
         gnu_tar(),
-        gzip.compress(TAR),
-        lzma.compress(TAR),
         random.Random(1).randbytes(20_000),
         bytes(10_240),  # an empty tar
         b"a" * 100,
@@ -543,6 +542,41 @@ def test_foreign_streams(stream: bytes) -> None:
     with pytest.raises(ForeignStreamError, match="tar -tf"):
         restore(stream, sink)
     assert sink.state == "aborted"
+
+
+@pytest.mark.parametrize(
+    ("stream", "packer"),
+    [
+        (gzip.compress(TAR), "gzip"),
+        (lzma.compress(TAR), "xz"),
+        (bz2.compress(TAR), "bzip2"),
+        (b"\x28\xb5\x2f\xfd" + bytes(1000), "zstd"),  # as `file` knows it, and the next
+        (b"\x04\x22\x4d\x18" + bytes(1000), "lz4"),
+    ],
+    ids=["gzip", "xz", "bzip2", "zstd", "lz4"],
+)
+def test_a_packed_stream_is_told_how_to_unpack(stream: bytes, packer: str) -> None:
+    with pytest.raises(ForeignStreamError, match=f"'{packer} -dc'"):
+        restore(stream, MemorySink())
+
+
+def test_an_error_says_in_which_stream_and_member(tmp_path: Path) -> None:
+    path = tmp_path / "disk.tar"
+    damaged = bytearray(TAR)
+    damaged[TAR.index(b"extent-2@") + 20] ^= 1
+    path.write_bytes(damaged)
+    with TarStreamSource(path) as source, pytest.raises(CorruptStreamError) as caught:
+        copy(source, MemorySink())
+    assert str(caught.value).startswith(f"{path}: extent-2@")
+    path.write_bytes(b"{" + TAR[1:])
+    with pytest.raises(ForeignStreamError, match=f"^{path}"):
+        TarStreamSource(path)
+    path.write_bytes(TAR[:100])
+    with pytest.raises(IncompleteStreamError, match=f"^{path}"):
+        TarStreamSource(path)
+    path.write_bytes(TAR.replace(b'{"', b"{!", 1))
+    with pytest.raises(StreamError, match=f"^{path}"):
+        TarStreamSource(path)
 
 
 def test_an_empty_stream_is_incomplete() -> None:

@@ -21,6 +21,14 @@ from . import format as fmt
 
 # A header's size field may lie; memory is taken as the bytes arrive.
 READ_STEP = fmt.MIB
+# How what these programs wrote begins.
+_PACKERS = {
+    b"\x1f\x8b": "gzip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ\0": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"\x04\x22\x4d\x18": "lz4",
+}
 
 
 class Readable(Protocol):
@@ -48,7 +56,7 @@ class MemberReader:
         self.offset = 0
         self._header: fmt.Header | None = None
         self._peeked = False
-        self._problem: CorruptStreamError | None = None
+        self._problem: str | None = None  # with the next header
         self._left = 0
         self._pad = 0
         self._ahead = memoryview(b"")
@@ -67,7 +75,7 @@ class MemberReader:
         if length < fmt.BLOCK and name.encode().startswith(start[: len(name)]):
             raise IncompleteStreamError(f"the stream ends after {length} bytes, in {self._name}")
         if not start.startswith(name.encode() + b"\0"):
-            raise ForeignStreamError(f"{self._stream.name} does not begin with {name}")
+            raise _foreign(f"{self._stream.name} does not begin with {name}", bytes(start))
         self._header = fmt.parse_header(bytes(block))
         self._peeked = True
         return self.whole(name, limit)
@@ -102,10 +110,10 @@ class MemberReader:
                     raise CorruptStreamError(f"the padding before {self._name} is not zero")
                 self._header = fmt.parse_header(bytes(block[self._pad :]))
             except CorruptStreamError as e:
-                self._problem = e
+                self._problem = str(e.args[0])
                 self._block = bytes(block[self._pad :])
         if self._problem is not None:
-            raise self._problem
+            raise CorruptStreamError(self._problem)
         return self._header
 
     def take(self, name: str, size: int | None = None) -> fmt.Header:
@@ -268,6 +276,14 @@ class MemberReader:
             done += count
             self.offset += count
         return done
+
+
+def _foreign(message: str, start: bytes) -> ForeignStreamError:
+    for magic, packer in _PACKERS.items():
+        if start.startswith(magic):
+            hint = f"It is compressed with {packer}: read what '{packer} -dc' writes into a pipe."
+            return ForeignStreamError(message, hint=hint)
+    return ForeignStreamError(message)
 
 
 def _good_header(block: bytes) -> fmt.Header | None:

@@ -89,20 +89,28 @@ class TarReader(Reader):
         self._volumes.adopt()
 
     def _begin_member(self, member: fmt.Member) -> None:
+        try:
+            self._go_to(member)
+        except CorruptStreamError as e:
+            e.tell_where(member.name)
+            e.tell_where(self._volumes.name)
+            raise
+        self._vouched.add(member)
+        self._member, self._next = member, next(self._expected, None)
+        self._segment = self._position = member.start
+        self._member_end = member.start + member.length
+
+    def _go_to(self, member: fmt.Member) -> None:
+        """Go into a member, on whichever volume it is."""
         while True:
             try:
                 if self._at_end_of_volume():
                     self._check_volume(continues=True)
                     self._vouched = fmt.Vouched(member.start)
                     self._next_volume(None)
-                self._take(member)
-                break
+                return self._take(member)
             except IncompleteStreamError as e:
                 self._next_volume(e)
-        self._vouched.add(member)
-        self._member, self._next = member, next(self._expected, None)
-        self._segment = self._position = member.start
-        self._member_end = member.start + member.length
 
     def _at_end_of_volume(self) -> bool:
         """True where another volume must follow, for there is data to come."""

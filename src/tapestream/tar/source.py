@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 from ..damage import Findings
 from ..errors import LocalIOError, StreamError, TapestreamError, UsageError
@@ -79,7 +80,8 @@ class TarStreamSource(Source):
         self._paused = False
         self.findings: Findings | None = None
         try:
-            self._volumes = Volumes(self._input)
+            with self._named():
+                self._volumes = Volumes(self._input)
             self._preamble = self._volumes.preamble
             if allow_incomplete:
                 self.tolerate(Findings())
@@ -119,11 +121,12 @@ class TarStreamSource(Source):
         if self._error is not None:
             raise self._error
         try:
-            if self._extents is None:
-                self._extents = self._volumes.extents()
-            if not self._at_data and not self._paused:
-                self._attachments = self._volumes.attachments(self._extents)
-                self._at_data = True
+            with self._named():
+                if self._extents is None:
+                    self._extents = self._volumes.extents()
+                if not self._at_data and not self._paused:
+                    self._attachments = self._volumes.attachments(self._extents)
+                    self._at_data = True
         except BaseException as e:
             self._keep(e)
             raise
@@ -205,7 +208,8 @@ class TarStreamSource(Source):
         """
         if self._reader is None:
             raise UsageError("not all data of the stream was read")
-        self._reader.finish()
+        with self._named():
+            self._reader.finish()
         if isinstance(self._input, TapeInput):
             self._input.end_file()
 
@@ -216,6 +220,15 @@ class TarStreamSource(Source):
     def close(self) -> None:
         """See `Source.close`."""
         self._input.close()
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Let an error say which stream it is of."""
+        try:
+            yield
+        except StreamError as e:
+            e.tell_where(self._input.name)
+            raise
 
     def _keep(self, error: BaseException) -> None:
         """Keep an error: where the stream stands after it, nobody knows."""

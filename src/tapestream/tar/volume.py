@@ -155,6 +155,11 @@ class Volumes:
         else:
             self._check_ending(extents)
 
+    @property
+    def name(self) -> str:
+        """Of the stream."""
+        return self._stream.name
+
     def adopt(self) -> None:
         """Go on in this thread."""
         if isinstance(self._stream, TapeInput):
