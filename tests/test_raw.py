@@ -28,6 +28,7 @@ from tapestream import (
 )
 from tapestream.errors import LocalIOError, TapestreamError, TargetSizeError, UsageError
 from tapestream.extents import Extents, Kind
+from tapestream.testing import create_image
 from tests.memory import MemorySource
 
 KIB, MIB = 1024, 1024**2
@@ -218,6 +219,13 @@ def test_an_image_is_not_copied_onto_itself(
         copy(src, RawImageSink(target))
     assert image.read_bytes() == before
     assert partials(tmp_path) == []
+
+
+def test_a_qcow2_image_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    image = tmp_path / "disk.qcow2"
+    create_image(image, MIB)
+    with RawImageSource(image):
+        assert "is a qcow2 image" in caplog.text
 
 
 def test_a_backup_is_not_restored_onto_itself(tmp_path: Path) -> None:

@@ -23,6 +23,9 @@ log = logging.getLogger("tapestream.raw")
 # More threads than this do not make a local disk faster.
 MAX_THREADS = 8
 
+# How a qcow2 image begins (qemu, docs/interop/qcow2.txt).
+_QCOW2 = b"QFI\xfb"
+
 # linux/falloc.h
 _FALLOC_FL_KEEP_SIZE = 1
 _FALLOC_FL_PUNCH_HOLE = 2
@@ -33,7 +36,8 @@ _ZEROS = bytes(1024**2)
 class RawImageSource(Source):
     """Read a raw image file or a block device; its holes are zero extents.
 
-    The image must not change while it is read: stop the VM, or read a snapshot.
+    The image must not change while it is read: stop the VM, or read a snapshot. An image in another
+    format, such as qcow2, is taken as it is, with a warning in the log.
 
     Args:
         path: The image.
@@ -56,6 +60,8 @@ class RawImageSource(Source):
         try:
             size = _size_of_image(self._fd, self._path)
             begin_reading(self._fd)
+            if os.pread(self._fd, len(_QCOW2), 0) == _QCOW2:
+                log.warning("%s is a qcow2 image, and is read as if it were the disk", self._path)
         except BaseException:
             self.close()
             raise

@@ -4,6 +4,7 @@ import re
 import threading
 import time
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -624,6 +625,16 @@ def test_uploads_that_the_server_hung_up_on_are_not_taken_for_done(n: int) -> No
         with pytest.raises(ServerError, match="connection"):
             copy(DiskSource(image), sink, progress=Behind(), **SMALL)
         assert server.flushed == 0
+
+
+@pytest.mark.parametrize("blank", [True, False])
+def test_an_incremental_backup_into_a_disk_of_zeros_is_warned_of(
+    blank: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    changed = [replace(extent, dirty=True) for extent in EXTENTS]
+    with HostileServer(bytes(SIZE) if blank else old_disk()) as server:
+        upload(server, DiskSource(IMAGE, changed, "dirty"))
+    assert ("restore_chain" in caplog.text) == blank
 
 
 def test_data_does_not_overtake_the_zeros_around_it() -> None:

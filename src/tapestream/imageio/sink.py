@@ -147,6 +147,11 @@ class ImageioUploadSink(Sink):
                     f"the disk has {size} bytes, but the backup is of {info.size} bytes"
                 )
             self._surplus = size - info.size
+            if info.context == "dirty" and held is not None and not held.tally(Kind.DATA).extents:
+                log.warning(
+                    "An incremental backup goes into a disk of zeros, which will lack all that did "
+                    "not change: restore_chain restores it together with the backups before"
+                )
             # An old server may refuse to read from a disk that is written.
             if extents.tally(Kind.DATA).bytes >= _MUCH and self._transfer.can.extents:
                 _warm_up(connection, size)
