@@ -253,7 +253,14 @@ class MemberReader:
         self._name = "the padding at its end (all data is there)"
         while left:
             rest = bytearray(min(left, READ_STEP))
-            self.exactly(memoryview(rest))
+            try:
+                self.exactly(memoryview(rest))
+            except IncompleteStreamError as e:
+                e.hint = (
+                    "It may have been packed anew by a tar program that does not fill the last "
+                    "record: TarStreamSource(..., allow_incomplete=True) takes it all the same."
+                )
+                raise
             if any(rest):
                 raise CorruptStreamError("the padding at the end of the stream is not zero")
             left -= len(rest)
