@@ -98,7 +98,9 @@ CUTS = sorted({cut for block in BLOCKS for cut in (block - 1, block, block + 1) 
 
 
 def assert_cut_is_found(tar: bytes, sink: Sink, *, verify: bool = True) -> None:
-    with pytest.raises(IncompleteStreamError, match=r"ends after \d+ bytes, in .*(not a complete|is there)"):
+    with pytest.raises(
+        IncompleteStreamError, match=r"ends after \d+ bytes, .*(not a complete|is there)"
+    ):
         restore(tar, sink, verify=verify)
 
 
