@@ -137,7 +137,7 @@ def copy(
         BlockHashMismatchError: What was read is not the disk that was backed up; the sink was
             aborted.
         TapestreamError: The copy failed; all threads have ended and the sink was aborted.
-        KeyboardInterrupt: The same, at once.
+        KeyboardInterrupt: The same, at once; while a connection is being made, that is waited for.
     """
     check_sink(dst)
     with aborted_on_error(dst):
