@@ -51,8 +51,9 @@ What it tells:
   stream's. What it has more is the interpreter: the replies to smaller requests, and blocks that go
   through the pipeline. That is what lets the server work ahead, and spares qemu-nbd its page
   faults, so that all processes together have less to do.
-- **client.download with digests.** All that tapestream does for a GiB, a third of it sha256, is too
-  much for twice the speed, even if no processor ever waited. client.download computes no digests.
+- **client.download with digests.** All that tapestream has done for a GiB, a third of it sha256, is
+  hardly less than half of what client.download has, which computes no digests. So twice the speed
+  takes two processors that never wait.
 - **A fragmented disk.** Both interpreters work on each stretch of 64 KiB: the daemon on the holes
   that qemu-nbd reports in what it reads, the client on the header, the digest and the hand-over.
   None of the three is always busy, for they wait for each other, qemu-nbd and the daemon after each
