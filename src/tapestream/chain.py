@@ -100,7 +100,7 @@ def merge_chain(sources: Iterable[Source]) -> Source:
         ChainError: The backups are not one chain of one disk.
         TapestreamError: The extents of one cannot be read, or a stream was cut.
     """
-    return _Chain(sources)
+    return _Chain(_given(sources))
 
 
 def _given(sources: Iterable[Source]) -> list[Source]:
@@ -115,8 +115,7 @@ def _given(sources: Iterable[Source]) -> list[Source]:
 class _Chain(Source):
     """The disk as the last backup of a chain left it."""
 
-    def __init__(self, sources: Iterable[Source]) -> None:
-        given = _given(sources)
+    def __init__(self, given: list[Source]) -> None:
         order = in_order([source.info for source in given])
         self._sources = [given[i] for i in order]
         extents = [_examine(source) for source in self._sources]

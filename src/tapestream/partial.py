@@ -40,14 +40,15 @@ class PartialFile:
     def __init__(self, path: str | os.PathLike[str], *, modify: bool = False) -> None:
         self.path = Path(os.path.realpath(path))
         self.touched = False
-        if self.path.exists() and not self.path.is_file():
+        exists = self.path.exists()
+        if exists and not self.path.is_file():
             raise UsageError(f"{self.path} is not a regular file")
-        if not self.path.exists() and _is_for_devices(self.path.parent):
+        if not exists and _is_for_devices(self.path.parent):
             raise UsageError(
                 f"there is no {self.path}, and a file there would be kept in memory",
                 hint="Is the device on, and its driver loaded ('modprobe st' for a tape drive)?",
             )
-        self.created = not (modify and self.path.exists())
+        self.created = not (modify and exists)
         try:
             if self.created:
                 self.fd, name = tempfile.mkstemp(

@@ -153,11 +153,7 @@ def check_source(source: object) -> None:
     Raises:
         UsageError: It cannot.
     """
-    if not hasattr(source, "open_reader"):
-        raise UsageError(
-            f"a source is needed to read from, not {_kind_of(source)}",
-            hint="Open it: TarStreamSource(path), for example.",
-        )
+    _check_party(source, "open_reader", "a source is needed to read from", "TarStreamSource(path)")
 
 
 def check_sink(sink: object) -> None:
@@ -166,16 +162,13 @@ def check_sink(sink: object) -> None:
     Raises:
         UsageError: It cannot.
     """
-    if not hasattr(sink, "open_writer"):
-        raise UsageError(
-            f"a sink is needed to write to, not {_kind_of(sink)}",
-            hint="Make one: TarStreamSink(path), for example.",
-        )
+    _check_party(sink, "open_writer", "a sink is needed to write to", "TarStreamSink(path)")
 
 
-def _kind_of(value: object) -> str:
-    """Not its text, which may be a transfer URL."""
-    return f"a {type(value).__name__}"
+def _check_party(party: object, method: str, needed: str, example: str) -> None:
+    if not hasattr(party, method):
+        # Not its text, which may be a transfer URL.
+        raise UsageError(f"{needed}, not a {type(party).__name__}", hint=f"Such as: {example}.")
 
 
 @contextmanager

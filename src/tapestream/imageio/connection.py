@@ -461,11 +461,7 @@ class Connection:
             response = self._exchange.reply()
             if response.status not in (200, 206):
                 self._check(self._whole(response), 206, doing)
-            try:
-                _check_range(response, start, end, size)
-            except ServerProtocolError:
-                self.close()
-                raise
+            _check_range(response, start, end, size)
             return response
 
     def read_body(self, response: http.client.HTTPResponse, buffer: memoryview) -> int:
@@ -644,11 +640,7 @@ class Connection:
             raise ServerError("cancelled")
 
     def _whole(self, response: http.client.HTTPResponse) -> Reply:
-        try:
-            body = _body(response)
-        except ServerProtocolError:
-            self.close()
-            raise
+        body = _body(response)
         if response.isclosed():
             self._exchange.end_reply()
         else:
@@ -679,6 +671,9 @@ class Connection:
         """Turn what sockets, TLS and http.client raise into our errors."""
         try:
             yield
+        except ServerProtocolError:
+            self.close()
+            raise
         except TransferError:
             raise
         except TimeoutError as e:
@@ -699,17 +694,19 @@ def _body(response: http.client.HTTPResponse) -> bytes:
     """The body of a reply: all of it, or enough of an error."""
     if response.status >= 400:
         return response.read(MAX_ERROR_TEXT)
-    too_large = ServerProtocolError(f"the server sends a reply of more than {MAX_REPLY} bytes")
     if response.length is not None:
-        if response.length > MAX_REPLY:
-            raise too_large
+        _check_length(response.length)
         return response.read()
     body = bytearray()
     while piece := response.read(DROPPED):
         body += piece
-        if len(body) > MAX_REPLY:
-            raise too_large
+        _check_length(len(body))
     return bytes(body)
+
+
+def _check_length(length: int) -> None:
+    if length > MAX_REPLY:
+        raise ServerProtocolError(f"the server sends a reply of more than {MAX_REPLY} bytes")
 
 
 def _parse_block_hash(text: bytes) -> BlockHash:
