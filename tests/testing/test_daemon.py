@@ -14,6 +14,7 @@ import pytest
 
 from tapestream.testing import (
     ImageioDaemon,
+    ImageServer,
     compare_images,
     create_image,
     image_info,
@@ -226,3 +227,31 @@ def test_write_pattern_that_fails(disk: Path, command: str, message: str) -> Non
 def test_image_info(disk: Path) -> None:
     assert image_info(disk)["format"] == "qcow2"
     assert virtual_size(disk) == 4 * MIB
+
+
+def test_daemon_killed_and_started_again_serves_the_same_ticket(tmp_path: Path) -> None:
+    image = tmp_path / "disk.raw"
+    image.write_bytes(b"x" * 4096)
+    with ImageioDaemon(tmp_path / "imageio") as daemon:
+        url = daemon.add_ticket(f"file://{image}", 4096)
+        ticket_id = url.rpartition("/")[2]
+        daemon.kill()
+        daemon.start()
+        assert daemon.add_ticket(f"file://{image}", 4096, ticket_id=ticket_id).endswith(ticket_id)
+        with contextlib.closing(tls_connection(daemon)) as connection:
+            connection.request("GET", f"/images/{ticket_id}")
+            assert connection.getresponse().read() == b"x" * 4096
+
+
+def test_image_server_killed_and_started_again_has_the_same_url(tmp_path: Path) -> None:
+    image = tmp_path / "disk.qcow2"
+    create_image(image, MIB)
+    with ImageServer(image) as server:
+        url, pid = server.url, server.pid
+        server.kill()
+        server.start()
+        assert server.url == url
+        assert server.pid != pid
+        command = ["qemu-img", "info", "--output=json", url]
+        said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        assert json.loads(said)["virtual-size"] == MIB

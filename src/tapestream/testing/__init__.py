@@ -6,6 +6,7 @@ qemu tools (`qemu-utils` on Debian, `qemu-img` and `qemu-nbd` elsewhere).
 
 from tapestream.testing.daemon import ImageioDaemon
 from tapestream.testing.images import (
+    ImageServer,
     compare_images,
     create_image,
     image_info,
@@ -15,6 +16,7 @@ from tapestream.testing.images import (
 )
 
 __all__ = [
+    "ImageServer",
     "ImageioDaemon",
     "compare_images",
     "create_image",

@@ -56,6 +56,7 @@ class UnixHTTPConnection(http.client.HTTPConnection):
 class _Running:
     """What is known only while the daemon runs."""
 
+    process: subprocess.Popen[bytes]
     port: int
     local_socket: str
     control_socket: str
@@ -102,6 +103,11 @@ class ImageioDaemon:
         """The unix socket that serves images; RuntimeError unless the daemon runs."""
         return self._state().local_socket
 
+    @property
+    def pid(self) -> int:
+        """The daemon's process, to stop and to continue; RuntimeError unless the daemon runs."""
+        return self._state().process.pid
+
     def __enter__(self) -> Self:
         self.start()
         return self
@@ -112,8 +118,8 @@ class ImageioDaemon:
     def start(self) -> None:
         """Start the daemon, and return when it answers requests.
 
-        A daemon that was stopped can be started again: with a new port, new certificates, an empty
-        log and no tickets.
+        A daemon that was stopped can be started again: with the same certificates, a new port, an
+        empty log and no tickets.
 
         Raises:
             ImportError: The optional dependencies are not installed.
@@ -165,7 +171,8 @@ class ImageioDaemon:
                 )
             cleanup.callback(_terminate, process)
             self._wait_until_ready(process, control_socket)
-            self._running = _Running(self._port_from_log(), local_socket, control_socket)
+            port = self._port_from_log()
+            self._running = _Running(process, port, local_socket, control_socket)
             self._cleanup = cleanup.pop_all()
 
     def stop(self) -> None:
@@ -175,6 +182,12 @@ class ImageioDaemon:
         """
         self._running = None
         self._cleanup.close()
+
+    def kill(self) -> None:
+        """End the daemon by SIGKILL, as a crash of its host would; else the same as `stop`."""
+        if self._running is not None:
+            self._running.process.kill()
+        self.stop()
 
     def read_log(self) -> str:
         """Return what the daemon has logged since its start."""
@@ -190,6 +203,7 @@ class ImageioDaemon:
         sparse: bool = True,
         timeout: int = 300,
         inactivity_timeout: int = 60,
+        ticket_id: str | None = None,
     ) -> str:
         """Allow a transfer, as the engine does at the start of a backup.
 
@@ -202,6 +216,7 @@ class ImageioDaemon:
             sparse: Deallocate what the client zeroes.
             timeout: Seconds until the ticket expires, unless it is used.
             inactivity_timeout: Seconds until the daemon closes an idle connection of this ticket.
+            ticket_id: The ticket, to add one again that the daemon lost; by default a new one.
 
         Returns:
             The transfer URL, `https://127.0.0.1:PORT/images/UUID`.
@@ -209,7 +224,7 @@ class ImageioDaemon:
         Raises:
             RuntimeError: The daemon does not run, or refused the ticket.
         """
-        ticket_id = str(uuid.uuid4())
+        ticket_id = ticket_id or str(uuid.uuid4())
         ticket = {
             "uuid": ticket_id,
             "url": url,
@@ -265,6 +280,8 @@ class ImageioDaemon:
             raise ImportError(f"ImageioDaemon needs trustme: {_INSTALL_HINT}") from e
         key_file = self._directory / "server-key.pem"
         cert_file = self._directory / "server.pem"
+        if cert_file.exists():
+            return key_file, cert_file
         authority = trustme.CA()
         authority.cert_pem.write_to_path(self.cafile)
         server = authority.issue_cert("127.0.0.1", "localhost")

@@ -13,9 +13,125 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import Self
+
 _START_TIMEOUT = 30.0
 # At its end qemu-nbd writes back what it has cached.
 _STOP_TIMEOUT = 60.0
+
+
+class ImageServer:
+    """A qemu-nbd that serves one image; ended by its context at the latest.
+
+    It can be killed and started again, and then serves the image at the same URL::
+
+        with ImageServer(path) as server:
+            ...  # server.url
+            server.kill()
+            server.start()
+
+    Args:
+        path: The image.
+        format: Its format, "qcow2" or "raw".
+        read_only: Refuse writes.
+        bitmap: Export this dirty bitmap of the image, for dirty extents.
+        detect_zeroes: Turn writes of zeros into holes.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        format: str = "qcow2",  # noqa: A002 - as the qemu tools call it
+        read_only: bool = True,
+        bitmap: str | None = None,
+        detect_zeroes: bool = False,
+    ) -> None:
+        self._options = [
+            "--persistent",
+            "--shared=16",
+            f"--format={format}",
+            "--cache=writeback",
+            "--discard=unmap",
+        ]
+        if read_only:
+            self._options.append("--read-only")
+        if bitmap is not None:
+            self._options.append(f"--bitmap={bitmap}")
+        if detect_zeroes:
+            self._options.append("--detect-zeroes=unmap")
+        self._path = path.absolute()
+        # A unix socket's path is limited to 107 bytes, and the image's directory may be deep.
+        self._directory = tempfile.TemporaryDirectory(prefix="ts-")
+        self._sock = Path(self._directory.name, "nbd")
+        self._log_file = Path(self._directory.name, "log")
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """The URL of the export, "nbd:unix:PATH"."""
+        return f"nbd:unix:{self._sock}"
+
+    @property
+    def pid(self) -> int:
+        """The process of qemu-nbd, to stop and to continue; RuntimeError unless it was started."""
+        if self._process is None:
+            raise RuntimeError("qemu-nbd is not running: call start() first")
+        return self._process.pid
+
+    def start(self) -> None:
+        """Start qemu-nbd, and return when it accepts connections.
+
+        Raises:
+            RuntimeError: qemu-nbd is not installed, or did not start. Nothing is left running.
+        """
+        command = [_find_tool("qemu-nbd"), f"--socket={self._sock}", *self._options]
+        with self._log_file.open("wb") as log:
+            self._process = subprocess.Popen(
+                [*command, str(self._path)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                # Ctrl-C is for us: the image must outlive the clients that clean up.
+                start_new_session=True,
+            )
+        try:
+            _wait_for_socket(self._process, self._sock)
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """End qemu-nbd, which writes back what it has cached; does nothing when it does not run.
+
+        Raises:
+            RuntimeError: It died before, or failed; the message ends with what it said.
+        """
+        process, self._process = self._process, None
+        if process is not None:
+            _stop(process, self._log_file)
+
+    def kill(self) -> None:
+        """End qemu-nbd by SIGKILL: what it has cached, and was not flushed, is lost."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.wait()
+        self._sock.unlink(missing_ok=True)
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self._directory.cleanup()
+            raise
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        try:
+            self.stop()
+        finally:
+            self._directory.cleanup()
 
 
 @contextlib.contextmanager
@@ -43,40 +159,10 @@ def serve_image(
         RuntimeError: qemu-nbd is not installed, did not start, or died before the end of the
             block; the message ends with what it said. Nothing is left running.
     """
-    with tempfile.TemporaryDirectory(prefix="ts-") as directory:
-        # A unix socket's path is limited to 107 bytes, and the image's directory may be deep.
-        sock = Path(directory, "nbd")
-        log_file = Path(directory, "log")
-        command = [
-            _find_tool("qemu-nbd"),
-            f"--socket={sock}",
-            "--persistent",
-            "--shared=16",
-            f"--format={format}",
-            "--cache=writeback",
-            "--discard=unmap",
-        ]
-        if read_only:
-            command.append("--read-only")
-        if bitmap is not None:
-            command.append(f"--bitmap={bitmap}")
-        if detect_zeroes:
-            command.append("--detect-zeroes=unmap")
-        command.append(str(path.absolute()))
-        with log_file.open("wb") as log:
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                # Ctrl-C is for us: the image must outlive the clients that clean up.
-                start_new_session=True,
-            )
-        try:
-            _wait_for_socket(process, sock)
-            yield f"nbd:unix:{sock}"
-        finally:
-            _stop(process, log_file)
+    with ImageServer(
+        path, format=format, read_only=read_only, bitmap=bitmap, detect_zeroes=detect_zeroes
+    ) as server:
+        yield server.url
 
 
 def create_image(path: Path, size: int, format: str = "qcow2") -> None:  # noqa: A002
