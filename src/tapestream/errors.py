@@ -1,13 +1,17 @@
 """Every error raised on purpose, as one tree.
 
-The branches tell whose turn it is: `UsageError` is the caller's, `LocalIOError` this machine's,
-`TransferError` the imageio server's, `StreamError` the tar stream's, `ExtentsError` and
-`TargetSizeError` the disk's. The message says what is wrong, `hint` what to do next.
+The branches say whose turn it is: `UsageError` is the caller's, `BackendError` that of the author
+of a source or sink, `LocalIOError` this machine's, `TransferError` the imageio server's,
+`StreamError` the tar stream's, `ExtentsError` and `TargetSizeError` the disk's. The message says
+what is wrong, `hint` what to do next.
 
+Every error can be pickled and copied with all that it knows: process pools and job queues do that.
 No error text ever holds a ticket or a transfer URL: whoever knows it can read the disk.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 
 class TapestreamError(Exception):
@@ -21,17 +25,45 @@ class TapestreamError(Exception):
     hint = ""
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
-        super().__init__(message)
+        super().__init__(printable(message))
         if hint is not None:
-            self.hint = hint
+            self.hint = printable(hint)
 
     def __str__(self) -> str:
         message = super().__str__()
         return f"{message}. {self.hint}" if self.hint else message
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # By default, an exception is made again from its message, which is not what most classes
+        # here, and those of others that inherit from them, are made from.
+        return _restored, (type(self), self.args), self.__dict__
+
+
+def _restored(cls: type[TapestreamError], args: tuple[object, ...]) -> TapestreamError:
+    """Make an error from its message, without the arguments of its class."""
+    error = cls.__new__(cls)
+    error.args = args
+    return error
+
+
+def printable(text: str) -> str:
+    """Show what no terminal or log file takes as an escape: a file name may be any bytes."""
+    return text.encode(errors="backslashreplace").decode()
+
 
 class UsageError(TapestreamError, ValueError):
     """An argument, or a combination of them, that cannot work. Nothing was transferred."""
+
+
+class BackendError(TapestreamError):
+    """A source or a sink broke its contract: what it did, or says, cannot be right.
+
+    The sink was aborted.
+    """
+
+    hint = (
+        "This is a fault of that class, not of the data: docs/own-backend.md says what it must do."
+    )
 
 
 class LocalIOError(TapestreamError):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field, fields
 from datetime import datetime, timezone
-from types import MappingProxyType
 from typing import Any, Literal
 
 from .blockhash import BlockHash
@@ -42,7 +42,7 @@ class BackupInfo:
         parent_checkpoint_id: The checkpoint an incremental backup starts from.
         created: When the backup was taken; must know its time zone. The sink fills in the
             current time where it is None. Kept to the second, in UTC.
-        metadata: Anything else worth keeping, as JSON types.
+        metadata: Anything else worth keeping, as JSON types. It is copied.
         size: Virtual size of the disk in bytes.
         context: "zero" for a full backup, "dirty" for an incremental one.
         block_hash: Block hash of the whole disk at the time of the backup, as the server computed
@@ -63,7 +63,7 @@ class BackupInfo:
     checkpoint_id: str | None = None
     parent_checkpoint_id: str | None = None
     created: datetime | None = None
-    metadata: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    metadata: Mapping[str, Any] = field(default_factory=dict)
     size: int = 0
     context: Context = "zero"
     block_hash: BlockHash | None = None
@@ -95,9 +95,13 @@ class BackupInfo:
                 raise UsageError(f"created must be between 1970 and 2242, not {self.created}")
             object.__setattr__(self, "created", in_utc)
         try:
-            json.dumps(dict(self.metadata), allow_nan=False, ensure_ascii=False).encode()
+            # A copy: what the caller changes later must not change what the backup says. Not a
+            # read-only view, which can be neither pickled nor copied.
+            metadata = deepcopy(dict(self.metadata))
+            json.dumps(metadata, allow_nan=False, ensure_ascii=False).encode()
         except (TypeError, ValueError, RecursionError) as e:
             raise UsageError(f"metadata must consist of JSON types: {e}") from e
+        object.__setattr__(self, "metadata", metadata)
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON types; `created` as RFC 3339 in UTC."""
