@@ -34,8 +34,8 @@ $(STAMP): pyproject.toml | system-venv
 system: ## Check for the system tools that the tests need; as root with apt-get, install them.
 	@$(SYSTEM_PACKAGES) test
 
-.PHONY: system-bench system-demo system-tape system-venv
-system-bench system-demo system-tape system-venv: system-%:
+.PHONY: system-bench system-demo system-live system-tape system-venv
+system-bench system-demo system-live system-tape system-venv: system-%:
 	@$(SYSTEM_PACKAGES) $*
 
 .PHONY: demo
@@ -62,7 +62,11 @@ lint: venv ## Check style, format and types.
 
 .PHONY: test
 test: system venv ## Run the tests.
-	$(PYTHON) -m pytest
+	$(PYTHON) -m pytest --ignore=tests/live
+
+.PHONY: live
+live: system-live venv ## Run the tests that back up a running virtual machine.
+	$(PYTHON) -m pytest tests/live
 
 # Outside, these tests run against a double. The guest is slow, and has the plugins it asks for.
 .PHONY: test-tape
@@ -72,7 +76,7 @@ test-tape: system-tape venv ## Run the tape tests against Linux's own tape drive
 		-m drive --tape-device=/dev/nst0 tests/tape
 
 .PHONY: check
-check: lint test test-tape ## All that a change has to pass: lint and all tests.
+check: lint test live test-tape ## All that a change has to pass: lint and all tests.
 
 .PHONY: clean
 clean: ## Remove the virtual environment, caches and build products.
