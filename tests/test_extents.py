@@ -1,6 +1,10 @@
 """Extents: imageio's JSON in, checked columns out."""
 
+import contextlib
 import json
+import sys
+import tracemalloc
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -137,6 +141,89 @@ def test_lists_that_lie(items: Any, says: str) -> None:
 def test_not_json(text: bytes) -> None:
     with pytest.raises(ExtentsError, match="not JSON"):
         Extents.parse(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b'[{"start": 0, "length": 9} {"start": 9, "length": 9}]',
+        b'[{"start": 0, "length": 9}] []',
+        b'[{"start": 0, "length": 9}',
+        b'[{"start": 0, "length": 9}, ]',
+        '[{"start": 0, "length": 9}]'.encode("utf-16"),
+    ],
+)
+def test_not_quite_json(text: bytes) -> None:
+    with pytest.raises(ExtentsError, match="not JSON"):
+        Extents.parse(text)
+
+
+def test_objects_inside_of_an_extent_are_no_extents() -> None:
+    inside = data(0, 9)
+    assert list(parse([data(0, 9, more=inside), data(9, 9)])) == list(
+        parse([data(0, 9), data(9, 9)])
+    )
+    with pytest.raises(ExtentsError, match="leaves a gap"):
+        parse([data(9, 9, more=inside)])
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        data(500_000, 10, hole=0),
+        data(500_000, 10, more=data(0, 10)),
+        {"start": 500_000, "length": 10**5000},
+        "\udc80",
+    ],
+    ids=["a bad one", "one that is right, with an object in it", "a huge number", "a string"],
+)
+def test_the_last_of_many_extents_costs_no_more_memory(last: Any) -> None:
+    """The list is not made of dicts to find out what is wrong with it."""
+    many = b",".join(b'{"start":%d,"length":10,"zero":false}' % (i * 10) for i in range(50_000))
+    with sys_digits(6000):
+        text = b"[" + many + b"," + json.dumps(last).encode() + b"]"
+    tracemalloc.start()
+    try:
+        with contextlib.suppress(ExtentsError):
+            Extents.parse(text)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 3 * len(text)
+
+
+@contextlib.contextmanager
+def sys_digits(number: int) -> Iterator[None]:
+    """Numbers of so many digits may be made into text."""
+    before = sys.get_int_max_str_digits()
+    sys.set_int_max_str_digits(number)
+    yield
+    sys.set_int_max_str_digits(before)
+
+
+def test_an_error_is_short_and_keeps_nothing_of_the_text() -> None:
+    for text in (b'[{"start": "' + b"x" * 10**6 + b'"}]', b"[" + b"9" * 10**6 + b"]", b"x" * 10**6):
+        with pytest.raises(ExtentsError) as caught:
+            Extents.parse(text)
+        assert len(str(caught.value)) < 500
+        assert caught.value.__cause__ is None
+
+
+@given(extent_lists(), st.integers(1))
+def test_a_cut_list_is_that_of_a_smaller_disk(listed: list[Extent], size: int) -> None:
+    extents = Extents.of(listed)
+    if size >= extents.size:
+        return
+    cut = extents.cut(size)
+    assert cut.size == size
+    assert (
+        list(cut)
+        == list(Extents.of(list(cut)))
+        == list(
+            Extents.parse(cut.json, context=("dirty" if listed[0].dirty is not None else "zero"))
+        )
+    )
+    assert list(cut.runs()) == list(extents.within(0, size))
 
 
 def test_dirty_must_be_there_in_an_incremental() -> None:

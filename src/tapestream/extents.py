@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from array import array
-from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, NamedTuple, overload
@@ -143,8 +144,9 @@ class Extents(Sequence[Extent]):
         dirty = context == "dirty"
         try:
             return _parse_at_once(text, dirty=dirty)
-        except ExtentsError:
-            # Objects in keys that we do not know look like extents to the quick way.
+        except (ExtentsError, ValueError, RecursionError):
+            # What is wrong, and where? Or nothing is: the quick way takes an object inside an
+            # extent, in a key that we do not know, for one more extent.
             return _parse_one_by_one(text, dirty=dirty)
 
     @classmethod
@@ -211,6 +213,11 @@ class Extents(Sequence[Extent]):
         for i, first, length in within(self._starts, self.size, start, end):
             yield first, length, _KINDS[self._flags[i]]
 
+    def cut(self, size: int) -> Extents:
+        """The extents of the first `size` bytes of the disk; size must be less than its own."""
+        count = bisect_left(self._starts, size)
+        return Extents(self._starts[:count], self._flags[:count], size, None)
+
     def tally(self, kind: Kind) -> Tally:
         """How many extents are of a kind, and how many bytes they have together."""
         extents = total = 0
@@ -247,34 +254,64 @@ class Extents(Sequence[Extent]):
         )
 
 
+_NO_EXTENT = "the extents list holds something that is not an extent"
 _TAKEN = object()
 
 
 def _parse_at_once(text: bytes, *, dirty: bool) -> Extents:
     """Check every extent as soon as it is parsed: a million dicts never exist together."""
     builder = _Builder(dirty=dirty)
-    items = _load_list(text, builder.collect)
-    if builder.count != len(items) or any(item is not _TAKEN for item in items):
-        raise ExtentsError("the extents list holds something that is not an extent")
+    items = json.loads(text.decode(), object_hook=builder.collect)
+    if not isinstance(items, list) or any(item is not _TAKEN for item in items):
+        raise ExtentsError(_NO_EXTENT)
+    if len(items) != builder.count:
+        raise ExtentsError(_NO_EXTENT)  # an object inside an extent fits in before it
     return builder.build(text)
 
 
 def _parse_one_by_one(text: bytes, *, dirty: bool) -> Extents:
+    """A third slower, with no more memory, and whatever is wrong is met in its place."""
     builder = _Builder(dirty=dirty)
-    for item in _load_list(text, None):
-        if not isinstance(item, dict) or builder.collect(item) is not _TAKEN:
-            raise ExtentsError("the extents list holds something that is not an extent")
+    for item in _items(text):
+        builder.collect(item)
     return builder.build(text)
 
 
-def _load_list(text: bytes, hook: Callable[[dict[str, Any]], object] | None) -> list[Any]:
+# What stands before the first extent, and after each.
+_OPENING = re.compile(r"[ \t\n\r]*\[[ \t\n\r]*")
+_CLOSING = re.compile(r"[ \t\n\r]*\][ \t\n\r]*")
+_COMMA = re.compile(r"[ \t\n\r]*,[ \t\n\r]*(?!\])")
+
+
+def _items(text: bytes) -> Iterator[object]:
+    """Yield one item of a list in JSON after the other.
+
+    Not "from e" in what is raised: that would keep the whole text in memory, and show it.
+    """
     try:
-        items = json.loads(text, object_hook=hook)
-    except (ValueError, RecursionError) as e:
-        raise ExtentsError(f"the extents are not JSON: {e}") from e
-    if not isinstance(items, list):
-        raise ExtentsError(f"the extents are not a list but {type(items).__name__}")
-    return items
+        decoded = text.decode()
+    except UnicodeDecodeError as e:
+        raise ExtentsError(f"the extents are not JSON: no UTF-8 at byte {e.start}") from None
+    opening = _OPENING.match(decoded)
+    if opening is None:
+        raise ExtentsError("the extents are not JSON, or not a list of extents")
+    decode, at = json.JSONDecoder().raw_decode, opening.end()
+    closing = _CLOSING.match(decoded, at)
+    while closing is None:
+        try:
+            item, at = decode(decoded, at)
+        except (ValueError, RecursionError) as e:
+            raise ExtentsError(f"the extents are not JSON: {e}") from None
+        comma = _COMMA.match(decoded, at)
+        if comma is not None:
+            at = comma.end()
+        else:
+            closing = _CLOSING.match(decoded, at)
+            if closing is None:
+                raise ExtentsError(f"the extents are not JSON: no comma at character {at}")
+        yield item
+    if closing.end() != len(decoded):
+        raise ExtentsError("the extents are not JSON: more text follows their list")
 
 
 class _Builder:
@@ -290,51 +327,68 @@ class _Builder:
     def count(self) -> int:
         return len(self._starts)
 
-    def collect(self, item: dict[str, Any]) -> object:
-        if "start" not in item and "length" not in item:
-            return item  # the value of a key that we do not know
-        start, length = _integer(item, "start"), _integer(item, "length")
-        if start != self._end:
+    def collect(self, item: object) -> object:
+        if not isinstance(item, dict):
+            raise ExtentsError(_NO_EXTENT)
+        start, length = item.get("start"), item.get("length")
+        if type(start) is not int or type(length) is not int:  # a bool is an int in Python
+            if start is None and length is None:
+                raise ExtentsError(_NO_EXTENT)
+            _integer(item, "start")
+            _integer(item, "length")
+        elif start != self._end:
             what = "overlaps the one before" if start < self._end else "leaves a gap"
             raise ExtentsError(
-                f"extent {self.count + 1} starts at {start}, not at {self._end}: it {what}"
+                f"extent {self.count + 1} starts at {_number(start)}, not at {self._end}: it {what}"
             )
-        if length <= 0:
-            raise ExtentsError(f"the extent at {start} has length {length}")
-        if length > MAX_OFFSET - start:  # of so many digits, it may be, that none can be told
+        elif length <= 0:
+            raise ExtentsError(f"the extent at {start} has length {_number(length)}")
+        elif length > MAX_OFFSET - start:
             raise ExtentsError(f"the extent at {start} ends beyond any disk")
-        self._end = start + length
-        self._starts.append(start)
-        self._flags.append(self._flags_of(item))
+        else:
+            self._end = start + length
+            self._starts.append(start)
+            self._flags.append(self._flags_of(item))
         return _TAKEN
 
     def build(self, text: bytes) -> Extents:
         return Extents(self._starts, bytes(self._flags), self._end, text)
 
     def _flags_of(self, item: dict[str, Any]) -> int:
+        zero, hole, dirty = item.get("zero"), item.get("hole"), item.get("dirty")
         flags = 0
-        if _boolean(item, "zero"):
-            flags |= _ZERO
-        hole = _boolean(item, "hole")
-        if hole is not None:
-            flags |= _HOLE_KNOWN | (_HOLE if hole else 0)
+        if zero is True:
+            flags = _ZERO
+        elif zero is not False:
+            _check_boolean("zero", zero)
+        if hole is True:
+            flags |= _HOLE_KNOWN | _HOLE
+        elif hole is False:
+            flags |= _HOLE_KNOWN
+        else:
+            _check_boolean("hole", hole)
         if self._dirty:
-            dirty = _boolean(item, "dirty")
-            if dirty is None:
+            if dirty is True:
+                flags |= _DIRTY_KNOWN | _DIRTY
+            elif dirty is False:
+                flags |= _DIRTY_KNOWN
+            else:
+                _check_boolean("dirty", dirty)
                 raise ExtentsError(f"the extent at {item['start']} does not say if it is dirty")
-            flags |= _DIRTY_KNOWN | (_DIRTY if dirty else 0)
         return flags
 
 
-def _integer(item: dict[str, Any], key: str) -> int:
+def _integer(item: dict[str, Any], key: str) -> None:
     value = item.get(key)
-    if type(value) is not int:  # a bool is an int in Python, not in JSON
+    if type(value) is not int:
         raise ExtentsError(f"an extent's {key} is not a whole number but a {type(value).__name__}")
-    return value
 
 
-def _boolean(item: dict[str, Any], key: str) -> bool | None:
-    value = item.get(key)
-    if value is not None and type(value) is not bool:
+def _check_boolean(key: str, value: object) -> None:
+    if value is not None:
         raise ExtentsError(f"an extent's {key} is not true or false but a {type(value).__name__}")
-    return value
+
+
+def _number(value: int) -> str:
+    """A number for an error: one of thousands of digits says nothing, or cannot be shown."""
+    return str(value) if abs(value) <= 2**64 else "a number beyond any disk"
