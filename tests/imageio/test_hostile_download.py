@@ -96,7 +96,8 @@ def test_an_old_server_gives_the_whole_disk_as_one_data_extent(behaviour: dict[s
 
 
 @pytest.mark.parametrize(
-    ("announced", "readers"), [(None, 1), (0, 1), (-3, 1), (1, 1), (2, 1), (5, 2)]
+    ("announced", "readers"),
+    [(None, 1), (0, 1), (-3, 1), (1, 1), (2, 1), (5, 1), (6, 2), (8, 3), (16, 7)],
 )
 def test_readers_that_the_server_allows(announced: int | None, readers: int) -> None:
     with (

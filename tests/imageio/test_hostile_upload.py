@@ -125,7 +125,7 @@ def test_what_a_modern_server_is_sent() -> None:
 
 
 @pytest.mark.parametrize(
-    ("announced", "writers"), [(8, 4), (4, 2), (3, 1), (2, 1), (1, 1), (None, 1), (0, 1)]
+    ("announced", "writers"), [(8, 3), (6, 2), (4, 1), (3, 1), (2, 1), (1, 1), (None, 1)]
 )
 @pytest.mark.parametrize("workers", [1, 3])
 def test_every_connection_is_flushed_once_at_its_end(
@@ -142,7 +142,7 @@ def test_every_connection_is_flushed_once_at_its_end(
         for request in server.requests:
             by_connection[request.connection].append(request)
         used = [done for done in by_connection.values() if done[0].method in ("PUT", "PATCH")]
-        assert server.flushed == len(used) <= max(1, announced or 1)
+        assert server.flushed == len(used) <= max(1, (announced or 1) - 2)
     for done in used:
         # A flush is shorter than what zeroes.
         shortest = min(r.body_length for r in done if r.method == "PATCH")

@@ -52,6 +52,12 @@ T = TypeVar("T")
 # was measured. It is the server's whole buffer: a larger request would come to qemu in parts.
 FIRST_REQUEST = 8 * 1024**2
 
+# Connections that a server allows and we leave free. oVirt's host serves a disk with `qemu-nbd
+# --shared=8`, imageio opens one NBD connection for each of ours, and the ninth hangs. The daemon
+# finds out late that we have left a broken connection, so one that replaces it comes on top, and so
+# does the keep-alive of a download.
+ROOM = 2
+
 MAX_SECONDS = 365 * 86400  # a socket takes no timeout much longer
 FIRST_PAUSE = 0.1
 LONGEST_PAUSE = 10.0
@@ -165,7 +171,12 @@ class Timeouts:
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What the server says it can do with this transfer, in its reply to OPTIONS."""
+    """What the server says it can do with this transfer, in its reply to OPTIONS.
+
+    Attributes:
+        max_readers: Most connections to read over: what the server allows, less `ROOM`.
+        max_writers: The same for writing.
+    """
 
     extents: bool = False
     zero: bool = False
@@ -190,8 +201,8 @@ class Capabilities:
                 zero="zero" in features,
                 flush="flush" in features,
                 checksum="checksum" in features,
-                max_readers=max(1, int(options.get("max_readers", 1))),
-                max_writers=max(1, int(options.get("max_writers", 1))),
+                max_readers=max(1, int(options.get("max_readers", 1)) - ROOM),
+                max_writers=max(1, int(options.get("max_writers", 1)) - ROOM),
                 unix_socket=unix_socket,
                 writable=allow is None or "PUT" in allow.upper(),
             )

@@ -115,7 +115,7 @@ class ImageioUploadSink(Sink):
 
     @property
     def max_writers(self) -> int:
-        """How many writers the server allows: each takes two connections, if there are two."""
+        """Most writers: each takes two connections, and two that the server allows stay free."""
         return max(1, self._transfer.can.max_writers // CONNECTIONS)
 
     @property

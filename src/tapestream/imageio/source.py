@@ -112,7 +112,7 @@ class ImageioHTTPSource(Source):
 
     @property
     def max_readers(self) -> int:
-        """How many readers the server allows: each takes two connections, if there are two."""
+        """Most readers: each takes two connections, and two that the server allows stay free."""
         return max(1, self._transfer.can.max_readers // CONNECTIONS)
 
     @property

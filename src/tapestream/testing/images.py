@@ -49,7 +49,7 @@ class ImageServer:
     ) -> None:
         self._options = [
             "--persistent",
-            "--shared=16",
+            "--shared=8",  # as oVirt's vdsm does
             f"--format={format}",
             "--cache=writeback",
             "--discard=unmap",
