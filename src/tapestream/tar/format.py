@@ -106,8 +106,18 @@ class HeaderWriter:
         )
 
 
-def parse_header(block: bytes) -> Header | None:
+HOLES_HINT = (
+    "It was packed anew with holes left out: extract it with that program, and pack it without "
+    "that option."
+)
+
+
+def parse_header(block: bytes, name: str | None = None) -> Header | None:
     """Read a member's header; None for the zeros that end an archive.
+
+    Args:
+        block: The header.
+        name: What the member is called, where what came before its header says so.
 
     Raises:
         CorruptStreamError: Not the header of a regular file, or damaged.
@@ -115,24 +125,55 @@ def parse_header(block: bytes) -> Header | None:
     if not block.strip(b"\0"):
         return None
     try:
-        wanted = _octal(block[148:156])
-        if wanted != sum(block) - sum(block[148:156]) + 8 * 0x20:
+        if not has_checksum(block):
             raise ValueError("its checksum is wrong")
         if block[156:157] not in (b"0", b"\0"):
             raise ValueError(f"it is of type {block[156:157]!r}, not a regular file")
         if block[345:346] != b"\0":
             raise ValueError("it has a name prefix")
-        return Header(block[:100].rstrip(b"\0").decode(), _octal(block[124:136]))
+        return Header(name or block[:100].rstrip(b"\0").decode(), size_in(block))
     except ValueError as e:
-        raise CorruptStreamError(f"a tar header is damaged or not ours: {e}") from e
+        hint = HOLES_HINT if block[156:157] == b"S" else None
+        raise CorruptStreamError(f"a tar header is damaged or not ours: {e}", hint=hint) from e
+
+
+def has_checksum(block: bytes) -> bool:
+    """Whether a block is a tar header, of whatever kind, and not damaged.
+
+    Raises:
+        ValueError: There is no number where its checksum should be.
+    """
+    return _octal(block[148:156]) == sum(block) - sum(block[148:156]) + 8 * 0x20
+
+
+_PLAIN = HeaderWriter(0).header("", 0)
+
+
+def is_own(block: bytes) -> bool:
+    """Whether a good header is as `HeaderWriter` writes it, and not as other programs do."""
+    return (block[100:124], block[156:]) == (_PLAIN[100:124], _PLAIN[156:])
+
+
+def is_ustar(block: bytes) -> bool:
+    """Whether a good header is one of POSIX, and not of GNU tar or of older programs."""
+    return block[257:265] == b"ustar\x0000"
 
 
 def guess_header(block: bytes) -> Header | None:
     """Read what a damaged header may have been; None where nothing can be told."""
     try:
-        return Header(block[:100].rstrip(b"\0").decode(errors="replace"), _octal(block[124:136]))
+        return Header(block[:100].rstrip(b"\0").decode(errors="replace"), size_in(block))
     except ValueError:
         return None
+
+
+def size_in(block: bytes) -> int:
+    """Bytes of data that a header of any kind claims.
+
+    Raises:
+        ValueError: There is no number.
+    """
+    return _octal(block[124:136])
 
 
 def _octal(field: bytes) -> int:

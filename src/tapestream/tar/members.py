@@ -17,10 +17,13 @@ from ..errors import (
     LocalIOError,
     UsageError,
 )
+from . import extended
 from . import format as fmt
 
 # A header's size field may lie; memory is taken as the bytes arrive.
 READ_STEP = fmt.MIB
+# Headers that other programs put before that of one member: of one or two kinds, as a rule.
+MAX_EXTENSIONS = 16
 # How what these programs wrote begins.
 _PACKERS = {
     b"\x1f\x8b": "gzip",
@@ -47,21 +50,27 @@ class MemberReader:
     The header that follows a member is read together with the padding before it, and kept until
     somebody takes it.
 
+    A backup that another tar program packed anew is read, too: what that puts before the header
+    of a member is taken for a part of the header.
+
     Attributes:
         offset: How many bytes were read.
+        extension: Bytes that came before the header of the last good member, to extend it.
     """
 
     def __init__(self, stream: Readable) -> None:
         self._stream = stream
         self.offset = 0
+        self.extension = 0
         self._header: fmt.Header | None = None
         self._peeked = False
-        self._problem: str | None = None  # with the next header
+        self._problem: CorruptStreamError | None = None  # with the next header
         self._left = 0
         self._pad = 0
         self._ahead = memoryview(b"")
         self._block = b""
-        self._name = "its first header"
+        self._name = ""
+        self._unfilled = 0
 
     def go_on_with(self, stream: Readable) -> None:
         """Read the rest from another object, which goes on where the first one stands."""
@@ -69,15 +78,23 @@ class MemberReader:
 
     def first(self, name: str, limit: int) -> bytes:
         """Read the first member of the stream, and tell a foreign stream from a damaged one."""
-        block = bytearray(fmt.BLOCK)
-        length = self._fill(memoryview(block))
-        start = block[:length]
-        if length < fmt.BLOCK and name.encode().startswith(start[: len(name)]):
-            raise IncompleteStreamError(f"the stream ends after {length} bytes, in {self._name}")
-        if not start.startswith(name.encode() + b"\0"):
-            raise _foreign(f"{self._stream.name} does not begin with {name}", bytes(start))
-        self._header = fmt.parse_header(bytes(block))
-        self._peeked = True
+        start = self._next_bytes(fmt.BLOCK)
+        if len(start) < fmt.BLOCK and name.encode().startswith(start[: len(name)]):
+            raise IncompleteStreamError(
+                f"the stream ends after {len(start)} bytes, in its first header"
+            )
+        is_extended = len(start) == fmt.BLOCK and extended.kind_of(start) is not None
+        foreign = _foreign(f"{self._stream.name} does not begin with {name}", start)
+        if not is_extended and not start.startswith(name.encode() + b"\0"):
+            raise foreign
+        try:
+            header = self.header()
+        except CorruptStreamError:
+            if is_extended:
+                raise foreign from None
+            raise
+        if header is None or header.name != name:
+            raise foreign
         return self.whole(name, limit)
 
     @property
@@ -101,20 +118,58 @@ class MemberReader:
         if not self._peeked:
             if self._left:
                 raise UsageError("the member before has not been read to its end")
-            block = bytearray(self._pad + fmt.BLOCK)
-            self._name = f"the header behind {self._name}"
-            self.exactly(memoryview(block))
-            self._peeked = True
+            self._name = f"the header behind {self._name}" if self._name else "the first header"
             try:
-                if any(block[: self._pad]):
-                    raise CorruptStreamError(f"the padding before {self._name} is not zero")
-                self._header = fmt.parse_header(bytes(block[self._pad :]))
+                self._header = self._read_header()
             except CorruptStreamError as e:
-                self._problem = str(e.args[0])
-                self._block = bytes(block[self._pad :])
+                self._problem = e
+            self._peeked = True
         if self._problem is not None:
-            raise CorruptStreamError(self._problem)
+            raise CorruptStreamError(str(self._problem.args[0]), hint=self._problem.hint)
         return self._header
+
+    def _read_header(self) -> fmt.Header | None:
+        """Read a member's header, and whatever comes before it to extend it."""
+        name: str | None = None
+        size: int | None = None
+        length = 0
+        for _ in range(MAX_EXTENSIONS):
+            self._block = self._read_block()
+            kind = extended.kind_of(self._block)
+            if kind is None:
+                break
+            text = self._extension(self._block)
+            length += fmt.BLOCK + fmt.padded(len(text))
+            new_name, new_size = extended.overrides(kind, text)
+            if kind == extended.DIRECTORY:
+                name = size = None  # what came before was of the directory
+            name, size = new_name or name, size if new_size is None else new_size
+        header = fmt.parse_header(self._block, name)
+        self.extension = length
+        if header is None:
+            return None
+        self._unfilled = max(self._unfilled, _unfilled(self._block, length))
+        return header if size is None else header._replace(size=size)
+
+    def _read_block(self) -> bytes:
+        block = bytearray(self._pad + fmt.BLOCK)
+        self.exactly(memoryview(block))
+        pad, self._pad = self._pad, 0
+        if any(block[:pad]):
+            self._block = bytes(block[pad:])
+            raise CorruptStreamError(f"the padding before {self._name} is not zero")
+        return bytes(block[pad:])
+
+    def _extension(self, block: bytes) -> bytes:
+        """Read what follows the header of an extension."""
+        try:
+            size = fmt.size_in(block)
+        except ValueError as e:
+            raise CorruptStreamError(f"a tar header is damaged or not ours: {e}") from e
+        if size > extended.MAX_LENGTH:
+            raise CorruptStreamError(f"what extends a tar header has {size} bytes")
+        self._left, self._pad = size, fmt.padding(size)
+        return self._rest(size)
 
     def take(self, name: str, size: int | None = None) -> fmt.Header:
         """Go into the next member, which must have this name, and this size if it is given."""
@@ -148,9 +203,13 @@ class MemberReader:
 
     def begins_with(self, start: bytes) -> bool:
         """Whether the data behind the next member's header, which is damaged, begins so."""
-        ahead = memoryview(bytearray(len(start)))
+        return self._next_bytes(len(start)) == start
+
+    def _next_bytes(self, length: int) -> bytes:
+        """What is read next; it is read again."""
+        ahead = memoryview(bytearray(length))
         self._push_back(ahead[: self._fill(ahead)])
-        return self._ahead[: len(start)] == start
+        return bytes(self._ahead[:length])
 
     def look_ahead(
         self, wanted: Callable[[fmt.Header], bool], limit: int
@@ -251,26 +310,29 @@ class MemberReader:
             raise CorruptStreamError(f"there is more behind {fmt.MANIFEST}")
         left = fmt.BLOCK + fmt.padding(self.offset + fmt.BLOCK, record_size)
         self._name = "the padding at its end (all data is there)"
+        may_end = self.offset + fmt.BLOCK if left <= self._unfilled else None
         while left:
-            rest = bytearray(min(left, READ_STEP))
-            try:
-                self.exactly(memoryview(rest))
-            except IncompleteStreamError as e:
-                e.hint = (
+            rest = memoryview(bytearray(min(left, READ_STEP)))
+            count = self._fill(rest)
+            if any(rest[:count]):
+                raise CorruptStreamError("the padding at the end of the stream is not zero")
+            left -= count
+            if count < len(rest):
+                if may_end is not None and self.offset >= may_end:
+                    return
+                raise self._too_short(
                     "It may have been packed anew by a tar program that does not fill the last "
                     "record: TarStreamSource(..., allow_incomplete=True) takes it all the same."
                 )
-                raise
-            if any(rest):
-                raise CorruptStreamError("the padding at the end of the stream is not zero")
-            left -= len(rest)
 
     def exactly(self, view: memoryview) -> None:
         """Fill the view from the stream."""
         if self._fill(view) < len(view):
-            raise IncompleteStreamError(
-                f"{self._stream.name} ends after {self.offset} bytes, in {self._name}"
-            )
+            raise self._too_short()
+
+    def _too_short(self, hint: str | None = None) -> IncompleteStreamError:
+        where = f"{self._stream.name} ends after {self.offset} bytes, in {self._name}"
+        return IncompleteStreamError(where, hint=hint)
 
     def _fill(self, view: memoryview) -> int:
         done = len(self._ahead[: len(view)])
@@ -298,3 +360,14 @@ def _good_header(block: bytes) -> fmt.Header | None:
         return fmt.parse_header(block)
     except CorruptStreamError:
         return None
+
+
+def _unfilled(header: bytes, extension: int) -> int:
+    """Bytes that may be missing of the last record, for whoever wrote this header.
+
+    Many programs fill up records of 10240 bytes, some of 512. To have a backup with larger records
+    end early, it must be plain that it was packed anew.
+    """
+    if extension or not fmt.is_ustar(header):
+        return fmt.GIB
+    return 0 if fmt.is_own(header) else fmt.RECORD_SIZE

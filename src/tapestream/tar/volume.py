@@ -255,6 +255,9 @@ class Volumes:
     def _check_ending(self, extents: Extents) -> None:
         if self._stream.peek(0, 1) is None:
             return
+        self.members.header()
+        if self.members.extension:
+            return  # what another program put before each header takes room, too
         start = self.members.position + fmt.data_length(extents, self.preamble.part_size)
         block = self._stream.peek(start, fmt.BLOCK)
         header = fmt.parse_header(block) if block and len(block) == fmt.BLOCK else None
