@@ -258,6 +258,18 @@ class WrongVolumeError(StreamError):
     hint = "Begin with volume 1; the others are asked for when their turn comes."
 
 
+class WrongBackupError(StreamError):
+    """Another backup is there than the one that was expected. Nothing was written.
+
+    The tape was written or labelled anew since the index was made, or another tape is loaded.
+    """
+
+    hint = (
+        "On tape, load the tape that holds it, and look with TapeDrive.scan at what is there; "
+        "Catalog.scan(drive) brings the catalog up to date."
+    )
+
+
 class IncompleteStreamError(StreamError):
     """The stream ends too early: the backup was aborted, or the copy of it was cut."""
 

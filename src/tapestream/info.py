@@ -14,7 +14,8 @@ from .errors import UsageError
 
 Context = Literal["zero", "dirty"]
 
-_IDS = (
+# Who a backup is of, and which one it is; a name is for people, but compared all the same.
+IDS = (
     "vm_id",
     "vm_name",
     "disk_id",
@@ -70,7 +71,7 @@ class BackupInfo:
     fallback: bool = False
 
     def __post_init__(self) -> None:
-        for name in _IDS:
+        for name in IDS:
             _require(name, getattr(self, name), "a string or None", (str, type(None)))
             _require_text(name, getattr(self, name))
         _require("created", self.created, "a datetime or None", (datetime, type(None)))
@@ -130,6 +131,18 @@ class BackupInfo:
         if known.get("block_hash") is not None:
             known["block_hash"] = BlockHash.from_dict(known["block_hash"])
         return cls(**known)
+
+
+def describe(info: BackupInfo) -> str:
+    """What a backup is, for people: VM, disk, and when."""
+    vm = info.vm_name or info.vm_id or "unknown VM"
+    disk = info.disk_name or info.disk_id or "unknown disk"
+    return f"{vm}, {disk}{f' of {local_time(info.created)}' if info.created else ''}"
+
+
+def local_time(time: datetime) -> str:
+    """A time as the clock on the wall shows it, with the name of its zone."""
+    return f"{time.astimezone():%Y-%m-%d %H:%M %Z}"
 
 
 def _require(name: str, value: object, what: str, types: tuple[type, ...]) -> None:

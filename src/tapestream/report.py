@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .expected import Expected
 from .info import BackupInfo
 
 
@@ -48,3 +49,15 @@ class TapeReport:
     def rate(self) -> float:
         """Bytes per second while the drive was writing."""
         return self.record_bytes / self.seconds if self.seconds else 0.0
+
+    @property
+    def expected(self) -> Expected:
+        """What must be there when it is read later: the tape may be another one by then."""
+        first = self.places[0] if self.places else None
+        return Expected(
+            self.info,
+            self.set_id,
+            first.file if first else None,
+            first.label if first else None,
+            whole_info=True,
+        )

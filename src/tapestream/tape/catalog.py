@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from ..closing import Closing
 from ..errors import LocalIOError, UsageError
-from ..info import BackupInfo
+from ..expected import Expected
+from ..info import BackupInfo, describe
 from ..report import TapeReport
 from .drive import TapeDrive
 from .scan import TapeEntry
@@ -70,6 +71,23 @@ class CatalogBackup:
     volumes: tuple[CatalogVolume, ...]
 
     @property
+    def expected(self) -> Expected:
+        """What must be there when it is read: the catalog does not see what is done to a tape.
+
+        Raises:
+            UsageError: The catalog does not know where it begins.
+        """
+        first = self.volumes[0]
+        if first.volume != 1:
+            raise UsageError(
+                f"the catalog does not know on which tape the backup of {describe(self.info)} "
+                "begins",
+                hint="Let Catalog.scan read the tape on which it does.",
+            )
+        set_id = None if self.set_id == _set_id(first) else self.set_id
+        return Expected(self.info, set_id, first.file, first.label, whole_info=True)
+
+    @property
     def complete(self) -> bool:
         """True when the catalog knows all volumes, to the one that ends the backup."""
         last = self.volumes[-1]
@@ -91,12 +109,12 @@ class Catalog(Closing):
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._name = os.fspath(path)
+        self.path = os.fspath(path)
         self._lock = threading.Lock()
         try:
-            self._database = sqlite3.connect(self._name, check_same_thread=False)
+            self._database = sqlite3.connect(self.path, check_same_thread=False)
         except sqlite3.Error as e:
-            raise LocalIOError(f"cannot open the catalog {self._name}", e) from e
+            raise LocalIOError(f"cannot open the catalog {self.path}", e) from e
         try:
             with self._transaction():
                 self._database.executescript(_SCHEMA)
@@ -162,7 +180,8 @@ class Catalog(Closing):
             self._database.execute("INSERT OR IGNORE INTO tape VALUES (?)", (label,))
             for entry in entries:
                 if entry.info is not None:
-                    self._insert(_volume(label, entry), _set_id(label, entry), entry.info)
+                    volume = _volume(label, entry)
+                    self._insert(volume, entry.set_id or _set_id(volume), entry.info)
         return label
 
     def forget(self, label: str) -> None:
@@ -251,13 +270,13 @@ class Catalog(Closing):
                 with self._database:
                     yield
             except sqlite3.Error as e:
-                raise LocalIOError(f"cannot use the catalog {self._name}", e) from e
+                raise LocalIOError(f"cannot use the catalog {self.path}", e) from e
 
 
 def _volume(label: str, entry: TapeEntry) -> CatalogVolume:
     return CatalogVolume(label, entry.file, entry.volume, entry.complete, entry.continues)
 
 
-def _set_id(label: str, entry: TapeEntry) -> str:
-    """A stream that was copied to tape from a file is a set of its own."""
-    return entry.set_id or f"{label}/{entry.file}"
+def _set_id(volume: CatalogVolume) -> str:
+    """A stream that was copied to tape from a file is a set of its own, and has no name for it."""
+    return f"{volume.label}/{volume.file}"

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
-from ..errors import UsageError
+from ..errors import TapeError, UsageError, WrongTapeError
 from .label import label_record
 from .scan import TapeEntry, first_label, scan
 from .search import created, matches
@@ -98,8 +98,21 @@ class TapeDrive(Transport):
         """Go to the beginning of a tape file, by its number from 0.
 
         Raises:
-            TapeError: There are not so many.
+            WrongTapeError: The tape has no such file.
+            TapeError: The drive failed.
         """
+        try:
+            self._wind_to_file(file)
+        except TapeError as e:
+            status = self.status()
+            if not status.at_end_of_data or status.file is None:
+                raise
+            label = f"tape {self.label}" if self.label else "its tape"
+            raise WrongTapeError(
+                f"{self.path}: {label} has {status.file} files, and none with number {file}"
+            ) from e
+
+    def _wind_to_file(self, file: int) -> None:
         status = self.status()
         if file == 0 or status.file is None or self.is_lost:
             self.rewind()
@@ -107,7 +120,8 @@ class TapeDrive(Transport):
                 self.forward_files(file)
         elif file > status.file:
             self.forward_files(file - status.file)
-        elif file < status.file or status.block != 0:
+        # Where it was not wound to, but left, the end of data reads as a bad record does.
+        elif file < status.file or status.block != 0 or self._at_end or self._position is None:
             self.backward_files(status.file - file)
 
     def read_label(self) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from contextlib import suppress
 
 from ..errors import (
     IncompleteStreamError,
@@ -13,12 +14,13 @@ from ..errors import (
     UsageError,
     WrongTapeError,
 )
+from ..info import describe
 from ..tar.format import INFO, MAX_INFO, Preamble
 from ..tar.members import MemberReader
 from .drive import TapeDrive
 from .records import RecordReader
 from .scan import TapeEntry, holds_data, look, scan
-from .volumes import DriveTurn, LoadVolume, VolumeRequest, ask, describe
+from .volumes import DriveTurn, LoadVolume, VolumeRequest, ask
 
 log = logging.getLogger("tapestream.tape")
 
@@ -65,6 +67,16 @@ class TapeInput:
     def knows_file(self) -> bool:
         """True when it can come back to its tape file, after others have used the drive."""
         return self._file is not None
+
+    def place(self) -> str:
+        """Where it is read, for people: drive, tape and file. May wind the tape."""
+        drive = self._turn.drive
+        if not drive.knows_label and self._file is not None:
+            with suppress(TapeError):
+                drive.read_label()
+        tape = f", tape {drive.label}" if drive.label else ", a tape without a label"
+        file = f", file {self._file}" if self._file is not None else ""
+        return f"{self.name}{tape if drive.knows_label else ''}{file}"
 
     def readinto(self, buffer: memoryview) -> int:
         """See `Input`."""
@@ -217,7 +229,9 @@ class TapeInput:
 
     def _load(self, volume: int, preamble: Preamble) -> None:
         assert self._on_next_volume is not None
-        request = VolumeRequest(self._turn.drive, preamble.set_id or "", volume, describe(preamble))
+        request = VolumeRequest(
+            self._turn.drive, preamble.set_id or "", volume, describe(preamble.info)
+        )
 
         def accept(drive: TapeDrive) -> None:
             _find_volume(drive, request)
@@ -228,7 +242,7 @@ class TapeInput:
 
     def _wrong_tape(self, preamble: Preamble) -> WrongTapeError:
         return WrongTapeError(
-            f"{self.name}: tape file {self._file} is not the backup of {describe(preamble)}"
+            f"{self.name}: tape file {self._file} is not the backup of {describe(preamble.info)}"
         )
 
 

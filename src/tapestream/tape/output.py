@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from ..errors import EndOfTapeError, WriteProtectedError, WrongTapeError
-from ..info import BackupInfo
+from ..info import BackupInfo, describe
 from ..report import TapePlace, TapeReport
 from ..tar.format import Preamble
 from .drive import TapeDrive
 from .records import RecordWriter, check_record_size
-from .volumes import DriveTurn, LoadVolume, VolumeRequest, ask, describe
+from .volumes import DriveTurn, LoadVolume, VolumeRequest, ask
 
 
 class TapeOutput:
@@ -92,7 +92,7 @@ class TapeOutput:
                 raise WrongTapeError(f"{drive.path}: this is still the tape that is full")
 
         request = VolumeRequest(
-            full, preamble.set_id or "", preamble.volume, describe(preamble), left
+            full, preamble.set_id or "", preamble.volume, describe(preamble.info), left
         )
         ask(self._turn, request, self._on_volume_full, accept)
         self.name = self._turn.drive.path

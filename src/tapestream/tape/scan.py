@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from ..errors import PositionLostError, StreamError, TapeError
+from ..errors import PositionLostError, StreamError, TapeError, UsageError
+from ..expected import Expected
 from ..info import BackupInfo
 from ..tar import format as fmt
 from ..tar.members import MemberReader
@@ -46,6 +47,13 @@ class TapeEntry:
     volume_start: int = 0
     continues: bool = False
     problem: str | None = None
+
+    @property
+    def expected(self) -> Expected:
+        """What must be there when it is read later: the tape may be another one by then."""
+        if self.info is None:
+            raise UsageError(f"tape file {self.file} holds no backup")
+        return Expected(self.info, self.set_id, self.file, whole_info=True)
 
 
 def scan(drive: Transport) -> Iterator[TapeEntry]:

@@ -15,7 +15,6 @@ from ..errors import (
     WriteProtectedError,
     WrongTapeError,
 )
-from ..tar.format import Preamble
 from .drive import TapeDrive
 from .transport import is_tape
 
@@ -162,12 +161,3 @@ def drive_of(target: object) -> tuple[TapeDrive, bool] | None:
     if isinstance(target, (str, os.PathLike)) and is_tape(os.fspath(target)):
         return TapeDrive(os.fspath(target)), True
     return None
-
-
-def describe(preamble: Preamble) -> str:
-    """What a backup is, for people."""
-    info = preamble.info
-    vm = info.vm_name or info.vm_id or "unknown VM"
-    disk = info.disk_name or info.disk_id or "unknown disk"
-    when = f" of {info.created:%Y-%m-%d %H:%M} UTC" if info.created else ""
-    return f"{vm}, {disk}{when}"

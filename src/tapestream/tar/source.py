@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from ..damage import Findings
-from ..errors import LocalIOError, StreamError, TapestreamError, UsageError
+from ..errors import LocalIOError, StreamError, TapestreamError, UsageError, WrongTapeError
+from ..expected import Expected, IndexEntry, expected_of
 from ..extents import Extents
 from ..info import BackupInfo
 from ..protocols import Reader, Source
@@ -40,7 +41,10 @@ class TarStreamSource(Source):
             than to fail: damaged data is delivered as it is, zeros for what is missing, and
             `findings` tells which. Never restore so where a good copy exists.
         file: On tape, the number of the tape file to read, as `scan` or the catalog tells it; None
-            for the one at whose beginning the tape stands.
+            for the one that `expect` names, or else the one at whose beginning the tape stands.
+        expect: The backup that must be there: what `TapeDrive.find` or `Catalog.find` gave, the
+            `tape` of a `CopyResult`, or a `BackupInfo` with the ids that are known. It is compared
+            with what is there before anything else is done. None to take whatever is there.
         on_next_volume: Loads the tape on which the backup goes on, when it is asked to; see
             `VolumeRequest`. Returns None when it is in the same drive, or else its drive.
 
@@ -51,6 +55,7 @@ class TarStreamSource(Source):
         IncompleteStreamError: It ends too early.
         CorruptStreamError: It is damaged.
         WrongVolumeError: It is not the first volume of a backup.
+        WrongBackupError: It is another backup than the one that is expected, or none.
         UsageError: An argument cannot work.
 
     Attributes:
@@ -67,9 +72,11 @@ class TarStreamSource(Source):
         verify: bool = True,
         allow_incomplete: bool = False,
         file: int | None = None,
+        expect: BackupInfo | IndexEntry | None = None,
         on_next_volume: LoadVolume | None = None,
     ) -> None:
-        self._input = _open(target, file, on_next_volume)
+        expected = None if expect is None else expected_of(expect)
+        self._input = _open(target, file, expected, on_next_volume)
         self._verify = verify
         self._allow_incomplete = allow_incomplete
         self._extents: Extents | None = None
@@ -81,7 +88,7 @@ class TarStreamSource(Source):
         self.findings: Findings | None = None
         try:
             with self._named():
-                self._volumes = Volumes(self._input)
+                self._volumes = Volumes(self._input, expected)
             self._preamble = self._volumes.preamble
             if allow_incomplete:
                 self.tolerate(Findings())
@@ -268,13 +275,21 @@ class TarStreamSource(Source):
 def _open(
     target: str | os.PathLike[str] | BinaryInput | TapeDrive,
     file: int | None,
+    expected: Expected | None,
     on_next_volume: LoadVolume | None,
 ) -> Input:
     tape = drive_of(target)
-    if tape:
-        drive, ours = tape
+    if not tape:
+        assert not isinstance(target, TapeDrive)
+        if file is not None:
+            raise UsageError("only a tape has files: file= must be None for other targets")
+        return open_input(target)
+    drive, ours = tape
+    if expected is None:
         return TapeInput(drive, file, on_next_volume, ours=ours)
-    assert not isinstance(target, TapeDrive)
-    if file is not None:
-        raise UsageError("only a tape has files: file= must be None for other targets")
-    return open_input(target)
+    if file is None:
+        file = expected.file
+    try:
+        return TapeInput(drive, file, on_next_volume, ours=ours)
+    except WrongTapeError as e:
+        raise expected.error(str(e.args[0]), "nothing") from e

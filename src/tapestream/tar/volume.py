@@ -8,11 +8,14 @@ from ..damage import Findings
 from ..errors import (
     CorruptStreamError,
     ExtentsError,
+    ForeignStreamError,
     IncompleteStreamError,
     LocalIOError,
     UsageError,
+    WrongBackupError,
     WrongVolumeError,
 )
+from ..expected import Expected
 from ..extents import Extents
 from ..info import BackupInfo
 from ..tape.input import TapeInput
@@ -31,6 +34,7 @@ class Volumes:
 
     Args:
         stream: Where it is read from.
+        expected: What it must be; None to take whatever it is.
 
     Attributes:
         preamble: What the volume says of itself.
@@ -41,14 +45,18 @@ class Volumes:
 
     Raises:
         StreamError: What is read is not the beginning of a backup.
+        WrongBackupError: It is another backup than expected.
     """
 
-    def __init__(self, stream: Input) -> None:
+    def __init__(self, stream: Input, expected: Expected | None = None) -> None:
         self._stream = stream
         self._findings: Findings | None = None
         self.bridge: BridgedInput | None = None
         self.cancelled = False
-        self._open()
+        if expected is None:
+            self._open()
+        else:
+            self._open_expected(expected)
         self._first = self.preamble
         if self.preamble.volume != 1:
             raise WrongVolumeError(
@@ -180,6 +188,17 @@ class Volumes:
         self.digests: dict[str, str | None] = {}
         self._add_digest(fmt.INFO, text)
 
+    def _open_expected(self, expected: Expected) -> None:
+        try:
+            self._open()
+        except (ForeignStreamError, IncompleteStreamError) as e:
+            raise expected.error(_place(self._stream), f"no backup ({e.args[0]})") from e
+        try:
+            expected.check(self.preamble.info, self.preamble.set_id, self._stream.name)
+        except WrongBackupError:
+            # Only now: to read the label, a tape is wound.
+            expected.check(self.preamble.info, self.preamble.set_id, _place(self._stream))
+
     def _read_attachments(self) -> None:
         """Read them, up to a header that is not that of one; none of one that is refused."""
         while (name := self._next_attachment()) is not None:
@@ -302,6 +321,11 @@ class Volumes:
 
     def _add_digest(self, name: str, text: bytes) -> None:
         self.digests[name] = hex_digest(self.preamble.checksum, text)
+
+
+def _place(stream: Input) -> str:
+    """The name of a stream; on a tape also what that is called, and the number of the file."""
+    return stream.place() if isinstance(stream, TapeInput) else stream.name
 
 
 def _common(preamble: fmt.Preamble) -> tuple[str | None, BackupInfo, str | None, int]:
