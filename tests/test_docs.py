@@ -275,6 +275,12 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert anchor in anchors(there), f"{name_of(page)} links to {target}"
 
 
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "pyproject.toml"], ids=name_of)
+def test_projects_are_linked_not_registries(page: Path) -> None:
+    """Where a package is published may change; the project says where."""
+    assert not re.search(r"\b(pypi|pythonhosted)\b", page.read_text(encoding="utf-8"))
+
+
 def without_code(page: Path) -> str:
     text = page.read_text(encoding="utf-8")
     return re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
