@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 from typing_extensions import Unpack
 
@@ -19,7 +19,6 @@ from .engine.copy import (
     check_order,
     check_sink,
     check_source,
-    copy,
     extents_of,
     transfer,
 )
@@ -29,6 +28,7 @@ from .info import BackupInfo
 from .layers import Layers
 from .links import in_order, name
 from .protocols import Reader, Sink, Source
+from .running import Running, running, uses
 
 # Of qcow2, in bytes. Where a disk grows, the rest of its last cluster reads as zeros, but may be
 # reported as data.
@@ -71,16 +71,17 @@ def restore_chain(
         TapestreamError: A stream is damaged, or the copy failed; the message names the backup.
     """
     check_sink(sink)
-    with aborted_on_error(sink), ExitStack() as stack:
+    with running(sink) as run, aborted_on_error(sink, run), ExitStack() as stack:
         given = _given(sources)
-        stack.enter_context(kept_alive(*given, sink))
+        run.use(*given)
+        stack.enter_context(kept_alive(*given, sink, run=run))
         settings = Settings.of(options)
         chain = _Chain(given)
         if sink.sequential or settings.block_hash:
             check_order(chain)
         if verify_first:
-            chain.verify(replace(settings, block_hash=False))
-        return transfer(chain, sink, settings, options.get("progress"))
+            chain.verify(replace(settings, block_hash=False), run)
+        return transfer(chain, sink, settings, options.get("progress"), run)
 
 
 def merge_chain(sources: Iterable[Source]) -> Source:
@@ -167,7 +168,7 @@ class _Chain(Source):
             return None
         return [self.layers.told_by(layer) for layer in range(len(self._sources))]
 
-    def verify(self, settings: Settings) -> None:
+    def verify(self, settings: Settings, run: Running) -> None:
         """Read all streams once, to check every byte.
 
         Raises:
@@ -176,7 +177,7 @@ class _Chain(Source):
         self.rewind()
         for source in self._sources:
             with _naming(source):
-                copy(source, DiscardSink(), **asdict(settings))
+                transfer(source, DiscardSink(), settings, None, run)
             source.rewind()
 
     def rewind(self) -> None:
@@ -187,6 +188,7 @@ class _Chain(Source):
 
     def open_reader(self) -> Reader:
         """See `Source.open_reader`."""
+        uses(*self._sources)
         if not self._in_turn:
             return _SideBySide(self._sources, self.layers)
         self._one_by_one = _OneByOne(self._sources, self.layers)

@@ -3,14 +3,37 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from types import TracebackType
-from typing import Protocol
+from collections.abc import Callable
+from functools import partial, wraps
+from types import FunctionType, TracebackType
+from typing import Any, Protocol
 
 from typing_extensions import Self
 
+from .running import end_copy, joins
+
+# What is done to a source or sink by these methods.
+_ENDINGS = {"close": "closed", "abort": "aborted"}
+# With these begins a copy to use it.
+_BEGINNINGS = ("begin", "open_reader")
+
 
 class Closing(Protocol):
-    """A context manager that closes itself."""
+    """A context manager that closes itself; a copy that uses it is ended first.
+
+    That is so in every class that inherits from this one: its `close` and `abort`, and what else
+    has to do with it, are wrapped once, here.
+    """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for name, method in list(vars(cls).items()):
+            if not isinstance(method, FunctionType):
+                continue
+            if name in _ENDINGS:
+                setattr(cls, name, _ending_its_copy(method, _ENDINGS[name]))
+            elif name in _BEGINNINGS:
+                setattr(cls, name, _joining_a_copy(method))
 
     @abstractmethod
     def close(self) -> None:
@@ -27,3 +50,21 @@ class Closing(Protocol):
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _ending_its_copy(method: Callable[[Any], None], doing: str) -> Callable[[Any], None]:
+    @wraps(method)
+    def close(self: Any) -> None:
+        if end_copy(self, doing, partial(method, self)):
+            method(self)
+
+    return close
+
+
+def _joining_a_copy(method: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(method)
+    def begin(self: Any, *args: Any) -> Any:
+        joins(self)
+        return method(self, *args)
+
+    return begin

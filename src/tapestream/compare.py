@@ -11,6 +11,7 @@ from .errors import LocalIOError
 from .extents import Extents, Kind
 from .info import BackupInfo
 from .protocols import Reader, Sink, Source, Writer
+from .running import uses
 
 # Differences are told in blocks of this size.
 BLOCK_SIZE = 1024**2
@@ -80,6 +81,7 @@ class _Comparison(Sink):
 
     def begin(self, info: BackupInfo, extents: Extents) -> None:
         """See `Sink.begin`."""
+        uses(self._source)
         self.extents = extents_of(self._source)
         check_order(self._source)
         self._sizes = extents.size, self.extents.size

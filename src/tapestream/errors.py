@@ -66,6 +66,15 @@ class BackendError(TapestreamError):
     )
 
 
+class ClosedError(TapestreamError):
+    """A source or sink was closed or aborted while its copy ran, by another thread or a callback.
+
+    The copy ended first: nothing that it wrote looks complete.
+    """
+
+    hint = "Copy again with a new sink if that was not intended."
+
+
 class LocalIOError(TapestreamError):
     """The operating system refused to open, read or write a local file, pipe or device.
 
@@ -79,6 +88,12 @@ class LocalIOError(TapestreamError):
         reason = getattr(error, "strerror", None) or str(error or "")
         super().__init__(f"{doing}: {reason}" if reason else doing, hint=hint)
         self.errno: int | None = getattr(error, "errno", None)
+
+
+class NotDurableError(LocalIOError):
+    """What was written is complete and has its name, but may not survive a power failure yet."""
+
+    hint = "Run 'sync', and read the kernel's log for errors of the disk; then verify it."
 
 
 class TapeError(LocalIOError):

@@ -17,6 +17,12 @@ The order of calls in one copy, all from the calling thread unless told otherwis
 
 After the first error of any of them, nothing more is read or written: `cancel` is called on every
 reader and writer, all are closed, `sink.abort()` is called, and the error is raised to the caller.
+
+A source or sink is used by one copy at a time. Where it inherits from `Source` or `Sink`, its
+`close` and `abort` end the copy that uses it first: called from another thread, they return when
+the copy has ended and everything is closed; called from a thread of the copy, such as in
+`progress`, they return immediately, and the copy closes it at its end. The copy then raises a
+`ClosedError`, unless it was committed before.
 """
 
 from __future__ import annotations
@@ -204,9 +210,10 @@ class Source(Closing, Protocol):
         return
 
     def cancel(self) -> None:
-        """Make a call of `open_reader` or `finish` that blocks now, in another thread, fail soon.
+        """Make a call of `extents`, `open_reader` or `finish` that blocks now fail soon. Optional.
 
-        Optional. Called where the source is read by one that combines several.
+        Called from another thread, also more than once: where the source is read by one that
+        combines several, and where somebody closes a source or sink during its copy.
         """
         return
 
@@ -361,6 +368,14 @@ class Sink(Closing, Protocol):
 
         Called about every 20 seconds during a copy, from another thread, whether data moves or
         not: a sink may wait for a tape for minutes. Must not block for long.
+        """
+        return
+
+    def cancel(self) -> None:
+        """Make a call of `begin` or `commit` that blocks now fail soon. Optional.
+
+        Called from another thread, also more than once, where somebody closes a source or sink
+        during its copy.
         """
         return
 

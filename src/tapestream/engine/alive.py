@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from ..protocols import Sink, Source
+from ..running import Running
 
 log = logging.getLogger("tapestream.copy")
 
@@ -20,7 +21,7 @@ PATIENCE = 1.0
 
 
 @contextmanager
-def kept_alive(*parties: Source | Sink) -> Iterator[None]:
+def kept_alive(*parties: Source | Sink, run: Running) -> Iterator[None]:
     """Let sources and sinks keep themselves alive in this block, each from a thread of its own.
 
     One whose server hangs delays no other. A thread may outlive the block by one call that a server
@@ -30,18 +31,21 @@ def kept_alive(*parties: Source | Sink) -> Iterator[None]:
     threads = [
         threading.Thread(
             target=_keep_alive,
-            args=(ended, party.keep_alive),
+            args=(ended, party.keep_alive, run),
             name="tapestream-keep-alive",
             daemon=True,
         )
         for party in parties
     ]
     try:
-        for thread in threads:
-            thread.start()
-        yield
+        try:
+            for thread in threads:
+                thread.start()
+            yield
+        finally:
+            ended.set()
     finally:
-        ended.set()
+        ended.set()  # an interrupt may have come before the one above
         # Such a call ends by its own timeouts, for which who interrupts a copy does not wait.
         until = time.monotonic() + PATIENCE
         for thread in threads:
@@ -49,9 +53,10 @@ def kept_alive(*parties: Source | Sink) -> Iterator[None]:
                 thread.join(max(0.0, until - time.monotonic()))
 
 
-def _keep_alive(ended: threading.Event, call: Callable[[], None]) -> None:
-    while not ended.wait(INTERVAL):
-        try:
-            call()
-        except Exception as e:  # noqa: BLE001 - the copy itself finds out whether it matters
-            log.warning("cannot keep the transfer alive: %s", e)
+def _keep_alive(ended: threading.Event, call: Callable[[], None], run: Running) -> None:
+    with run.here():
+        while not ended.wait(INTERVAL):
+            try:
+                call()
+            except Exception as e:  # noqa: BLE001 - the copy itself finds out whether it matters
+                log.warning("cannot keep the transfer alive: %s", e)

@@ -19,6 +19,7 @@ from ..info import BackupInfo
 from ..progress import Progress, reporter
 from ..protocols import Reader, Sink, Source, Writer
 from ..report import TapeReport
+from ..running import Running, running
 from . import pipeline
 from .alive import kept_alive
 from .arrange import in_any_order, in_order
@@ -136,15 +137,18 @@ def copy(
     Raises:
         BlockHashMismatchError: What was read is not the disk that was backed up; the sink was
             aborted.
+        ClosedError: Source or sink was closed meanwhile; the sink was aborted.
+        UsageError: An argument cannot work, or another copy uses the source or the sink.
         TapestreamError: The copy failed; all threads have ended and the sink was aborted.
         KeyboardInterrupt: The same, at once; while a connection is being made, that is waited for.
     """
     check_sink(dst)
-    with aborted_on_error(dst):
+    with running(dst) as run, aborted_on_error(dst, run):
         check_source(src)
+        run.use(src)
         settings = Settings(max_workers, buffer_size, buffer_memory, max_gap, block_hash)
-        with kept_alive(src, dst):
-            return transfer(src, dst, settings, progress)
+        with kept_alive(src, dst, run=run):
+            return transfer(src, dst, settings, progress, run)
 
 
 def check_source(source: object) -> None:
@@ -172,17 +176,31 @@ def _check_party(party: object, method: str, needed: str, example: str) -> None:
 
 
 @contextmanager
-def aborted_on_error(dst: Sink) -> Iterator[None]:
-    """Abort a sink when this block raises."""
+def aborted_on_error(dst: Sink, run: Running) -> Iterator[None]:
+    """Abort the sink of a copy when this block raises."""
+    uncommitted = True
     try:
-        yield
-    except BaseException:
         try:
-            dst.abort()
-        except Exception:
-            # The first error is the one to raise, but this one must not be lost either.
-            log.exception("the sink could not be aborted cleanly")
-        raise
+            yield
+            uncommitted = False
+        finally:
+            run.is_ending = True
+            if uncommitted:
+                _abort(dst)
+                uncommitted = False
+    finally:
+        # An interrupt may have come in the middle.
+        run.is_ending = True
+        if uncommitted:
+            _abort(dst)
+
+
+def _abort(dst: Sink) -> None:
+    try:
+        dst.abort()
+    except Exception:
+        # The first error is the one to raise, but this one must not be lost either.
+        log.exception("the sink could not be aborted cleanly")
 
 
 @dataclass(frozen=True)
@@ -237,7 +255,9 @@ def _is_number(value: object, *, least: int) -> bool:
     return isinstance(value, int) and value >= least
 
 
-def transfer(src: Source, dst: Sink, settings: Settings, progress: Progress | None) -> CopyResult:
+def transfer(
+    src: Source, dst: Sink, settings: Settings, progress: Progress | None, run: Running
+) -> CopyResult:
     """Do what `copy` does, where source and sink are kept alive, and aborted, by the caller."""
     began = time.monotonic()
     if src.max_readers < 1 or dst.max_writers < 1:
@@ -248,6 +268,7 @@ def transfer(src: Source, dst: Sink, settings: Settings, progress: Progress | No
     if dst.sequential or settings.block_hash:
         check_order(src)
     hasher = _hasher(info, extents) if settings.block_hash else None
+    run.check()
     dst.begin(info, extents)
     n_readers = 1 if src.sequential else min(settings.readers(src), src.max_readers)
     n_writers = 1 if dst.sequential else min(settings.writers, dst.max_writers)
@@ -280,11 +301,14 @@ def transfer(src: Source, dst: Sink, settings: Settings, progress: Progress | No
             inspect=hasher.update if hasher else None,
             observe=gap.observe,
             progress=reporter(progress, data.bytes),
+            use=run,
         )
     if moved.written != data.bytes:
         raise RuntimeError(f"{moved.written} of {data.bytes} bytes of data were written")
+    run.check()
     src.finish()
     block_hash = _checked(hasher.result(), info) if hasher else None
+    run.check()
     dst.commit()
     return CopyResult(
         size=info.size,

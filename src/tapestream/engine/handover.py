@@ -66,6 +66,7 @@ class Handover:
         finished: Set when all workers have ended, or one has failed.
         error: The first error.
         at_work: How many workers run.
+        is_ended: Set when no worker runs any more, nor will, after an error.
         moved: What was claimed and released so far.
     """
 
@@ -83,6 +84,7 @@ class Handover:
         self.finished = threading.Event()
         self.error: BaseException | None = None
         self.at_work = 0
+        self.is_ended = False
         self.moved = Moved()
         self._plan = plan
         self._pool = pool
@@ -206,6 +208,11 @@ class Handover:
             self._workers_left -= 1
             if self._workers_left == 0:
                 self.finished.set()
+
+    @property
+    def is_complete(self) -> bool:
+        """True when all workers have ended, and none has failed."""
+        return self._workers_left == 0 and self.error is None
 
     def fail(self, error: BaseException) -> None:
         """Keep the first error, and wake everybody up to end."""

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 
 from ..protocols import Digester, Reader, Writer
+from ..running import Running
 from .arrange import Operation, data_of
 from .balance import Spent
 from .buffers import BufferPool
@@ -55,6 +56,7 @@ def run(
     inspect: Inspect | None = None,
     observe: Callable[[Limits, Seen], None],
     progress: Callable[[int], None],
+    use: Running | None = None,
 ) -> Moved:
     """Move everything in the plan from the readers to the writers.
 
@@ -72,6 +74,7 @@ def run(
             readers, before it is written.
         observe: Hears of every request, with its limits, what it took.
         progress: Called with the number of data bytes in every block that was written.
+        use: The copy that is made, which may be ended by others; None for one of its own.
 
     Returns:
         What went through.
@@ -80,6 +83,7 @@ def run(
         BaseException: The first error of any worker, or KeyboardInterrupt. All workers have
             ended; readers and writers are still to be closed.
     """
+    use = use or Running()
     handover = Handover(
         plan,
         pool,
@@ -101,42 +105,45 @@ def run(
     ]
     threads = [
         # Daemons, for one whose start() was interrupted may never begin.
-        threading.Thread(target=partial(_guarded, handover, do), name=name, daemon=True)
+        threading.Thread(target=partial(_guarded, handover, do, use), name=name, daemon=True)
         for name, do in work
     ]
-    error: BaseException | None = None
+    workers: list[Reader | Writer] = [*readers, *writers]
     try:
-        for thread in threads:
-            thread.start()
-        while not handover.finished.wait(WAKE_UP):
-            continue
-        error = handover.error
-    except BaseException as e:  # noqa: BLE001 - KeyboardInterrupt, too, ends the threads first
-        error = e
-    if error is not None:
-        _end(handover, [*readers, *writers], error)
-        raise handover.error or error
+        try:
+            with use.failing(handover.fail):
+                for thread in threads:
+                    thread.start()
+                while not handover.finished.wait(WAKE_UP):
+                    continue
+        except BaseException as e:  # noqa: BLE001 - KeyboardInterrupt, too, ends the threads first
+            handover.fail(e)
+        _end(handover, workers)
+    finally:
+        _end(handover, workers)  # an interrupt may have come before the one above
+    if handover.error is not None:
+        raise handover.error
     for thread in threads:
         thread.join()
     return handover.moved
 
 
-def _end(handover: Handover, workers: Sequence[Reader | Writer], error: BaseException) -> None:
-    """Cancel all workers, and wait until they have ended.
+def _end(handover: Handover, workers: Sequence[Reader | Writer]) -> None:
+    """Cancel all workers if they are not done, and wait until they have ended.
 
     No further KeyboardInterrupt cuts this short: what the workers use is closed next, and a
     late write would go into whatever file has got the descriptor's number by then.
     """
-    while True:
+    while not (handover.is_complete or handover.is_ended):
         try:
-            handover.fail(error)
+            handover.fail(Cancelled())
             for worker in workers:
                 _cancel(worker)
             while handover.at_work:  # an interrupted Thread.join() takes a live thread for dead
                 time.sleep(0.01)
+            handover.is_ended = True
         except KeyboardInterrupt:
             continue
-        return
 
 
 def _cancel(worker: Reader | Writer) -> None:
@@ -147,14 +154,15 @@ def _cancel(worker: Reader | Writer) -> None:
         log.exception("a reader or writer could not be cancelled")
 
 
-def _guarded(handover: Handover, work: Callable[[], None]) -> None:
+def _guarded(handover: Handover, work: Callable[[], None], use: Running) -> None:
     """Run a worker; whatever it raises ends all the others."""
     try:
         handover.worker_starts()
     except Cancelled:
         return
     try:
-        work()
+        with use.here():
+            work()
     except Cancelled:
         pass
     except BaseException as e:  # noqa: BLE001 - raised again by run()

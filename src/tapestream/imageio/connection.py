@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 from urllib.parse import urlsplit
+from weakref import WeakValueDictionary
 
 from typing_extensions import Self
 from urllib3.connection import HTTPConnection, HTTPSConnection
@@ -263,11 +264,27 @@ class Transfer:
         self.is_local = False
         self._tls = tls
         self._unix_socket: str | None = None
+        self._entered: WeakValueDictionary[int, Connection] = WeakValueDictionary()
 
     def connect(self) -> Connection:
         """Make a connection; it connects when first used."""
         host = "localhost" if self._unix_socket else self.url.authority
         return Connection(self, Exchange(self._new_http(), host))
+
+    def cancel(self) -> None:
+        """Make what waits for the server in a `with` block of a connection, elsewhere, fail."""
+        for found in self._entered.valuerefs():
+            connection = found()
+            if connection is not None:
+                connection.cancel()
+
+    def enter(self, connection: Connection) -> None:
+        """Let `cancel` end what this connection waits for."""
+        self._entered[id(connection)] = connection
+
+    def leave(self, connection: Connection) -> None:
+        """The opposite of `enter`."""
+        self._entered.pop(id(connection), None)
 
     def keep_alive(self) -> None:
         """Use the ticket: this, unlike getting the extents, lets it live on.
@@ -596,9 +613,11 @@ class Connection:
         self._exchange.close()
 
     def __enter__(self) -> Self:
+        self._transfer.enter(self)
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._transfer.leave(self)
         self.close()
 
     def _patch(self, message: Mapping[str, object], doing: str) -> None:

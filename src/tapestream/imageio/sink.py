@@ -172,6 +172,10 @@ class ImageioUploadSink(Sink):
             raise UsageError("the sink has not begun")
         return _HTTPWriter(self._transfer, self._stale)
 
+    def cancel(self) -> None:
+        """See `Sink.cancel`: ends a wait for the extents of the disk, or for its zeros."""
+        self._transfer.cancel()
+
     def commit(self) -> None:
         """See `Sink.commit`: every writer has flushed what it wrote."""
 

@@ -186,6 +186,10 @@ class ImageioHTTPSource(Source):
         """See `Source.keep_alive`: uses the ticket, which would expire."""
         self._transfer.keep_alive()
 
+    def cancel(self) -> None:
+        """See `Source.cancel`: ends a wait for the extents, or for the block hash."""
+        self._transfer.cancel()
+
     def close(self) -> None:
         """See `Source.close`: the connections were the readers'."""
 

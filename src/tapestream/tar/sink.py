@@ -152,6 +152,10 @@ class TarStreamSink(Sink):
         """See `Sink.open_writer`."""
         return self._begun()
 
+    def cancel(self) -> None:
+        """See `Sink.cancel`: ends a wait for a drive, or for the reader of a pipe."""
+        self._output.cancel()
+
     def commit(self) -> None:
         """See `Sink.commit`: writes the manifest and the end of the archive.
 

@@ -12,6 +12,7 @@ import os
 import select
 import stat
 import sys
+import threading
 from typing import Protocol
 
 from ..errors import IncompleteStreamError, LocalIOError, UsageError
@@ -100,11 +101,15 @@ class _Cancel:
     """A flag that a thread blocked in poll() notices."""
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()  # nothing is written to what is being closed
         self._read, self._write = os.pipe2(os.O_CLOEXEC)
+        self._is_set = False
 
     def set(self) -> None:
-        if self._write >= 0:
-            os.write(self._write, b"x")
+        with self._lock:
+            if self._write >= 0 and not self._is_set:
+                self._is_set = True
+                os.write(self._write, b"x")
 
     def wait(self, fd: int, event: int) -> None:
         """Block until `fd` is ready, or fail when cancelled."""
@@ -115,10 +120,11 @@ class _Cancel:
             raise LocalIOError("cancelled")
 
     def close(self) -> None:
-        if self._write >= 0:
-            os.close(self._read)
-            os.close(self._write)
-            self._read = self._write = -1
+        with self._lock:
+            if self._write >= 0:
+                os.close(self._read)
+                os.close(self._write)
+                self._read = self._write = -1
 
 
 def _cancel_of(fd: int, name: str, *, close: bool) -> _Cancel:
