@@ -4,6 +4,7 @@ import re
 import threading
 import time
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from tests.hostile import (
     Fault,
     Garbage,
     HostileServer,
+    Reply,
     Request,
     SparseImage,
     Stall,
@@ -510,7 +512,39 @@ def test_connections_that_are_dropped_while_idle() -> None:
         assert content(server) == IMAGE
 
 
+class Answering(HostileServer):
+    """Answers whatever it has written with this status, as other servers of this API do."""
+
+    status = 200
+
+    def answer(self, request: Request, body: Iterator[bytes]) -> tuple[Reply, Fault]:
+        reply, fault = super().answer(request, body)
+        if request.method in ("PUT", "PATCH"):
+            reply = replace(reply, status=self.status)
+        return reply, fault
+
+
+@pytest.mark.parametrize("status", [200, 201, 202, 204])
+@pytest.mark.parametrize("features", [("extents", "zero", "flush"), ()])
+def test_every_2xx_says_that_it_was_written(status: int, features: tuple[str, ...]) -> None:
+    with Answering(old_disk(), features=features) as server:
+        server.status = status
+        upload(server, source())
+        assert content(server) == IMAGE
+
+
 # --- Read only, and other mistakes ---
+
+
+@pytest.mark.parametrize("limit", [0, -1])
+def test_a_transfer_without_writers_is_a_download(limit: int) -> None:
+    """So some servers say it; their "allow" is that of every transfer."""
+    disk = old_disk()
+    with HostileServer(disk, max_writers=limit) as server:
+        with pytest.raises(TicketError, match="does not allow to write"):
+            upload(server, source())
+        assert {request.method for request in server.requests} == {"OPTIONS"}
+        assert content(server) == disk
 
 
 def test_a_ticket_that_does_not_allow_to_write() -> None:

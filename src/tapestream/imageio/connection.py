@@ -205,7 +205,9 @@ class Capabilities:
                 max_readers=max(1, int(options.get("max_readers", 1)) - ROOM),
                 max_writers=max(1, int(options.get("max_writers", 1)) - ROOM),
                 unix_socket=unix_socket,
-                writable=allow is None or "PUT" in allow.upper(),
+                # Some servers say "read only" by their limit, and others by their "allow".
+                writable=(allow is None or "PUT" in allow.upper())
+                and int(options.get("max_writers", 1)) > 0,
             )
         except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
             # Not "from e": it shows what the server sent.
@@ -553,7 +555,7 @@ class Connection:
         doing = self._putting.popleft()
         with self._foreign_errors(doing):
             reply = self._whole(self._exchange.reply())
-        self._check(reply, 200, doing)
+        self._check_done(reply, doing)
 
     def zero(self, start: int, length: int, *, flush: bool = False) -> None:
         """Make a range read as zeros; any length goes in one request."""
@@ -624,7 +626,7 @@ class Connection:
         body = memoryview(json.dumps(message).encode())
         headers = {"Content-Length": str(len(body)), "Content-Type": "application/json"}
         reply = self._ask("PATCH", headers=headers, body=body, timeout=self._transfer.timeouts.slow)
-        self._check(reply, 200, doing)
+        self._check_done(reply, doing)
 
     def _ask(
         self,
@@ -676,6 +678,10 @@ class Connection:
         else:
             self.close()  # nobody wants the rest
         return Reply(response.status, response.headers, body)
+
+    def _check_done(self, reply: Reply, doing: str) -> None:
+        """Make sure that something was written: servers say so by 200, 201 or 204."""
+        self._check(reply, reply.status if 200 <= reply.status < 300 else 200, doing)
 
     def _check(self, reply: Reply, wanted: int, doing: str) -> None:
         if reply.status == wanted:
