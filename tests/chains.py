@@ -209,10 +209,10 @@ class Watched(Source):
         self.open_now.append(self)
         return self.source.open_reader()
 
-    def finish(self) -> None:
+    def finish(self) -> str | None:
         self.calls.append("finish")
         self.open_now.remove(self)
-        self.source.finish()
+        return self.source.finish()
 
     def close(self) -> None:
         self.calls.append("close")

@@ -9,6 +9,18 @@ from dataclasses import replace
 
 from typing_extensions import Unpack
 
+from .contract import (
+    check_source,
+    check_unchanged,
+    extents_of,
+    fill,
+    finish,
+    info_of,
+    itself,
+    reader_of,
+    sink_of,
+    source_of,
+)
 from .discard import DiscardSink
 from .engine.alive import kept_alive
 from .engine.copy import (
@@ -17,9 +29,6 @@ from .engine.copy import (
     Settings,
     aborted_on_error,
     check_order,
-    check_sink,
-    check_source,
-    extents_of,
     transfer,
 )
 from .errors import ChainError, TapestreamError, UsageError
@@ -70,10 +79,10 @@ def restore_chain(
             twice, which a pipe is not. Nothing was written.
         TapestreamError: A stream is damaged, or the copy failed; the message names the backup.
     """
-    check_sink(sink)
-    with running(sink) as run, aborted_on_error(sink, run), ExitStack() as stack:
+    sink = sink_of(sink)
+    with running(itself(sink)) as run, aborted_on_error(sink, run), ExitStack() as stack:
         given = _given(sources)
-        run.use(*given)
+        run.use(*map(itself, given))
         stack.enter_context(kept_alive(*given, sink, run=run))
         settings = Settings.of(options)
         chain = _Chain(given)
@@ -107,20 +116,19 @@ def merge_chain(sources: Iterable[Source]) -> Source:
 def _given(sources: Iterable[Source]) -> list[Source]:
     if not isinstance(sources, Iterable):
         raise UsageError(f"a chain is a list of sources, not a {type(sources).__name__}")
-    given = list(sources)
-    for source in given:
-        check_source(source)
-    return given
+    return [source_of(source) for source in sources]
 
 
 class _Chain(Source):
     """The disk as the last backup of a chain left it."""
 
     def __init__(self, given: list[Source]) -> None:
-        order = in_order([source.info for source in given])
+        infos = [info_of(source) for source in given]
+        order = in_order(infos)
         self._sources = [given[i] for i in order]
+        self._infos = [infos[i] for i in order]
         extents = [_examine(source) for source in self._sources]
-        _check_sizes([source.info for source in self._sources], extents)
+        _check_sizes(self._infos, extents)
         self.layers = Layers(extents)
         devices = Counter(source.device for source in self._sources if source.device)
         self._in_turn = any(count > 1 for count in devices.values())
@@ -129,14 +137,12 @@ class _Chain(Source):
     @property
     def info(self) -> BackupInfo:
         """That of the last backup, as a full one."""
-        last = self._sources[-1].info
-        return replace(last, context="zero", parent_checkpoint_id=None, fallback=False)
+        return replace(self._infos[-1], context="zero", parent_checkpoint_id=None, fallback=False)
 
     @property
     def checksum(self) -> str | None:
         """See `Source.checksum`: of all the streams, or None."""
-        names = {source.checksum for source in self._sources}
-        return None if None in names else ", ".join(sorted(filter(None, names)))
+        return _all_of(source.checksum for source in self._sources)
 
     @property
     def max_readers(self) -> int:
@@ -194,15 +200,18 @@ class _Chain(Source):
         self._one_by_one = _OneByOne(self._sources, self.layers)
         return self._one_by_one
 
-    def finish(self) -> None:
+    def finish(self) -> str | None:
         """See `Source.finish`: reads what nothing is needed of, too, for it may be damaged."""
-        done = self._one_by_one.finished if self._one_by_one else 0
+        confirmed = list(self._one_by_one.confirmed) if self._one_by_one else []
         opened = self._one_by_one.opened if self._one_by_one else len(self._sources)
-        for layer, source in enumerate(self._sources[done:], done):
+        for layer, source in enumerate(self._sources[len(confirmed) :], len(confirmed)):
             with _naming(source):
                 if layer >= opened:
-                    source.open_reader().close()
-                source.finish()
+                    reader_of(source).close()
+                confirmed.append(finish(source))
+        for source, info in zip(self._sources, self._infos, strict=True):
+            check_unchanged(source, info)
+        return _all_of(confirmed)
 
     def cancel(self) -> None:
         """See `Source.cancel`."""
@@ -227,7 +236,7 @@ class _SideBySide(Reader):
         with ExitStack() as stack:
             self._readers = []
             for source in sources:
-                self._readers.append(source.open_reader())
+                self._readers.append(reader_of(source))
                 stack.callback(self._readers[-1].close)
             self._open = stack.pop_all()
 
@@ -238,7 +247,7 @@ class _SideBySide(Reader):
             offset = stretch.start - start
             with _naming(self._sources[stretch.layer]):
                 reader.request(stretch.start, stretch.length)
-                reader.readinto(stretch.start, buffer[offset : offset + stretch.length])
+                fill(reader, stretch.start, buffer[offset : offset + stretch.length])
 
     def cancel(self) -> None:
         """See `Reader.cancel`."""
@@ -255,7 +264,7 @@ class _OneByOne(Reader):
 
     Attributes:
         opened: How many were opened.
-        finished: How many were read to their end, and checked.
+        confirmed: What those that were read to their end compared their data with.
     """
 
     def __init__(self, sources: Sequence[Source], layers: Layers) -> None:
@@ -263,7 +272,8 @@ class _OneByOne(Reader):
         self._layers = layers
         self._reader: Reader | None = None
         self._cancelled = False
-        self.opened = self.finished = 0
+        self.opened = 0
+        self.confirmed: list[str | None] = []
 
     def request(self, start: int, length: int) -> None:
         """See `Reader.request`: one is always told by one layer."""
@@ -282,7 +292,7 @@ class _OneByOne(Reader):
         """See `Reader.readinto`."""
         assert self._reader is not None
         with _naming(self._sources[self.opened - 1]):
-            self._reader.readinto(start, buffer)
+            fill(self._reader, start, buffer[:])
 
     def cancel(self) -> None:
         """See `Reader.cancel`."""
@@ -303,10 +313,9 @@ class _OneByOne(Reader):
         self.close()
         if self.opened:
             with _naming(self._sources[self.opened - 1]):
-                self._sources[self.opened - 1].finish()
-            self.finished = self.opened
+                self.confirmed.append(finish(self._sources[self.opened - 1]))
         with _naming(self._sources[self.opened]):
-            self._reader = self._sources[self.opened].open_reader()
+            self._reader = reader_of(self._sources[self.opened])
         self.opened += 1
         if self._cancelled:  # while there was no reader to cancel
             self._reader.cancel()
@@ -330,11 +339,18 @@ class _naming:  # noqa: N801 - a context manager, called for every piece of data
 
 def _examine(source: Source) -> Extents:
     """Read the extents of one backup, and see if it can be part of a chain."""
+    check_source(source)
     with _naming(source):
         extents = extents_of(source)
         check_order(source)
         source.check_complete()
     return extents
+
+
+def _all_of(names: Iterable[str | None]) -> str | None:
+    """The digests of all backups, in words; None where one has none."""
+    known = set(names)
+    return None if None in known else ", ".join(sorted(filter(None, known)))
 
 
 def _check_sizes(infos: Sequence[BackupInfo], extents: Sequence[Extents]) -> None:

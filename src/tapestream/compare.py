@@ -6,7 +6,18 @@ from dataclasses import dataclass
 
 from typing_extensions import Unpack
 
-from .engine.copy import CopyOptions, check_order, check_source, copy, extents_of
+from .contract import (
+    check_source,
+    check_unchanged,
+    extents_of,
+    fill,
+    finish,
+    info_of,
+    itself,
+    reader_of,
+    source_of,
+)
+from .engine.copy import CopyOptions, check_order, copy
 from .errors import LocalIOError
 from .extents import Extents, Kind
 from .info import BackupInfo
@@ -58,8 +69,7 @@ def compare(a: Source, b: Source, **options: Unpack[CopyOptions]) -> CompareRepo
             order of the disk.
         TapestreamError: One cannot be read, or is not what its own digests say.
     """
-    check_source(a)
-    check_source(b)
+    a, b = source_of(a), source_of(b)
     if a.sequential and not b.sequential:
         a, b = b, a  # the one that can be read in parallel is, and with few requests
     sink = _Comparison(b)
@@ -81,14 +91,16 @@ class _Comparison(Sink):
 
     def begin(self, info: BackupInfo, extents: Extents) -> None:
         """See `Sink.begin`."""
-        uses(self._source)
+        uses(itself(self._source))
+        check_source(self._source)
         self.extents = extents_of(self._source)
+        self._info = info_of(self._source)
         check_order(self._source)
         self._sizes = extents.size, self.extents.size
 
     def open_writer(self) -> Writer:
         """See `Sink.open_writer`."""
-        return _ComparingWriter(self, self._source.open_reader())
+        return _ComparingWriter(self, reader_of(self._source))
 
     def differ(self, start: int, end: int) -> None:
         """Note that the blocks of a stretch differ, which is not before the last one noted."""
@@ -104,7 +116,8 @@ class _Comparison(Sink):
 
     def commit(self) -> None:
         """See `Sink.commit`: the source, too, must be what it says."""
-        self._source.finish()
+        finish(self._source)
+        check_unchanged(self._source, self._info)
         if self._sizes[0] != self._sizes[1]:
             self.differ(*sorted(self._sizes))
 
@@ -167,7 +180,7 @@ class _ComparingWriter(Writer):
         if self._cancelled:
             raise LocalIOError("cancelled")
         self._reader.request(start, length)
-        self._reader.readinto(start, memoryview(self._other))
+        fill(self._reader, start, memoryview(self._other))
         return self._other
 
     def _find_differences(self, start: int, data: memoryview, other: memoryview | None) -> None:

@@ -162,6 +162,9 @@ class Extents(Sequence[Extent]):
         """
         if not isinstance(extents, Extents):
             listed = list(extents)
+            for i, extent in enumerate(listed, 1):
+                if not isinstance(extent, Extent):
+                    raise ExtentsError(f"extent {i} is a {type(extent).__name__}, not an Extent")
             dicts = [extent.to_dict() for extent in listed]
             builder = _Builder(dirty=any(extent.dirty is not None for extent in listed))
             for item in dicts:

@@ -2,7 +2,9 @@
 
 A *source* knows a disk's extents and opens readers; a *sink* opens writers and ends in a commit
 or an abort. Offsets are always given, so nothing is shared between threads but what a backend
-shares itself. Inherit from a protocol to get the defaults of the optional methods.
+shares itself. A class that has just the names which are not optional is a backend; inherit from a
+protocol to let a type checker know, and for `with`. What a backend says of itself and returns is
+checked, for a fault of one must not become a backup of garbage: a `BackendError` names its class.
 
 The order of calls in one copy, all from the calling thread unless told otherwise::
 
@@ -69,6 +71,12 @@ class Reader(Protocol):
         The range lies inside the announced request, and may reach across extents that are not
         data: what the buffer holds there is never used.
 
+        The buffer is used again as soon as this returns: keep no reference to it.
+
+        Returns:
+            None. Not a count, as `io.RawIOBase.readinto` does: one that is not the buffer's length
+            is a `BackendError`.
+
         Raises:
             TapestreamError: The bytes cannot be had; the buffer's contents are undefined. A
                 backend retries what is worth retrying itself: for the engine every error is final.
@@ -104,7 +112,10 @@ class Source(Closing, Protocol):
 
     @property
     def checksum(self) -> str | None:
-        """Name of the digest that this source checks the data against; None for none."""
+        """Name of the digest that this source compares the data with; None for none. Optional.
+
+        What it did compare, `finish` says.
+        """
         return None
 
     @property
@@ -184,7 +195,7 @@ class Source(Closing, Protocol):
                 raised. None: no longer go on.
         """
         if findings is not None:
-            findings.complete, findings.compared = True, self.checksum
+            findings.complete = True
 
     def rewind(self) -> None:
         """Make it readable once more, from the beginning. Optional.
@@ -217,15 +228,20 @@ class Source(Closing, Protocol):
         """
         return
 
-    def finish(self) -> None:
+    def finish(self) -> str | None:
         """Check what can only be checked after the last byte was read. Optional.
 
-        Called after all readers were closed, before the sink is committed.
+        Called after all readers were closed, before the sink is committed. A source that wraps
+        another passes on this call, and what it returned.
+
+        Returns:
+            Name of the digest that all data was compared with, for `CopyResult.verified`; None if
+            it was compared with none.
 
         Raises:
             TapestreamError: The source is not complete or not intact: the copy is worthless.
         """
-        return
+        return None
 
     @abstractmethod
     def close(self) -> None:
@@ -242,6 +258,10 @@ class Writer(Protocol):
 
         The buffer is used again as soon as this returns: keep no reference to it. A sequential
         sink gets its data in ascending order.
+
+        Returns:
+            None. Not a count, as `io.RawIOBase.write` does: one that is not the buffer's length is
+            a `BackendError`.
 
         Raises:
             TapestreamError: Not everything could be written; how much was is undefined.
@@ -309,7 +329,10 @@ class Sink(Closing, Protocol):
 
     @property
     def checksum(self) -> str | None:
-        """Name of the digest that `digester` makes, for the `CopyResult`; None for none."""
+        """Name of the digest that `digester` makes, for the `CopyResult`; None for none. Optional.
+
+        Believed only if `digester` gave one for every segment.
+        """
         return None
 
     @property

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 from typing_extensions import Unpack
 
+from .contract import class_of, info_of, source_of
 from .damage import Damage, Findings
 from .discard import DiscardSink
-from .engine.copy import CopyOptions, check_source, copy
+from .engine.copy import CopyOptions, copy
 from .errors import LocalIOError, StreamError
 from .info import BackupInfo
 from .protocols import Source
@@ -76,9 +77,9 @@ def verify(source: Source, **options: Unpack[CopyOptions]) -> VerifyReport:
     Raises:
         TapestreamError: The source cannot be read at all.
     """
-    check_source(source)
+    source = source_of(source)
     findings = Findings()
-    info = source.info
+    info = info_of(source)
     source.tolerate(findings)
     try:
         data_bytes = _read(source, findings, options)
@@ -103,8 +104,16 @@ def _read(source: Source, findings: Findings, options: CopyOptions) -> int:
         if findings.complete:  # a source that notes nothing says so from the start
             raise
         findings.note(str(e.args[0]))
-        if source.size:
-            findings.add(Damage(0, source.size, "extents.json", missing=True))
+        size = info_of(source).size
+        if size:
+            findings.add(Damage(0, size, "extents.json", missing=True))
         return 0
-    read = copy(source, DiscardSink(), **options).data_bytes
-    return read - sum(damage.length for damage in findings.damage if damage.missing)
+    read = copy(source, DiscardSink(), **options)
+    findings.compared = findings.compared or read.verified
+    if findings.compared is None and source.checksum is not None:
+        findings.complete = False
+        findings.note(
+            f"{class_of(source)} says that its data has {source.checksum} digests, but its "
+            "finish() compared none"
+        )
+    return read.data_bytes - sum(damage.length for damage in findings.damage if damage.missing)

@@ -13,7 +13,23 @@ from itertools import chain
 from typing import Any, Literal, TypedDict, TypeVar
 
 from ..blockhash import BlockHash, BlockHasher
-from ..errors import BlockHashMismatchError, ExtentsError, UsageError
+from ..contract import (
+    Digesters,
+    check_sink,
+    check_source,
+    check_unchanged,
+    covered,
+    done,
+    extents_of,
+    finish,
+    info_of,
+    itself,
+    reader_of,
+    sink_of,
+    source_of,
+    writer_of,
+)
+from ..errors import BlockHashMismatchError, UsageError
 from ..extents import Extents, Kind
 from ..info import BackupInfo
 from ..progress import Progress, reporter
@@ -57,8 +73,9 @@ class CopyResult:
         read_bytes: Bytes read from the source: the data, and the gaps that were read through.
         requests: Number of reads the plan asked of the source.
         seconds: From the request of the extents to the end of the commit.
-        checksum: Name of the digest that the sink recorded; None for none.
-        verified: Name of the digest that the source checked all data against; None for none.
+        checksum: Name of the digest that the sink recorded of all data; None for none.
+        verified: Name of the digest that the source compared all data with, as its `finish` said;
+            None for none.
         underruns: How often the sink had to wait for data after the first of it.
         stalled: How long it waited, in seconds.
         tape: How the backup went to tape: where, how many records, how fast; None for other sinks.
@@ -137,42 +154,19 @@ def copy(
     Raises:
         BlockHashMismatchError: What was read is not the disk that was backed up; the sink was
             aborted.
+        BackendError: Source or sink broke its contract; the sink was aborted.
         ClosedError: Source or sink was closed meanwhile; the sink was aborted.
         UsageError: An argument cannot work, or another copy uses the source or the sink.
         TapestreamError: The copy failed; all threads have ended and the sink was aborted.
         KeyboardInterrupt: The same, at once; while a connection is being made, that is waited for.
     """
-    check_sink(dst)
-    with running(dst) as run, aborted_on_error(dst, run):
-        check_source(src)
-        run.use(src)
+    dst = sink_of(dst)
+    with running(itself(dst)) as run, aborted_on_error(dst, run):
+        src = source_of(src)
+        run.use(itself(src))
         settings = Settings(max_workers, buffer_size, buffer_memory, max_gap, block_hash)
         with kept_alive(src, dst, run=run):
             return transfer(src, dst, settings, progress, run)
-
-
-def check_source(source: object) -> None:
-    """Make sure that something can be read from: not the path of it, nor a sink.
-
-    Raises:
-        UsageError: It cannot.
-    """
-    _check_party(source, "open_reader", "a source is needed to read from", "TarStreamSource(path)")
-
-
-def check_sink(sink: object) -> None:
-    """Make sure that something can be written to: not the path of it, nor a source.
-
-    Raises:
-        UsageError: It cannot.
-    """
-    _check_party(sink, "open_writer", "a sink is needed to write to", "TarStreamSink(path)")
-
-
-def _check_party(party: object, method: str, needed: str, example: str) -> None:
-    if not hasattr(party, method):
-        # Not its text, which may be a transfer URL.
-        raise UsageError(f"{needed}, not a {type(party).__name__}", hint=f"Such as: {example}.")
 
 
 @contextmanager
@@ -260,19 +254,21 @@ def transfer(
 ) -> CopyResult:
     """Do what `copy` does, where source and sink are kept alive, and aborted, by the caller."""
     began = time.monotonic()
-    if src.max_readers < 1 or dst.max_writers < 1:
-        raise UsageError("a source must allow one reader, and a sink one writer, at least")
-    info, extents = src.info, extents_of(src)
+    check_source(src)
+    check_sink(dst)
+    extents = extents_of(src)
+    info = info_of(src)
     data, zero = extents.tally(Kind.DATA), extents.tally(Kind.ZERO)
     passes = src.passes()
     if dst.sequential or settings.block_hash:
         check_order(src)
     hasher = _hasher(info, extents) if settings.block_hash else None
     run.check()
-    dst.begin(info, extents)
+    done(dst, "begin", info, extents)
     n_readers = 1 if src.sequential else min(settings.readers(src), src.max_readers)
     n_writers = 1 if dst.sequential else min(settings.writers, dst.max_writers)
     gap = _gap(src, settings, n_readers)
+    digesters = Digesters(dst)
     plan = chain.from_iterable(
         plan_requests(
             runs,
@@ -281,13 +277,13 @@ def transfer(
             buffer_size=settings.buffer_size,
             limits=gap.limits,
         )
-        for runs in passes or [extents.runs()]
+        for runs in ([extents.runs()] if passes is None else covered(src, passes, extents))
     )
     with ExitStack() as stack:
         pool = BufferPool(settings.buffer_memory // settings.buffer_size, settings.buffer_size)
         stack.callback(pool.close)
-        readers = [stack.enter_context(_closing(src.open_reader())) for _ in range(n_readers)]
-        writers = [stack.enter_context(_closing(dst.open_writer())) for _ in range(n_writers)]
+        readers = [stack.enter_context(_closing(reader_of(src))) for _ in range(n_readers)]
+        writers = [stack.enter_context(_closing(writer_of(dst))) for _ in range(n_writers)]
         moved = pipeline.run(
             plan,
             readers,
@@ -297,7 +293,7 @@ def transfer(
             streaming=dst.streaming,
             shares_processors=src.shares_processors,
             arrange=in_order if dst.sequential else partial(in_any_order, join_gap=dst.join_gap),
-            digester=dst.digester,
+            digester=digesters,
             inspect=hasher.update if hasher else None,
             observe=gap.observe,
             progress=reporter(progress, data.bytes),
@@ -306,10 +302,11 @@ def transfer(
     if moved.written != data.bytes:
         raise RuntimeError(f"{moved.written} of {data.bytes} bytes of data were written")
     run.check()
-    src.finish()
+    verified = finish(src)
+    check_unchanged(src, info)
     block_hash = _checked(hasher.result(), info) if hasher else None
     run.check()
-    dst.commit()
+    done(dst, "commit")
     return CopyResult(
         size=info.size,
         context=info.context,
@@ -321,8 +318,8 @@ def transfer(
         read_bytes=data.bytes if src.sequential else moved.read,
         requests=moved.requests,
         seconds=time.monotonic() - began,
-        checksum=dst.checksum,
-        verified=src.checksum,
+        checksum=dst.checksum if digesters.is_complete else None,
+        verified=verified,
         underruns=moved.underruns,
         stalled=moved.stalled,
         tape=dst.tape,
@@ -345,19 +342,6 @@ def _closing(worker: Worker) -> Iterator[Worker]:
             log.exception("a reader or writer could not be closed cleanly")
         raise
     worker.close()
-
-
-def extents_of(source: Source) -> Extents:
-    """Get the extents of a source, and check that they are those of its disk.
-
-    Raises:
-        ExtentsError: They are not.
-    """
-    info = source.info
-    extents = Extents.of(source.extents(), context=info.context)
-    if extents.size != info.size:
-        raise ExtentsError(f"the extents cover {extents.size} bytes of a disk of {info.size} bytes")
-    return extents
 
 
 def check_order(source: Source) -> None:

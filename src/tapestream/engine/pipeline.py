@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 
+from ..contract import done, fill, write, zero
 from ..protocols import Digester, Reader, Writer
 from ..running import Running
 from .arrange import Operation, data_of
@@ -208,7 +209,7 @@ def _fill(
     """Read a block, and do what is to be done with its data before it is written."""
     block = filled.block
     began, worked = time.monotonic(), time.thread_time()
-    reader.readinto(block.start, buffer[: block.length])
+    fill(reader, block.start, buffer[: block.length])
     read, worked = time.monotonic(), time.thread_time() - worked
     examination.inspect(block, buffer)
     inspected = time.monotonic()
@@ -229,7 +230,7 @@ def _announced(handover: Handover, reader: Reader) -> Iterator[tuple[int, Reques
         ):
             request = claimed[1]
             if request.length:
-                reader.request(request.start, request.length)
+                done(reader, "request", request.start, request.length)
             waiting.append(claimed)
         if not waiting:
             return
@@ -283,7 +284,7 @@ def _write(
             spent = filled.spent._replace(digesting=digesting, writer_digested=True)
             filled = filled._replace(spent=spent)
         write_block(filled)
-    writer.flush()
+    done(writer, "flush")
 
 
 def _write_block(
@@ -296,9 +297,9 @@ def _write_block(
     began = time.monotonic()
     for operation in arrange(filled.block, filled.buffer):
         if operation.data is None:
-            writer.zero(operation.start, operation.length)
+            zero(writer, operation.start, operation.length)
         else:
-            writer.write(operation.start, operation.data)
+            write(writer, operation.start, operation.data)
     written = sum(p.length for p in filled.block.pieces if p.segment is not None)
     handover.release(filled, written, time.monotonic() - began)
     if written:

@@ -146,7 +146,7 @@ class TarStreamSink(Sink):
 
     def digester(self, start: int, length: int) -> Digester | None:
         """See `Sink.digester`."""
-        return self._begun().digester(start)
+        return self._begun().digester(start, length)
 
     def open_writer(self) -> Writer:
         """See `Sink.open_writer`."""

@@ -205,8 +205,11 @@ class TarStreamSource(Source):
             self._reader = SalvageReader(self._volumes, extents, self.findings, verify=self._verify)
         return self._reader
 
-    def finish(self) -> None:
+    def finish(self) -> str | None:
         """See `Source.finish`: reads to the end of the stream and checks it against its manifest.
+
+        Returns:
+            The `checksum`, with which all data was compared.
 
         Raises:
             DigestMismatchError: Data does not match its digest; says where on the disk it is.
@@ -219,6 +222,7 @@ class TarStreamSource(Source):
             self._reader.finish()
         if isinstance(self._input, TapeInput):
             self._input.end_file()
+        return self.checksum
 
     def cancel(self) -> None:
         """See `Source.cancel`."""

@@ -56,7 +56,7 @@ class TarWriter(Writer):
         self._expected: Iterator[fmt.Member] = fmt.data_members(extents, preamble.part_size)
         self._next = next(self._expected, None)
         self._digests: dict[str, str | None] = {}
-        self._hashes: dict[int, Hash] = {}
+        self._hashes: dict[tuple[int, int], Hash] = {}  # by their segments
         self._segment = self._position = self._member_end = 0
         self._written = 0
         self._vouched = fmt.Vouched(start=0)
@@ -70,12 +70,12 @@ class TarWriter(Writer):
         except VolumeFull:
             self._go_on()
 
-    def digester(self, start: int) -> Digester | None:
+    def digester(self, start: int, length: int) -> Digester | None:
         """Give the hash for the segment at `start`, and wait for it to be fed."""
         if self._preamble.checksum is None:
             return None
-        self._hashes[start] = ALGORITHMS[self._preamble.checksum]()
-        return self._hashes[start]
+        self._hashes[start, length] = ALGORITHMS[self._preamble.checksum]()
+        return self._hashes[start, length]
 
     def write(self, start: int, buffer: memoryview) -> None:
         """See `Writer.write`."""
@@ -156,7 +156,13 @@ class TarWriter(Writer):
 
     def _end_segment(self) -> None:
         if self._preamble.checksum is not None:
-            self._vouched.segments += self._hashes.pop(self._segment).digest()
+            fed = self._hashes.pop((self._segment, self._position - self._segment), None)
+            if fed is None:
+                raise UsageError(
+                    f"the data up to disk offset {self._position} was written without its digest",
+                    hint="A sink that wraps a tar must pass on its digester() and segment_size.",
+                )
+            self._vouched.segments += fed.digest()
         self._segment = self._position
         if self._position == self._member_end:
             self._put(bytes(fmt.padding(self._length)))
