@@ -9,15 +9,18 @@ from __future__ import annotations
 import http.client
 import json
 import logging
+import math
 import re
 import socket
 import ssl
 import struct
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import NamedTuple, TypeVar
 from urllib.parse import urlsplit
 from weakref import WeakValueDictionary
@@ -313,14 +316,19 @@ class Transfer:
         with self.connect() as connection:
             return connection.checksum()
 
-    def negotiate(self, *, use_unix_socket: bool) -> None:
+    def negotiate(self, *, use_unix_socket: bool, retries: int, patience: float) -> None:
         """Ask what the server can do, and go over to its unix socket if it is on this host.
+
+        Args:
+            use_unix_socket: False to stay with TCP.
+            retries: How often to ask again: the server may be starting.
+            patience: Seconds after which it is not asked again.
 
         Raises:
             TransferError: The server cannot be reached, or refuses.
         """
         with self.connect() as connection:
-            self.can = connection.options()
+            self.can = connection.retry(connection.options, retries, patience)
             self.is_local = connection.is_local()
         if use_unix_socket and self.is_local and self.can.unix_socket:
             self._unix_socket = self.can.unix_socket
@@ -366,24 +374,34 @@ def open_transfer(
     secure: bool,
     use_unix_socket: bool,
     timeouts: Timeouts,
+    retries: int,
 ) -> Transfer:
     """Find the way to a transfer: its host, or the proxy, or a local unix socket.
 
-    The way is chosen once, here: a transfer that moved gigabytes does not change it.
+    The way is chosen once, here: a transfer that moved gigabytes does not change it. So a host
+    that cannot be reached is tried again before the proxy is used, but only for as long as one
+    connection may take: it is not waited for several times.
 
     Raises:
-        UsageError: A URL or the CA file cannot be used.
+        UsageError: A URL, the CA file or the number of retries cannot be used.
         TransferError: The server cannot be reached, or refuses.
     """
+    if not isinstance(retries, int) or retries < 0:
+        raise UsageError(f"retries must be a number, and not negative, not {retries!r}")
     urls = [url] if proxy_url is None else [url, proxy_url]
     addresses = [TransferURL.parse(each, secure=secure) for each in urls]
     for address in addresses:
         tls = _tls_context(cafile, secure=secure) if address.scheme == "https" else None
         transfer = Transfer(address, timeouts, tls)
+        is_last = address is addresses[-1]
         try:
-            transfer.negotiate(use_unix_socket=use_unix_socket)
+            transfer.negotiate(
+                use_unix_socket=use_unix_socket,
+                retries=retries,
+                patience=math.inf if is_last else timeouts.connect,
+            )
         except ServerUnreachableError as e:
-            if address is addresses[-1]:
+            if is_last:
                 raise
             log.warning("Using the proxy: %s", e)
         else:
@@ -579,22 +597,23 @@ class Connection:
         except OSError:
             return False  # the server has hung up
 
-    def retry(self, work: Callable[[], T], retries: int) -> T:
+    def retry(self, work: Callable[[], T], retries: int, patience: float = math.inf) -> T:
         """Do something that may be done again, until it works or is not worth another try."""
-        failures = 0
+        tries = Tries(self, retries, patience)
         while True:
             try:
                 return work()
             except TransferError as e:
-                failures += 1
-                self.pause_or_raise(e, failures, retries)
+                tries.failed(e)
 
-    def pause_or_raise(self, error: TransferError, failures: int, retries: int) -> None:
-        """Wait before the next try, or raise the error when there should be none."""
-        if not error.is_transient or failures > retries or self._cancelled.is_set():
-            raise error
-        log.info("Try %d of %d failed: %s", failures, retries + 1, error)
-        self._cancelled.wait(min(FIRST_PAUSE * 2 ** (failures - 1), LONGEST_PAUSE))
+    @property
+    def is_cancelled(self) -> bool:
+        """True after `cancel`."""
+        return self._cancelled.is_set()
+
+    def pause(self, seconds: float) -> None:
+        """Wait, but not longer than until `cancel`."""
+        self._cancelled.wait(seconds)
 
     def cancel(self) -> None:
         """Make a call that waits for the server, in another thread, fail."""
@@ -724,6 +743,43 @@ class Connection:
             reason = self._transfer.url.redact(str(e)[:MAX_ERROR_TEXT]) or type(e).__name__
             # Not "from e": what http.client found on the line may be the ticket.
             raise ServerError(f"{doing}: the connection broke: {reason}") from None
+
+
+class Tries:
+    """The tries of something that may be done again, and how often it failed in a row.
+
+    Args:
+        connection: Whose `cancel` ends the tries.
+        retries: How many failures in a row are followed by another try.
+        patience: Seconds after which there is no other try.
+    """
+
+    def __init__(self, connection: Connection, retries: int, patience: float = math.inf) -> None:
+        self._connection = connection
+        self._retries = retries
+        self._patience = patience
+        self._failures = 0
+        self._first = datetime.now()
+        self._began = time.monotonic()
+
+    def worked(self) -> None:
+        """Something came: the next failure is the first again."""
+        self._failures = 0
+
+    def failed(self, error: TransferError) -> None:
+        """Wait before the next try, or raise the error when there should be none."""
+        if self._failures == 0:
+            self._first = datetime.now()
+        self._failures += 1
+        if not error.is_transient or self._connection.is_cancelled:
+            raise error
+        if self._failures > self._retries or time.monotonic() - self._began >= self._patience:
+            if self._failures > 1:
+                tried = f"tried {self._failures} times from {self._first:%H:%M:%S} until now"
+                error.args = (f"{error.args[0]} ({tried})", *error.args[1:])
+            raise error
+        log.info("Try %d of %d failed: %s", self._failures, self._retries + 1, error)
+        self._connection.pause(min(FIRST_PAUSE * 2 ** (self._failures - 1), LONGEST_PAUSE))
 
 
 def _body(response: http.client.HTTPResponse) -> bytes:

@@ -35,8 +35,6 @@ CONNECTIONS = 2
 # As for downloads, but storing takes longer than reading (measured: 4 KiB to 4 MiB).
 SMALL = 64 * 1024
 PIPELINED = 8
-# How often to ask again for the extents of the disk: nothing was written yet.
-_RETRIES = 4
 # A restore of so much data is worth one large request more.
 _MUCH = 256 * MIB
 # Zeroing this much takes a server about as long as one more request does.
@@ -57,7 +55,8 @@ class ImageioUploadSink(Sink):
         cafile: Path of the CA that signed the server's certificate: the engine's internal CA;
             None for the system's.
         secure: False to accept any certificate, and URLs that are not https.
-        proxy_url: Used instead of `url` when no connection to `url` can be made at the start.
+        proxy_url: Used instead of `url` when no connection to `url` can be made at the start: it is
+            tried for as long as `connect_timeout`.
         disk_is_zero: True when the disk is known to read as zeros everywhere: nothing of a full
             backup is then zeroed, whatever the server says. Only needed where the server does
             not know: with preallocated disks, or an old server. On a disk that holds data the
@@ -71,6 +70,9 @@ class ImageioUploadSink(Sink):
         zero_timeout: Seconds for one request to zero or to flush: storage that cannot zero
             fast writes them all.
         checksum_timeout: Seconds for the block hash, for which the server reads the whole disk.
+        retries: How often in a row to try again, with growing pauses, after a broken connection
+            or an error of the server (5xx), before anything was written: the server or its storage
+            may be starting.
 
     Raises:
         UsageError: An argument cannot work.
@@ -94,11 +96,13 @@ class ImageioUploadSink(Sink):
         read_timeout: float = 60,
         zero_timeout: float = 3600,
         checksum_timeout: float = 86400,
+        retries: int = 8,
     ) -> None:
         if not isinstance(max_gap, int) or max_gap < 0:
             raise UsageError(f"max_gap must be a number, and not negative, not {max_gap!r}")
         self._disk_is_zero = disk_is_zero
         self._max_gap = max_gap
+        self._retries = retries
         self._stale = _Stretches([])
         self._begun = False
         self._surplus = 0
@@ -109,6 +113,7 @@ class ImageioUploadSink(Sink):
             secure=secure,
             use_unix_socket=use_unix_socket,
             timeouts=Timeouts(connect_timeout, read_timeout, zero_timeout, checksum_timeout),
+            retries=retries,
         )
         if not self._transfer.can.writable:
             raise TicketError("the ticket does not allow to write: it is that of a download")
@@ -244,9 +249,11 @@ class ImageioUploadSink(Sink):
     def _extents_of_disk(self, connection: Connection) -> Extents | None:
         """What the disk holds; None where an old server takes only PUT, and refuses to tell."""
         if self._transfer.can.extents:
-            return connection.retry(lambda: Extents.parse(connection.extents("zero")), _RETRIES)
+            return connection.retry(
+                lambda: Extents.parse(connection.extents("zero")), self._retries
+            )
         try:
-            size = connection.retry(connection.size, _RETRIES)
+            size = connection.retry(connection.size, self._retries)
         except TicketError:
             return None
         except ServerError as e:

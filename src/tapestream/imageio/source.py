@@ -15,7 +15,7 @@ from ..errors import ServerProtocolError, TransferError, UnsupportedError, Usage
 from ..extents import Extent, Extents
 from ..info import BackupInfo, Context
 from ..protocols import Reader, Source
-from .connection import FIRST_REQUEST, Connection, Timeouts, Transfer, open_transfer
+from .connection import FIRST_REQUEST, Connection, Timeouts, Transfer, Tries, open_transfer
 
 log = logging.getLogger("tapestream.imageio")
 
@@ -49,7 +49,8 @@ class ImageioHTTPSource(Source):
         cafile: Path of the CA that signed the server's certificate: the engine's internal CA;
             None for the system's.
         secure: False to accept any certificate, and URLs that are not https.
-        proxy_url: Used instead of `url` when no connection to `url` can be made at the start.
+        proxy_url: Used instead of `url` when no connection to `url` can be made at the start: it is
+            tried for as long as `connect_timeout`.
         info: What is known of the backup; size, context and fallback are filled in.
         record_block_hash: Let the server compute the block hash of the disk, before the backup,
             for `info`: see `block_hash` for how long that takes.
@@ -59,8 +60,9 @@ class ImageioHTTPSource(Source):
         extents_timeout: Seconds for the extents: those of a huge disk take minutes.
         checksum_timeout: Seconds for the block hash, for which the server reads the whole disk.
         retries: How often in a row to try again, with growing pauses, after a broken connection
-            or an error of the server (5xx), when no byte came in between. A download goes on
-            at the byte where it broke.
+            or an error of the server (5xx), when no byte came in between: also the first request,
+            for the server or its storage may be starting. A download goes on at the byte where it
+            broke.
 
     Raises:
         UsageError: An argument cannot work.
@@ -91,8 +93,6 @@ class ImageioHTTPSource(Source):
             raise UsageError(f"context must be 'zero' or 'dirty', not {context!r}")
         if fallback not in (None, "full"):
             raise UsageError(f"fallback must be 'full' or None, not {fallback!r}")
-        if not isinstance(retries, int) or retries < 0:
-            raise UsageError(f"retries must be a number, and not negative, not {retries!r}")
         self._context = context
         self._fallback = fallback
         self._fell_back = False
@@ -108,6 +108,7 @@ class ImageioHTTPSource(Source):
             secure=secure,
             use_unix_socket=use_unix_socket,
             timeouts=Timeouts(connect_timeout, read_timeout, extents_timeout, checksum_timeout),
+            retries=retries,
         )
 
     @property
@@ -295,7 +296,7 @@ class _Download:
     def __init__(self, transfer: Transfer, size: int, retries: int) -> None:
         self._connection = transfer.connect()
         self._size = size
-        self._retries = retries
+        self._tries = Tries(self._connection, retries)
         self._ranges: deque[tuple[int, int]] = deque()
         self._response: http.client.HTTPResponse | None = None  # to the first of them
         self._is_broken = False
@@ -321,16 +322,14 @@ class _Download:
         position, end = self._ranges[0]
         if start != position:
             raise RuntimeError(f"offset {start} is not the next of the announced ranges")
-        failures = 0
         while buffer:
             try:
                 count = self._read_some(buffer)
             except TransferError as e:
-                failures += 1
                 self.drop()
-                self._connection.pause_or_raise(e, failures, self._retries)
+                self._tries.failed(e)
             else:
-                failures = 0
+                self._tries.worked()
                 position, buffer = position + count, buffer[count:]
                 self._ranges[0] = position, end
         if position == end:
