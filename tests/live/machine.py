@@ -339,7 +339,7 @@ class Backup:
             _remove_node(monitor, scratch)
 
 
-class Writer:
+class Guest:
     """A guest that writes to its disks for the length of the block, in a thread of its own.
 
     As the `progress` of a copy it makes sure of that: after each piece, the copy waits until the

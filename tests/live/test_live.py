@@ -16,12 +16,12 @@ from tapestream.errors import ChainError, TransferError
 
 from .conftest import MIB, SIZE
 from .host import Host
-from .machine import Writer
+from .machine import Guest
 
 
 def test_a_full_backup(host: Host) -> None:
     """It is of the moment at which it started, whatever is written meanwhile."""
-    with host.machine.backup("c1") as backup, Writer(host.machine, seed=1) as guest:
+    with host.machine.backup("c1") as backup, Guest(host.machine, seed=1) as guest:
         result = host.back_up(backup, "vda", progress=guest)
     assert result.context == "zero"
     assert result.data_bytes > SIZE // 2
@@ -35,7 +35,7 @@ def test_incremental_backups(host: Host) -> None:
     """The guest goes on writing: each change is in the one backup that has to have it."""
     checkpoints = ["c1", "c2", "c3", "c4"]
     parent = None
-    with Writer(host.machine, seed=2) as guest:
+    with Guest(host.machine, seed=2) as guest:
         for checkpoint in checkpoints:
             guest.wait_for(20)
             with host.machine.backup(checkpoint, parent) as backup:
@@ -66,7 +66,7 @@ def test_several_disks(start: Callable[..., Host]) -> None:
     """All of the same moment, each over its own transfer; the raw one is always backed up whole."""
     host = start(vda="qcow2", vdb="qcow2", vdc="raw")
     disks = list(host.machine.disks)
-    with Writer(host.machine, seed=3) as guest, ThreadPoolExecutor() as threads:
+    with Guest(host.machine, seed=3) as guest, ThreadPoolExecutor() as threads:
         for checkpoint, parent in [("c1", None), ("c2", "c1")]:
             with host.machine.backup(checkpoint, parent) as backup:
                 jobs = [
@@ -82,11 +82,11 @@ def test_several_disks(start: Callable[..., Host]) -> None:
 
 def test_a_disk_that_grows(host: Host) -> None:
     """It grows between two backups; the next ones have what the new part holds."""
-    with Writer(host.machine, seed=4), host.machine.backup("c1") as backup:
+    with Guest(host.machine, seed=4), host.machine.backup("c1") as backup:
         host.back_up(backup, "vda")
     host.machine.resize("vda", SIZE + 16 * MIB)
     host.machine.write("vda", f"write -P 1 {SIZE - 100} 200", f"write -P 2 {SIZE + 8 * MIB} 1M")
-    with Writer(host.machine, seed=5) as guest:
+    with Guest(host.machine, seed=5) as guest:
         for checkpoint, parent in [("c2", "c1"), ("c3", "c2")]:
             with host.machine.backup(checkpoint, parent) as backup:
                 result = host.back_up(backup, "vda", progress=guest)
@@ -99,7 +99,7 @@ def test_a_disk_that_grows(host: Host) -> None:
 def test_a_snapshot_between_backups(host: Host) -> None:
     """What changed before it is in the bitmap of one layer, what changed after it in another's."""
     checkpoints = ["c1", "c2", "c3"]
-    with Writer(host.machine, seed=6) as guest:
+    with Guest(host.machine, seed=6) as guest:
         for number, checkpoint in enumerate(checkpoints):
             parent = checkpoints[number - 1] if number else None
             with host.machine.backup(checkpoint, parent) as backup:
