@@ -41,7 +41,7 @@ from tapestream.errors import (
     StreamError,
     UsageError,
 )
-from tapestream.extents import Extents
+from tapestream.extents import Extents, Kind
 from tapestream.layers import Layers
 from tapestream.links import in_order, name
 from tapestream.tar import format as fmt
@@ -466,6 +466,40 @@ def test_a_disk_that_grew_by_data_that_nobody_has(which: str) -> None:
     with pytest.raises(ChainError, match=r"grown to 150 bytes by the incremental backup b2"):
         restore_chain([last, full, more], sink)
     assert untouched(sink)
+
+
+CLUSTER = 2 * 1024 * K
+
+
+def without_clean_zeros(given: Link) -> Source:
+    """A backup as of a disk with large clusters: what is unchanged is never known to be zero."""
+    extents = [replace(e, zero=e.zero and bool(e.dirty)) for e in given.extents]
+    return replace(given, extents=extents).memory()
+
+
+@pytest.mark.parametrize(
+    ("old_end", "runs"),
+    [
+        # What is written is a part of its cluster; the rest is allocated, too, and reads as zeros.
+        (CLUSTER, [(CLUSTER, CLEAN), (64 * K, CLEAN), (K, DATA), (CLUSTER - 65 * K, CLEAN)]),
+        (CLUSTER, [(CLUSTER, CLEAN), (CLUSTER - K, CLEAN), (2 * K, DATA), (CLUSTER - K, CLEAN)]),
+        (CLUSTER, [(CLUSTER, CLEAN), (64 * K, CLEAN), (K, ZERO), (64 * K, CLEAN)]),
+        # The last cluster before it has grown, of which the last part was written.
+        (64 * K, [(K, CLEAN), (63 * K, DATA), (100 * K, CLEAN)]),
+    ],
+)
+def test_a_disk_that_grew_by_parts_of_clusters(old_end: int, runs: list[tuple[int, Kind]]) -> None:
+    """A large cluster is data as a whole, while its bitmap has marks for parts of it."""
+    full, more = chain([(old_end, DATA)], runs)
+    assert restored([full.memory(), without_clean_zeros(more)]) == more.disk
+
+
+def test_a_disk_that_grew_by_a_cluster_of_data_that_nobody_has() -> None:
+    """It has nothing that was written, between two clusters that have."""
+    runs = [(CLUSTER, CLEAN), (K, DATA), (3 * CLUSTER - 2 * K, CLEAN), (K, DATA)]
+    full, more = chain([(CLUSTER, DATA)], runs)
+    with pytest.raises(ChainError, match="leaves out data"):
+        restored([full.memory(), without_clean_zeros(more)])
 
 
 def test_a_disk_that_grew_by_data_across_the_old_end() -> None:

@@ -166,7 +166,7 @@ def backup_info(number: int, parent: int | None) -> BackupInfo:
     )
 
 
-def noisy_disk(path: Path, size: int, seed: int) -> None:
+def noisy_disk(path: Path, size: int, seed: int, *options: str) -> None:
     """Noise, with holes: what is found at a wrong offset never looks right."""
     raw = path.with_suffix(".noise")
     with raw.open("wb") as f:
@@ -177,7 +177,7 @@ def noisy_disk(path: Path, size: int, seed: int) -> None:
             f.write(noise.randbytes(max(0, min(MIB, size - f.tell()))))
         f.seek(size - 40 * KIB)
         f.write(noise.randbytes(40 * KIB))
-    qemu_img("convert", "-f", "raw", "-O", "qcow2", raw, path)
+    qemu_img("convert", "-f", "raw", "-O", "qcow2", *options, raw, path)
     raw.unlink()
 
 
@@ -284,6 +284,21 @@ def test_uploaded(history: History, tmp_path: Path, number: int) -> None:
             with history.sources(*range(1, number + 1), seed=number) as sources:
                 unix = (number + merged + full) % 3 > 0
                 upload_and_check(history, number, target, sources, unix=unix, merged=merged)
+
+
+def test_large_clusters(daemon: ImageioDaemon, tmp_path: Path) -> None:
+    """What was never written of a new cluster is reported as data, and as unchanged."""
+    history = History(daemon, tmp_path, SIZE, GROWN)
+    noisy_disk(history.disk, SIZE, 2, "-o", "cluster_size=2M")
+    history.checkpoint(1)
+    history.change([f"write -P 1 {SIZE - 100} 1", f"resize {GROWN}", "write -P 2 14500k 1k"])
+    history.disk.write_bytes(history.disk.read_bytes())  # no holes, which would be known as zeros
+    history.checkpoint(2)
+    grown = [extent for extent in history.points[2].extents if extent.start >= SIZE]
+    assert any(not extent.zero and not extent.dirty for extent in grown)
+    with history.sources(1, 2) as sources, RawImageSink(tmp_path / "restored") as sink:
+        restore_chain(sources, sink)
+    history.check(2, tmp_path / "restored")
 
 
 @pytest.mark.parametrize("full", [False, True], ids=["new", "other-data"])

@@ -32,16 +32,17 @@ from .engine.copy import (
     transfer,
 )
 from .errors import ChainError, TapestreamError, UsageError
-from .extents import Extent, Extents, Run
+from .extents import Extent, Extents, Kind, Run
 from .info import BackupInfo
 from .layers import Layers
 from .links import in_order, name
 from .protocols import Reader, Sink, Source
 from .running import Running, running, uses
 
-# Of qcow2, in bytes. Where a disk grows, the rest of its last cluster reads as zeros, but may be
-# reported as data.
+# Of qcow2, in bytes.
 LARGEST_CLUSTER = 2 * 1024**2
+# In bytes: what changed is never told more finely.
+SECTOR = 512
 
 
 def restore_chain(
@@ -362,7 +363,8 @@ def _check_sizes(infos: Sequence[BackupInfo], extents: Sequence[Extents]) -> Non
                 f"the disk of {name(infos[i - 1])} has {before} bytes, that of {name(infos[i])} "
                 f"only {now}: a disk does not shrink"
             )
-        if any(_is_unknown(extent, before) for extent in _behind(extents[i], before)):
+        behind = _behind(extents[i], before)
+        if any(_is_unknown(extent, extents[i], before) for extent in behind):
             raise ChainError(
                 f"the disk had grown to {now} bytes by {name(infos[i])}, which leaves out data "
                 f"behind the {before} bytes of the backup before",
@@ -379,8 +381,25 @@ def _behind(extents: Extents, start: int) -> Iterator[Extent]:
         yield extent
 
 
-def _is_unknown(extent: Extent, old_end: int) -> bool:
-    """Whether an extent behind the old end of the disk has data that no backup has."""
-    cluster_end = old_end + -old_end % LARGEST_CLUSTER
-    padding = extent.start < old_end and extent.start + extent.length <= cluster_end
-    return not (extent.zero or extent.dirty or padding)
+def _is_unknown(extent: Extent, extents: Extents, old_end: int) -> bool:
+    """Whether an extent behind the old end of the disk has data that no backup has.
+
+    What was never written there reads as zeros. It is reported as data where it is in a cluster
+    with what was written, or with the old end: the whole cluster is allocated.
+    """
+    if extent.zero or extent.dirty:
+        return False
+    start, end = extent.start, extent.start + extent.length
+    if start < old_end:
+        first = old_end + -old_end % LARGEST_CLUSTER
+    elif start % SECTOR or (end % SECTOR and end != extents.size):
+        return True
+    else:
+        first = start - start % LARGEST_CLUSTER
+    return not all(_was_written(extents, at) for at in range(first, end, LARGEST_CLUSTER))
+
+
+def _was_written(extents: Extents, cluster: int) -> bool:
+    return any(
+        kind is not Kind.CLEAN for _, _, kind in extents.within(cluster, cluster + LARGEST_CLUSTER)
+    )
