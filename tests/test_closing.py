@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
@@ -39,7 +39,7 @@ from tapestream.tape import TapeDrive
 from tapestream.testing import ImageioDaemon, create_image, serve_image, write_pattern
 
 from .chains import week
-from .memory import MemorySink, MemorySource
+from .memory import Hook, MemorySink, MemorySource
 from .tape.fake import Cartridge, FakeDrive
 
 MIB = 1024**2
@@ -392,3 +392,49 @@ def test_a_source_whose_reader_closes_what_it_has_opened(tmp_path: Path) -> None
     source: Source = Opening(DISK)
     copy(source, sink)
     assert bytes(sink.disk) == DISK
+
+
+# --- File objects of the caller ---
+
+
+@pytest.mark.parametrize("buffering", [-1, 0])
+@pytest.mark.parametrize("writes", [True, False])
+def test_a_file_object_that_the_caller_closes(writes: bool, buffering: int, tmp_path: Path) -> None:
+    """Its descriptor's number is soon another file's, which nobody touches."""
+    tar = tar_of_the_disk()
+    path = tmp_path / "disk.tar"
+    path.write_bytes(b"" if writes else tar)
+    file = open(path, "wb" if writes else "rb", buffering)  # noqa: SIM115
+    held, middle = held_until_closed(file)
+    source: Source = MemorySource(DISK, before_read=held) if writes else TarStreamSource(file)
+    sink: Sink = TarStreamSink(file) if writes else MemorySink(before_write=held)
+    with ThreadPoolExecutor() as pool:
+        future = pool.submit(copy, source, sink, **SMALL)
+        assert middle.wait(LONG)
+        number = file.fileno()
+        file.close()
+        with (tmp_path / "mine").open("w+b") as mine:
+            assert mine.fileno() == number
+            mine.write(b"m" * len(tar))
+            mine.seek(0)
+            error = future.exception(LONG)
+            assert mine.tell() == 0
+        assert error is None or isinstance(error, TapestreamError)
+    sink.close()
+    source.close()
+    assert (tmp_path / "mine").read_bytes() == b"m" * len(tar)
+    assert path.read_bytes() == tar or error is not None
+    if isinstance(sink, MemorySink):
+        assert bytes(sink.disk) == DISK or error is not None
+
+
+def held_until_closed(file: IO[bytes]) -> tuple[Hook, threading.Event]:
+    reached = threading.Event()
+
+    def hold(start: int, length: int) -> None:
+        reached.set()
+        while not file.closed:
+            time.sleep(0.005)
+        time.sleep(0.02)
+
+    return hold, reached

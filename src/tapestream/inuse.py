@@ -1,4 +1,4 @@
-"""Who reads a local file, and who changes it: so that no copy destroys what it reads.
+"""Who uses a local file: so that no copy destroys what it reads, and none uses a closed file.
 
 By flock(2), which tells the same file by any of its names, in this process and in others. Where a
 file system has no locks, nobody is warned.
@@ -7,9 +7,13 @@ file system has no locks, nobody is warned.
 from __future__ import annotations
 
 import fcntl
+import io
+import logging
 import os
 
-from .errors import UsageError
+from .errors import LocalIOError, UsageError
+
+log = logging.getLogger("tapestream.files")
 
 
 def begin_reading(fd: int) -> None:
@@ -35,3 +39,25 @@ def begin_changing(fd: int, path: str | os.PathLike[str]) -> None:
         ) from None
     except OSError:
         return
+
+
+def descriptor(file: io.FileIO, name: str) -> int:
+    """The descriptor of an open file.
+
+    It is asked for anew for each use: once the file is closed, the number may be another file's.
+
+    Raises:
+        LocalIOError: It is closed.
+    """
+    try:
+        return file.fileno()
+    except ValueError:
+        raise LocalIOError(f"{name} is closed") from None
+
+
+def close_file(file: io.FileIO, name: str) -> None:
+    """Close a file of which nothing depends on that: an error would say that a copy failed."""
+    try:
+        file.close()
+    except OSError as e:
+        log.warning("%s could not be closed cleanly: %s", name, e)

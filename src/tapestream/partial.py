@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
+import io
+import logging
 import os
-import tempfile
+import secrets
+import warnings
+from contextlib import suppress
+from functools import cache, partial
 from pathlib import Path
 
-from .errors import LocalIOError, UsageError
+from .errors import LocalIOError, NotDurableError, UsageError
 from .inuse import begin_changing
+
+log = logging.getLogger("tapestream.partial")
 
 SUFFIX = ".partial"
 
@@ -21,21 +29,28 @@ class PartialFile:
     file is itself moved to the temporary name, keeping its owner, mode and contents, and stays
     there when aborted after `touched` was set: it is then neither the old nor the new.
 
+    One that is neither committed nor aborted is aborted, with a `ResourceWarning`, when nobody has
+    it any more.
+
     Args:
         path: The final name; where it is a symbolic link, that of the file it points to.
         modify: Write into the file of that name, if there is one, instead of replacing it.
 
     Attributes:
-        fd: The descriptor, open for reading and writing.
         path: The final name.
         created: True when the file is new, and so empty.
-        touched: Set by the user once an existing file was changed.
+        touched: Set by the user before what is in it is changed.
 
     Raises:
         LocalIOError: The file cannot be created or moved.
         UsageError: The path names something that is not a regular file, or, with `modify`, one
             that somebody reads; or it is that of a device that is not there.
     """
+
+    # Where the contents are, or are about to be, until they have their name.
+    _partial: Path | None = None
+    _file: io.FileIO | None = None
+    _size = 0
 
     def __init__(self, path: str | os.PathLike[str], *, modify: bool = False) -> None:
         self.path = Path(os.path.realpath(path))
@@ -51,31 +66,81 @@ class PartialFile:
         self.created = not (modify and exists)
         try:
             if self.created:
-                self.fd, name = tempfile.mkstemp(
-                    prefix=f".{_short(self.path.name)}.", suffix=SUFFIX, dir=self.path.parent
-                )
-                self._partial = Path(name)
+                self._file = self._create()
             else:
-                self.fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
-                self._partial = self.path.with_name(_short(self.path.name) + SUFFIX)
+                self._file = io.FileIO(self.path, "r+b")
                 self._take_aside()
         except OSError as e:
+            self.abort()
             raise LocalIOError(f"cannot create {self.path}", e) from e
-        self._open = True
+        except BaseException:
+            self.abort()
+            raise
+
+    @property
+    def file(self) -> io.FileIO:
+        """The open file, unbuffered.
+
+        Raises:
+            LocalIOError: It is not open any more.
+        """
+        if self._file is None:
+            raise LocalIOError(f"{self.path} is closed")
+        return self._file
+
+    @property
+    def fd(self) -> int:
+        """The descriptor of the open file."""
+        return self.file.fileno()
+
+    def resize(self, size: int, *, empty: bool) -> None:
+        """Make it `size` bytes large.
+
+        Args:
+            size: How large.
+            empty: Drop what it holds; all of it then reads as zeros.
+
+        Raises:
+            LocalIOError: It cannot become so large.
+        """
+        try:
+            if size > self._size:  # if that fails, nothing is lost
+                os.ftruncate(self.fd, size)
+            if empty and not self.created:
+                os.ftruncate(self.fd, 0)
+                self.touched = True
+            os.ftruncate(self.fd, size)
+        except OSError as e:
+            raise LocalIOError(f"cannot make {self.path} {size} bytes large", e) from e
 
     def commit(self) -> None:
         """Put the file on stable storage, and give it its name.
 
         Raises:
-            LocalIOError: The file is not complete on stable storage, or has not got its name.
+            LocalIOError: The file is not complete on stable storage, or has not got its name; it is
+                still to be aborted.
+            NotDurableError: It is complete, and has its name for good if no power failure comes
+                soon: the directory could not be put on stable storage.
         """
+        assert self._partial is not None
+        directory = _Directory(self.path.parent)
         try:
-            os.fsync(self.fd)
-            self._partial.rename(self.path)
+            try:
+                os.fsync(self.fd)
+                directory.open()
+                self._partial.rename(self.path)
+                self._partial = None
+            except OSError as e:
+                raise LocalIOError(f"cannot finish {self.path}", e) from e
+            try:
+                directory.sync(self.fd)
+            except OSError as e:
+                raise NotDurableError(
+                    f"{self.path} is complete, but its directory is not on stable storage", e
+                ) from e
             self._close()
-            _sync_directory(self.path.parent)
-        except OSError as e:
-            raise LocalIOError(f"cannot finish {self.path}", e) from e
+        finally:
+            directory.close()
 
     def abort(self) -> Path | None:
         """Take the half-written file away; does nothing after a commit.
@@ -86,39 +151,127 @@ class PartialFile:
         Raises:
             LocalIOError: It cannot be taken away; it still has its temporary name.
         """
-        if not self._open:
-            return None
-        self._close()
+        left = None
+        try:
+            if self._partial is not None:
+                left = self._take_away(self._partial)
+        except LocalIOError:
+            self._end()
+            raise
+        self._end()
+        return left
+
+    def __del__(self) -> None:
+        if self._partial is not None:
+            warnings.warn(f"{self.path} was neither finished nor closed", ResourceWarning, 1, self)
+            self.abort()
+
+    def _create(self) -> io.FileIO:
+        while True:
+            name = f".{_short(self.path.name)}.{secrets.token_hex(4)}{SUFFIX}"
+            self._partial = self.path.with_name(name)
+            try:
+                return io.FileIO(self._partial, "x+b", opener=partial(os.open, mode=0o600))
+            except FileExistsError:
+                continue
+            except OSError:
+                self._partial = None
+                raise
+
+    def _take_aside(self) -> None:
+        begin_changing(self.fd, self.path)
+        aside = self.path.with_name(_short(self.path.name) + SUFFIX)
+        if aside.exists():
+            raise FileExistsError(
+                errno.EEXIST,
+                f"{aside.name} is left from an earlier, failed run: remove it first",
+            )
+        self._size = os.fstat(self.fd).st_size
+        self._partial = aside
+        self.path.rename(aside)
+
+    def _take_away(self, temporary: Path) -> Path | None:
         try:
             if self.created:
-                self._partial.unlink()
-            elif not self.touched:
-                self._partial.rename(self.path)
-            else:
-                return self._partial
+                temporary.unlink()
+            elif self._is_as_it_was():
+                temporary.rename(self.path)
+            elif temporary.exists():
+                return temporary
         except FileNotFoundError:
             return None  # somebody removed it, or it has its name already
         except OSError as e:
-            raise LocalIOError(f"cannot take {self._partial} away", e) from e
+            raise LocalIOError(f"cannot take {temporary} away", e) from e
         return None
 
-    def _take_aside(self) -> None:
-        try:
-            begin_changing(self.fd, self.path)
-            if self._partial.exists():
-                raise FileExistsError(
-                    errno.EEXIST,
-                    f"{self._partial.name} is left from an earlier, failed run: remove it first",
-                )
-            self.path.rename(self._partial)
-        except BaseException:
-            os.close(self.fd)
-            raise
+    def _is_as_it_was(self) -> bool:
+        """Whether an existing file was not changed; one that has only grown shrinks again."""
+        size = os.fstat(self.fd).st_size
+        if self.touched or size < self._size:
+            return False
+        if size > self._size:
+            os.ftruncate(self.fd, self._size)
+        return True
+
+    def _end(self) -> None:
+        self._partial = None
+        self._close()
 
     def _close(self) -> None:
-        if self._open:
-            self._open = False
-            os.close(self.fd)
+        file, self._file = self._file, None
+        if file is None:
+            return
+        try:
+            file.close()
+        except OSError as e:  # what was to be kept was put on stable storage before
+            log.warning("%s could not be closed cleanly: %s", self.path, e)
+
+
+class _Directory:
+    """A directory in which a file gets its name, which then is put on stable storage."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._fd = -1
+
+    def open(self) -> None:
+        """Find out how it can be put on stable storage, before anything in it is changed.
+
+        Raises:
+            OSError: It cannot.
+        """
+        try:
+            self._fd = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            os.fsync(self._fd)
+        except OSError as e:
+            # It may be written, but not listed; or its file system does not sync directories.
+            if e.errno not in (errno.EACCES, errno.EPERM, errno.EINVAL, errno.ENOTSUP):
+                raise
+            self.close()
+
+    def sync(self, fd: int) -> None:
+        """Put it on stable storage, or else the whole file system of a file in it.
+
+        Raises:
+            OSError: That failed.
+        """
+        if self._fd >= 0:
+            os.fsync(self._fd)
+        elif _libc().syncfs(fd):
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+
+    def close(self) -> None:
+        """Close it, if it is open."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            with suppress(OSError):
+                os.close(fd)
+
+
+@cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
 
 
 def _is_for_devices(directory: Path) -> bool:
@@ -134,11 +287,3 @@ def _is_for_devices(directory: Path) -> bool:
 def _short(name: str) -> str:
     """Leave room for what is added: a file system counts bytes, mostly up to 255."""
     return os.fsdecode(os.fsencode(name)[:230])
-
-
-def _sync_directory(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import io
 import logging
 import os
 import stat
@@ -14,7 +15,7 @@ from functools import cache
 from .errors import LocalIOError, TargetSizeError, UsageError
 from .extents import Extent, Extents
 from .info import BackupInfo
-from .inuse import begin_reading
+from .inuse import begin_reading, close_file, descriptor
 from .partial import PartialFile
 from .protocols import Reader, Sink, Source, Writer
 
@@ -54,14 +55,19 @@ class RawImageSource(Source):
     def __init__(self, path: str | os.PathLike[str], *, info: BackupInfo | None = None) -> None:
         self._path = os.fspath(path)
         try:
-            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            self._file = io.FileIO(self._path, "rb")
+        except IsADirectoryError:
+            raise _no_image(self._path) from None
         except OSError as e:
             raise LocalIOError(f"cannot open {self._path}", e) from e
         try:
-            size = _size_of_image(self._fd, self._path)
-            begin_reading(self._fd)
-            if os.pread(self._fd, len(_QCOW2), 0) == _QCOW2:
+            size = _size_of_image(self._file, self._path)
+            begin_reading(self._file.fileno())
+            if os.pread(self._file.fileno(), len(_QCOW2), 0) == _QCOW2:
                 log.warning("%s is a qcow2 image, and is read as if it were the disk", self._path)
+        except OSError as e:
+            self.close()
+            raise LocalIOError(f"cannot read {self._path}", e) from e
         except BaseException:
             self.close()
             raise
@@ -75,7 +81,7 @@ class RawImageSource(Source):
     def extents(self) -> Extents:
         """See `Source.extents`: the data and holes that the file system knows of."""
         try:
-            return Extents.of(_allocation(self._fd, self._info.size))
+            return Extents.of(_allocation(descriptor(self._file, self._path), self._info.size))
         except OSError as e:
             raise LocalIOError(f"cannot find the holes in {self._path}", e) from e
 
@@ -84,25 +90,23 @@ class RawImageSource(Source):
 
     def open_reader(self) -> Reader:
         """See `Source.open_reader`."""
-        return _RawReader(self._fd, self._path)
+        return _RawReader(self._file, self._path)
 
     def close(self) -> None:
         """See `Source.close`."""
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
+        close_file(self._file, self._path)
 
 
 class _RawReader(Reader):
-    def __init__(self, fd: int, path: str) -> None:
-        self._fd = fd
+    def __init__(self, file: io.FileIO, path: str) -> None:
+        self._file = file
         self._path = path
 
     def readinto(self, start: int, buffer: memoryview) -> None:
         """See `Reader.readinto`."""
         while buffer:
             try:
-                count = os.preadv(self._fd, [buffer], start)
+                count = os.preadv(descriptor(self._file, self._path), [buffer], start)
             except OSError as e:
                 raise LocalIOError(f"cannot read {self._path} at {start}", e) from e
             if count == 0:
@@ -110,7 +114,7 @@ class _RawReader(Reader):
             start, buffer = start + count, buffer[count:]
 
     def close(self) -> None:
-        """See `Reader.close`: the descriptor is the source's."""
+        """See `Reader.close`: the file is the source's."""
 
 
 class RawImageSink(Sink):
@@ -140,7 +144,7 @@ class RawImageSink(Sink):
         self._path = os.fspath(path)
         self._size = size
         self._file: PartialFile | None = None
-        self._fd = -1
+        self._device: io.FileIO | None = None
         self._writer: _RawWriter | None = None
         self._ended = False
 
@@ -172,9 +176,9 @@ class RawImageSink(Sink):
             raise UsageError("the sink has not begun, or has already ended")
         if self._file is not None:
             self._file.commit()
-        else:
+        elif self._device is not None:
             try:
-                os.fsync(self._fd)
+                os.fsync(self._device.fileno())
             except OSError as e:
                 raise LocalIOError(f"cannot finish {self._path}", e) from e
         self._end()
@@ -185,10 +189,15 @@ class RawImageSink(Sink):
         Raises:
             LocalIOError: The half-written image could not be taken away.
         """
-        if not self._ended and self._file is not None:
-            left = self._file.abort()
+        if self._writer is not None:
+            self._writer.end()
+        try:
+            left = None if self._ended or self._file is None else self._file.abort()
             if left is not None:
                 log.warning("%s is only restored in part, and is now %s", self._path, left)
+        except LocalIOError:
+            self._end()
+            raise
         self._end()
 
     def close(self) -> None:
@@ -199,15 +208,9 @@ class RawImageSink(Sink):
         size = self._size_of_file(info)
         self._file = PartialFile(self._path, modify=True)
         full = info.context == "zero"
-        try:
-            os.ftruncate(self._file.fd, size)
-            self._file.touched = True
-            if full:  # what it held is of no use: without it, holes need not be punched
-                os.ftruncate(self._file.fd, 0)
-                os.ftruncate(self._file.fd, size)
-        except OSError as e:
-            raise LocalIOError(f"cannot make {self._path} {size} bytes large", e) from e
-        self._start(self._file.fd, info, size, blank=full)
+        self._file.resize(size, empty=full)  # full: without holes to be punched
+        writer = _RawWriter(self._file.fd, self._path, blank=full, changed=self._file)
+        self._start(writer, info, size)
 
     def _size_of_file(self, info: BackupInfo) -> int:
         """Decide how large the image shall be, before anything is touched."""
@@ -228,24 +231,26 @@ class RawImageSink(Sink):
 
     def _begin_device(self, info: BackupInfo) -> None:
         try:
-            self._fd = os.open(self._path, os.O_RDWR | os.O_CLOEXEC | os.O_EXCL)
+            flags = os.O_RDWR | os.O_CLOEXEC | os.O_EXCL
+            self._device = io.FileIO(os.open(self._path, flags), "r+b")
         except OSError as e:
             raise LocalIOError(f"cannot open {self._path}", e) from e
-        size, wanted = _size_of_image(self._fd, self._path), max(info.size, self._size or 0)
+        size, wanted = _size_of_image(self._device, self._path), max(info.size, self._size or 0)
         if size < wanted:
             raise TargetSizeError(f"{self._path} has {size} bytes, but {wanted} are needed")
-        self._start(self._fd, info, size, blank=False)
+        self._start(_RawWriter(self._device.fileno(), self._path, blank=False), info, size)
 
-    def _start(self, fd: int, info: BackupInfo, size: int, *, blank: bool) -> None:
-        self._writer = _RawWriter(fd, self._path, blank=blank)
+    def _start(self, writer: _RawWriter, info: BackupInfo, size: int) -> None:
+        self._writer = writer
         if info.context == "zero":
-            self._writer.zero(info.size, size - info.size)
+            writer.zero(info.size, size - info.size)
 
     def _end(self) -> None:
+        if self._writer is not None:
+            self._writer.end()
         self._ended = True
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
+        if self._device is not None:
+            close_file(self._device, self._path)  # what was written is on stable storage, or void
 
 
 class _RawWriter(Writer):
@@ -255,16 +260,21 @@ class _RawWriter(Writer):
         fd: The image.
         path: Its name, for errors.
         blank: True when the image reads as zeros already.
+        changed: Is `touched` before anything is written.
     """
 
-    def __init__(self, fd: int, path: str, *, blank: bool) -> None:
+    def __init__(
+        self, fd: int, path: str, *, blank: bool, changed: PartialFile | None = None
+    ) -> None:
         self._fd = fd
         self._path = path
         self._blank = blank
+        self._changed = changed
         self._cancelled = False
 
     def write(self, start: int, buffer: memoryview) -> None:
         """See `Writer.write`."""
+        self._note()
         while buffer:
             try:
                 count = os.pwrite(self._fd, buffer, start)
@@ -274,7 +284,10 @@ class _RawWriter(Writer):
 
     def zero(self, start: int, length: int) -> None:
         """See `Writer.zero`."""
-        if self._blank or length == 0 or _punch_hole(self._fd, start, length):
+        if self._blank or length == 0:
+            return
+        self._note()
+        if _punch_hole(self._fd, start, length):
             return
         end = start + length
         while start < end:
@@ -289,7 +302,15 @@ class _RawWriter(Writer):
         self._cancelled = True
 
     def close(self) -> None:
-        """See `Writer.close`: the descriptor is the sink's."""
+        """See `Writer.close`: the file is the sink's."""
+
+    def end(self) -> None:
+        """Write nothing more: the descriptor is about to be closed, and may be another file's."""
+        self._fd = -1
+
+    def _note(self) -> None:
+        if self._changed is not None:
+            self._changed.touched = True
 
 
 def _existing(path: str) -> os.stat_result | None:
@@ -301,11 +322,15 @@ def _existing(path: str) -> os.stat_result | None:
         raise LocalIOError(f"cannot look at {path}", e) from e
 
 
-def _size_of_image(fd: int, path: str) -> int:
-    mode = os.fstat(fd).st_mode
+def _size_of_image(file: io.FileIO, path: str) -> int:
+    mode = os.fstat(file.fileno()).st_mode
     if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
-        raise UsageError(f"{path} is neither a regular file nor a block device")
-    return os.lseek(fd, 0, os.SEEK_END)
+        raise _no_image(path)
+    return os.lseek(file.fileno(), 0, os.SEEK_END)
+
+
+def _no_image(path: str) -> UsageError:
+    return UsageError(f"{path} is neither a regular file nor a block device")
 
 
 def _allocation(fd: int, size: int) -> Iterator[Extent]:

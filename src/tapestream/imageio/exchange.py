@@ -13,6 +13,7 @@ import io
 import socket
 import ssl
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from typing import cast
 
 from urllib3.connection import HTTPConnection
@@ -165,7 +166,8 @@ class Exchange:
             self._reply.close()
             self._reply = None
         self._drop_replies()
-        self._connection.close()
+        with suppress(OSError):  # nothing that was agreed on depends on it
+            self._connection.close()
 
     def _drop_replies(self) -> None:
         if self._replies is not None:

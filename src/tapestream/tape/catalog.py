@@ -34,6 +34,11 @@ CREATE TABLE IF NOT EXISTS volume (
 CREATE INDEX IF NOT EXISTS volume_set ON volume (set_id);
 """
 
+_ADD_LATER = (
+    "The backup itself is complete: when the catalog can be used again, Catalog.scan(drive) "
+    "remembers it."
+)
+
 
 @dataclass(frozen=True)
 class CatalogVolume:
@@ -154,7 +159,7 @@ class Catalog(Closing):
                 continues=not is_last,
             )
             volumes.append(volume)
-        with self._transaction():
+        with self._transaction(_ADD_LATER):
             for volume in volumes:
                 self._forget(volume.label, volume.file)
                 self._insert(volume, backup.set_id, backup.info)
@@ -263,14 +268,14 @@ class Catalog(Closing):
         )
 
     @contextmanager
-    def _transaction(self) -> Iterator[None]:
+    def _transaction(self, hint: str | None = None) -> Iterator[None]:
         """All of it, or nothing."""
         with self._lock:
             try:
                 with self._database:
                     yield
             except sqlite3.Error as e:
-                raise LocalIOError(f"cannot use the catalog {self.path}", e) from e
+                raise LocalIOError(f"cannot use the catalog {self.path}", e, hint=hint) from e
 
 
 def _volume(label: str, entry: TapeEntry) -> CatalogVolume:

@@ -473,11 +473,23 @@ class Transport(Closing):
                 self._writing = False
                 self._at_end = command is Command.WRITE_FILEMARKS
                 if ask:
-                    self._position = device.position()
-                    self._sure = True
+                    self._ask_position(device, command)
             except OSError:
                 self._look_after(device)
                 raise
+
+    def _ask_position(self, device: TapeDevice, command: Command) -> None:
+        try:
+            self._position = device.position()
+            self._sure = True
+        except OSError as e:
+            if command is not Command.WRITE_FILEMARKS:
+                raise
+            # All that the filemark ends is on the tape: only where that stands is not known.
+            log.warning("%s: wrote a filemark, but cannot tell the position: %s", self.path, e)
+            self._position = _LOST
+            self._sure = self._at_end = False
+            self._forget_label()
 
     def _look_after(self, device: TapeDevice) -> None:
         """Learn where a failed command left the tape.

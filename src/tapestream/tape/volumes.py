@@ -106,10 +106,16 @@ class DriveTurn:
             self.drive.end_turn()
 
     def close(self) -> None:
-        """End the turn, and close the drive if it was opened for this stream."""
+        """End the turn, and close the drive if it was opened for this stream.
+
+        An error of that is only logged: what was to be kept has its filemark.
+        """
         self.end()
         if self._ours:
-            self._given.close()
+            try:
+                self._given.close()
+            except TapeError as e:
+                log.warning("%s could not be closed cleanly: %s", self._given.path, e)
 
 
 def ask(

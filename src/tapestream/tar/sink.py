@@ -10,7 +10,7 @@ from dataclasses import replace
 from datetime import datetime, timezone
 
 from .. import __version__
-from ..errors import UsageError
+from ..errors import TapestreamError, UsageError
 from ..extents import Extents
 from ..info import BackupInfo
 from ..protocols import Digester, Sink, Writer
@@ -170,8 +170,12 @@ class TarStreamSink(Sink):
     def abort(self) -> None:
         """See `Sink.abort`."""
         if not self._ended:
+            try:
+                self._output.abort()
+            except TapestreamError:
+                self._ended = True
+                raise
             self._ended = True
-            self._output.abort()
 
     def close(self) -> None:
         """See `Sink.close`."""

@@ -13,11 +13,13 @@ import select
 import stat
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 from ..errors import IncompleteStreamError, LocalIOError, UsageError
 from ..extents import MAX_OFFSET
-from ..inuse import begin_reading
+from ..inuse import begin_reading, close_file, descriptor
 from ..partial import PartialFile
 
 MIB = 1024**2
@@ -102,58 +104,47 @@ class _Cancel:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()  # nothing is written to what is being closed
-        self._read, self._write = os.pipe2(os.O_CLOEXEC)
         self._is_set = False
+        # In one step: whatever interrupts this, the descriptors have an owner that closes them.
+        self._read, self._write = map(io.FileIO, os.pipe2(os.O_CLOEXEC), ("rb", "wb"))
 
     def set(self) -> None:
         with self._lock:
-            if self._write >= 0 and not self._is_set:
+            if not (self._is_set or self._write.closed):
                 self._is_set = True
-                os.write(self._write, b"x")
+                self._write.write(b"x")
 
     def wait(self, fd: int, event: int) -> None:
         """Block until `fd` is ready, or fail when cancelled."""
         poll = select.poll()
         poll.register(fd, event)
         poll.register(self._read, select.POLLIN)
-        if any(ready == self._read for ready, _ in poll.poll()):
+        if any(ready != fd for ready, _ in poll.poll()):
             raise LocalIOError("cancelled")
 
     def close(self) -> None:
         with self._lock:
-            if self._write >= 0:
-                os.close(self._read)
-                os.close(self._write)
-                self._read = self._write = -1
-
-
-def _cancel_of(fd: int, name: str, *, close: bool) -> _Cancel:
-    try:
-        return _Cancel()
-    except OSError as e:
-        if close:
-            os.close(fd)
-        raise LocalIOError(f"cannot open {name}", e) from e
+            self._read.close()
+            self._write.close()
 
 
 class DescriptorInput:
-    """Reads a file descriptor, after what was read from it before.
+    """Reads a file, a fifo or a pipe, after what was read from it before; closes it at the end.
 
     Raises:
-        LocalIOError: There is no other descriptor left, which it needs; a descriptor that is to
-            be closed is closed.
+        LocalIOError: It cannot be used, or no other descriptor is left, which it needs.
     """
 
-    def __init__(self, fd: int, name: str, *, close: bool, before: bytes = b"") -> None:
+    def __init__(self, file: io.FileIO, name: str, *, before: bytes = b"") -> None:
         self.name = name
         self._before = before
-        self._fd = fd
-        self._close = close
-        self._cancel = _cancel_of(fd, name, close=close)
-        self._may_block = _may_block(fd)
-        if self._may_block:
-            _widen_pipe(fd)
-        self._start = _offset(fd)
+        self._file = file
+        with _closed_on_error(file, name):
+            self._cancel = _Cancel()
+            self._may_block = _may_block(file.fileno())
+            if self._may_block:
+                _widen_pipe(file.fileno())
+            self._start = _offset(file.fileno())
 
     def readinto(self, buffer: memoryview) -> int:
         """See `Input`."""
@@ -161,10 +152,11 @@ class DescriptorInput:
             count = min(len(self._before), len(buffer))
             buffer[:count], self._before = self._before[:count], self._before[count:]
             return count
+        fd = descriptor(self._file, self.name)
         try:
             if self._may_block:
-                self._cancel.wait(self._fd, select.POLLIN)
-            return os.readv(self._fd, [buffer])
+                self._cancel.wait(fd, select.POLLIN)
+            return os.readv(fd, [buffer])
         except OSError as e:
             raise LocalIOError(f"cannot read {self.name}", e) from e
 
@@ -172,20 +164,23 @@ class DescriptorInput:
         """See `Input`: a regular file can."""
         if self._start is None:
             raise _read_once(self.name)
-        os.lseek(self._fd, self._start, os.SEEK_SET)
+        os.lseek(descriptor(self._file, self.name), self._start, os.SEEK_SET)
 
     def pass_over(self, length: int) -> int:
         """See `Input`: a regular file can."""
         if self._start is None:
             return 0
-        here = os.lseek(self._fd, 0, os.SEEK_CUR)
-        there = min(here + length - here % length, os.lseek(self._fd, 0, os.SEEK_END))
-        os.lseek(self._fd, there, os.SEEK_SET)
+        fd = descriptor(self._file, self.name)
+        here = os.lseek(fd, 0, os.SEEK_CUR)
+        there = min(here + length - here % length, os.lseek(fd, 0, os.SEEK_END))
+        os.lseek(fd, there, os.SEEK_SET)
         return there - here
 
     def peek(self, offset: int, length: int) -> bytes | None:
         """See `Input`: a regular file can."""
-        return None if self._start is None else _peek(self, self._fd, self._start + offset, length)
+        if self._start is None:
+            return None
+        return _peek(self, descriptor(self._file, self.name), self._start + offset, length)
 
     def cancel(self) -> None:
         """See `Input`."""
@@ -194,9 +189,7 @@ class DescriptorInput:
     def close(self) -> None:
         """See `Input`."""
         self._cancel.close()
-        if self._close and self._fd >= 0:
-            os.close(self._fd)
-        self._fd = -1
+        close_file(self._file, self.name)
 
 
 class ObjectInput:
@@ -254,7 +247,7 @@ class ObjectInput:
         raw = getattr(self._file, "raw", None)
         if self._start is None or type(raw) is not io.FileIO:
             return None
-        return _peek(self, raw.fileno(), self._start + offset, length)
+        return _peek(self, descriptor(raw, self.name), self._start + offset, length)
 
     def cancel(self) -> None:
         """See `Input`: not possible."""
@@ -264,29 +257,29 @@ class ObjectInput:
 
 
 class DescriptorOutput:
-    """Writes a fifo, a pipe or a device.
+    """Writes a fifo, a pipe or a device; closes it at the end.
 
     Raises:
-        LocalIOError: There is no other descriptor left, which it needs; a descriptor that is to
-            be closed is closed.
+        LocalIOError: It cannot be used, or no other descriptor is left, which it needs.
     """
 
-    def __init__(self, fd: int, name: str, *, close: bool) -> None:
+    def __init__(self, file: io.FileIO, name: str) -> None:
         self.name = name
-        self._fd = fd
-        self._close = close
-        self._cancel = _cancel_of(fd, name, close=close)
-        self._may_block = _may_block(fd)
-        if self._may_block:
-            _widen_pipe(fd)
+        self._file = file
+        with _closed_on_error(file, name):
+            self._cancel = _Cancel()
+            self._may_block = _may_block(file.fileno())
+            if self._may_block:
+                _widen_pipe(file.fileno())
 
     def write(self, data: memoryview) -> None:
         """See `Output`."""
         while data:
+            fd = descriptor(self._file, self.name)
             try:
                 if self._may_block:
-                    self._cancel.wait(self._fd, select.POLLOUT)
-                data = data[os.write(self._fd, data) :]
+                    self._cancel.wait(fd, select.POLLOUT)
+                data = data[os.write(fd, data) :]
             except BlockingIOError:
                 continue
             except OSError as e:
@@ -303,17 +296,16 @@ class DescriptorOutput:
             LocalIOError: It is not on stable storage, where there is one.
         """
         try:
-            _sync(self._fd)
-            self.abort()
+            if not _sync(descriptor(self._file, self.name)):
+                self._file.close()  # which may be what tells of an error
         except OSError as e:
             raise LocalIOError(f"cannot finish {self.name}", e) from e
+        self.abort()
 
     def abort(self) -> None:
         """See `Output`: close, and so end what the other side reads."""
         self._cancel.close()
-        fd, self._fd = self._fd, -1
-        if self._close and fd >= 0:
-            os.close(fd)
+        close_file(self._file, self.name)
 
 
 class FileOutput:
@@ -344,20 +336,27 @@ class FileOutput:
 
 
 class ObjectOutput:
-    """Writes a caller's file object, and leaves it open."""
+    """Writes a caller's file object, and leaves it open.
 
-    def __init__(self, file: BinaryOutput) -> None:
+    Args:
+        file: The caller's.
+        own: Written instead: the same file, but ours to close; None for the caller's.
+    """
+
+    def __init__(self, file: BinaryOutput, own: io.FileIO | None = None) -> None:
         self.name = _name_of(file)
         self._file = file
+        self._own = own
 
     def write(self, data: memoryview) -> None:
         """See `Output`."""
+        out = self._own or self._file
         while data:
             try:
-                written = self._file.write(data)
+                written = out.write(data)
             except Exception as e:
                 raise _cannot_write(self.name, e) from e
-            if written is None and not isinstance(self._file, io.RawIOBase):
+            if written is None and not isinstance(out, io.RawIOBase):
                 return
             if not written:  # None of a raw file: it is not ready
                 raise UsageError(f"{self.name} takes no data: it must be in blocking mode")
@@ -381,9 +380,12 @@ class ObjectOutput:
                 _sync(fd)
         except Exception as e:
             raise LocalIOError(f"cannot finish {self.name}", e) from e
+        self.abort()
 
     def abort(self) -> None:
         """See `Output`: without its manifest it does not look complete."""
+        if self._own is not None:
+            close_file(self._own, self.name)
 
 
 def open_input(target: str | os.PathLike[str] | BinaryInput) -> Input:
@@ -401,14 +403,14 @@ def open_input(target: str | os.PathLike[str] | BinaryInput) -> Input:
         return _input_of_object(target)
     if target == "-":
         _require_open(0, "standard input")
-        return DescriptorInput(0, "standard input", close=False)
+        return DescriptorInput(_copy_of(0, "standard input"), "standard input")
     name = os.fspath(target)
     try:
-        fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
+        file = io.FileIO(name, "rb")
     except OSError as e:
         raise LocalIOError(f"cannot open {name}", e) from e
-    begin_reading(fd)
-    return DescriptorInput(fd, name, close=True)
+    begin_reading(file.fileno())
+    return DescriptorInput(file, name)
 
 
 def open_output(target: str | os.PathLike[str] | BinaryOutput) -> Output:
@@ -425,7 +427,7 @@ def open_output(target: str | os.PathLike[str] | BinaryOutput) -> Output:
     """
     if not isinstance(target, (str, os.PathLike)):
         _check_object(target, "write")
-        return _pipe_of_object(target) or ObjectOutput(_unbuffered(target))
+        return _pipe_of_object(target) or _unbuffered(target)
     if target == "-":
         _require_open(1, "standard output")
         if os.isatty(1):
@@ -443,11 +445,12 @@ def open_output(target: str | os.PathLike[str] | BinaryOutput) -> Output:
     if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
         return FileOutput(name)
     try:
-        fd = os.open(name, os.O_WRONLY | os.O_CLOEXEC)
-        os.set_blocking(fd, not _may_block(fd))
+        file = io.FileIO(os.open(name, os.O_WRONLY | os.O_CLOEXEC), "wb")
     except OSError as e:
         raise LocalIOError(f"cannot open {name}", e) from e
-    return DescriptorOutput(fd, name, close=True)
+    with _closed_on_error(file, name):
+        os.set_blocking(file.fileno(), not _may_block(file.fileno()))
+    return DescriptorOutput(file, name)
 
 
 def _pipe_of_others(fd: int, name: str) -> Output:
@@ -457,13 +460,14 @@ def _pipe_of_others(fd: int, name: str) -> Output:
     to leave the others theirs.
     """
     if stat.S_ISFIFO(os.fstat(fd).st_mode):
+        flags = os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC
         try:
-            own = os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            own = io.FileIO(os.open(f"/proc/self/fd/{fd}", flags), "wb")
         except OSError:
             pass  # no /proc, or not ours to open: then a blocked write cannot be cancelled
         else:
-            return DescriptorOutput(own, name, close=True)
-    return DescriptorOutput(fd, name, close=False)
+            return DescriptorOutput(own, name)
+    return DescriptorOutput(_copy_of(fd, name), name)
 
 
 def _pipe_of_object(file: BinaryOutput) -> Output | None:
@@ -479,26 +483,53 @@ def _pipe_of_object(file: BinaryOutput) -> Output | None:
     return _pipe_of_others(raw.fileno(), _name_of(file))
 
 
-def _unbuffered(file: BinaryOutput) -> BinaryOutput:
-    """What a full disk refuses must not stay in a buffer, to fail once more when that is closed."""
-    if not isinstance(file, io.BufferedWriter) or type(file.raw) is not io.FileIO:
-        return file
+def _unbuffered(file: BinaryOutput) -> Output:
+    """Write past the buffer of a plain file object.
+
+    What a full disk refuses must not stay in a buffer, to fail once more when that is closed.
+    """
+    raw = file.raw if isinstance(file, io.BufferedWriter) else file
+    if type(raw) is not io.FileIO:
+        return ObjectOutput(file)
+    if isinstance(file, io.BufferedWriter):
+        try:
+            file.flush()
+        except OSError as e:
+            raise _cannot_write(_name_of(file), e) from e
+    return ObjectOutput(raw, _copy_of(raw.fileno(), _name_of(file)))
+
+
+def _copy_of(fd: int, name: str) -> io.FileIO:
+    """Open what somebody else may close: its number could then become another file's."""
     try:
-        file.flush()
+        return io.FileIO(os.dup(fd), "r+b")
     except OSError as e:
-        raise _cannot_write(_name_of(file), e) from e
-    return file.raw
+        raise LocalIOError(f"cannot open {name}", e) from e
 
 
 def _input_of_object(file: BinaryInput) -> Input:
     """Read the pipe under a plain file object directly: there a blocked read can be cancelled."""
     if type(file) is io.FileIO:
-        return DescriptorInput(file.fileno(), _name_of(file), close=False)
+        return DescriptorInput(_copy_of(file.fileno(), _name_of(file)), _name_of(file))
     if isinstance(file, io.BufferedReader) and type(file.raw) is io.FileIO:
         fd = file.fileno()
         if stat.S_ISFIFO(os.fstat(fd).st_mode):
-            return DescriptorInput(fd, _name_of(file), close=False, before=_buffered(file))
+            name = _name_of(file)
+            return DescriptorInput(_copy_of(fd, name), name, before=_buffered(file))
     return ObjectInput(file)
+
+
+@contextmanager
+def _closed_on_error(file: io.FileIO, name: str) -> Iterator[None]:
+    """Close a file, which cannot be used, when this block raises."""
+    try:
+        yield
+    except OSError as e:
+        close_file(file, name)
+        raise LocalIOError(f"cannot open {name}", e) from e
+    except BaseException:
+        close_file(file, name)
+        raise
 
 
 def _buffered(file: io.BufferedReader) -> bytes:
@@ -527,10 +558,12 @@ def _is_storage(fd: int) -> bool:
     return stat.S_ISREG(mode) or stat.S_ISBLK(mode)
 
 
-def _sync(fd: int) -> None:
-    """Only here the kernel tells what it could not write; a pipe has nothing to be synced."""
-    if _is_storage(fd):
+def _sync(fd: int) -> bool:
+    """Only here the kernel tells what it could not write; False for a pipe: it has no storage."""
+    is_storage = _is_storage(fd)
+    if is_storage:
         os.fsync(fd)
+    return is_storage
 
 
 def _offset(fd: int) -> int | None:
@@ -585,6 +618,8 @@ def _name_of(file: object) -> str:
 def _check_object(file: object, method: str) -> None:
     if isinstance(file, io.TextIOBase):
         raise UsageError(f"{_name_of(file)} is open in text mode: a tar needs binary mode")
+    if getattr(file, "closed", False):
+        raise UsageError(f"{_name_of(file)} is closed: a tar needs an open file")
     if not callable(getattr(file, method, None)):
         raise UsageError(f"{file!r} is neither a path nor a file object with {method}()")
 
