@@ -38,7 +38,7 @@ from .tape.fake import Cartridge, FakeDrive
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 API = ROOT / "docs" / "api.md"
-PAGES = [README, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [README, ROOT / "CHANGELOG.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
 MIB = 1024**2
 SIZE = 16 * MIB
 # Those of `tapestream.tape`; its other names are told of in these.
