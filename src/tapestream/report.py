@@ -3,9 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 
 from .expected import Expected
 from .info import BackupInfo
+
+
+@dataclass(frozen=True)
+class TapeLabel:
+    """What a tape says of itself, in its first tape file.
+
+    Attributes:
+        name: What it is called.
+        tape_id: Identifies the tape since it was labelled: labelling it anew gives another one.
+        replaces: The `tape_id`s that the tape had before, newest first: all that was on the tape
+            then is gone.
+    """
+
+    name: str
+    tape_id: str | None = None
+    replaces: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -17,12 +34,16 @@ class TapePlace:
         label: Label of the tape, as far as the drive had read it.
         file: Number of the tape file, from 0; None where the driver had lost count.
         volume: Number of the volume, from 1.
+        tape_id: Identifies the tape, where two have one label; None where that is not known.
+        replaces: The `tape_id`s that the tape had before it was labelled anew.
     """
 
     drive: str
     label: str | None
     file: int | None
     volume: int
+    tape_id: str | None = None
+    replaces: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -36,6 +57,9 @@ class TapeReport:
         records: Number of records written.
         record_bytes: Bytes in them.
         seconds: How long the drive took to write them.
+        complete: All of it is on tape, with its end. False for a backup that has not ended yet, or
+            was aborted.
+        ended: When it was; None where that is not known.
     """
 
     info: BackupInfo
@@ -44,6 +68,8 @@ class TapeReport:
     records: int
     record_bytes: int
     seconds: float
+    complete: bool = True
+    ended: datetime | None = None
 
     @property
     def rate(self) -> float:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import sqlite3
+import subprocess
+import sys
 import threading
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
@@ -14,6 +18,7 @@ import pytest
 from tapestream import BackupInfo, TarStreamSink, TarStreamSource, copy
 from tapestream.errors import LocalIOError, UsageError
 from tapestream.tape import Catalog, TapeDrive, TapePlace, TapeReport
+from tapestream.tar import format as fmt
 
 from ..memory import MemorySink, MemorySource
 from .fake import Cartridge, FakeDrive
@@ -229,3 +234,409 @@ def test_threads_may_share_it(tmp_path: Path) -> None:
         for thread in threads:
             thread.join()
         assert len(catalog.find()) == 20
+
+
+# Two tapes, one label
+
+
+def reported(drive: TapeDrive, name: str, disk: str, day: int = 0) -> TapeReport:
+    """Label the tape anew, and put a backup on it."""
+    drive.write_label(name, overwrite=True)
+    return backup(drive, disk, day)
+
+
+def test_two_tapes_with_one_label_do_not_replace_each_other(tmp_path: Path) -> None:
+    _, first = labelled("T1")
+    _, second = labelled("T1")
+    with first, second, Catalog(tmp_path / "catalog") as catalog:
+        catalog.add(backup(first, "a"))
+        report = backup(second, "b")
+        with pytest.raises(UsageError, match=r"two tapes have the label 'T1'.*forget"):
+            catalog.add(report)
+        with pytest.raises(UsageError, match="two tapes have the label 'T1'"):
+            catalog.scan(second)
+        assert [b.info.disk_id for b in catalog.find()] == ["a"]
+        assert catalog.scan(first) == "T1"
+        catalog.forget("T1")
+        catalog.add(report)
+        assert [b.info.disk_id for b in catalog.find()] == ["b"]
+
+
+@pytest.mark.parametrize("name", ["T1", "T9"])
+@pytest.mark.parametrize("times", [1, 3])
+@pytest.mark.parametrize("by_scan", [False, True])
+def test_a_tape_that_is_labelled_anew_has_lost_what_was_on_it(
+    tmp_path: Path, name: str, times: int, by_scan: bool
+) -> None:
+    """Under whatever label, and also where it was labelled several times meanwhile."""
+    _, drive = labelled("T1")
+    with drive, Catalog(tmp_path / "catalog") as catalog:
+        for day in range(3):
+            catalog.add(backup(drive, "a", day))
+        for _ in range(times):
+            last = reported(drive, name, "b")
+        if by_scan:
+            catalog.scan(drive)
+        else:
+            catalog.add(last)
+        assert [b.info.disk_id for b in catalog.find()] == ["b"]
+        assert catalog.tapes() == [name]
+
+
+def test_a_label_without_an_id(tmp_path: Path) -> None:
+    """That of an early version: the time when it was made tells it from another."""
+    values = {"format": "tapestream-label", "version": 1, "label": "T1"}
+    drives = []
+    for hour in (1, 2):
+        _, drive = labelled("to be overwritten")
+        text = json.dumps({**values, "created": f"2026-11-23T0{hour}:00:00Z"}).encode()
+        record = fmt.HeaderWriter(0).header("tape-label.json", len(text)) + text
+        drive.rewind()
+        drive.write_record(memoryview(record.ljust(RECORD, b"\0")))
+        drive.write_filemark()
+        drive.release()
+        assert drive.read_label() == "T1"
+        drives.append(drive)
+    with drives[0], drives[1], Catalog(tmp_path / "catalog") as catalog:
+        catalog.add(backup(drives[0], "a", 0))
+        catalog.add(backup(drives[0], "a", 1))
+        report = backup(drives[1], "b")
+        with pytest.raises(UsageError, match="two tapes"):
+            catalog.add(report)
+        catalog.add(reported(drives[0], "T1", "c"))
+        assert [b.info.disk_id for b in catalog.find()] == ["c"]
+
+
+def test_labels_that_a_person_takes_for_one_another(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Catalog(tmp_path / "catalog") as catalog:
+        catalog.add(report("a", ("VM 0001", 1)))
+        catalog.add(report("b", ("vm0001", 1)))
+        assert "'vm0001' and 'VM 0001'" in caplog.text
+        with pytest.raises(UsageError, match="knows no tape 'Vm0001', but 'VM 0001'"):
+            catalog.forget("Vm0001")
+        catalog.forget("vm0001")
+        catalog.forget("never known")
+        assert [b.info.disk_id for b in catalog.find()] == ["a"]
+
+
+def test_the_order_in_which_backups_are_added_does_not_matter(tmp_path: Path) -> None:
+    """Several threads write to a tape one after another, and add what they wrote at any time."""
+    _, drive = labelled("T1")
+    reports = [backup(drive, disk) for disk in "abc"]
+    with drive, Catalog(tmp_path / "catalog") as catalog:
+        for one in reversed(reports):
+            catalog.add(one)
+        assert {b.info.disk_id for b in catalog.find()} == {"a", "b", "c"}
+
+
+# What is not known to be complete
+
+
+def test_a_backup_that_has_not_ended_is_not_called_complete(tmp_path: Path) -> None:
+    """The sink reports where it is from the beginning on."""
+    _, drive = labelled("T1")
+
+    def fail(start: int, length: int) -> None:
+        raise OSError("broken disk")
+
+    with drive, Catalog(tmp_path / "catalog") as catalog:
+        source = MemorySource(b"x" * 4096, info=info("a"), before_read=fail)
+        attachments = {"vm.ovf": bytes(2 * RECORD)}
+        sink = TarStreamSink(drive, record_size=RECORD, attachments=attachments)
+        with sink, pytest.raises(OSError, match="broken disk"):
+            copy(source, sink)
+        assert sink.tape is not None
+        assert not sink.tape.complete
+        catalog.add(sink.tape)
+        assert catalog.find() == []
+        (found,) = catalog.find(incomplete=True)
+        assert [v.complete for v in found.volumes] == [False]
+        assert backup(drive, "b").complete
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_volume_without_data_does_not_stand_for_the_one_that_has_it(tmp_path: Path) -> None:
+    """A tape that was nearly full took the beginning of volume 2, which then went to another."""
+    cost = RECORD + 8
+    shelf = {
+        name: Cartridge(records * cost, name=name, early_warning=0)
+        for name, records in {"T1": 9, "T2": 4, "T3": 9, "T4": 99}.items()
+    }
+    station = FakeDrive(shelf["T1"])
+    drive = TapeDrive("/dev/nst0", open_device=station.open)
+    for name, cartridge in shelf.items():
+        drive.release()
+        station.swap(cartridge)
+        drive.write_label(name)
+        if name == "T2":
+            with MemorySource(b"x") as other, TarStreamSink(drive, record_size=RECORD) as sink:
+                copy(other, sink)
+    following = iter(shelf.values())
+
+    def load(_: object = None) -> None:
+        drive.release()
+        station.swap(next(following))
+
+    load()
+    source = MemorySource(bytes(range(256)) * 4 * KIB, info=info("a"))
+    sink = TarStreamSink(
+        drive, record_size=RECORD, part_size=RECORD, checksum=None, on_volume_full=load
+    )
+    with source, sink:
+        result = copy(source, sink, buffer_size=RECORD, buffer_memory=4 * RECORD)
+    assert result.tape is not None
+    assert [place.label for place in result.tape.places] == ["T1", "T3", "T4"]
+    with drive, Catalog(tmp_path / "catalog") as catalog:
+        for name in ("T1", "T2", "T4"):
+            drive.release()
+            station.swap(shelf[name])
+            catalog.scan(drive)
+        assert catalog.find(disk_id="a") == []
+        drive.release()
+        station.swap(shelf["T3"])
+        catalog.scan(drive)
+        (found,) = catalog.find(disk_id="a")
+        assert [v.label for v in found.volumes] == ["T1", "T3", "T2", "T4"]
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_first_volume_that_lost_its_end_is_not_vouched_for(tmp_path: Path) -> None:
+    """The next one vouches only for what the end of a tape tore, not for what was damaged."""
+    with Catalog(tmp_path / "catalog") as catalog:
+        cost = RECORD + 8
+        small, large = Cartridge(19 * cost, 3 * cost), Cartridge()
+        station = FakeDrive(large)
+        drive = TapeDrive("/dev/nst0", open_device=station.open)
+        drive.write_label("T2")
+        drive.release()
+        station.swap(small)
+        drive.write_label("T1")
+        source = MemorySource(bytes(range(256)) * 8 * KIB, info=info("a"))
+        sink = TarStreamSink(
+            drive,
+            record_size=RECORD,
+            part_size=RECORD,
+            on_volume_full=lambda _: station.swap(large),
+        )
+        with source, sink:
+            copy(source, sink, buffer_size=RECORD, buffer_memory=4 * RECORD)
+        catalog.scan(drive)
+        drive.release()
+        small.bad = (len(small.blocks) - 2,)  # the last record before the filemark
+        station.swap(small)
+        catalog.scan(drive)
+        assert catalog.find() == []
+        small.bad = ()
+        catalog.scan(drive)
+        (found,) = catalog.find()
+        assert [v.complete for v in found.volumes] == [True, True]
+        drive.close()
+
+
+def test_the_whole_one_of_two_copies_comes_first(tmp_path: Path) -> None:
+    """A tape file that another program copied, not to its end, and then to its end."""
+    _, drive = labelled("T1")
+    with drive, Catalog(tmp_path / "catalog") as catalog:
+        attachments = {"vm.ovf": bytes(2 * RECORD)}
+        with (
+            MemorySource(b"x" * 4096, info=info("a")) as source,
+            TarStreamSink(drive, record_size=RECORD, attachments=attachments) as sink,
+        ):
+            copy(source, sink)
+        drive.go_to_file(1)
+        buffer = memoryview(bytearray(RECORD))
+        records = [bytes(buffer[:n]) for n in iter(lambda: drive.read_record(buffer), 0)]
+        drive.write_label("T2", overwrite=True)
+        for some in (records[:-1], records, records[:-1]):
+            drive.end_of_data()
+            for record in some:
+                drive.write_record(memoryview(record))
+            drive.write_filemark()
+        catalog.scan(drive)
+        (found,) = catalog.find()
+        assert [(v.file, v.complete) for v in found.volumes] == [(2, True), (1, False), (3, False)]
+        assert [entry.file for entry in drive.find(incomplete=True)] == [2, 3, 1]
+
+
+def test_the_whole_one_of_two_attempts_comes_first(tmp_path: Path) -> None:
+    _, drive = labelled("T1")
+    with drive, Catalog(tmp_path / "catalog") as catalog:
+        whole, aborted = report("a", ("T1", 1), day=0), report("a", ("T1", 2), day=1)
+        for one in (whole, replace(aborted, complete=False)):
+            catalog.add(replace(one, info=replace(one.info, backup_id="nightly")))
+        catalog.add(report("a", ("T1", 3), day=-1))
+        found = catalog.find(incomplete=True)
+        assert [(b.volumes[0].file, b.complete) for b in found] == [
+            (1, True),
+            (2, False),
+            (3, True),
+        ]
+
+
+# What is wrong with the file
+
+
+def columns() -> list[tuple[str, object]]:
+    junk: list[object] = [b"\xff\xfe", "x", -7, 1.5]
+    names = ["file", "set_id", "volume", "complete", "continues", "info"]
+    cases = [(name, value) for name in names for value in junk]
+    cases = [case for case in cases if case[0] != "set_id" or isinstance(case[1], bytes)]
+    texts = ["[]", "3", "{", "[" * 100_000, '{"vm_id": 3}', '{"block_hash": 1}', '{"created": ""}']
+    texts += ['{"block_hash": {}}', '{"metadata": []}', '{"size": -1}']
+    return cases + [("info", text) for text in texts]
+
+
+@pytest.mark.parametrize(("column", "value"), columns(), ids=repr)
+def test_a_damaged_row_hides_no_others(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, column: str, value: object
+) -> None:
+    path = tmp_path / "catalog"
+    with Catalog(path) as catalog:
+        for number, disk in enumerate("abc", 1):
+            catalog.add(report(disk, (f"T{number}", 1)))
+    damaging = sqlite3.connect(path)
+    with damaging:
+        damaging.execute(f"UPDATE volume SET {column} = ? WHERE label = 'T2'", (value,))
+    damaging.close()
+    with Catalog(path) as catalog:
+        assert {b.info.disk_id for b in catalog.find(incomplete=True)} == {"a", "c"}
+        assert "damaged" in caplog.text
+        assert "T2" in caplog.text
+        catalog.forget("T2")  # as before a scan makes it anew
+        caplog.clear()
+        assert len(catalog.find()) == 2
+        assert caplog.text == ""
+
+
+def test_a_damaged_label_hides_no_others(tmp_path: Path) -> None:
+    path = tmp_path / "catalog"
+    with Catalog(path) as catalog:
+        for number in (1, 2, 3):
+            catalog.add(report("a", (f"T{number}", 1), day=number))
+    damaging = sqlite3.connect(path)
+    with damaging:
+        damaging.execute("UPDATE tape SET label = ? WHERE label = 'T2'", (b"\xff",))
+    damaging.close()
+    with Catalog(path) as catalog:
+        assert catalog.tapes() == ["T1", "T3"]
+        catalog.add(report("b", ("T4", 1)))
+        assert len(catalog.find(disk_id="a")) >= 2
+
+
+def test_a_catalog_of_the_first_version(tmp_path: Path) -> None:
+    path = tmp_path / "catalog"
+    old = sqlite3.connect(path)
+    old.executescript(
+        """
+        CREATE TABLE tape (label TEXT PRIMARY KEY);
+        CREATE TABLE volume (
+            label TEXT NOT NULL REFERENCES tape ON DELETE CASCADE,
+            file INTEGER NOT NULL,
+            set_id TEXT NOT NULL,
+            volume INTEGER NOT NULL,
+            complete INTEGER NOT NULL,
+            continues INTEGER NOT NULL,
+            info TEXT NOT NULL,
+            PRIMARY KEY (label, file)
+        );
+        INSERT INTO tape VALUES ('T1'), ('T2');
+        """
+    )
+    text = json.dumps(info("a").to_dict())
+    with old:
+        old.execute("INSERT INTO volume VALUES ('T1', 1, 'set', 1, 0, 1, ?)", (text,))
+        old.execute("INSERT INTO volume VALUES ('T2', 1, 'set', 2, 1, 0, ?)", (text,))
+    old.close()
+    with Catalog(path) as catalog:
+        assert [v.label for v in catalog.find()[0].volumes] == ["T1", "T2"]
+        catalog.add(report("b", ("T1", 2)))
+        assert len(catalog.find()) == 2
+    with Catalog(path) as catalog:
+        assert len(catalog.find()) == 2
+
+
+def test_another_program_that_has_it_locked(tmp_path: Path) -> None:
+    path = tmp_path / "catalog"
+    with Catalog(path) as catalog:
+        catalog.add(report("a", ("T1", 1)))
+        other = sqlite3.connect(path)
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(LocalIOError, match=r"locked.*try again"):
+            catalog.add(report("b", ("T1", 2)))
+        other.rollback()
+        other.close()
+        catalog.add(report("b", ("T1", 2)))
+        assert len(catalog.find()) == 2
+
+
+def test_a_full_file_system(tmp_path: Path) -> None:
+    """In a process that may write no larger files: what is there stays."""
+    path = tmp_path / "catalog"
+    with Catalog(path) as catalog:
+        catalog.add(report("a", ("T1", 1)))
+    script = f"""
+import resource, signal
+from tapestream.errors import LocalIOError
+from tapestream.tape import Catalog
+from tests.tape.test_catalog import report
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+catalog = Catalog({str(path)!r})
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+try:
+    for number in range(200):
+        catalog.add(report("b", ("T2", number), day=number))
+except LocalIOError as e:
+    assert {str(path)!r} in str(e), e
+    print("refused")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], check=True, capture_output=True, text=True
+    )
+    assert done.stdout == "refused\n"
+    with Catalog(path) as catalog:
+        assert [b.info.disk_id for b in catalog.find(disk_id="a")] == ["a"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everything")
+def test_a_catalog_that_may_only_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "catalog"
+    with Catalog(path) as catalog:
+        catalog.add(report("a", ("T1", 1)))
+    path.chmod(0o444)
+    with Catalog(path) as catalog:
+        assert len(catalog.find()) == 1
+        with pytest.raises(LocalIOError, match=r"readonly.*Permit"):
+            catalog.add(report("b", ("T1", 2)))
+
+
+def test_a_catalog_that_is_closed(tmp_path: Path) -> None:
+    catalog = Catalog(tmp_path / "catalog")
+    catalog.close()
+    catalog.close()
+    for use in (catalog.find, catalog.tapes, lambda: catalog.forget("T1")):
+        with pytest.raises(UsageError, match="catalog"):
+            use()
+
+
+@pytest.mark.parametrize("path", [None, 3, "with\0in it"])
+def test_what_is_no_path(path: Any) -> None:
+    with pytest.raises(UsageError, match="path"):
+        Catalog(path)
+
+
+def test_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(LocalIOError, match=r"cannot open the catalog .*folder"):
+        Catalog(tmp_path)
+
+
+def test_what_cannot_be_kept(tmp_path: Path) -> None:
+    with Catalog(tmp_path / "catalog") as catalog:
+        with pytest.raises(UsageError, match="cannot keep"):
+            catalog.add(report("a", ("\udc80", 1)))
+        with pytest.raises(UsageError, match="cannot keep"):
+            catalog.add(report("a", ("T1", 2**70)))
+        with pytest.raises(UsageError, match="on no tape"):
+            catalog.add(report("a"))
+        assert catalog.find(incomplete=True) == []

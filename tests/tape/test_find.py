@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import tracemalloc
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
@@ -308,3 +309,26 @@ def test_labels_that_are_none(drive: TapeDrive, label: str) -> None:
     with pytest.raises(UsageError, match="short text"):
         drive.write_label(label)
     assert list(drive.scan()) == []
+
+
+@pytest.mark.parametrize("clock", [-1e9, 0.0, 1e12])
+def test_a_clock_that_is_far_off(
+    drive: TapeDrive, monkeypatch: pytest.MonkeyPatch, clock: float
+) -> None:
+    """A label says when it was made; a host whose clock was never set can make one, too."""
+    monkeypatch.setattr("time.time", lambda: clock)
+    drive.write_label("T1")
+    assert drive.read_label() == "T1"
+
+
+def test_a_label_that_is_no_name(drive: TapeDrive) -> None:
+    """Of other software, or forged: it is no name, so nobody is asked to load it."""
+    for name in ("two\nlines", "\ud800", "x" * 201, "", 3):
+        text = json.dumps({"format": "tapestream-label", "version": 1, "label": name}).encode()
+        record = fmt.HeaderWriter(0).header("tape-label.json", len(text)) + text
+        drive.rewind()
+        drive.write_record(memoryview(record.ljust(RECORD, b"\0")))
+        drive.write_filemark()
+        (entry,) = drive.scan()
+        assert entry.label is None
+        assert entry.problem is not None

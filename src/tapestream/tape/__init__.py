@@ -1,6 +1,6 @@
 """Tape drives: `TapeDrive`, what is on a tape, and how backups go on on the next one."""
 
-from ..report import TapePlace, TapeReport
+from ..report import TapeLabel, TapePlace, TapeReport
 from .catalog import Catalog, CatalogBackup, CatalogVolume
 from .device import Command, DeviceStatus, Flag, StDevice, TapeDevice
 from .drive import TapeDrive
@@ -19,6 +19,7 @@ __all__ = [
     "TapeDevice",
     "TapeDrive",
     "TapeEntry",
+    "TapeLabel",
     "TapePlace",
     "TapeReport",
     "TapeStatus",

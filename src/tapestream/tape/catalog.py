@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any, NamedTuple
 
 from ..closing import Closing
-from ..errors import LocalIOError, UsageError
+from ..errors import (
+    LocalIOError,
+    NoMediumError,
+    PositionLostError,
+    TapeError,
+    UsageError,
+)
 from ..expected import Expected
 from ..info import BackupInfo, describe
-from ..report import TapeReport
-from .drive import TapeDrive
-from .scan import TapeEntry
-from .search import created, matches
+from ..report import TapeLabel, TapeReport
+from .drive import TapeDrive, in_turn
+from .scan import TapeEntry, holds_data
+from .search import matches, newest_first
+
+log = logging.getLogger("tapestream.tape")
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS tape (label TEXT PRIMARY KEY);
@@ -33,7 +45,20 @@ CREATE TABLE IF NOT EXISTS volume (
 );
 CREATE INDEX IF NOT EXISTS volume_set ON volume (set_id);
 """
-
+# What catalogs of the first version lack.
+_LATER_COLUMNS = {
+    "tape": ("tape_id TEXT",),
+    "volume": ("volume_start INTEGER", "vouches_from INTEGER", "written REAL"),
+}
+# What to do about an error of SQLite, by a word of its text: its numbers are new in Python 3.11.
+_HINTS = {
+    "locked": "Another program is using it: try again when that has ended.",
+    "not a database": "Move the file away; Catalog.scan makes a catalog anew from the tapes.",
+    "malformed": "Move the file away; Catalog.scan makes a catalog anew from the tapes.",
+    "full": "Free space on its file system, and try again: nothing was changed.",
+    "readonly": "Permit writing the file and its folder, and try again: nothing was changed.",
+    "unable to open": "Make its folder, and permit writing there.",
+}
 _ADD_LATER = (
     "The backup itself is complete: when the catalog can be used again, Catalog.scan(drive) "
     "remembers it."
@@ -68,12 +93,16 @@ class CatalogBackup:
     Attributes:
         info: What it says of itself.
         set_id: Identifies its volumes.
-        volumes: In the order in which a restore needs them.
+        volumes: In the order in which a restore needs them. Of several copies of one, the one that
+            is known to be whole comes first.
+        complete: True when the catalog knows all volumes to the one that ends the backup, and knows
+            of each that it is whole, or that the ones that follow make up for it.
     """
 
     info: BackupInfo
     set_id: str
     volumes: tuple[CatalogVolume, ...]
+    complete: bool
 
     @property
     def expected(self) -> Expected:
@@ -89,41 +118,51 @@ class CatalogBackup:
                 "begins",
                 hint="Let Catalog.scan read the tape on which it does.",
             )
-        set_id = None if self.set_id == _set_id(first) else self.set_id
+        set_id = None if self.set_id == _own_set(first) else self.set_id
         return Expected(self.info, set_id, first.file, first.label, whole_info=True)
-
-    @property
-    def complete(self) -> bool:
-        """True when the catalog knows all volumes, to the one that ends the backup."""
-        last = self.volumes[-1]
-        known = {volume.volume for volume in self.volumes}
-        return last.complete and not last.continues and len(known) == last.volume
 
 
 class Catalog(Closing):
     """Remembers which tape, by its label, holds what, in a SQLite file.
 
     It is never needed to restore: `TapeDrive.scan` reads the same off a tape, and `scan` here
-    makes a lost catalog anew from the tapes alone. May be used by several threads.
+    makes a lost catalog anew from the tapes alone. It may be used by several threads, and by
+    several programs.
+
+    It does not see what is done to a tape elsewhere: pass what it says to
+    `TarStreamSource(expect=)`, which compares.
 
     Args:
         path: Of the file, which is made when it is not there.
 
     Raises:
         LocalIOError: The file cannot be used, or is no catalog.
+        UsageError: It is not a path.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = os.fspath(path)
+        try:
+            self.path = os.fspath(path)
+        except TypeError as e:
+            raise UsageError(f"the path of a catalog must be a path, not {path!r}") from e
         self._lock = threading.Lock()
         try:
             self._database = sqlite3.connect(self.path, check_same_thread=False)
         except sqlite3.Error as e:
-            raise LocalIOError(f"cannot open the catalog {self.path}", e) from e
+            raise self._error(e, "open") from e
+        except ValueError as e:
+            raise UsageError(f"the path of a catalog must be a path, not {path!r}") from e
         try:
+            # A row that is damaged must not hide the others: each is decoded by itself.
+            self._database.text_factory = bytes
             with self._transaction():
                 self._database.executescript(_SCHEMA)
                 self._database.execute("PRAGMA foreign_keys = ON")
+                is_old = bool(self._missing_columns())
+            if is_old:
+                with self._transaction(write=True):
+                    for table, column in self._missing_columns():
+                        self._database.execute(f"ALTER TABLE {table} ADD COLUMN {column}")
         except BaseException:
             self._database.close()
             raise
@@ -135,34 +174,32 @@ class Catalog(Closing):
     def add(self, backup: TapeReport) -> None:
         """Remember a backup that was just made: the `tape` of its `CopyResult`.
 
-        What the catalog knew behind it on the same tapes is forgotten: it was written over. Which
-        volumes the end of a tape has torn, only `scan` learns.
+        What the catalog knew to be after it on the same tapes, and to be older, is forgotten: it
+        was written over. So is what was on a tape before that was labelled anew. Which volumes the
+        end of a tape has torn, only `scan` learns.
 
         Raises:
-            UsageError: A tape has no label, or the number of the tape file is not known. Nothing is
-                changed.
+            UsageError: A tape has no label, or that of another tape, or the number of the tape file
+                is not known. Nothing is changed.
+            LocalIOError: The file cannot be written. Nothing is changed.
         """
-        volumes = []
-        for place in backup.places:
-            if place.label is None or place.file is None:
-                raise UsageError(
-                    f"volume {place.volume} is on a tape without a label, or in an unknown file",
-                    hint="TapeDrive.write_label gives a tape its label, before the first backup.",
+        volumes = [_reported(backup, number) for number in range(len(backup.places))]
+        if not volumes:
+            raise UsageError(f"the backup of {describe(backup.info)} is on no tape")
+        ended = (backup.ended or datetime.now(timezone.utc)).timestamp()
+        with self._transaction(write=True, hint=_ADD_LATER if backup.complete else ""):
+            for place, volume in zip(backup.places, volumes, strict=True):
+                self._meet(TapeLabel(volume.label, place.tape_id, place.replaces))
+                # Several threads may add their backups in another order than they were written in.
+                self._database.execute(
+                    "DELETE FROM volume WHERE label = ? AND (file = ? OR file > ? AND "
+                    "coalesce(written, 0) <= ?)",
+                    (volume.label, volume.file, volume.file, ended),
                 )
-            is_last = place is backup.places[-1]
-            volume = CatalogVolume(
-                place.label,
-                place.file,
-                place.volume,
-                # The report does not tell of the others, whether they have a manifest.
-                complete=is_last,
-                continues=not is_last,
-            )
-            volumes.append(volume)
-        with self._transaction(_ADD_LATER):
-            for volume in volumes:
-                self._forget(volume.label, volume.file)
-                self._insert(volume, backup.set_id, backup.info)
+                # Who wrote it has vouched for all of it, until a scan sees the manifest itself.
+                vouches_from = 0 if _ends(volume) else None
+                row = _Row(volume, backup.set_id, backup.info, vouches_from=vouches_from)
+                self._insert(row, ended)
 
     def scan(self, drive: TapeDrive) -> str:
         """Read what is on a tape, and remember that instead of what was known of it.
@@ -171,34 +208,48 @@ class Catalog(Closing):
             The tape's label.
 
         Raises:
-            UsageError: The tape has no label. Nothing is changed.
+            UsageError: The tape has no label, or the catalog knows another tape by that. Nothing is
+                changed.
             TapeError: The drive failed. Nothing is changed.
+            LocalIOError: The file cannot be written. Nothing is changed.
         """
-        entries = list(drive.scan())
-        label = entries[0].label if entries else None
-        if label is None:
-            raise UsageError(
-                f"{drive.path}: the tape has no label", hint="TapeDrive.write_label gives it one."
-            )
-        with self._transaction():
-            self._forget(label)
-            self._database.execute("INSERT OR IGNORE INTO tape VALUES (?)", (label,))
-            for entry in entries:
-                if entry.info is not None:
-                    volume = _volume(label, entry)
-                    self._insert(volume, entry.set_id or _set_id(volume), entry.info)
-        return label
+        began = datetime.now(timezone.utc).timestamp()
+        with in_turn(drive):
+            entries = list(drive.scan())
+            label = entries[0].tape_label if entries else None
+            if label is None:
+                raise UsageError(
+                    f"{drive.path}: the tape has no label",
+                    hint="TapeDrive.write_label gives a tape its label, before the first backup; "
+                    "TapeDrive.find finds backups on any tape.",
+                )
+            rows = [_scanned(drive, label, entry) for entry in entries if entry.info is not None]
+        with self._transaction(write=True):
+            self._meet(label)
+            self._database.execute("DELETE FROM volume WHERE label = ?", (label.name,))
+            for row in rows:
+                self._insert(row, began)
+        return label.name
 
     def forget(self, label: str) -> None:
-        """Forget a tape, for it was overwritten or lost."""
-        with self._transaction():
-            self._database.execute("DELETE FROM tape WHERE label = ?", (label,))
+        """Forget a tape, for it was overwritten or lost. One that is not known is no error.
+
+        Raises:
+            UsageError: It is not known, but one whose label differs in nothing but case or spaces.
+        """
+        with self._transaction(write=True):
+            known = self._labels()
+            if label not in known and (twin := _twin(label, known)) is not None:
+                raise UsageError(
+                    f"the catalog {self.path} knows no tape {label!r}, but {twin!r}",
+                    hint="Pass the label just as Catalog.tapes() has it.",
+                )
+            self._forget(label)
 
     def tapes(self) -> list[str]:
         """The labels of all tapes that are known."""
         with self._transaction():
-            rows = self._database.execute("SELECT label FROM tape ORDER BY label").fetchall()
-        return [label for (label,) in rows]
+            return self._labels()
 
     def find(
         self,
@@ -219,7 +270,11 @@ class Catalog(Closing):
             incomplete: Also what is not complete, as far as the catalog knows.
 
         Returns:
-            Them, newest first.
+            Them, newest first; of several attempts at one backup the whole ones first. What is
+            damaged in the file is left out, with a warning in the log.
+
+        Raises:
+            LocalIOError: The file cannot be read.
         """
         found = [
             backup
@@ -233,55 +288,290 @@ class Catalog(Closing):
                 checkpoint_id=checkpoint_id,
             )
         ]
-        return sorted(found, key=lambda backup: created(backup.info), reverse=True)
+        return newest_first(found, lambda backup: (backup.volumes[0].label, backup.volumes[0].file))
 
     def _backups(self) -> Iterable[CatalogBackup]:
         with self._transaction():
-            rows = self._database.execute(
-                "SELECT set_id, info, label, file, volume, complete, continues FROM volume "
-                "ORDER BY set_id, volume, complete, label, file"
+            values = self._database.execute(
+                "SELECT label, file, volume, complete, continues, set_id, info, volume_start, "
+                "vouches_from FROM volume"
             ).fetchall()
-        sets: dict[str, tuple[BackupInfo, list[CatalogVolume]]] = {}
-        for set_id, info, label, file, number, complete, continues in rows:
-            volume = CatalogVolume(label, file, number, bool(complete), bool(continues))
-            backup = BackupInfo.from_dict(json.loads(info))
-            sets.setdefault(set_id, (backup, []))[1].append(volume)
-        return [CatalogBackup(info, set_id, tuple(v)) for set_id, (info, v) in sets.items()]
+        sets: dict[str, list[_Row]] = {}
+        for row in values:
+            try:
+                found = _decoded(row)
+            except (ValueError, RecursionError) as e:
+                where = f"tape {row[0]!r}, file {row[1]!r}"
+                log.warning(
+                    "the catalog %s is damaged where it has %s: %s. That is left out: let "
+                    "Catalog.scan read the tape",
+                    self.path,
+                    where,
+                    e,
+                )
+            else:
+                sets.setdefault(found.set_id, []).append(found)
+        return [_backup(rows) for rows in sets.values()]
 
-    def _forget(self, label: str, file: int = 0) -> None:
-        """Forget what is on a tape from a file on."""
-        self._database.execute("DELETE FROM volume WHERE label = ? AND file >= ?", (label, file))
+    def _labels(self) -> list[str]:
+        labels = []
+        for (label,) in self._database.execute("SELECT label FROM tape ORDER BY label").fetchall():
+            try:
+                labels.append(_text(label))
+            except ValueError as e:
+                log.warning("the catalog %s has a damaged label: %s", self.path, e)
+        return labels
 
-    def _insert(self, volume: CatalogVolume, set_id: str, info: BackupInfo) -> None:
-        self._database.execute("INSERT OR IGNORE INTO tape VALUES (?)", (volume.label,))
+    def _meet(self, label: TapeLabel) -> None:
+        """Make sure that the tape with this label is the one that is known by it.
+
+        Where it is, or was, labelled anew, what was on it before is forgotten.
+        """
+        if label.tape_id is not None:
+            for tape_id in label.replaces:
+                self._database.execute(
+                    "DELETE FROM volume WHERE label IN (SELECT label FROM tape WHERE tape_id = ?)",
+                    (tape_id,),
+                )
+                self._database.execute("DELETE FROM tape WHERE tape_id = ?", (tape_id,))
+        known = self._labels()
+        if label.name in known:
+            ((found,),) = self._database.execute(
+                "SELECT tape_id FROM tape WHERE label = ?", (label.name,)
+            ).fetchall()
+            if None not in (found, label.tape_id) and found != (label.tape_id or "").encode():
+                raise UsageError(
+                    f"two tapes have the label {label.name!r}: the catalog {self.path} knows "
+                    "another one by it",
+                    hint="If that tape is gone, or was overwritten without write_label, call "
+                    f"Catalog.forget({label.name!r}), and try again. Otherwise give one of both "
+                    "another label.",
+                )
+        elif (twin := _twin(label.name, known)) is not None:
+            log.warning(
+                "the labels %r and %r of two tapes are easily taken for one another",
+                label.name,
+                twin,
+            )
+        self._database.execute("INSERT OR IGNORE INTO tape (label) VALUES (?)", (label.name,))
         self._database.execute(
-            "INSERT INTO volume VALUES (?, ?, ?, ?, ?, ?, ?)",
+            "UPDATE tape SET tape_id = coalesce(?, tape_id) WHERE label = ?",
+            (label.tape_id, label.name),
+        )
+
+    def _forget(self, label: str) -> None:
+        self._database.execute("DELETE FROM volume WHERE label = ?", (label,))
+        self._database.execute("DELETE FROM tape WHERE label = ?", (label,))
+
+    def _insert(self, row: _Row, written: float) -> None:
+        volume = row.volume
+        self._database.execute(
+            "INSERT INTO volume (label, file, set_id, volume, complete, continues, info, "
+            "volume_start, vouches_from, written) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 volume.label,
                 volume.file,
-                set_id,
+                row.set_id,
                 volume.volume,
                 volume.complete,
                 volume.continues,
-                json.dumps(info.to_dict()),
+                json.dumps(row.info.to_dict()),
+                row.start,
+                row.vouches_from,
+                written,
             ),
         )
 
+    def _missing_columns(self) -> list[tuple[str, str]]:
+        """Those that an early version of the file lacks: table, and name with type."""
+        missing = []
+        for table, columns in _LATER_COLUMNS.items():
+            rows = self._database.execute(f"PRAGMA table_info({table})").fetchall()
+            known = {row[1].decode(errors="replace") for row in rows}
+            missing += [(table, column) for column in columns if column.split()[0] not in known]
+        return missing
+
     @contextmanager
-    def _transaction(self, hint: str | None = None) -> Iterator[None]:
-        """All of it, or nothing."""
+    def _transaction(self, *, write: bool = False, hint: str = "") -> Iterator[None]:
+        """All of it, or nothing; to write, alone: another program may use the same file."""
         with self._lock:
             try:
                 with self._database:
+                    if write:
+                        self._database.execute("BEGIN IMMEDIATE")
                     yield
+            except sqlite3.ProgrammingError as e:
+                raise UsageError(f"cannot use the catalog {self.path}: {e}") from e
             except sqlite3.Error as e:
-                raise LocalIOError(f"cannot use the catalog {self.path}", e, hint=hint) from e
+                raise self._error(e, "use", hint) from e
+            except (UnicodeEncodeError, OverflowError) as e:
+                raise UsageError(f"the catalog {self.path} cannot keep this: {e}") from e
+
+    def _error(self, error: Exception, doing: str, hint: str = "") -> LocalIOError:
+        known = next((known for word, known in _HINTS.items() if word in str(error)), "")
+        both = " ".join(filter(None, (known, hint)))
+        return LocalIOError(f"cannot {doing} the catalog {self.path}", error, hint=both or None)
 
 
-def _volume(label: str, entry: TapeEntry) -> CatalogVolume:
-    return CatalogVolume(label, entry.file, entry.volume, entry.complete, entry.continues)
+class _Row(NamedTuple):
+    """What the catalog keeps of a volume.
+
+    Attributes:
+        volume: Where it is.
+        set_id: Identifies the volumes of its backup.
+        info: What the backup says of itself.
+        start: Offset in the disk at which it goes on, as a scan has seen; None where it was not
+            seen, or the volume holds no data: it is then void, and another has its number.
+        vouches_from: See `TapeEntry`.
+    """
+
+    volume: CatalogVolume
+    set_id: str
+    info: BackupInfo
+    start: int | None = None
+    vouches_from: int | None = None
 
 
-def _set_id(volume: CatalogVolume) -> str:
+def _reported(backup: TapeReport, number: int) -> CatalogVolume:
+    """What the report of a backup says of one of its volumes."""
+    place = backup.places[number]
+    if place.label is None or place.file is None:
+        what = "on a tape without a label" if place.label is None else "in an unknown tape file"
+        raise UsageError(
+            f"volume {place.volume} of the backup of {describe(backup.info)} is {what}, and cannot "
+            "be found by its label",
+            hint="TapeDrive.write_label gives a tape its label, before the first backup; "
+            "TapeDrive.find finds the backup on any tape.",
+        )
+    is_last = number == len(backup.places) - 1
+    return CatalogVolume(
+        place.label,
+        place.file,
+        place.volume,
+        # The report does not tell of the others, whether they have a manifest.
+        complete=is_last and backup.complete,
+        continues=not is_last and backup.complete,
+    )
+
+
+def _scanned(drive: TapeDrive, label: TapeLabel, entry: TapeEntry) -> _Row:
+    """What is seen of a volume on its tape."""
+    assert entry.info is not None
+    volume = CatalogVolume(
+        label.name, entry.file, entry.volume, entry.complete, entry.complete and entry.continues
+    )
+    start: int | None = entry.volume_start
+    if not entry.complete and not _has_data(drive, entry):
+        start = None
+    return _Row(volume, entry.set_id or _own_set(volume), entry.info, start, entry.vouches_from)
+
+
+def _has_data(drive: TapeDrive, entry: TapeEntry) -> bool:
+    """Whether some of the disk is in a tape file that has no end."""
+    try:
+        drive.go_to_file(entry.file)
+        return holds_data(drive)
+    except (NoMediumError, PositionLostError):
+        raise
+    except TapeError as e:
+        log.warning("tape file %d is taken for one without data: %s", entry.file, e)
+        return False
+
+
+def _own_set(volume: CatalogVolume) -> str:
     """A stream that was copied to tape from a file is a set of its own, and has no name for it."""
     return f"{volume.label}/{volume.file}"
+
+
+def _backup(rows: Sequence[_Row]) -> CatalogBackup:
+    rows = sorted(
+        rows,
+        key=lambda row: (
+            row.volume.volume,
+            not row.volume.complete,
+            not row.volume.continues,
+            row.start is None,
+            row.volume.label,
+            row.volume.file,
+        ),
+    )
+    return CatalogBackup(
+        rows[0].info, rows[0].set_id, tuple(row.volume for row in rows), _is_complete(rows)
+    )
+
+
+def _is_complete(rows: Sequence[_Row]) -> bool:
+    """Whether nothing is missing, as far as that is known."""
+    last = max((row.volume.volume for row in rows if _ends(row.volume)), default=0)
+    whole = {row.volume.volume for row in rows if _is_whole(row, rows)}
+    return last > 0 and whole >= set(range(1, last + 1))
+
+
+def _ends(volume: CatalogVolume) -> bool:
+    return volume.complete and not volume.continues
+
+
+def _is_whole(row: _Row, rows: Sequence[_Row]) -> bool:
+    """Whether a volume is known to hold its part of the backup.
+
+    It has its manifest; or a backup that returned has reported it; or the end of its tape tore it,
+    and a manifest that follows vouches for what it holds.
+    """
+    if row.volume.complete or row.volume.continues:
+        return True
+    return row.start is not None and any(
+        other.volume.complete
+        and other.volume.volume > row.volume.volume
+        and other.vouches_from is not None
+        and other.vouches_from <= row.start
+        for other in rows
+    )
+
+
+def _decoded(values: Sequence[Any]) -> _Row:
+    """A volume as it is in the file.
+
+    Raises:
+        ValueError: It is damaged.
+    """
+    label, file, number, complete, continues, set_id, text, start, vouches_from = values
+    volume = CatalogVolume(
+        _text(label), _number(file), _number(number, 1), _flag(complete), _flag(continues)
+    )
+    info = json.loads(_text(text))
+    if not isinstance(info, dict):
+        raise ValueError("its info is no JSON object")  # noqa: TRY004 - of a file, no argument
+    return _Row(
+        volume,
+        _text(set_id),
+        BackupInfo.from_dict(info),
+        None if start is None else _number(start),
+        None if vouches_from is None else _number(vouches_from),
+    )
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, bytes):
+        raise ValueError(f"{value!r} is no text")  # noqa: TRY004 - likewise
+    return value.decode()
+
+
+def _number(value: object, least: int = 0) -> int:
+    if not isinstance(value, int) or value < least:
+        raise ValueError(f"{value!r} is no number from {least} on")
+    return value
+
+
+def _flag(value: object) -> bool:
+    if value not in (0, 1):
+        raise ValueError(f"{value!r} is neither 0 nor 1")
+    return value == 1
+
+
+def _twin(label: str, known: Iterable[str]) -> str | None:
+    """A label that a person takes for this one: another case, other spaces, another form of ä."""
+    return next((other for other in known if _folded(other) == _folded(label)), None)
+
+
+def _folded(label: str) -> str:
+    return "".join(unicodedata.normalize("NFKC", label).casefold().split())

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
-from ..errors import TapeError, UsageError, WrongTapeError
-from .label import label_record
+from ..errors import (
+    NoMediumError,
+    PositionLostError,
+    StreamError,
+    TapeError,
+    UsageError,
+    WrongTapeError,
+)
+from ..report import TapeLabel
+from .label import label_record, new_label
 from .scan import TapeEntry, first_label, scan
-from .search import created, matches
+from .search import matches, newest_first
 from .transport import OpenDevice, Transport
 from .turns import Turns
+
+log = logging.getLogger("tapestream.tape")
 
 
 class TapeDrive(Transport):
@@ -53,7 +64,7 @@ class TapeDrive(Transport):
         Raises:
             TapeError: The drive failed.
         """
-        with nullcontext() if self._turns.is_mine else self.turn():
+        with in_turn(self):
             yield from scan(self)
 
     def find(
@@ -76,7 +87,7 @@ class TapeDrive(Transport):
                 end of the tape tore.
 
         Returns:
-            Them, newest first.
+            Them, newest first; of several attempts at one backup the whole ones first.
         """
         found = [
             entry
@@ -92,7 +103,7 @@ class TapeDrive(Transport):
                 checkpoint_id=checkpoint_id,
             )
         ]
-        return sorted(found, key=_age)
+        return newest_first(found, lambda entry: entry.file)
 
     def go_to_file(self, file: int) -> None:
         """Go to the beginning of a tape file, by its number from 0.
@@ -130,7 +141,8 @@ class TapeDrive(Transport):
         Raises:
             TapeError: The drive failed.
         """
-        return first_label(self)
+        label = first_label(self)
+        return label.name if label else None
 
     def write_label(self, label: str, *, overwrite: bool = False) -> None:
         """Make a label the first tape file; it stands behind it, where the first backup goes.
@@ -142,17 +154,29 @@ class TapeDrive(Transport):
         Raises:
             UsageError: There is something on the tape.
         """
-        record = label_record(label)
+        label_record(TapeLabel(label))  # refuses before it winds
+        before = self._label_before()
         self.rewind()
         if not overwrite and next(scan(self), None) is not None:
             raise UsageError(
                 f"{self.path}: there is something on the tape",
                 hint="Pass overwrite=True to give it up.",
             )
+        new = new_label(label, before)
         self.rewind()
-        self.write_record(memoryview(record))
+        self.write_record(memoryview(label_record(new, self.block_size)))
         self.write_filemark()
-        self.learn_label(label)
+        self.learn_label(new)
+
+    def _label_before(self) -> TapeLabel | None:
+        """The label that is about to be written over; None where there is none, or a bad one."""
+        try:
+            return first_label(self)
+        except (NoMediumError, PositionLostError):
+            raise
+        except (StreamError, TapeError) as e:
+            log.warning("the label before cannot be read: %s", e)
+            return None
 
     # Taking turns
 
@@ -186,6 +210,6 @@ class TapeDrive(Transport):
         self._turns.end()
 
 
-def _age(entry: TapeEntry) -> tuple[float, int]:
-    """Sorts the newest first, and what is further on on the tape."""
-    return (-created(entry.info) if entry.info else 0.0), -entry.file
+def in_turn(drive: TapeDrive) -> AbstractContextManager[None]:
+    """Wait until nobody else uses a drive, unless this thread has it already."""
+    return nullcontext() if drive._turns.is_mine else drive.turn()  # noqa: SLF001

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import time
+import uuid
+from typing import TypeGuard
 
 from ..errors import CorruptStreamError, UsageError
+from ..report import TapeLabel
 from ..tar import format as fmt
 from ..tar.members import MemberReader
 from .records import MIN_RECORD
@@ -13,26 +16,50 @@ from .records import MIN_RECORD
 MEMBER = "tape-label.json"
 _FORMAT = "tapestream-label"
 _LONGEST = 200
+# A label keeps so many of those before it: one a week for two years, and the record has room.
+_MOST_REPLACED = 100
+_LONGEST_ID = 64
 
 
-def label_record(label: str) -> bytes:
+def label_record(label: TapeLabel, block_size: int = 0) -> bytes:
     """The one record of a label's tape file.
 
+    Args:
+        label: What the tape is to say of itself.
+        block_size: Of the drive, which in fixed mode takes nothing but whole blocks.
+
     Raises:
-        UsageError: It is not a short text of one line.
+        UsageError: The name is not a short text of one line.
     """
-    if not label or not label.isprintable() or len(label) > _LONGEST:
-        raise UsageError(f"a label must be a short text of one line, not {label!r}")
-    now = int(time.time())
+    if not _is_name(label.name):
+        raise UsageError(f"a label must be a short text of one line, not {label.name!r}")
+    # A clock that is far off is no reason to have no label.
+    now = min(max(int(time.time()), 0), fmt.MAX_MEMBER)
     values = {
         "format": _FORMAT,
         "version": 1,
-        "label": label,
+        "label": label.name,
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now)),
+        "tape_id": label.tape_id,
+        "replaces": label.replaces,
     }
     text = json.dumps(values, indent=2, ensure_ascii=False).encode() + b"\n"
     tar = fmt.HeaderWriter(now).header(MEMBER, len(text)) + text
-    return tar.ljust(MIN_RECORD, b"\0")
+    size = max(MIN_RECORD, len(tar))
+    return tar.ljust(size + fmt.padding(size, block_size or 1), b"\0")
+
+
+def new_label(name: str, before: TapeLabel | None) -> TapeLabel:
+    """A label for a tape.
+
+    Args:
+        name: What it is to be called.
+        before: The one that it has, and that is written over.
+    """
+    if before is None or before.tape_id is None:
+        return TapeLabel(name, str(uuid.uuid4()))
+    replaces = (before.tape_id, *before.replaces)[:_MOST_REPLACED]
+    return TapeLabel(name, str(uuid.uuid4()), replaces)
 
 
 def is_label(first: bytes) -> bool:
@@ -40,14 +67,29 @@ def is_label(first: bytes) -> bool:
     return first.startswith(MEMBER.encode() + b"\0")
 
 
-def read_label(members: MemberReader) -> str:
+def read_label(members: MemberReader) -> TapeLabel:
     """The label in a tape file that begins with one.
 
     Raises:
         StreamError: It is damaged.
     """
     values = fmt.decode_object(MEMBER, members.first(MEMBER, MIN_RECORD))
-    label = values.get("label")
-    if values.get("format") != _FORMAT or not isinstance(label, str):
+    name = values.get("label")
+    if values.get("format") != _FORMAT or not isinstance(name, str) or not _is_name(name):
         raise CorruptStreamError(f"{MEMBER} is not a label")
-    return label
+    # A label without an id is of an early version: then the time tells one from another.
+    tape_id = values.get("tape_id") or values.get("created")
+    replaces = values.get("replaces")
+    return TapeLabel(
+        name,
+        tape_id if _is_id(tape_id) else None,
+        tuple(filter(_is_id, replaces[:_MOST_REPLACED])) if isinstance(replaces, list) else (),
+    )
+
+
+def _is_name(name: str) -> bool:
+    return bool(name) and name.isprintable() and len(name) <= _LONGEST
+
+
+def _is_id(value: object) -> TypeGuard[str]:
+    return isinstance(value, str) and _is_name(value) and len(value) <= _LONGEST_ID

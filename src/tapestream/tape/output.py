@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timezone
+
 from ..errors import EndOfTapeError, WriteProtectedError, WrongTapeError
 from ..info import BackupInfo, describe
-from ..report import TapePlace, TapeReport
+from ..report import TapeLabel, TapePlace, TapeReport
 from ..tar.format import Preamble
 from .drive import TapeDrive
 from .records import RecordWriter, check_record_size
@@ -42,6 +44,7 @@ class TapeOutput:
         self._places: list[TapePlace] = []
         self._records = self._bytes = 0
         self._seconds = 0.0
+        self._ended: datetime | None = None
 
     @property
     def accepted(self) -> int:
@@ -106,6 +109,7 @@ class TapeOutput:
     def commit(self) -> None:
         """See `Output`: writes the filemark; everything is on tape when this returns."""
         self._end_file()
+        self._ended = datetime.now(timezone.utc)
         self._turn.close()
 
     def abort(self) -> None:
@@ -119,7 +123,14 @@ class TapeOutput:
     def report(self, info: BackupInfo, set_id: str) -> TapeReport:
         """How a backup, with this info and this name of its volumes, went to tape so far."""
         return TapeReport(
-            info, set_id, tuple(self._places), self._records, self._bytes, self._seconds
+            info,
+            set_id,
+            tuple(self._places),
+            self._records,
+            self._bytes,
+            self._seconds,
+            self._ended is not None,
+            self._ended,
         )
 
     def _begin_file(self) -> None:
@@ -128,7 +139,17 @@ class TapeOutput:
         self._writer = RecordWriter(drive, self._record_size)
         status = drive.status()
         self.began_empty = status.at_beginning or (status.file == 1 and drive.label is not None)
-        self._places.append(TapePlace(drive.path, drive.label, status.file, self._volume))
+        label = drive.tape_label or TapeLabel("")
+        self._places.append(
+            TapePlace(
+                drive.path,
+                drive.label,
+                status.file,
+                self._volume,
+                label.tape_id,
+                label.replaces,
+            )
+        )
 
     def _end_file(self) -> None:
         writer, self._writer = self._writer, None

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from ..errors import PositionLostError, StreamError, TapeError, UsageError
 from ..expected import Expected
 from ..info import BackupInfo
+from ..report import TapeLabel
 from ..tar import format as fmt
 from ..tar.members import MemberReader
 from .label import is_label, read_label
@@ -30,23 +31,32 @@ class TapeEntry:
         complete: True when it ends as a backup should, with its manifest. False for one that was
             aborted, and also for a volume that the end of its tape tore: the backup then goes on
             on the next volume.
-        label: The tape's label, if this is one.
+        tape_label: The tape's label, if this is one.
         set_id: Identifies the volumes of a backup.
         volume: Number of the volume, from 1.
         volume_start: Offset in the disk at which the volume goes on.
         continues: True when the backup goes on on another volume.
+        vouches_from: Of a complete volume, the offset in the disk from which on its manifest
+            vouches for the data. Before `volume_start`, where the end of the tape tore the volume
+            before.
         problem: Why it cannot be read, or None.
     """
 
     file: int
     info: BackupInfo | None = None
     complete: bool = False
-    label: str | None = None
+    tape_label: TapeLabel | None = None
     set_id: str | None = None
     volume: int = 1
     volume_start: int = 0
     continues: bool = False
+    vouches_from: int | None = None
     problem: str | None = None
+
+    @property
+    def label(self) -> str | None:
+        """What the tape is called, if this is its label."""
+        return self.tape_label.name if self.tape_label else None
 
     @property
     def expected(self) -> Expected:
@@ -70,13 +80,13 @@ def scan(drive: Transport) -> Iterator[TapeEntry]:
     """
     drive.rewind()
     entry = look(drive, 0)
-    drive.learn_label(entry.label if entry else None)
+    drive.learn_label(entry.tape_label if entry else None)
     while entry is not None:
         yield entry
         entry = look(drive, entry.file + 1)
 
 
-def first_label(drive: Transport) -> str | None:
+def first_label(drive: Transport) -> TapeLabel | None:
     """Rewind, and read the label; None if the tape has none. Where the tape then stands is open.
 
     Only the first record is read, unless that fails.
@@ -91,8 +101,8 @@ def first_label(drive: Transport) -> str | None:
     except TapeError:
         # Nor can a blank tape be read: to tell that from a bad record takes winding.
         next(scan(drive), None)
-        return drive.label
-    label = _recognized(0, first, reader)[0].label if is_label(first) else None
+        return drive.tape_label
+    label = _recognized(0, first, reader)[0].tape_label if is_label(first) else None
     drive.learn_label(label)
     return label
 
@@ -143,7 +153,7 @@ def _recognized(file: int, first: bytes, rest: RecordReader) -> tuple[TapeEntry,
     members = MemberReader(_Rest(first, rest))
     try:
         if is_label(first):
-            return TapeEntry(file, complete=True, label=read_label(members)), 0
+            return TapeEntry(file, complete=True, tape_label=read_label(members)), 0
         preamble = fmt.Preamble.decode(members.first(fmt.INFO, fmt.MAX_INFO))
     except (StreamError, TapeError) as e:
         return TapeEntry(file, problem=str(e.args[0])), 0
@@ -231,4 +241,4 @@ def _with_end(entry: TapeEntry, last: bytes) -> TapeEntry:
     ending = fmt.ending(last)
     if ending is None or (ending.set_id, ending.volume) != (entry.set_id, entry.volume):
         return entry
-    return replace(entry, complete=True, continues=ending.continues)
+    return replace(entry, complete=True, continues=ending.continues, vouches_from=ending.start)

@@ -24,6 +24,7 @@ from ..errors import (
     UsageError,
     WriteProtectedError,
 )
+from ..report import TapeLabel
 from .device import Command, Flag, StDevice, TapeDevice
 
 log = logging.getLogger("tapestream.tape")
@@ -108,7 +109,7 @@ class Transport(Closing):
         # How often the device was opened: another tape may have been loaded in between.
         self.openings = 0
         # The tape's label, if it has one, and if that was read since the drive was opened.
-        self.label: str | None = None
+        self.tape_label: TapeLabel | None = None
         self.knows_label = False
 
     def __repr__(self) -> str:
@@ -314,12 +315,17 @@ class Transport(Closing):
 
     # The label
 
-    def learn_label(self, label: str | None) -> None:
+    @property
+    def label(self) -> str | None:
+        """What the tape is called, as far as it was read since the drive was opened."""
+        return self.tape_label.name if self.tape_label else None
+
+    def learn_label(self, label: TapeLabel | None) -> None:
         """Remember the label that was read off the tape; None if it has none."""
-        self.label, self.knows_label = label, True
+        self.tape_label, self.knows_label = label, True
 
     def _forget_label(self) -> None:
-        self.label, self.knows_label = None, False
+        self.tape_label, self.knows_label = None, False
 
     # Reading and writing
 

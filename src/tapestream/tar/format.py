@@ -538,6 +538,7 @@ class Vouched:
 class Ending(NamedTuple):
     """What the last bytes of a manifest tell."""
 
+    start: int
     set_id: str | None
     volume: int
     continues: bool
@@ -556,6 +557,7 @@ def ending(last: bytes) -> Ending | None:
     try:
         values = decode_object(MANIFEST, b"{" + match[1]) if match else {}
         return Ending(
+            _number(values, "start", 0, 2**63),
             _text(values, "set_id"),
             _number(values, "volume", 1, 2**31),
             _choice(values, "continues", (True, False)),
