@@ -28,6 +28,8 @@ from tapestream import (
 )
 from tapestream.errors import LocalIOError, TapestreamError, TargetSizeError, UsageError
 from tapestream.extents import Extents, Kind
+from tapestream.info import Context
+from tapestream.tape import Catalog
 from tapestream.testing import create_image
 from tests.memory import MemorySource
 
@@ -226,6 +228,70 @@ def test_a_qcow2_image_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFix
     create_image(image, MIB)
     with RawImageSource(image):
         assert "is a qcow2 image" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("qcow2", []),
+        ("qcow", []),
+        ("qed", []),
+        ("vmdk", []),
+        ("vmdk", ["-o", "subformat=monolithicFlat"]),
+        ("vdi", []),
+        ("vhdx", []),
+        ("vpc", []),
+        ("parallels", []),
+        ("luks", ["--object", "secret,id=key,data=x", "-o", "key-secret=key,iter-time=10"]),
+    ],
+)
+@pytest.mark.parametrize("context", ["zero", "dirty"])
+def test_an_image_of_another_format_is_not_overwritten(
+    context: Context, kind: str, options: list[str], tmp_path: Path
+) -> None:
+    """As qemu-img makes them."""
+    target = tmp_path / "vm.img"
+    made = ["qemu-img", "create", "-q", "-f", kind, *options, str(target), "4M"]
+    subprocess.run(made, check=True)
+    _is_kept(target, context)
+
+
+def _is_kept(target: Path, context: Context) -> None:
+    before = target.read_bytes()
+    with pytest.raises(UsageError, match=f"{target} is an? .*, not a raw image") as caught:
+        RawImageSink(target)
+    assert "remove what is there" in caught.value.hint
+    target.rename(aside := target.with_suffix(".aside"))
+    sink = RawImageSink(target)
+    aside.rename(target)
+    dirty = None if context == "zero" else True
+    with sink, pytest.raises(UsageError, match="not a raw image"):  # it came meanwhile
+        copy(MemorySource(b"x" * 4096, [Extent(0, 4096, dirty=dirty)]), sink)
+    assert target.read_bytes() == before
+
+
+@pytest.mark.parametrize("pack", [["cat"], ["gzip"], ["xz"], ["zstd", "-q"]])
+def test_a_backup_is_not_taken_for_a_raw_image(pack: list[str], tmp_path: Path) -> None:
+    tar = tmp_path / "disk.tar"
+    copy(MemorySource(b"x" * 4096), TarStreamSink(tar))
+    packed = subprocess.run(pack, input=tar.read_bytes(), capture_output=True, check=True).stdout
+    target = tmp_path / "disk"
+    target.write_bytes(packed)
+    _is_kept(target, "zero")
+
+
+def test_a_catalog_is_not_taken_for_a_raw_image(tmp_path: Path) -> None:
+    Catalog(tmp_path / "tapes").close()
+    _is_kept(tmp_path / "tapes", "zero")
+
+
+@pytest.mark.parametrize("content", [b"", b"Q", b"\x55\xaa", b"QFI", bytes(4096), b"x" * 512])
+def test_a_raw_image_is_overwritten(content: bytes, tmp_path: Path) -> None:
+    target = tmp_path / "disk.raw"
+    target.write_bytes(content)
+    with RawImageSink(target) as sink:
+        copy(MemorySource(b"y" * 4096), sink)
+    assert target.read_bytes() == b"y" * 4096
 
 
 def test_a_backup_is_not_restored_onto_itself(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from typing_extensions import Unpack
 
+from .arguments import flag
 from .contract import (
     check_source,
     check_unchanged,
@@ -82,16 +83,17 @@ def restore_chain(
     """
     sink = sink_of(sink)
     with running(itself(sink)) as run, aborted_on_error(sink, run), ExitStack() as stack:
+        flag("verify_first", verify_first)
+        settings = Settings.of(options)
         given = _given(sources)
         run.use(*map(itself, given))
         stack.enter_context(kept_alive(*given, sink, run=run))
-        settings = Settings.of(options)
         chain = _Chain(given)
         if sink.sequential or settings.block_hash:
             check_order(chain)
         if verify_first:
-            chain.verify(replace(settings, block_hash=False), run)
-        return transfer(chain, sink, settings, options.get("progress"), run)
+            chain.verify(replace(settings, block_hash=False, progress=None), run)
+        return transfer(chain, sink, settings, run)
 
 
 def merge_chain(sources: Iterable[Source]) -> Source:
@@ -117,7 +119,10 @@ def merge_chain(sources: Iterable[Source]) -> Source:
 def _given(sources: Iterable[Source]) -> list[Source]:
     if not isinstance(sources, Iterable):
         raise UsageError(f"a chain is a list of sources, not a {type(sources).__name__}")
-    return [source_of(source) for source in sources]
+    given = [source_of(source) for source in sources]
+    if len({id(itself(source)) for source in given}) < len(given):
+        raise UsageError("one source was given twice", hint="Open each backup of the chain once.")
+    return given
 
 
 class _Chain(Source):
@@ -184,7 +189,7 @@ class _Chain(Source):
         self.rewind()
         for source in self._sources:
             with _naming(source):
-                transfer(source, DiscardSink(), settings, None, run)
+                transfer(source, DiscardSink(), settings, run)
             source.rewind()
 
     def rewind(self) -> None:
@@ -195,7 +200,7 @@ class _Chain(Source):
 
     def open_reader(self) -> Reader:
         """See `Source.open_reader`."""
-        uses(*self._sources)
+        uses(*map(itself, self._sources))
         if not self._in_turn:
             return _SideBySide(self._sources, self.layers)
         self._one_by_one = _OneByOne(self._sources, self.layers)

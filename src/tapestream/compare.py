@@ -17,8 +17,8 @@ from .contract import (
     reader_of,
     source_of,
 )
-from .engine.copy import CopyOptions, check_order, copy
-from .errors import LocalIOError
+from .engine.copy import CopyOptions, Settings, check_order, copy
+from .errors import LocalIOError, UsageError
 from .extents import Extents, Kind
 from .info import BackupInfo
 from .protocols import Reader, Sink, Source, Writer
@@ -70,6 +70,9 @@ def compare(a: Source, b: Source, **options: Unpack[CopyOptions]) -> CompareRepo
         TapestreamError: One cannot be read, or is not what its own digests say.
     """
     a, b = source_of(a), source_of(b)
+    if itself(a) is itself(b):
+        raise UsageError("a source cannot be compared with itself", hint="Open it twice.")
+    Settings.of(options)
     if a.sequential and not b.sequential:
         a, b = b, a  # the one that can be read in parallel is, and with few requests
     sink = _Comparison(b)

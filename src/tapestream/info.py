@@ -145,6 +145,17 @@ def local_time(time: datetime) -> str:
     return f"{time.astimezone():%Y-%m-%d %H:%M %Z}"
 
 
+def check_info(info: object) -> BackupInfo:
+    """Take what a caller knows of a backup; an empty info for None.
+
+    Raises:
+        UsageError: It is something else.
+    """
+    if info is not None and not isinstance(info, BackupInfo):
+        raise UsageError(f"info must be a BackupInfo or None, not a {type(info).__name__}")
+    return info or BackupInfo()
+
+
 def _require(name: str, value: object, what: str, types: tuple[type, ...]) -> None:
     if not isinstance(value, types) or isinstance(value, bool):
         raise UsageError(f"{name} must be {what}, not {value!r}")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Set
+from inspect import signature
 from typing import Protocol
 
 from .errors import UsageError
@@ -25,19 +26,47 @@ class Progress(Protocol):
         ...
 
 
+def check_progress(progress: object) -> None:
+    """Make sure that an object can be told how far a copy is.
+
+    Raises:
+        UsageError: It has no `update(n)`.
+    """
+    if progress is None:
+        return
+    update = getattr(progress, "update", None)
+    # A dict and a set have one, too, which takes no number.
+    is_other = isinstance(progress, (type, Mapping, Set))
+    if is_other or not callable(update) or not _takes_number(update):
+        raise UsageError(
+            f"progress must be an object with an update(n), as tqdm's bars have, not {progress!r}"
+        )
+
+
+def _takes_number(update: Callable[..., object]) -> bool:
+    try:
+        signature(update).bind(0)
+    except TypeError:
+        return False
+    except ValueError:
+        return True  # written in C, it may not say what it takes
+    return True
+
+
 def reporter(progress: Progress | None, total: int) -> Callable[[int], None]:
     """Tell `progress` the total, and give a function for all threads to report with.
 
     Raises:
-        UsageError: It has no `update`.
+        UsageError: Its total cannot be set.
     """
     if progress is None:
         return lambda _: None
-    if not callable(getattr(progress, "update", None)):
-        raise UsageError(f"progress must have an update(n), as tqdm's bars have, not {progress!r}")
     for name in ("total", "size"):
         if hasattr(progress, name):
-            setattr(progress, name, total)
+            try:
+                setattr(progress, name, total)
+            except (AttributeError, TypeError) as e:
+                raise UsageError(f"progress has a {name} that cannot be set: {e}") from e
             break
     lock = threading.Lock()
 

@@ -12,10 +12,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 
+from .arguments import number
+from .arguments import path as checked_path
 from .errors import LocalIOError, TargetSizeError, UsageError
 from .extents import Extent, Extents
-from .info import BackupInfo
-from .inuse import begin_reading, close_file, descriptor
+from .formats import HEAD, known_format
+from .info import BackupInfo, check_info
+from .inuse import begin_changing, begin_reading, close_file, descriptor
 from .partial import PartialFile
 from .protocols import Reader, Sink, Source, Writer
 
@@ -23,9 +26,6 @@ log = logging.getLogger("tapestream.raw")
 
 # More threads than this do not make a local disk faster.
 MAX_THREADS = 8
-
-# How a qcow2 image begins (qemu, docs/interop/qcow2.txt).
-_QCOW2 = b"QFI\xfb"
 
 # linux/falloc.h
 _FALLOC_FL_KEEP_SIZE = 1
@@ -46,14 +46,15 @@ class RawImageSource(Source):
 
     Raises:
         LocalIOError: The image cannot be opened.
-        UsageError: It is neither a regular file nor a block device.
+        UsageError: It is neither a regular file nor a block device, or an argument cannot work.
     """
 
     max_readers = MAX_THREADS
     sequential = False
 
     def __init__(self, path: str | os.PathLike[str], *, info: BackupInfo | None = None) -> None:
-        self._path = os.fspath(path)
+        self._path = checked_path("path", path)
+        given = check_info(info)
         try:
             self._file = io.FileIO(self._path, "rb")
         except IsADirectoryError:
@@ -63,15 +64,16 @@ class RawImageSource(Source):
         try:
             size = _size_of_image(self._file, self._path)
             begin_reading(self._file.fileno())
-            if os.pread(self._file.fileno(), len(_QCOW2), 0) == _QCOW2:
-                log.warning("%s is a qcow2 image, and is read as if it were the disk", self._path)
+            found = known_format(os.pread(self._file.fileno(), HEAD, 0))
+            if found is not None:
+                log.warning("%s is %s, and is read as if it were the disk", self._path, found)
         except OSError as e:
             self.close()
             raise LocalIOError(f"cannot read {self._path}", e) from e
         except BaseException:
             self.close()
             raise
-        self._info = replace(info or BackupInfo(), size=size, context="zero")
+        self._info = replace(given, size=size, context="zero")
 
     @property
     def info(self) -> BackupInfo:
@@ -126,23 +128,26 @@ class RawImageSink(Sink):
     meanwhile it is renamed to NAME.partial, and stays so when the restore fails half-way. A block
     device has no name to lose: after an error its contents are undefined.
 
+    What is there must be a raw image. An image of another format, such as qcow2, a tar or a
+    compressed file, known by its first bytes, is refused.
+
     Args:
         path: The image.
         size: Size in bytes that the image shall have; that of the backup when None. A block
             device has its own.
 
     Raises:
-        UsageError: `size` is negative.
+        UsageError: An argument cannot work, or what is there is in another format. Nothing was
+            touched.
     """
 
     sequential = False
     max_writers = MAX_THREADS
 
     def __init__(self, path: str | os.PathLike[str], *, size: int | None = None) -> None:
-        if size is not None and (not isinstance(size, int) or size < 0):
-            raise UsageError(f"size must be a number of bytes, not {size!r}")
-        self._path = os.fspath(path)
-        self._size = size
+        self._size = None if size is None else number("size, in bytes,", size)
+        self._path = checked_path("path", path)
+        _refuse_other_format(self._path)
         self._file: PartialFile | None = None
         self._device: io.FileIO | None = None
         self._writer: _RawWriter | None = None
@@ -154,10 +159,12 @@ class RawImageSink(Sink):
         Raises:
             TargetSizeError: The image would be smaller than the disk.
             LocalIOError: It cannot be opened.
-            UsageError: An incremental backup, and there is no image to apply it to.
+            UsageError: An incremental backup, and there is no image to apply it to; or what is
+                there is in another format.
         """
         if self._writer is not None or self._ended:
             raise UsageError("a RawImageSink takes one backup: make a new one")
+        _refuse_other_format(self._path)
         found = _existing(self._path)
         if found is not None and stat.S_ISBLK(found.st_mode):
             self._begin_device(info)
@@ -320,6 +327,45 @@ def _existing(path: str) -> os.stat_result | None:
         return None
     except OSError as e:
         raise LocalIOError(f"cannot look at {path}", e) from e
+
+
+def _refuse_other_format(path: str) -> None:
+    """Make sure that no image of another format is taken for a raw one, and lost.
+
+    Raises:
+        UsageError: It would be.
+    """
+    found = known_format(_first_bytes(path))
+    if found is not None:
+        _check_unread(path)
+        raise UsageError(
+            f"{path} is {found}, not a raw image: its contents would be lost",
+            hint="Restore to a new file and convert that, with 'qemu-img convert -f raw -O qcow2 "
+            "NEW IMAGE' for example; or remove what is there first (on a device: overwrite its "
+            "first MiB with zeros).",
+        )
+
+
+def _check_unread(path: str) -> None:
+    """That somebody reads it is the better reason to refuse it: it is what is restored, perhaps."""
+    try:
+        file = io.FileIO(path, "rb")
+    except OSError:
+        return
+    with file:
+        begin_changing(file.fileno(), path)
+
+
+def _first_bytes(path: str) -> bytes:
+    """Those of an image; of what is none, or cannot be read, none: that is met again later."""
+    try:
+        mode = os.stat(path).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
+            return b""
+        with io.FileIO(path, "rb") as file:
+            return os.pread(file.fileno(), HEAD, 0)
+    except OSError:
+        return b""
 
 
 def _size_of_image(file: io.FileIO, path: str) -> int:

@@ -9,7 +9,7 @@ from typing_extensions import Unpack
 from .contract import class_of, info_of, source_of
 from .damage import Damage, Findings
 from .discard import DiscardSink
-from .engine.copy import CopyOptions, copy
+from .engine.copy import CopyOptions, Settings, copy
 from .errors import LocalIOError, StreamError
 from .info import BackupInfo
 from .protocols import Source
@@ -78,6 +78,7 @@ def verify(source: Source, **options: Unpack[CopyOptions]) -> VerifyReport:
         TapestreamError: The source cannot be read at all.
     """
     source = source_of(source)
+    Settings.of(options)
     findings = Findings()
     info = info_of(source)
     source.tolerate(findings)

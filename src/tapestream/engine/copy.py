@@ -7,11 +7,12 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from itertools import chain
-from typing import Any, Literal, TypedDict, TypeVar
+from typing import Literal, TypedDict, TypeVar
 
+from ..arguments import flag, number
 from ..blockhash import BlockHash, BlockHasher
 from ..contract import (
     Digesters,
@@ -32,7 +33,7 @@ from ..contract import (
 from ..errors import BlockHashMismatchError, UsageError
 from ..extents import Extents, Kind
 from ..info import BackupInfo
-from ..progress import Progress, reporter
+from ..progress import Progress, check_progress, reporter
 from ..protocols import Reader, Sink, Source, Writer
 from ..report import TapeReport
 from ..running import Running, running
@@ -146,7 +147,7 @@ def copy(
         block_hash: Compute the block hash of the disk from what is read, as imageio's server
             does, and compare it with that of the backup's info, if it has one. Of full backups
             only.
-        progress: Hears how much data was written; see `Progress`.
+        progress: Is called with how much data was written; see `Progress`.
 
     Returns:
         What was done. The sink is committed: file fsynced and renamed, disk flushed.
@@ -164,9 +165,9 @@ def copy(
     with running(itself(dst)) as run, aborted_on_error(dst, run):
         src = source_of(src)
         run.use(itself(src))
-        settings = Settings(max_workers, buffer_size, buffer_memory, max_gap, block_hash)
+        settings = Settings(max_workers, buffer_size, buffer_memory, max_gap, block_hash, progress)
         with kept_alive(src, dst, run=run):
-            return transfer(src, dst, settings, progress, run)
+            return transfer(src, dst, settings, run)
 
 
 @contextmanager
@@ -206,26 +207,29 @@ class Settings:
     buffer_memory: int = BUFFER_MEMORY
     max_gap: int | Literal["auto"] = "auto"
     block_hash: bool = False
+    progress: Progress | None = None
 
     @classmethod
     def of(cls, options: CopyOptions) -> Settings:
-        """Check options, but for the progress, which is told to anything."""
-        values: dict[str, Any] = {**options}
-        values.pop("progress", None)
-        return cls(**values)
+        """Check the options that a function passes on."""
+        unknown = sorted(set(options) - {field.name for field in fields(cls)})
+        if unknown:
+            raise UsageError(f"there is no option {unknown[0]!r}", hint="See those of copy().")
+        return cls(**options)
 
     def __post_init__(self) -> None:
-        if self.max_workers is not None and not _is_number(self.max_workers, least=1):
-            raise UsageError(f"max_workers must be at least 1, not {self.max_workers!r}")
-        if not _is_number(self.buffer_size, least=PAGE) or self.buffer_size % PAGE:
-            raise UsageError(f"buffer_size must be a multiple of {PAGE}, not {self.buffer_size!r}")
-        if not _is_number(self.buffer_memory, least=2 * self.buffer_size):
+        if self.max_workers is not None:
+            number("max_workers", self.max_workers, least=1)
+        number("buffer_size", self.buffer_size, least=PAGE, unit=PAGE)
+        if number("buffer_memory", self.buffer_memory) < 2 * self.buffer_size:
             raise UsageError(
                 f"buffer_memory must hold at least two buffers of {self.buffer_size} bytes, "
                 f"not {self.buffer_memory!r} bytes"
             )
-        if self.max_gap != "auto" and not _is_number(self.max_gap, least=0):
-            raise UsageError(f"max_gap must be 'auto' or a number of bytes, not {self.max_gap!r}")
+        if self.max_gap != "auto":
+            number("max_gap, where it is not 'auto',", self.max_gap)
+        flag("block_hash", self.block_hash)
+        check_progress(self.progress)
 
     def readers(self, src: Source) -> int:
         """Most readers.
@@ -245,13 +249,7 @@ class Settings:
         return self.max_workers if self.max_workers is not None else MAX_WORKERS
 
 
-def _is_number(value: object, *, least: int) -> bool:
-    return isinstance(value, int) and value >= least
-
-
-def transfer(
-    src: Source, dst: Sink, settings: Settings, progress: Progress | None, run: Running
-) -> CopyResult:
+def transfer(src: Source, dst: Sink, settings: Settings, run: Running) -> CopyResult:
     """Do what `copy` does, where source and sink are kept alive, and aborted, by the caller."""
     began = time.monotonic()
     check_source(src)
@@ -263,6 +261,7 @@ def transfer(
     if dst.sequential or settings.block_hash:
         check_order(src)
     hasher = _hasher(info, extents) if settings.block_hash else None
+    report = reporter(settings.progress, data.bytes)
     run.check()
     done(dst, "begin", info, extents)
     n_readers = 1 if src.sequential else min(settings.readers(src), src.max_readers)
@@ -296,7 +295,7 @@ def transfer(
             digester=digesters,
             inspect=hasher.update if hasher else None,
             observe=gap.observe,
-            progress=reporter(progress, data.bytes),
+            progress=report,
             use=run,
         )
     if moved.written != data.bytes:

@@ -6,10 +6,12 @@ Data goes from the socket straight into our buffers. Foreign exceptions end here
 
 from __future__ import annotations
 
+import encodings.idna  # noqa: F401 - else with the first URL, which may find no descriptor free
 import http.client
 import json
 import logging
 import math
+import os
 import re
 import socket
 import ssl
@@ -30,9 +32,11 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError
 
 from .. import __version__
+from ..arguments import flag, number, path
 from ..blockhash import ALGORITHM, BLOCK_SIZE, BlockHash
 from ..errors import (
     CertificateError,
+    LocalIOError,
     ServerError,
     ServerProtocolError,
     ServerUnreachableError,
@@ -110,7 +114,8 @@ class TransferURL:
         try:
             parts = urlsplit(url)
             host, port = parts.hostname, parts.port
-            _ascii(host or "")
+            if not re.fullmatch(r"[!-~]+", _ascii(host or "")):
+                host = None
         except ValueError:
             host = None
         # The text of the URL is not repeated: it may hold the ticket whatever is wrong with it.
@@ -169,7 +174,7 @@ class Timeouts:
 
     def __post_init__(self) -> None:
         for seconds in (self.connect, self.read, self.slow, self.checksum):
-            if not isinstance(seconds, (int, float)) or not 0 < seconds <= MAX_SECONDS:
+            if type(seconds) not in (int, float) or not 0 < seconds <= MAX_SECONDS:
                 raise UsageError(f"a timeout must be more than 0 seconds, not {seconds!r}")
 
 
@@ -370,7 +375,7 @@ def open_transfer(
     url: str,
     *,
     proxy_url: str | None,
-    cafile: str | None,
+    cafile: str | os.PathLike[str] | None,
     secure: bool,
     use_unix_socket: bool,
     timeouts: Timeouts,
@@ -386,12 +391,14 @@ def open_transfer(
         UsageError: A URL, the CA file or the number of retries cannot be used.
         TransferError: The server cannot be reached, or refuses.
     """
-    if not isinstance(retries, int) or retries < 0:
-        raise UsageError(f"retries must be a number, and not negative, not {retries!r}")
+    number("retries", retries)
+    flag("secure", secure)
+    flag("use_unix_socket", use_unix_socket)
+    ca = None if cafile is None else path("cafile", cafile)
     urls = [url] if proxy_url is None else [url, proxy_url]
     addresses = [TransferURL.parse(each, secure=secure) for each in urls]
     for address in addresses:
-        tls = _tls_context(cafile, secure=secure) if address.scheme == "https" else None
+        tls = _tls_context(ca, secure=secure) if address.scheme == "https" else None
         transfer = Transfer(address, timeouts, tls)
         is_last = address is addresses[-1]
         try:
@@ -412,8 +419,10 @@ def open_transfer(
 def _tls_context(cafile: str | None, *, secure: bool) -> ssl.SSLContext:
     try:
         context = ssl.create_default_context(cafile=cafile)
-    except OSError as e:
+    except (ssl.SSLError, FileNotFoundError, IsADirectoryError, PermissionError) as e:
         raise UsageError(f"the cafile {cafile!r} cannot be loaded: {e}") from e
+    except OSError as e:
+        raise LocalIOError(f"cannot load the cafile {cafile!r}", e) from e
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if not secure:
         context.check_hostname = False

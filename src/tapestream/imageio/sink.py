@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing
 from itertools import cycle
 
+from ..arguments import flag, number
 from ..blockhash import BlockHash
 from ..errors import (
     BlockHashMismatchError,
@@ -98,10 +99,8 @@ class ImageioUploadSink(Sink):
         checksum_timeout: float = 86400,
         retries: int = 8,
     ) -> None:
-        if not isinstance(max_gap, int) or max_gap < 0:
-            raise UsageError(f"max_gap must be a number, and not negative, not {max_gap!r}")
-        self._disk_is_zero = disk_is_zero
-        self._max_gap = max_gap
+        self._disk_is_zero = flag("disk_is_zero", disk_is_zero)
+        self._max_gap = number("max_gap", max_gap)
         self._retries = retries
         self._stale = _Stretches([])
         self._begun = False
@@ -109,7 +108,7 @@ class ImageioUploadSink(Sink):
         self._transfer = open_transfer(
             url,
             proxy_url=proxy_url,
-            cafile=None if cafile is None else os.fspath(cafile),
+            cafile=cafile,
             secure=secure,
             use_unix_socket=use_unix_socket,
             timeouts=Timeouts(connect_timeout, read_timeout, zero_timeout, checksum_timeout),

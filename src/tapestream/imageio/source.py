@@ -10,10 +10,11 @@ from dataclasses import replace
 from itertools import islice
 from typing import Literal
 
+from ..arguments import flag
 from ..blockhash import BlockHash
 from ..errors import ServerProtocolError, TransferError, UnsupportedError, UsageError
 from ..extents import Extent, Extents
-from ..info import BackupInfo, Context
+from ..info import BackupInfo, Context, check_info
 from ..protocols import Reader, Source
 from .connection import FIRST_REQUEST, Connection, Timeouts, Transfer, Tries, open_transfer
 
@@ -97,14 +98,14 @@ class ImageioHTTPSource(Source):
         self._fallback = fallback
         self._fell_back = False
         self._retries = retries
-        self._given_info = info or BackupInfo()
-        self._record_block_hash = record_block_hash
+        self._given_info = check_info(info)
+        self._record_block_hash = flag("record_block_hash", record_block_hash)
         self._block_hash: BlockHash | None = None
         self._extents: Extents | None = None
         self._transfer = open_transfer(
             url,
             proxy_url=proxy_url,
-            cafile=None if cafile is None else os.fspath(cafile),
+            cafile=cafile,
             secure=secure,
             use_unix_socket=use_unix_socket,
             timeouts=Timeouts(connect_timeout, read_timeout, extents_timeout, checksum_timeout),

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from ..arguments import path
 from ..errors import (
     EndOfTapeError,
     NoMediumError,
@@ -164,6 +165,8 @@ def drive_of(target: object) -> tuple[TapeDrive, bool] | None:
     """The drive that a target is or names, and True if it was opened here; None for others."""
     if isinstance(target, TapeDrive):
         return target, False
-    if isinstance(target, (str, os.PathLike)) and is_tape(os.fspath(target)):
-        return TapeDrive(os.fspath(target)), True
+    if isinstance(target, (str, os.PathLike)):
+        name = path("target", target)
+        if is_tape(name):
+            return TapeDrive(name), True
     return None

@@ -56,7 +56,7 @@ def check_algorithm(name: str | None) -> None:
     Raises:
         UsageError: There is none.
     """
-    if name is not None and name not in ALGORITHMS:
+    if name is not None and (not isinstance(name, str) or name not in ALGORITHMS):
         raise UsageError(f"checksum must be one of {', '.join(ALGORITHMS)}, or None, not {name!r}")
 
 

@@ -250,9 +250,10 @@ def attachment_member(name: str) -> str:
     Raises:
         UsageError: The name is not a plain file name of at most 88 bytes.
     """
-    member = ATTACHMENTS + name
+    member = f"{ATTACHMENTS}{name}"
     if (
-        not name
+        not isinstance(name, str)
+        or not name
         or name in (".", "..")
         or "/" in name
         or any(ord(c) < 32 or ord(c) == 127 for c in name)

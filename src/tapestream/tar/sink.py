@@ -10,6 +10,7 @@ from dataclasses import replace
 from datetime import datetime, timezone
 
 from .. import __version__
+from ..arguments import function
 from ..errors import TapestreamError, UsageError
 from ..extents import Extents
 from ..info import BackupInfo
@@ -75,6 +76,16 @@ class TarStreamSink(Sink):
         attachments: Mapping[str, bytes] | None = None,
         on_volume_full: LoadVolume | None = None,
     ) -> None:
+        function("on_volume_full", on_volume_full)
+        check_algorithm(checksum)
+        self._attachments = _attachments(attachments)
+        if record_size is not None:
+            _check_size("record_size", record_size, fmt.GIB)
+        if part_size is not None:
+            _check_size("part_size", part_size, fmt.MAX_MEMBER)
+            if part_size > fmt.MIB:
+                # The digests would be of segments so small that the manifest would be huge.
+                _check_size("part_size", part_size, fmt.MAX_MEMBER, unit=fmt.MIB)
         tape = drive_of(target)
         on_tape = tape is not None
         if record_size is None:
@@ -82,18 +93,6 @@ class TarStreamSink(Sink):
         if part_size is None:
             part_size = TAPE_PART_SIZE if on_tape else fmt.PART_SIZE
         self._record_size, self._part_size = record_size, part_size
-        self._attachments = {
-            fmt.attachment_member(name): _contents(name, data)
-            for name, data in (attachments or {}).items()
-        }
-        _check_size("record_size", self._record_size, fmt.GIB)
-        _check_size("part_size", self._part_size, fmt.MAX_MEMBER)
-        if self._part_size > fmt.MIB:
-            # The digests would be of segments so small that the manifest would be huge.
-            _check_size("part_size", self._part_size, fmt.MAX_MEMBER, unit=fmt.MIB)
-        check_algorithm(checksum)
-        if sum(map(len, self._attachments.values())) > MAX_ATTACHMENTS:
-            raise UsageError(f"attachments must not exceed {MAX_ATTACHMENTS} bytes together")
         self._checksum = checksum
         self._set_id = str(uuid.uuid4()) if tape else None
         self._output: Output
@@ -195,6 +194,18 @@ class TarStreamSink(Sink):
             set_id=self._set_id,
             software=f"tapestream {__version__}",
         )
+
+
+def _attachments(given: object) -> dict[str, bytes]:
+    """The members that hold attachments: contents by name."""
+    if given is not None and not isinstance(given, Mapping):
+        raise UsageError(f"attachments must be contents by name, not a {type(given).__name__}")
+    members = {
+        fmt.attachment_member(name): _contents(name, data) for name, data in (given or {}).items()
+    }
+    if sum(map(len, members.values())) > MAX_ATTACHMENTS:
+        raise UsageError(f"attachments must not exceed {MAX_ATTACHMENTS} bytes together")
+    return members
 
 
 def _contents(name: str, data: object) -> bytes:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from ..arguments import flag, function, number
 from ..damage import Findings
 from ..errors import LocalIOError, StreamError, TapestreamError, UsageError, WrongTapeError
 from ..expected import Expected, IndexEntry, expected_of
@@ -75,6 +76,11 @@ class TarStreamSource(Source):
         expect: BackupInfo | IndexEntry | None = None,
         on_next_volume: LoadVolume | None = None,
     ) -> None:
+        flag("verify", verify)
+        flag("allow_incomplete", allow_incomplete)
+        function("on_next_volume", on_next_volume)
+        if file is not None:
+            number("file", file)
         expected = None if expect is None else expected_of(expect)
         self._input = _open(target, file, expected, on_next_volume)
         self._verify = verify

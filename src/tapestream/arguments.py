@@ -1,0 +1,58 @@
+"""Arguments, checked before anything is touched."""
+
+from __future__ import annotations
+
+import os
+
+from .errors import UsageError
+
+
+def flag(name: str, value: object) -> bool:
+    """Take True or False; a text such as "no" would be True.
+
+    Raises:
+        UsageError: It is neither.
+    """
+    if not isinstance(value, bool):
+        raise UsageError(f"{name} must be True or False, not {value!r}")
+    return value
+
+
+def number(name: str, value: object, *, least: int = 0, unit: int = 1) -> int:
+    """Take a whole number, not less than `least`, and a multiple of `unit`.
+
+    Raises:
+        UsageError: It is none.
+    """
+    if type(value) is not int or value < least or value % unit:  # a bool is an int, too
+        what = "a whole number" if unit == 1 else f"a multiple of {unit}"
+        raise UsageError(f"{name} must be {what}, at least {least}, not {value!r}")
+    return value
+
+
+def function(name: str, value: object) -> None:
+    """Take what can be called, or None.
+
+    Raises:
+        UsageError: It is neither.
+    """
+    if value is not None and (not callable(value) or isinstance(value, type)):
+        raise UsageError(f"{name} must be a function or None, not {value!r}")
+
+
+def path(name: str, value: object) -> str:
+    """Take the path of a file, as a str or an os.PathLike.
+
+    Raises:
+        UsageError: It is none, or no file can have it.
+    """
+    text = os.fspath(value) if isinstance(value, (str, os.PathLike)) else None
+    if not isinstance(text, str):
+        raise UsageError(f"{name} must be a path (str or os.PathLike), not {value!r}")
+    try:
+        is_possible = bool(text) and b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        is_possible = False
+    if not is_possible:
+        raise UsageError(f"{name} must be a path that a file can have, not {value!r}")
+    return text
