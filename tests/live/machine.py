@@ -90,16 +90,7 @@ class Machine:
         self._numbers = iter(range(1, 1_000_000))
 
     def __enter__(self) -> Self:
-        # A write says on standard output that it failed: with stdbuf before its command returns.
-        command = ["stdbuf", "-oL", "qemu-system-x86_64", "-S", "-accel", "tcg", "-machine", "q35"]
-        command += ["-m", "64", "-nodefaults", "-no-user-config", "-display", "none"]
-        for name, path in self._images.items():
-            node, form = f"{name}-base", path.suffix[1:]
-            file = {"driver": "file", "filename": str(path)}
-            blockdev = {"driver": form, "node-name": node, "discard": "unmap", "file": file}
-            command += ["-blockdev", json.dumps(blockdev)]
-            command += ["-device", f"virtio-blk-pci,id={name},drive={node}"]
-            self.disks[name] = Disk(name, form, 0, {node: []})
+        command = _qemu(self._images)
         with ExitStack() as stack:
             ends = {name: socket.socketpair() for name in ("management", "guest")}
             for name, (ours, theirs) in ends.items():
@@ -121,8 +112,7 @@ class Machine:
                 theirs.close()
             self.monitor = self._open_monitor(stack, ends["management"][0])
             self._guest = self._open_monitor(stack, ends["guest"][0])
-            for disk in self.disks.values():
-                disk.size = self._nodes()[disk.top]["image"]["virtual-size"]
+            self.disks = {name: self._look_at(name) for name in self._images}
             self._cleanup = stack.pop_all()
         return self
 
@@ -138,6 +128,13 @@ class Machine:
         """End qemu as a power cut does. Does nothing when it has ended."""
         self._process.kill()
         self._process.wait(_END_TIMEOUT)
+
+    def power_cycle(self) -> None:
+        """Switch it off in an orderly way, and on again. It has no snapshots."""
+        self.monitor.execute("quit")
+        self._process.wait(_END_TIMEOUT)
+        self._cleanup.close()
+        self.__enter__()
 
     def write(self, disk: str, *commands: str) -> None:
         """Write as a guest does, with commands of qemu-io such as "write -P 1 0 64k".
@@ -218,9 +215,13 @@ class Machine:
         )
         return node
 
-    def _nodes(self) -> dict[str, Any]:
+    def _look_at(self, name: str) -> Disk:
+        """Ask qemu what it knows of a disk: its image keeps the bitmaps."""
         nodes = self.monitor.execute("query-named-block-nodes", flat=True)
-        return {node["node-name"]: node for node in nodes}
+        (base,) = (node for node in nodes if node["node-name"] == f"{name}-base")
+        checkpoints = [bitmap["name"] for bitmap in base.get("dirty-bitmaps", [])]
+        size = base["image"]["virtual-size"]
+        return Disk(name, base["drv"], size, {base["node-name"]: checkpoints})
 
 
 class Backup:
@@ -389,6 +390,20 @@ def random_writes(disks: Sequence[Disk], seed: int) -> Iterator[tuple[str, str]]
         start = choose.randrange(disk.size - length)
         write = f"write -P {choose.randrange(1, 256)}"
         yield disk.name, f"{choose.choice([write, write, 'write -z', 'discard'])} {start} {length}"
+
+
+def _qemu(images: dict[str, Path]) -> list[str]:
+    """The command that starts a machine with these images, on which no processor runs."""
+    # A write says on standard output that it failed: with stdbuf before its command returns.
+    command = ["stdbuf", "-oL", "qemu-system-x86_64", "-S", "-accel", "tcg", "-machine", "q35"]
+    command += ["-m", "64", "-nodefaults", "-no-user-config", "-display", "none"]
+    for name, path in images.items():
+        node = f"{name}-base"
+        file = {"driver": "file", "filename": str(path)}
+        blockdev = {"driver": path.suffix[1:], "node-name": node, "discard": "unmap", "file": file}
+        command += ["-blockdev", json.dumps(blockdev)]
+        command += ["-device", f"virtio-blk-pci,id={name},drive={node}"]
+    return command
 
 
 def _action(kind: str, **data: Any) -> dict[str, Any]:

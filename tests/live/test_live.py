@@ -111,6 +111,19 @@ def test_a_snapshot_between_backups(host: Host) -> None:
         host.check("vda", *checkpoints[:number])
 
 
+def test_a_machine_that_was_switched_off(host: Host) -> None:
+    """The bitmaps are kept in the image: the next backup goes on from the checkpoint."""
+    with host.machine.backup("c1") as backup:
+        host.back_up(backup, "vda")
+    host.machine.write("vda", "write -P 1 5M 1M")
+    host.machine.power_cycle()
+    host.machine.write("vda", "write -P 2 9M 1M")
+    with Guest(host.machine, seed=7) as guest, host.machine.backup("c2", "c1") as backup:
+        result = host.back_up(backup, "vda", progress=guest)
+    assert result.context == "dirty"
+    host.check("vda", "c1", "c2")
+
+
 class Do:
     """Progress of a copy that does something once, when the first bytes are written."""
 
@@ -141,6 +154,21 @@ def test_a_full_scratch_disk(host: Host) -> None:
         with pytest.raises(OSError, match="No space left"):
             host.machine.write("vda", "write -P 2 1M 4M")
         host.back_up(backup, "vda")
+    host.check("vda", "c1")
+
+
+def test_a_copy_is_tried_again_in_the_same_backup(host: Host) -> None:
+    """The disk is still what it was when the backup started."""
+
+    def fail() -> None:
+        raise RuntimeError("the tape is full")
+
+    with Guest(host.machine, seed=8) as guest, host.machine.backup("c1") as backup:
+        with pytest.raises(RuntimeError, match="the tape is full"):
+            host.back_up(backup, "vda", progress=Do(fail))
+        start = backup.read_whole("vda", host.truth("vda", "start"))
+        host.back_up(backup, "vda", progress=guest)
+    assert host.truth("vda", "c1").read_bytes() == start.read_bytes()
     host.check("vda", "c1")
 
 
