@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-# A stream out of step has a bad header for each of a million members.
+# A stream out of step has a bad header for each of a million members, and what is said of each may
+# repeat what it claims.
 MAX_PROBLEMS = 100
+MAX_TEXT = 1000
+# Stretches of either kind: what lies between any further ones is damaged with them.
+MAX_DAMAGE = 10_000
+_AND_MORE = ", and members behind it"
 
 
 @dataclass(frozen=True)
@@ -40,27 +45,58 @@ class Findings:
         problems: What is wrong besides, in words.
         complete: True once the end was found where it should be.
         compared: Name of the digest that all data was compared with; None until it was.
+        missing_bytes: Bytes of data that are missing.
     """
 
     damage: list[Damage] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     complete: bool = False
     compared: str | None = None
+    missing_bytes: int = field(default=0, compare=False, repr=False)
+    _counts: dict[bool, int] = field(default_factory=dict, compare=False, repr=False)
+    _last: dict[bool, int] = field(default_factory=dict, compare=False, repr=False)
 
-    def add(self, found: Damage) -> None:
-        """Note damage; what goes on where the last one ended becomes one with it."""
+    def add(self, found: Damage, data_bytes: int | None = None) -> None:
+        """Note damage; what goes on where the last one ended becomes one with it.
+
+        Behind the first 10,000 stretches, missing or not, the last one grows over all that follow.
+
+        Args:
+            found: The damage, which begins behind all of its kind that was noted before.
+            data_bytes: Bytes of data in it; all of it, where it is not given.
+        """
+        if found.missing:
+            self.missing_bytes += found.length if data_bytes is None else data_bytes
         if self.damage:
             last = self.damage[-1]
             end = last.start + last.length
             if (found.start, found.member, found.missing) == (end, last.member, last.missing):
                 length = last.length + found.length
-                self.damage[-1] = Damage(last.start, length, last.member, last.missing)
+                self.damage[-1] = replace(last, length=length)
                 return
-        self.damage.append(found)
+        self._counts[found.missing] = self._counts.get(found.missing, 0) + 1
+        if self._counts[found.missing] > MAX_DAMAGE:
+            self._widen(found)
+        else:
+            self._last[found.missing] = len(self.damage)
+            self.damage.append(found)
+
+    def is_full(self, *, missing: bool) -> bool:
+        """Whether further damage of this kind only widens the last stretch."""
+        return self._counts.get(missing, 0) >= MAX_DAMAGE
+
+    def _widen(self, found: Damage) -> None:
+        """Let the last stretch of the same kind reach to the end of this one."""
+        i = self._last[found.missing]
+        last = self.damage[i]
+        member = last.member if last.member.endswith(_AND_MORE) else last.member + _AND_MORE
+        length = max(last.start + last.length, found.start + found.length) - last.start
+        self.damage[i] = replace(last, length=length, member=member)
 
     def note(self, problem: str) -> None:
         """Note what is wrong besides: the first problems, for others follow from them."""
         if len(self.problems) < MAX_PROBLEMS:
-            self.problems.append(problem)
+            cut = len(problem) > MAX_TEXT
+            self.problems.append(problem[:MAX_TEXT] + " ..." if cut else problem)
         elif len(self.problems) == MAX_PROBLEMS:
             self.problems.append("and more")

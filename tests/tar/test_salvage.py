@@ -259,12 +259,39 @@ def test_damage_before_the_data(damage: Any, tmp_path: Path) -> None:
     assert (tmp_path / "disk.raw").read_bytes() == LAYOUT.image(tar)
 
 
-@pytest.mark.parametrize("at", [LAYOUT.place("extents.json").header, LAYOUT.places[1].data])
+@pytest.mark.parametrize("at", [LAYOUT.places[1].data, LAYOUT.places[1].end - 1])
 def test_nothing_is_salvaged_without_extents(at: int, tmp_path: Path) -> None:
     source = TarStreamSource(io.BytesIO(flipped(TAR, at)), allow_incomplete=True)
-    with source, RawImageSink(tmp_path / "disk.raw") as sink, pytest.raises(CorruptStreamError):
+    with (
+        source,
+        RawImageSink(tmp_path / "disk.raw") as sink,
+        pytest.raises(CorruptStreamError, match="tar --ignore-zeros"),
+    ):
         copy(source, sink)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("attachments", [{}, {"vm.ovf": b"<ovf/>"}])
+@pytest.mark.parametrize("how", ["flipped", "larger", "zeroed", "noise", "lost", "renamed"])
+def test_a_damaged_header_of_the_extents(how: str, attachments: Any, tmp_path: Path) -> None:
+    """What is behind it is read all the same."""
+    tar = make_tar(attachments=attachments)
+    place = Layout(tar).place("extents.json")
+    header = {
+        "flipped": flipped(tar, place.header)[place.header : place.data],
+        "larger": tar[place.header : place.header + 124]
+        + b"7"
+        + tar[place.header + 125 : place.data],
+        "zeroed": bytes(512),
+        "noise": random.Random(1).randbytes(512),
+        "lost": b"",
+        "renamed": tar[:512],
+    }[how]
+    findings = salvage(tar[: place.header] + header + tar[place.data :], tmp_path / "disk.raw")
+    assert (tmp_path / "disk.raw").read_bytes() == DISK
+    assert findings.damage == []
+    assert findings.compared == "sha256"
+    assert findings.problems[0].startswith("extents.json: ")
 
 
 def test_a_stream_that_is_none_is_refused_also_for_a_salvage() -> None:

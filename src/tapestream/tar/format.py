@@ -518,6 +518,13 @@ class Vouched:
         self.members += 1
         self.bytes += member.length
 
+    def add_lost(self, first: int, last: int, members: int, length: int) -> None:
+        """Count members that are missing, with the numbers of the first and last extent of them."""
+        self._first = self._first or first
+        self._last = last
+        self.members += members
+        self.bytes += length
+
     def manifest(
         self, preamble: Preamble, digests: Mapping[str, str | None], *, continues: bool
     ) -> Manifest:

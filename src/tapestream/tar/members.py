@@ -24,6 +24,12 @@ from . import format as fmt
 READ_STEP = fmt.MIB
 # Headers that other programs put before that of one member: of one or two kinds, as a rule.
 MAX_EXTENSIONS = 16
+# How far is looked ahead, in memory.
+MAX_AHEAD = 64 * fmt.MIB
+# How the headers begin that are looked for behind damage; where the time of a backup is in them.
+_OUR_NAMES = (b"extent-", b"attachments/", b"manifest.json\0")
+_FIRST = b"backup-info.json\0"
+_TIME = slice(136, 148)
 # How what these programs wrote begins.
 _PACKERS = {
     b"\x1f\x8b": "gzip",
@@ -71,6 +77,7 @@ class MemberReader:
         self._block = b""
         self._name = ""
         self._unfilled = 0
+        self._time: bytes | None = None
 
     def go_on_with(self, stream: Readable) -> None:
         """Read the rest from another object, which goes on where the first one stands."""
@@ -149,6 +156,8 @@ class MemberReader:
         if header is None:
             return None
         self._unfilled = max(self._unfilled, _unfilled(self._block, length))
+        time = self._block[_TIME]
+        self._time = time if self._time in (None, time) else b""  # they differ: it tells nothing
         return header if size is None else header._replace(size=size)
 
     def _read_block(self) -> bytes:
@@ -168,8 +177,8 @@ class MemberReader:
             raise CorruptStreamError(f"a tar header is damaged or not ours: {e}") from e
         if size > extended.MAX_LENGTH:
             raise CorruptStreamError(f"what extends a tar header has {size} bytes")
-        self._left, self._pad = size, fmt.padding(size)
-        return self._rest(size)
+        self._left = fmt.padded(size)
+        return self._rest(self._left)[:size]
 
     def take(self, name: str, size: int | None = None) -> fmt.Header:
         """Go into the next member, which must have this name, and this size if it is given."""
@@ -192,6 +201,18 @@ class MemberReader:
             self._begin(name, size)
         return was_peeked
 
+    def assume_text(self, start: bytes, size: int) -> bool:
+        """Go into the next member where its header is lost, and its data is in the place of it.
+
+        Returns:
+            False where the data does not begin there.
+        """
+        if not self._block.startswith(start):
+            return False
+        self._push_back(self._block)
+        self._begin("a member without a header", size)
+        return True
+
     def guess(self) -> fmt.Header | None:
         """The next member's header; what it may have been where it is damaged."""
         return fmt.guess_header(self._block) if self.is_damaged else self._header
@@ -211,34 +232,96 @@ class MemberReader:
         self._push_back(ahead[: self._fill(ahead)])
         return bytes(self._ahead[:length])
 
-    def look_ahead(
-        self, wanted: Callable[[fmt.Header], bool], limit: int
-    ) -> tuple[int, fmt.Header] | None:
-        """Look for a good header behind that of the next member, block by block.
+    @property
+    def is_at_header(self) -> bool:
+        """True where there is a block for the next member's header, be it damaged."""
+        return self._peeked
 
-        All of it is kept in memory, and still to be read.
+    def look_ahead(
+        self, wanted: Callable[[fmt.Header], bool], begin: int, end: int
+    ) -> tuple[int, fmt.Header | None]:
+        """Look for a good header further on in the stream, block by block.
+
+        All up to there is kept in memory, and still to be read.
 
         Args:
             wanted: Tells the header; nothing is read behind it.
-            limit: How many bytes there may be before it.
+            begin: Where the first block is, as offset in the stream, not before `offset`.
+            end: Where no further one begins.
 
         Returns:
-            How many bytes there are before it, and the header; None where it is not found.
+            Where the header is, and the header; where it is not found, how far there is none.
         """
-        ahead, found = bytearray(), None
-        block = memoryview(bytearray(fmt.BLOCK))
-        while found is None and len(ahead) <= limit:
-            begin = self.offset
-            with suppress(LocalIOError):  # raised again behind what was read
-                self._fill(block)
-            ahead += block[: self.offset - begin]
-            if self.offset - begin < fmt.BLOCK:
-                break
-            header = _good_header(bytes(block))
-            if header is not None and wanted(header):
-                found = len(ahead) - fmt.BLOCK, header
+        ahead = self._read_on(begin - self.offset)
+        here, found = self.offset, None
+        while found is None and here < end:
+            block = self._read_on(fmt.BLOCK)
+            ahead += block
+            header = self._header_in(block)
+            if len(block) < fmt.BLOCK or self._is_of_another(block):
+                here = end  # the stream has ended
+            elif header is not None and wanted(header):
+                found = header
+            else:
+                here += fmt.BLOCK
         self._push_back(ahead)
-        return found
+        return here, found
+
+    def _read_on(self, length: int) -> bytearray:
+        """Read up to so many bytes; an error comes again when they are read once more."""
+        data = bytearray(length)
+        begin = self.offset
+        with suppress(LocalIOError, IncompleteStreamError):
+            self._fill(memoryview(data))
+        count = self.offset - begin
+        return data if count == length else data[:count]
+
+    def header_behind(self, size: int) -> fmt.Header | None:
+        """The header behind so many bytes of data, if it is good, and not too far for memory."""
+        distance = fmt.padded(size) + self.extension
+        if distance > MAX_AHEAD:
+            return None
+        ahead = self._read_on(distance + fmt.BLOCK)
+        self._push_back(ahead)
+        return self._header_in(ahead[distance:])
+
+    def is_zero_behind(self, size: int) -> bool:
+        """Whether the archive ends behind so many bytes of data."""
+        ahead = self._read_on(fmt.padded(size) + fmt.BLOCK)
+        self._push_back(ahead)
+        return not any(ahead[fmt.padded(size) :])
+
+    @property
+    def found_here(self) -> fmt.Header | None:
+        """The next member's header, if it is good, though what is before it may be damaged."""
+        return self._header_in(self._block) if self._peeked else None
+
+    def _header_in(self, block: bytes | bytearray) -> fmt.Header | None:
+        """The header of one of our members; not that of another backup, in the disk's data."""
+        if not block.startswith(_OUR_NAMES) or (self._time or block[_TIME]) != block[_TIME]:
+            return None
+        try:
+            return fmt.parse_header(bytes(block))
+        except CorruptStreamError:
+            return None
+
+    def _is_of_another(self, block: bytearray) -> bool:
+        """Whether another stream begins here."""
+        return block.startswith(_FIRST) and self._time not in (b"", bytes(block[_TIME]))
+
+    def read_to(self, offset: int) -> bytes:
+        """Read all up to an offset in the stream, where the next header is."""
+        self._begin(self._name, offset - self.offset)
+        return self._rest(self._left)
+
+    def drop_to(self, offset: int, header: fmt.Header) -> None:
+        """Pass over all up to a header that was found there."""
+        distance = offset - self.offset
+        if distance < 0:  # it is where one is expected
+            self._problem, self._header = None, header
+        else:
+            self._begin("what was passed over", distance)
+            self.skip(distance)
 
     def _push_back(self, data: Buffer) -> None:
         """Read these bytes, which were the last, once more."""
@@ -271,6 +354,24 @@ class MemberReader:
             raise CorruptStreamError(f"{name} is too large: {size} bytes")
         self._begin(name, size)
         return self._rest(size)
+
+    def text(self, name: str, limit: int) -> bytes:
+        """Read the next member, which must have this name and hold JSON.
+
+        What is no text is found where it begins, and what is too long where the limit is reached:
+        a header may claim more than there is.
+        """
+        size = self._named(name).size
+        self._begin(name, size)
+        data = io.BytesIO()
+        while data.tell() < size:
+            if data.tell() >= limit:
+                raise CorruptStreamError(f"{name} is too large: {size} bytes")
+            chunk = self._rest(min(READ_STEP, size - data.tell()))
+            if b"\0" in chunk:
+                raise CorruptStreamError(f"{name} is not JSON: there are zeros in it")
+            data.write(chunk)
+        return data.getvalue()
 
     def _named(self, name: str) -> fmt.Header:
         """The next member's header, which must have this name."""
@@ -353,13 +454,6 @@ def _foreign(message: str, start: bytes) -> ForeignStreamError:
             hint = f"It is compressed with {packer}: read what '{packer} -dc' writes into a pipe."
             return ForeignStreamError(message, hint=hint)
     return ForeignStreamError(message)
-
-
-def _good_header(block: bytes) -> fmt.Header | None:
-    try:
-        return fmt.parse_header(block)
-    except CorruptStreamError:
-        return None
 
 
 def _unfilled(header: bytes, extension: int) -> int:

@@ -37,18 +37,25 @@ class TarReader(Reader):
         self._segment = 0
         self._hash: Hash | None = None
         self._dropped = memoryview(bytearray(READ_STEP))
+        self._missing_until = 0
 
     def readinto(self, start: int, buffer: memoryview) -> None:
         """See `Reader.readinto`; bytes that are not data are left as they are."""
         end = start + len(buffer)
         self._pass_over(start)
         while start < end:
+            if start < self._missing_until:
+                step = min(end, self._missing_until) - start
+                buffer[:step] = bytes(step)
+                start, buffer = start + step, buffer[step:]
+                continue
             if self._member is None:
                 if self._next is None or self._next.start >= end:
                     return
                 buffer = buffer[max(self._next.start - start, 0) :]
                 start = max(start, self._next.start)
                 self._begin_member(self._next)
+                continue
             if start != self._position:
                 raise UsageError(
                     f"a tar is read in order: asked for offset {start}, not {self._position}"
@@ -73,6 +80,7 @@ class TarReader(Reader):
                 if self._next is None or self._next.start >= start:
                     return
                 self._begin_member(self._next)
+                continue
             if self._volumes.cancelled:
                 raise LocalIOError("cancelled")
             end = min(start, self._segment_end(), self._position + len(self._dropped))
@@ -90,18 +98,20 @@ class TarReader(Reader):
 
     def _begin_member(self, member: fmt.Member) -> None:
         try:
-            self._go_to(member)
+            is_there = self._go_to(member)
         except CorruptStreamError as e:
             e.tell_where(member.name)
             e.tell_where(self._volumes.name)
             raise
+        if not is_there:
+            return
         self._vouched.add(member)
         self._member, self._next = member, next(self._expected, None)
         self._segment = self._position = member.start
         self._member_end = member.start + member.length
 
-    def _go_to(self, member: fmt.Member) -> None:
-        """Go into a member, on whichever volume it is."""
+    def _go_to(self, member: fmt.Member) -> bool:
+        """Go into a member, on whichever volume it is; False where another one is next."""
         while True:
             try:
                 if self._at_end_of_volume():
@@ -121,8 +131,9 @@ class TarReader(Reader):
             and header.name == fmt.MANIFEST
         )
 
-    def _take(self, member: fmt.Member) -> None:
+    def _take(self, member: fmt.Member) -> bool:
         self._volumes.members.take(member.name, member.length)
+        return True
 
     def _segment_end(self) -> int:
         return min(self._segment + self._segment_size, self._member_end)

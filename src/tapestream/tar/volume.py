@@ -11,6 +11,7 @@ from ..errors import (
     ForeignStreamError,
     IncompleteStreamError,
     LocalIOError,
+    StreamError,
     UsageError,
     WrongBackupError,
     WrongVolumeError,
@@ -21,12 +22,22 @@ from ..info import BackupInfo
 from ..tape.input import TapeInput
 from . import format as fmt
 from .digests import hex_digest
-from .members import MemberReader
+from .members import MAX_AHEAD, MemberReader
 from .streams import Input
+from .table import MemberTable
 from .unreadable import BridgedInput
 
 # Attachments are kept in memory, on both sides.
 MAX_ATTACHMENTS = 64 * fmt.MIB
+# So are their names. Nobody keeps so many files with a disk.
+MAX_FILES = 100_000
+# More than a server sends: over ten million extents.
+MAX_EXTENTS = fmt.GIB
+# Without the list of extents, nothing can be put in its place, but each name says where it belongs.
+_BY_HAND = (
+    "'tar --ignore-zeros -xf' extracts what is left of it: the name of each member says where on "
+    "the disk its data belongs."
+)
 
 
 class Volumes:
@@ -64,8 +75,42 @@ class Volumes:
             )
 
     def extents(self) -> Extents:
-        """Read the extents, which are the next member."""
-        text = self._member(fmt.EXTENTS, fmt.MAX_MEMBER)
+        """Read the extents, which are the next member.
+
+        Raises:
+            StreamError: They are damaged: where the data belongs is not known.
+        """
+        try:
+            return self._checked_extents(self._extents_text())
+        except StreamError as e:
+            if self._findings is not None:
+                e.hint = _BY_HAND
+            raise
+
+    def _extents_text(self) -> bytes:
+        try:
+            text = self.members.text(fmt.EXTENTS, MAX_EXTENTS)
+        except (CorruptStreamError, IncompleteStreamError) as e:
+            found = None if self._findings is None else self._behind_damaged_header()
+            if found is None or self._findings is None:
+                raise
+            self._findings.note(f"{fmt.EXTENTS}: {e.args[0]}")
+            text = found
+        self._add_digest(fmt.EXTENTS, text)
+        return text
+
+    def _behind_damaged_header(self) -> bytes | None:
+        """All up to the next good header, without padding; None where none is found."""
+        members = self.members
+        if not members.is_at_header:
+            return None
+        here = members.offset
+        if not members.assume_text(b"[", 0):
+            members.assume(fmt.EXTENTS, 0)
+        offset, header = members.look_ahead(lambda _: True, here, here + MAX_AHEAD)
+        return None if header is None else members.read_to(offset).rstrip(b"\0")
+
+    def _checked_extents(self, text: bytes) -> Extents:
         info = self.preamble.info
         try:
             extents = Extents.parse(text, context=info.context)
@@ -88,7 +133,8 @@ class Volumes:
         else:
             # Where the stream ends, the next member is looked for in vain.
             with suppress(IncompleteStreamError, LocalIOError):
-                self._salvage_attachments(self._behind_attachments(extents), self._findings)
+                table = MemberTable(extents, self.preamble.part_size)
+                self._salvage_attachments(table, self._findings)
         return self._attachments
 
     def open_next(self, extents: Extents, error: IncompleteStreamError | None) -> None:
@@ -183,6 +229,7 @@ class Volumes:
             self.bridge = BridgedInput(self._stream)
         self.members = MemberReader(self.bridge or self._stream)
         self._attachments: dict[str, bytes] = {}
+        self._searched = 0  # no good header begins before this offset
         text = self.members.first(fmt.INFO, fmt.MAX_INFO)
         self.preamble = fmt.Preamble.decode(text)
         self.digests: dict[str, str | None] = {}
@@ -201,6 +248,7 @@ class Volumes:
 
     def _read_attachments(self) -> None:
         """Read them, up to a header that is not that of one; none of one that is refused."""
+        left = MAX_ATTACHMENTS - sum(map(len, self._attachments.values()))
         while (name := self._next_attachment()) is not None:
             try:
                 fmt.attachment_member(name)
@@ -208,10 +256,12 @@ class Volumes:
                 raise CorruptStreamError(f"a member has a bad name: {name!r}") from e
             if name in self._attachments:
                 raise CorruptStreamError(f"there are two members {fmt.ATTACHMENTS}{name}")
-            left = MAX_ATTACHMENTS - sum(map(len, self._attachments.values()))
+            if len(self._attachments) == MAX_FILES:
+                raise CorruptStreamError(f"there are more than {MAX_FILES} attachments")
             self._attachments[name] = self._member(fmt.ATTACHMENTS + name, left)
+            left -= len(self._attachments[name])
 
-    def _salvage_attachments(self, behind: fmt.Header, findings: Findings) -> None:
+    def _salvage_attachments(self, table: MemberTable, findings: Findings) -> None:
         """Read those that are there; pass over those that are refused, or have a damaged header."""
         while True:
             problem = "its header is not there"
@@ -219,57 +269,69 @@ class Volumes:
                 self._read_attachments()
             except CorruptStreamError as e:
                 problem = str(e.args[0])
-            bad = self._bad_attachment(behind)
+            bad = self._bad_attachment(table)
             if bad is None:
                 return
             findings.note(f"{bad.name}: {problem}")
             self.members.assume(bad.name, bad.size)
             self.members.skip(bad.size)
 
-    def _bad_attachment(self, behind: fmt.Header) -> fmt.Header | None:
+    def _bad_attachment(self, table: MemberTable) -> fmt.Header | None:
         """What the next member must have been; None where it is the one behind the attachments."""
         found = self.members.guess()
         name = found.name if found else ""
         if found and fmt.resembles(name, fmt.ATTACHMENTS):
             if not self.members.is_damaged:
                 return found
-            distance = self._distance(behind, attachments=True)  # for its size may be damaged, too
+            distance = self._distance(table, attachments=True)  # for its size may be damaged, too
             return found if distance is None else fmt.Header(name, distance)
-        if fmt.resembles(name, behind.name) or fmt.resembles(name, fmt.MANIFEST):
+        behind = table.following(self.preamble.volume_start)
+        first, second = next(behind, None), next(behind, None)
+        expected = [first.name, fmt.MANIFEST] if first else [fmt.MANIFEST]
+        if any(fmt.resembles(name, other) for other in expected):
             return None
-        distance = self._distance(behind, attachments=False)
+        if first and self._is_there(first, second):
+            return None
+        distance = self._distance(table, attachments=False)
         return None if distance is None else fmt.Header("an attachment", distance)
 
-    def _behind_attachments(self, extents: Extents) -> fmt.Header:
-        """The header of the first data member of this volume; where it has none, the manifest's."""
-        preamble = self.preamble
-        members = fmt.data_members(extents, preamble.part_size, preamble.volume_start)
-        first = next(members, None)
-        return fmt.Header(first.name, first.length) if first else fmt.Header(fmt.MANIFEST, 0)
+    def _is_there(self, member: fmt.Member, following: fmt.Member | None) -> bool:
+        """Whether the header of what follows a data member is where it should be."""
+        header = self.members.header_behind(member.length)
+        name = following.name if following else fmt.MANIFEST
+        return header is not None and header.name == name
 
-    def _distance(self, behind: fmt.Header, *, attachments: bool) -> int | None:
+    def _distance(self, table: MemberTable, *, attachments: bool) -> int | None:
         """How many bytes there are between a damaged header and the next good one.
 
         Args:
-            behind: The header of the first member behind the attachments.
+            table: All data members.
             attachments: Stop at another attachment, too: not where this may be the disk's data,
                 for there can be tars on a disk.
 
         Returns:
-            None where it is not found.
+            None where it is not found, or where the damaged one is that of the first data member.
         """
 
         def is_next(header: fmt.Header) -> bool:
-            if attachments and header.name.startswith(fmt.ATTACHMENTS):
-                return True
-            # The size of the manifest depends on what was lost.
-            return header == behind or header.name == behind.name == fmt.MANIFEST
+            is_one = attachments and header.name.startswith(fmt.ATTACHMENTS)
+            return is_one or header.name == fmt.MANIFEST or table.find(header) is not None
 
-        def is_next_or_too_far(header: fmt.Header) -> bool:
-            return is_next(header) or header.name in (fmt.MANIFEST, fmt.INFO)
-
-        found = self.members.look_ahead(is_next_or_too_far, MAX_ATTACHMENTS)
-        return found[0] if found and is_next(found[1]) else None
+        here = self.members.offset
+        if self._searched >= here + MAX_ATTACHMENTS // 2:
+            return None
+        offset, header = self.members.look_ahead(
+            is_next,
+            max(here, self._searched),
+            here + MAX_ATTACHMENTS,
+        )
+        if header is None:
+            self._searched = offset
+            return None
+        start, distance = self.preamble.volume_start, offset - here + fmt.BLOCK
+        if table.is_at(distance, start, table.find(header), self.members.extension):
+            return None
+        return offset - here
 
     def _check_ending(self, extents: Extents) -> None:
         if self._stream.peek(0, 1) is None:
