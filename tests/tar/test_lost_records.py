@@ -163,7 +163,7 @@ def hits(first: int) -> st.SearchStrategy[list[Hit]]:
 
 
 @settings(
-    max_examples=150,
+    max_examples=50,
     suppress_health_check=[HealthCheck.too_slow],
     deadline=None,
     report_multiple_bugs=False,
