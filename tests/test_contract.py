@@ -34,7 +34,7 @@ from tapestream import (
     restore_chain,
     verify,
 )
-from tapestream.errors import BackendError, ExtentsError, UsageError
+from tapestream.errors import BackendError, ExtentsError, LostWritesError, UsageError
 from tapestream.extents import Extents, Kind, Run
 from tests.chains import WEEK
 from tests.memory import MemorySink, MemorySource
@@ -643,6 +643,69 @@ def test_a_sink_without_its_core(name: str) -> None:
     lacking: Any = Lacking()
     with pytest.raises(UsageError, match=f"Lacking has no {name}"):
         copy(MemorySource(DISK), lacking)
+
+
+class Losing(MemorySink):
+    """Loses these ranges, each list of them after one round of writing."""
+
+    def __init__(self, *rounds: Any, sequential: bool = False) -> None:
+        super().__init__(max_writers=2, sequential=sequential)
+        self.rounds = list(rounds)
+
+    def lost(self) -> Any:
+        self.writers.clear()  # all are closed
+        lost = self.rounds.pop(0) if self.rounds else []
+        if isinstance(lost, list):
+            for start, end in lost:
+                self.disk[start:end] = bytes([self.FILL]) * (end - start)
+        # All zeros are zeroed again, too.
+        for extent in self.extents:
+            if lost and extent.zero:
+                start, end = extent.start, extent.start + extent.length
+                self.disk[start:end] = bytes([self.FILL]) * (end - start)
+        return lost
+
+    def commit(self) -> None:
+        self.state = "committed"  # and not everything was written just once
+
+
+@pytest.mark.parametrize("sequential", [False, True])
+def test_what_a_sink_has_lost_is_sent_again(sequential: bool) -> None:
+    disk = DISK[:HALF] + bytes(HALF)
+    sink = Losing([(0, 5000), (9000, 9001)], [(4096, 8192)], sequential=sequential)
+    result = copy(MemorySource(disk, ALTERNATING), sink, buffer_size=4096)
+    assert sink.disk == disk
+    assert sink.state == "committed"
+    assert result.data_bytes == HALF
+
+
+def test_a_sink_that_loses_again_and_again_is_not_asked_for_ever() -> None:
+    sink = Losing(*([[(0, HALF)]] * 100))
+    copy(MemorySource(DISK[:HALF] + bytes(HALF), ALTERNATING), sink)
+    assert 90 < len(sink.rounds) < 100
+
+
+def test_what_was_lost_of_a_source_that_is_read_once(tmp_path: Path) -> None:
+    copy(MemorySource(DISK), TarStreamSink(tmp_path / "disk.tar"))
+    sink = Losing([(0, 4096)])
+    stream = io.BytesIO((tmp_path / "disk.tar").read_bytes())
+    stream.seekable = lambda: False  # type: ignore[method-assign]
+    with TarStreamSource(stream) as source, pytest.raises(LostWritesError) as caught:
+        copy(source, sink)
+    assert caught.value.ranges == [(0, 4096)]
+    assert sink.state == "aborted"
+
+
+@pytest.mark.parametrize(
+    "lost", [None, 5, [5], [(1, 2, 3)], [(2, 1)], [(5, 6), (1, 2)], [(1, 3), (2, 4)]]
+)
+def test_what_is_lost_must_be_ranges_of_the_disk(lost: Any) -> None:
+    class Odd(MemorySink):
+        def lost(self) -> Any:
+            return lost
+
+    with pytest.raises(BackendError, match=r"Odd\.lost\(\)"):
+        copy(MemorySource(DISK), Odd())
 
 
 def test_the_class_itself_is_no_sink() -> None:

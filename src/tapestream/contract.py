@@ -261,6 +261,23 @@ def done(party: object, name: str, *args: object) -> None:
         raise BackendError(f"{class_of(party)}.{name}() returned {_shown(returned)}, not None")
 
 
+def lost_of(sink: Sink) -> list[tuple[int, int]]:
+    """What a sink has lost, and is to be written again; see `Sink.lost`.
+
+    Raises:
+        BackendError: These are no ranges of a disk, in order.
+    """
+    lost: object = sink.lost()
+    at = -1
+    if not isinstance(lost, Sequence):
+        raise BackendError(f"{class_of(sink)}.lost() returned {_shown(lost)}, not a list")
+    for each in lost:
+        if not isinstance(each, tuple) or len(each) != 2 or not at < each[0] < each[1]:
+            raise BackendError(f"{class_of(sink)}.lost() returned no ordered (start, end) ranges")
+        at = each[1]
+    return list(lost)
+
+
 def finish(source: Source) -> str | None:
     """Let a source check what can only be checked at the end.
 

@@ -11,6 +11,7 @@ No error text ever holds a ticket or a transfer URL: whoever knows it can read t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -237,6 +238,38 @@ class ServerError(TransferError):
     def is_transient(self) -> bool:
         """True when the connection broke, or the server failed (5xx)."""
         return self.status is None or self.status >= 500
+
+
+class LostWritesError(TransferError):
+    """The server lost what it had acknowledged, and the source cannot be read again.
+
+    A connection broke, or the server started again, before everything was flushed. The disk lacks
+    a part of what was written: nobody knows which part of the ranges.
+
+    Attributes:
+        ranges: (start, end) of every range of the disk that may be lost, in bytes.
+    """
+
+    hint = (
+        "Do not use the disk; cancel the transfer. Restore again: what is lost is sent again "
+        "where the source can be read twice, as a file, a tape or a server can and a pipe cannot."
+    )
+
+    def __init__(
+        self, message: str, ranges: Sequence[tuple[int, int]], *, hint: str | None = None
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.ranges = ranges
+
+    @classmethod
+    def of(cls, ranges: Sequence[tuple[int, int]], why: str) -> LostWritesError:
+        """Make the error of these ranges, of which there is at least one."""
+        start, end = ranges[0]
+        more = f" and {len(ranges) - 1} more ranges" if len(ranges) > 1 else ""
+        return cls(
+            f"the server lost what was written to bytes {start} to {end}{more} of the disk: {why}",
+            ranges,
+        )
 
 
 class ServerProtocolError(TransferError):

@@ -15,6 +15,7 @@ The order of calls in one copy, all from the calling thread unless told otherwis
         writer.write, writer.zero, writer.flush            each writer in one thread at a time
     writer.close()  ...  reader.close()  ...
     source.finish()
+    sink.lost()
     sink.commit()
 
 After the first error of any of them, nothing more is read or written: `cancel` is called on every
@@ -383,7 +384,7 @@ class Sink(Closing, Protocol):
 
     @abstractmethod
     def open_writer(self) -> Writer:
-        """Open a writer; called after `begin`, at most `max_writers` times."""
+        """Open a writer; called after `begin`. At most `max_writers` are open at the same time."""
         ...
 
     def keep_alive(self) -> None:
@@ -401,6 +402,18 @@ class Sink(Closing, Protocol):
         during its copy.
         """
         return
+
+    def lost(self) -> Sequence[tuple[int, int]]:
+        """Say what was written and is not there any more, and forget it. Optional.
+
+        Called after all writers were closed, and again after the data of these ranges, and all
+        zeros of the disk, were written once more by new writers; the source was read again for it.
+        A sink that wraps another passes this on.
+
+        Returns:
+            Ordered (start, end) ranges of the disk, in bytes, that do not touch each other.
+        """
+        return ()
 
     @abstractmethod
     def commit(self) -> None:

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tapestream.engine.gap import Limits
-from tapestream.engine.plan import MAX_PIECES, Request, plan_requests
+from tapestream.engine.plan import MAX_PIECES, Request, lost_parts, plan_requests
 from tapestream.extents import Extent, Extents, Kind
 from tests.strategies import extent_lists
 
@@ -184,3 +184,24 @@ def bytes_of(pieces: list, *, zeros: bool) -> list[int]:  # type: ignore[type-ar
 
 def bytes_of_kind(extents: list[Extent], kind: Kind) -> list[int]:
     return [o for e in extents if e.kind is kind for o in range(e.start, e.start + e.length)]
+
+
+def test_what_was_lost_is_read_again_and_all_zeros_are_zeroed_again() -> None:
+    runs = [
+        (0, 10, Kind.DATA),
+        (10, 5, Kind.ZERO),
+        (15, 5, Kind.CLEAN),
+        (20, 30, Kind.DATA),
+        (50, 10, Kind.DATA),
+    ]
+    lost = [(2, 4), (8, 22), (30, 31), (40, 55), (100, 200)]
+    assert list(lost_parts(runs, lost)) == [
+        (2, 2, Kind.DATA),
+        (8, 2, Kind.DATA),
+        (10, 5, Kind.ZERO),
+        (15, 5, Kind.CLEAN),
+        (20, 2, Kind.DATA),
+        (30, 1, Kind.DATA),
+        (40, 10, Kind.DATA),
+        (50, 5, Kind.DATA),
+    ]

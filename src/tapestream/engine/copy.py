@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields
 from functools import partial
@@ -25,16 +25,17 @@ from ..contract import (
     finish,
     info_of,
     itself,
+    lost_of,
     reader_of,
     sink_of,
     source_of,
     writer_of,
 )
-from ..errors import BlockHashMismatchError, UsageError
-from ..extents import Extents, Kind
+from ..errors import BlockHashMismatchError, LostWritesError, UsageError
+from ..extents import Extents, Kind, Run
 from ..info import BackupInfo
 from ..progress import Progress, check_progress, reporter
-from ..protocols import Reader, Sink, Source, Writer
+from ..protocols import Digester, Reader, Sink, Source, Writer
 from ..report import TapeReport
 from ..running import Running, running
 from . import pipeline
@@ -42,7 +43,8 @@ from .alive import kept_alive
 from .arrange import in_any_order, in_order
 from .buffers import BufferPool
 from .gap import AutoGap, FixedGap, Gap
-from .plan import plan_requests
+from .handover import Moved
+from .plan import lost_parts, plan_requests
 
 log = logging.getLogger("tapestream.copy")
 
@@ -58,6 +60,8 @@ BUFFER_SIZE = 2 * MIB
 # Four readers, each one request ahead of the other, and as much again for the writer to lag.
 BUFFER_MEMORY = 128 * MIB
 MAX_WORKERS = 4
+# How often what a server lost is sent again: one that starts again and again must not keep us.
+REPAIRS = 4
 
 
 @dataclass(frozen=True)
@@ -268,41 +272,20 @@ def transfer(src: Source, dst: Sink, settings: Settings, run: Running) -> CopyRe
     n_writers = 1 if dst.sequential else min(settings.writers, dst.max_writers)
     gap = _gap(src, settings, n_readers)
     digesters = Digesters(dst)
-    plan = chain.from_iterable(
-        plan_requests(
-            runs,
-            segment_size=dst.segment_size or REQUEST_SIZE,
-            request_size=REQUEST_SIZE,
-            buffer_size=settings.buffer_size,
-            limits=gap.limits,
-        )
-        for runs in ([extents.runs()] if passes is None else covered(src, passes, extents))
+    move = _Move(src, dst, settings, gap, n_readers, n_writers, run)
+    moved = move(
+        [extents.runs()] if passes is None else covered(src, passes, extents),
+        digester=digesters,
+        inspect=hasher.update if hasher else None,
+        progress=report,
     )
-    with ExitStack() as stack:
-        pool = BufferPool(settings.buffer_memory // settings.buffer_size, settings.buffer_size)
-        stack.callback(pool.close)
-        readers = [stack.enter_context(_closing(reader_of(src))) for _ in range(n_readers)]
-        writers = [stack.enter_context(_closing(writer_of(dst))) for _ in range(n_writers)]
-        moved = pipeline.run(
-            plan,
-            readers,
-            writers,
-            pool,
-            ordered=dst.sequential,
-            streaming=dst.streaming,
-            shares_processors=src.shares_processors,
-            arrange=in_order if dst.sequential else partial(in_any_order, join_gap=dst.join_gap),
-            digester=digesters,
-            inspect=hasher.update if hasher else None,
-            observe=gap.observe,
-            progress=report,
-            use=run,
-        )
     if moved.written != data.bytes:
         raise RuntimeError(f"{moved.written} of {data.bytes} bytes of data were written")
     run.check()
     verified = finish(src)
     check_unchanged(src, info)
+    if not _send_lost_again(src, dst, extents, move, verified):
+        verified = None
     block_hash = _checked(hasher.result(), info) if hasher else None
     run.check()
     done(dst, "commit")
@@ -324,6 +307,100 @@ def transfer(src: Source, dst: Sink, settings: Settings, run: Running) -> CopyRe
         tape=dst.tape,
         block_hash=block_hash,
     )
+
+
+@dataclass(frozen=True)
+class _Move:
+    """Moves data with new readers and writers."""
+
+    src: Source
+    dst: Sink
+    settings: Settings
+    gap: Gap
+    readers: int
+    writers: int
+    run: Running
+
+    def __call__(
+        self,
+        passes: Iterable[Iterable[Run]],
+        *,
+        digester: Callable[[int, int], Digester | None] = lambda *_: None,
+        inspect: pipeline.Inspect | None = None,
+        progress: Callable[[int], None] = lambda _: None,
+    ) -> Moved:
+        """Move what is listed; see `pipeline.run` for the rest."""
+        src, dst, settings = self.src, self.dst, self.settings
+        plan = chain.from_iterable(
+            plan_requests(
+                runs,
+                segment_size=dst.segment_size or REQUEST_SIZE,
+                request_size=REQUEST_SIZE,
+                buffer_size=settings.buffer_size,
+                limits=self.gap.limits,
+            )
+            for runs in passes
+        )
+        with ExitStack() as stack:
+            pool = BufferPool(settings.buffer_memory // settings.buffer_size, settings.buffer_size)
+            stack.callback(pool.close)
+            readers = [stack.enter_context(_closing(reader_of(src))) for _ in range(self.readers)]
+            writers = [stack.enter_context(_closing(writer_of(dst))) for _ in range(self.writers)]
+            return pipeline.run(
+                plan,
+                readers,
+                writers,
+                pool,
+                ordered=dst.sequential,
+                streaming=dst.streaming,
+                shares_processors=src.shares_processors,
+                arrange=in_order
+                if dst.sequential
+                else partial(in_any_order, join_gap=dst.join_gap),
+                digester=digester,
+                inspect=inspect,
+                observe=self.gap.observe,
+                progress=progress,
+                use=self.run,
+            )
+
+
+def _send_lost_again(
+    src: Source, dst: Sink, extents: Extents, move: _Move, verified: str | None
+) -> bool:
+    """Read again, and write again, what the sink has lost.
+
+    Returns:
+        True if the source compared with the same digest what it read again.
+
+    Raises:
+        LostWritesError: The source cannot be read again.
+    """
+    is_verified = True
+    for _ in range(REPAIRS):
+        lost = lost_of(dst)
+        if not lost:
+            break
+        size = sum(end - start for start, end in lost)
+        log.warning("The server lost what it had not flushed: %d bytes are sent again", size)
+        is_rewound = _rewound(src, lost)
+        passes = src.passes()
+        move(lost_parts(runs, lost) for runs in ([extents.runs()] if passes is None else passes))
+        move.run.check()
+        # What cannot be rewound has finished.
+        is_verified &= (finish(src) if is_rewound else None) == verified
+    return is_verified
+
+
+def _rewound(src: Source, lost: Sequence[tuple[int, int]]) -> bool:
+    """Make a source readable once more; False where it is so anyway, since it has no order."""
+    try:
+        src.rewind()
+    except UsageError as e:
+        if src.sequential:
+            raise LostWritesError.of(lost, f"{e.args[0]}, so it cannot be sent again") from e
+        return False
+    return True
 
 
 Worker = TypeVar("Worker", Reader, Writer)

@@ -11,7 +11,8 @@ Everything is a generator: a plan over a million extents costs no memory.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from ..extents import Kind, Run
@@ -141,6 +142,25 @@ class _Group:
                 blocks[(part.start - start) // buffer_size].pieces.append(part)
         length = self.end - start
         return Request(start, length, blocks, self.limits, self.data, self.segments)
+
+
+def lost_parts(runs: Iterable[Run], lost: Sequence[tuple[int, int]]) -> Iterator[Run]:
+    """What is to be written again: the data in the lost ranges, and all zeros.
+
+    Args:
+        runs: (start, length, kind), ordered.
+        lost: (start, end), ordered.
+    """
+    ends = [end for _, end in lost]
+    for start, length, kind in runs:
+        if kind is not Kind.DATA:
+            yield start, length, kind
+            continue
+        for lost_start, lost_end in lost[bisect_right(ends, start) :]:
+            if lost_start >= start + length:
+                break
+            first = max(lost_start, start)
+            yield first, min(lost_end, start + length) - first, kind
 
 
 def cut(start: int, length: int, size: int) -> Iterator[Segment]:

@@ -442,6 +442,32 @@ class Connection:
         self._exchange = exchange
         self._cancelled = threading.Event()
         self._putting: deque[str] = deque()  # what is not yet replied to
+        self._backend_is_gone = False
+
+    @property
+    def connects(self) -> int:
+        """How often it was connected: after another time, another process may answer."""
+        return self._exchange.connects
+
+    @property
+    def is_open(self) -> bool:
+        """True while it is connected, as far as we know."""
+        return self._exchange.sock is not None
+
+    @property
+    def is_dropped(self) -> bool:
+        """True when nothing is under way, and the server has hung up."""
+        return self._exchange.is_dropped
+
+    @property
+    def under_way(self) -> int:
+        """How many uploads have no reply yet."""
+        return len(self._putting)
+
+    @property
+    def backend_is_gone(self) -> bool:
+        """True when the last write failed since what serves the disk to the server is gone."""
+        return self._backend_is_gone
 
     def options(self) -> Capabilities:
         """Ask what the server can do. This keeps the ticket alive, too."""
@@ -548,34 +574,37 @@ class Connection:
         while not response.isclosed():
             self.read_body(response, buffer)
 
-    def put(self, start: int, data: memoryview, *, under_way: int) -> None:
+    def put(self, start: int, data: memoryview, *, under_way: int, flush: bool = False) -> None:
         """Upload bytes: they are on their way when this returns, and `end_puts` must follow.
 
         Args:
             start: Where they belong.
             data: The bytes.
             under_way: How many uploads may be, with this one, before the oldest is waited for.
+            flush: Put them on storage before the reply.
         """
-        if not self._exchange.persists:
-            under_way = 1
-        # What has come is taken: behind it the server may have hung up, if the last was long ago.
-        while self._putting and (len(self._putting) >= under_way or self._exchange.has_news):
-            self._end_put()
+        self.end_puts(under_way - 1 if self._exchange.persists else 0)
         doing = f"cannot write {len(data)} bytes at {start}"
         headers = {
             "Content-Length": str(len(data)),
             "Content-Range": f"bytes {start}-{start + len(data) - 1}/*",
         }
-        suffix = "?flush=n" if self._transfer.can.flush else ""
+        # A server that cannot flush does so after every upload, as others do by default.
+        suffix = "?flush=n" if self._transfer.can.flush and not flush else ""
         with self._foreign_errors(doing):
             self._send("PUT", suffix, headers, data, self._transfer.timeouts.read)
         self._putting.append(doing)
         if self._exchange.is_cut:
             self.end_puts()
 
-    def end_puts(self) -> None:
-        """Wait until the bytes of all uploads are in the server's hands; not on storage."""
-        while self._putting:
+    def end_puts(self, most: int = 0) -> None:
+        """Wait until the bytes of uploads are in the server's hands; not on storage.
+
+        Args:
+            most: How many may still be on their way.
+        """
+        # What has come is taken: after it the server may have hung up, if the last was long ago.
+        while self._putting and (len(self._putting) > most or self._exchange.has_news):
             self._end_put()
 
     def _end_put(self) -> None:
@@ -640,6 +669,7 @@ class Connection:
 
     def close(self) -> None:
         """Close the connection; the next use opens it again."""
+        self._putting.clear()
         self._exchange.close()
 
     def __enter__(self) -> Self:
@@ -709,7 +739,25 @@ class Connection:
 
     def _check_done(self, reply: Reply, doing: str) -> None:
         """Make sure that something was written: servers say so by 200, 201 or 204."""
+        self._backend_is_gone = reply.status >= 500 and self._cannot_read()
         self._check(reply, reply.status if 200 <= reply.status < 300 else 200, doing)
+
+    def _cannot_read(self) -> bool:
+        """Whether the server fails to read over this connection, too, right after a write failed.
+
+        imageio opens one NBD connection for each of ours. When qemu-nbd dies, all that comes over
+        ours fails; when the storage refuses a write, because it is full, reading goes on.
+        """
+        try:
+            while self._putting:
+                self._putting.popleft()
+                self._whole(self._exchange.reply())
+            if not self.is_open or self.is_dropped:
+                return False  # not to be known: another connection has another backend
+            self._send("GET", headers={"Range": "bytes=0-0"}, timeout=self._transfer.timeouts.read)
+            return self._exchange.reply().status >= 500
+        except (TransferError, OSError, http.client.HTTPException, HTTPError, ValueError):
+            return False
 
     def _check(self, reply: Reply, wanted: int, doing: str) -> None:
         if reply.status == wanted:

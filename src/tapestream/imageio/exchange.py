@@ -41,6 +41,17 @@ class Exchange:
         self._under_way = 0
         self._persists = False
         self._is_cut = False
+        self._connects = 0
+
+    @property
+    def connects(self) -> int:
+        """How often it was connected: after another time, another process may answer."""
+        return self._connects
+
+    @property
+    def is_dropped(self) -> bool:
+        """True when nothing is under way, and the server has hung up."""
+        return self.sock is not None and self._is_idle() and self.has_news
 
     @property
     def sock(self) -> socket.socket | None:
@@ -73,7 +84,7 @@ class Exchange:
 
     def connect(self) -> socket.socket:
         """Connect, unless that was done, and the server has not hung up meanwhile."""
-        if self.sock is not None and self._is_idle() and self.has_news:
+        if self.is_dropped:
             self.close()  # the server dropped an idle connection: normal life
         if self.sock is None:
             try:
@@ -81,6 +92,7 @@ class Exchange:
             except BaseException:
                 self.close()  # a handshake that failed leaves a dead socket behind
                 raise
+            self._connects += 1
         return cast(socket.socket, self._connection.sock)
 
     def send(
