@@ -134,6 +134,15 @@ class EndOfTapeError(TapeError):
     hint = "Pass on_volume_full=, which loads the next tape; the backup goes on there."
 
 
+class BlockSizeError(TapeError):
+    """The drive is in fixed mode, and the tape has blocks of another size. Nothing is damaged."""
+
+    hint = (
+        "Set the drive to variable mode, with TapeDrive.set_block_size(0) or 'mt setblk 0': it "
+        "reads blocks of any size."
+    )
+
+
 class WrongTapeError(TapeError):
     """Another tape is loaded than the one that was asked for. Nothing was written."""
 

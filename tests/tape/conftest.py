@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import logging
 import os
 import socket
+import struct
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Literal
@@ -25,6 +27,11 @@ CARTRIDGES = ("T0001", "T0002", "T0003", "T0004")
 CAPACITY = 4 * 1024**2
 EARLY_WARNING = 1024**2
 LARGEST_BLOCK = 1024**2
+
+# Of <linux/mtio.h>: what `mt stsetoptions fast-eod` does.
+_MTIOCTOP = 0x40086D01
+_MTSETDRVBUFFER = 24
+_SET_BOOLEANS, _CLEAR_BOOLEANS, _FAST_MTEOM = 0x30000000, 0x40000000, 0x8
 
 Fault = Literal["read", "write", "filemark", "position"]
 
@@ -119,6 +126,10 @@ class Station(ABC):
         """Let the nth such operation from now end in a medium error; nothing of it is done."""
 
     @abstractmethod
+    def fast_eod(self) -> None:
+        """Let the driver go to the end of data without counting files, as some hosts are set."""
+
+    @abstractmethod
     def reset(self, drive: int = 0) -> None:
         """Power-cycle the drive; it stands at the beginning of the tape then."""
 
@@ -173,6 +184,10 @@ class FakeStation(Station):
     def fail(self, operation: Fault, nth: int = 1, drive: int = 0) -> None:
         self.drives[drive].fail(operation, nth)
 
+    def fast_eod(self) -> None:
+        for drive in self.drives:
+            drive.fast_eod = True
+
     def reset(self, drive: int = 0) -> None:
         self.drives[drive].power_cycle()
 
@@ -207,6 +222,7 @@ class MachineStation(Station):
     def _prepare(self) -> None:
         self._operate("fresh", CAPACITY, EARLY_WARNING)
         self.load("T0001")
+        self._set_fast_eod(_CLEAR_BOOLEANS)
 
     def _open_device(self, path: str, *, read_only: bool) -> TapeDevice:
         return StDevice(path, read_only=read_only)
@@ -222,6 +238,17 @@ class MachineStation(Station):
 
     def fail(self, operation: Fault, nth: int = 1, drive: int = 0) -> None:
         self._operate("fail", drive, operation, nth)
+
+    def fast_eod(self) -> None:
+        self.needs_operator()  # and to be root
+        self._set_fast_eod(_SET_BOOLEANS)
+
+    def _set_fast_eod(self, how: int) -> None:
+        fd = os.open(self.path, os.O_RDWR | os.O_NONBLOCK)
+        try:
+            fcntl.ioctl(fd, _MTIOCTOP, struct.pack("@hi", _MTSETDRVBUFFER, how | _FAST_MTEOM))
+        finally:
+            os.close(fd)
 
     def reset(self, drive: int = 0) -> None:
         self._operate("reset", drive)

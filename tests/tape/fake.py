@@ -180,6 +180,7 @@ class FakeDrive:
         cartridge: What lies in it.
         largest_block: Larger ones are refused with EINVAL, as are larger reads.
         host_limit: The host adapter refuses larger transfers with EBUSY; None for no limit.
+        fast_eod: The driver goes to the end of data without counting files.
         write_behind: The driver copies a record and tells its fate with the next call. `st` does so
             in variable mode when it cannot hand the caller's memory to the adapter: when that does
             not begin at a multiple of 4, or lies on more pages than the adapter takes at once.
@@ -189,6 +190,7 @@ class FakeDrive:
     largest_block: int = 1024**2
     host_limit: int | None = None
     write_behind: bool = False
+    fast_eod: bool = False
     memory: Memory = field(default_factory=Memory)
     in_use: bool = False
     loaded: bool = False
@@ -623,6 +625,9 @@ class FakeDevice(TapeDevice):
         memory.file = memory.block = 0
 
     def _end_of_data(self, _: int) -> None:
+        if self._drive.fast_eod:
+            self._to_end_of_data()
+            return
         # The driver looks for more files than a tape holds, to count them.
         try:
             self._forward_files(_ALL_FILES)
@@ -632,12 +637,16 @@ class FakeDevice(TapeDevice):
             if e.errno != errno.EIO:
                 raise
         # It did not get that far, as after a reset: then without counting, and with a wrong number.
-        self._memory.block = -1
+        file = self._memory.file
+        self._to_end_of_data()
+        self._memory.file = file
+
+    def _to_end_of_data(self) -> None:
+        self._memory.file = self._memory.block = -1
         self._memory.mark = Mark.END_OF_DATA
         try:
             cartridge = self._drive.begin("space")
         except DriveError:
-            self._memory.file = -1
             raise _error(errno.EIO) from None
         self._drive.position = len(cartridge.blocks)
 

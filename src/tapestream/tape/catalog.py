@@ -26,7 +26,7 @@ from ..expected import Expected
 from ..info import BackupInfo, describe
 from ..report import TapeLabel, TapeReport
 from .drive import TapeDrive, in_turn
-from .scan import TapeEntry, holds_data
+from .scan import TapeEntry, holds_data, unreadable_label
 from .search import matches, newest_first
 
 log = logging.getLogger("tapestream.tape")
@@ -217,6 +217,8 @@ class Catalog(Closing):
         with in_turn(drive):
             entries = list(drive.scan())
             label = entries[0].tape_label if entries else None
+            if entries and entries[0].is_unknown:
+                raise unreadable_label(drive, entries[0])
             if label is None:
                 raise UsageError(
                     f"{drive.path}: the tape has no label",

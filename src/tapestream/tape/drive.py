@@ -18,7 +18,7 @@ from ..errors import (
 )
 from ..report import TapeLabel
 from .label import label_record, new_label
-from .scan import TapeEntry, first_label, scan
+from .scan import TapeEntry, first_label, is_empty, scan
 from .search import matches, newest_first
 from .transport import OpenDevice, Transport
 from .turns import Turns
@@ -62,6 +62,7 @@ class TapeDrive(Transport):
         until the iterator is closed; the tape then stands behind the entry that came last.
 
         Raises:
+            BlockSizeError: The drive is in fixed mode, and the tape has blocks of another size.
             TapeError: The drive failed.
         """
         with in_turn(self):
@@ -89,9 +90,15 @@ class TapeDrive(Transport):
         Returns:
             Them, newest first; of several attempts at one backup the whole ones first.
         """
+        entries = list(self.scan())
+        for entry in entries:
+            if entry.is_unknown:
+                log.warning(
+                    "%s: tape file %d is not looked at: %s", self.path, entry.file, entry.problem
+                )
         found = [
             entry
-            for entry in self.scan()
+            for entry in entries
             if entry.info is not None
             and entry.volume == 1
             and (entry.complete or incomplete)
@@ -139,7 +146,8 @@ class TapeDrive(Transport):
         """Rewind, and read the tape's label; None if it has none. It stands anywhere then.
 
         Raises:
-            TapeError: The drive failed.
+            BlockSizeError: The drive is in fixed mode, and the tape has blocks of another size.
+            TapeError: The drive failed, or it cannot be told if the tape has a label.
         """
         label = first_label(self)
         return label.name if label else None
@@ -153,11 +161,12 @@ class TapeDrive(Transport):
 
         Raises:
             UsageError: There is something on the tape.
+            TapeError: The drive failed.
         """
         label_record(TapeLabel(label))  # refuses before it winds
         before = self._label_before()
         self.rewind()
-        if not overwrite and next(scan(self), None) is not None:
+        if not overwrite and not all(map(is_empty, scan(self))):
             raise UsageError(
                 f"{self.path}: there is something on the tape",
                 hint="Pass overwrite=True to give it up.",

@@ -11,8 +11,15 @@ import errno
 import mmap
 import time
 
-from ..errors import EndOfTapeError, LocalIOError, PositionLostError, TapeError, UsageError
-from .transport import Transport, expected_block
+from ..errors import (
+    BlockSizeError,
+    EndOfTapeError,
+    LocalIOError,
+    PositionLostError,
+    TapeError,
+    UsageError,
+)
+from .transport import Transport, expected_block, forget_position
 
 BLOCK, KIB, MIB = 512, 1024, 1024**2
 
@@ -215,7 +222,12 @@ class RecordReader:
             raise self._unreadable(error)
         size = self._next_size(size)
         if not self._too_small < size < self._too_large:
-            raise self._unreadable(error)
+            raise TapeError(
+                f"{self.name}: cannot read the next record: it has more than {self._too_small} "
+                f"bytes, and the drive, or this host, takes no more than {self._too_large - 1}",
+                hint="Nothing is damaged: read it on a host that takes larger transfers, such as "
+                "the one that wrote it.",
+            )
         self._memory = mmap.mmap(-1, size)
 
     def _next_size(self, size: int) -> int:
@@ -226,7 +238,32 @@ class RecordReader:
         return (self._too_small + self._too_large) // 2
 
     def _unreadable(self, error: OSError) -> LocalIOError:
+        drive = self._drive
+        is_first = not self._length and drive.block_size and drive.tell() == self._next_block
+        size = _measured_block(drive) if is_first else 0
+        if size not in (0, drive.block_size):
+            return BlockSizeError(
+                f"{self.name} is in fixed mode, with blocks of {drive.block_size} bytes, but the "
+                f"tape file has a block of {size}"
+            )
         return TapeError(f"{self.name}: cannot read the next record", error)
+
+
+def _measured_block(drive: Transport) -> int:
+    """The size of the block at which a drive in fixed mode stands; 0 if it cannot be read.
+
+    In fixed mode the driver says no more than that it cannot read a block of another size. The
+    tape must be wound afterwards.
+    """
+    fixed = drive.block_size
+    try:
+        drive.set_block_size(0)
+        return len(RecordReader(drive).record())
+    except TapeError:
+        return 0
+    finally:
+        drive.set_block_size(fixed)
+        forget_position(drive)
 
 
 def check_record_size(size: int) -> None:

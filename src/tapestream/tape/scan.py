@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from ..errors import PositionLostError, StreamError, TapeError, UsageError
+from ..errors import BlockSizeError, PositionLostError, StreamError, TapeError, UsageError
 from ..expected import Expected
 from ..info import BackupInfo
 from ..report import TapeLabel
@@ -40,6 +40,8 @@ class TapeEntry:
             vouches for the data. Before `volume_start`, where the end of the tape tore the volume
             before.
         problem: Why it cannot be read, or None.
+        is_unknown: What it is cannot be told: its first record cannot be read, or is a damaged
+            label.
     """
 
     file: int
@@ -52,6 +54,7 @@ class TapeEntry:
     continues: bool = False
     vouches_from: int | None = None
     problem: str | None = None
+    is_unknown: bool = False
 
     @property
     def label(self) -> str | None:
@@ -76,11 +79,13 @@ def scan(drive: Transport) -> Iterator[TapeEntry]:
         drive: With a cartridge.
 
     Raises:
+        BlockSizeError: The drive is in fixed mode, and the tape has blocks of another size.
         TapeError: The drive failed.
     """
     drive.rewind()
     entry = look(drive, 0)
-    drive.learn_label(entry.tape_label if entry else None)
+    if entry is None or not entry.is_unknown:
+        drive.learn_label(entry.tape_label if entry else None)
     while entry is not None:
         yield entry
         entry = look(drive, entry.file + 1)
@@ -92,19 +97,34 @@ def first_label(drive: Transport) -> TapeLabel | None:
     Only the first record is read, unless that fails.
 
     Raises:
-        TapeError: The drive failed.
+        BlockSizeError: The drive is in fixed mode, and the tape has blocks of another size.
+        TapeError: The drive failed, or it cannot be told if the tape has a label.
     """
     drive.rewind()
     reader = RecordReader(drive)
     try:
         first = bytes(reader.record())
+    except BlockSizeError:
+        raise
     except TapeError:
         # Nor can a blank tape be read: to tell that from a bad record takes winding.
-        next(scan(drive), None)
-        return drive.tape_label
-    label = _recognized(0, first, reader)[0].tape_label if is_label(first) else None
-    drive.learn_label(label)
-    return label
+        entry = next(scan(drive), None)
+    else:
+        entry = _recognized(0, first, reader)[0] if is_label(first) else None
+        if entry is None or not entry.is_unknown:
+            drive.learn_label(entry.tape_label if entry else None)
+    if entry is not None and entry.is_unknown:
+        raise unreadable_label(drive, entry)
+    return entry.tape_label if entry else None
+
+
+def unreadable_label(drive: Transport, entry: TapeEntry) -> TapeError:
+    """What to raise where the first tape file may be a label, but cannot be read."""
+    return TapeError(
+        f"{drive.path}: cannot tell if the tape has a label, or which: {entry.problem}",
+        hint="Clean the drive, and try another one. Where the tape is of no worth any more, "
+        "TapeDrive.write_label(label, overwrite=True) begins it anew.",
+    )
 
 
 def look(drive: Transport, file: int) -> TapeEntry | None:
@@ -114,6 +134,8 @@ def look(drive: Transport, file: int) -> TapeEntry | None:
     reader = RecordReader(drive)
     try:
         first = bytes(reader.record())
+    except BlockSizeError:
+        raise
     except TapeError as e:
         problem = str(e.args[0])
     record_size = 0
@@ -124,7 +146,7 @@ def look(drive: Transport, file: int) -> TapeEntry | None:
             return None
         return TapeEntry(file)  # a filemark behind a filemark: an empty file
     else:
-        entry = TapeEntry(file, problem=problem)
+        entry = TapeEntry(file, problem=problem, is_unknown=True)
     if not reader.ended:
         # An error in reading may have been the news of a reset, or of another tape.
         if drive.tell() < start:
@@ -156,7 +178,8 @@ def _recognized(file: int, first: bytes, rest: RecordReader) -> tuple[TapeEntry,
             return TapeEntry(file, complete=True, tape_label=read_label(members)), 0
         preamble = fmt.Preamble.decode(members.first(fmt.INFO, fmt.MAX_INFO))
     except (StreamError, TapeError) as e:
-        return TapeEntry(file, problem=str(e.args[0])), 0
+        unknown = is_label(first) or isinstance(e, TapeError)
+        return TapeEntry(file, problem=str(e.args[0]), is_unknown=unknown), 0
     entry = TapeEntry(
         file,
         preamble.info,
@@ -221,6 +244,11 @@ def _end(tail: bytes, record: memoryview) -> bytes:
         zeros = min(len(tail) - len(text), _END_SIZE)
         tail = text[-_END_SIZE:] + bytes(zeros)
     return tail
+
+
+def is_empty(entry: TapeEntry) -> bool:
+    """Whether a tape file has no record: there is nothing to lose."""
+    return entry == TapeEntry(entry.file)
 
 
 def holds_data(drive: Transport) -> bool:

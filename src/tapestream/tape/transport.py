@@ -38,6 +38,8 @@ _OPEN_ATTEMPTS = 3
 _TOO_LARGE = (errno.EINVAL, errno.EBUSY)
 # Where a tape stands that was read, when how far was not counted; and one that failed at that.
 _MOVED, _LOST = -1, -2
+# More than a tape has; the driver itself counts so.
+_MOST_FILES = 0x7FFFFF
 _SMALLER = "Pass a smaller record_size, or in fixed mode a multiple of the block size."
 
 
@@ -106,6 +108,8 @@ class Transport(Closing):
         self._writing = False
         # A filemark was written, and nothing was done since.
         self._at_end = False
+        # The driver does not count files on its way to the end of data.
+        self._loses_count = False
         # How often the device was opened: another tape may have been loaded in between.
         self.openings = 0
         # The tape's label, if it has one, and if that was read since the drive was opened.
@@ -273,13 +277,30 @@ class Transport(Closing):
             self._check_position()
             self._at_end = True
             return
-        self._command(Command.END_OF_DATA, "go to the end of data")
+        if not (self._loses_count and self.status().file is not None):
+            self._command(Command.END_OF_DATA, "go to the end of data")
+            self._loses_count = self.status().file is None
+            if self._loses_count:
+                self.rewind()
+        if self._loses_count:
+            self._pass_all_files()
         file = self.status().file
         # The driver overlooks the news of a reset here: it counts the most files a tape can have.
         if file is not None and self._position is not None and file > self._position:
             self._position = _LOST
             self._forget_label()
             raise PositionLostError(f"{self.path} was reset, or has another tape")
+
+    def _pass_all_files(self) -> None:
+        """Go to the end of data and count the tape files, where the driver's own way does not.
+
+        It counts none with its option fast-eod.
+        """
+        try:
+            self._command(Command.FORWARD_FILES, "go to the end of data", _MOST_FILES)
+        except TapeError:
+            if not self.status().at_end_of_data:
+                raise
 
     def begin_file(self) -> None:
         """Make sure that a tape file begins where it stands, to be written.
@@ -360,12 +381,15 @@ class Transport(Closing):
         if not self._sure:
             self._check_position()
         doing = f"cannot write a record of {len(record)} bytes"
+        began = not self._writing
         self._writing, self._at_end = True, False
         with self._errors(doing):
             try:
                 count = self._ready().write(record)
             except OSError as e:
                 if e.errno in _TOO_LARGE:
+                    if began:  # or closing would make a tape file of nothing
+                        self._stop_writing()
                     raise TapeError(f"{self.path}: {doing}", e, hint=_SMALLER) from e
                 raise
         assert self._position is not None
@@ -566,6 +590,11 @@ def expected_block(drive: Transport) -> int | None:
         TapeError: The device was closed, and cannot be opened again.
     """
     return drive._counted()  # noqa: SLF001 - not for the users of a `TapeDrive`
+
+
+def forget_position(drive: Transport) -> None:
+    """Trust no more in where a tape stands: nothing is written before it was wound."""
+    drive._position, drive._sure = _LOST, False  # noqa: SLF001 - likewise
 
 
 def is_tape(path: str) -> bool:
