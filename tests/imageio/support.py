@@ -198,10 +198,27 @@ def gets(server: HostileServer) -> list[tuple[int, int]]:
 
 
 def asked(server: HostileServer, method: str, resource: str = "") -> list[Request]:
-    """The requests for the image itself, or for another resource of it such as "/extents"."""
+    """The requests for the image itself, or for another resource of it such as "/extents".
+
+    Without those for what is after the end of the disk: see `looks_beyond`.
+    """
+    return [r for r in _requests(server, method, resource) if not _is_beyond(server, r)]
+
+
+def looks_beyond(server: HostileServer) -> int:
+    """How often something after the end of the disk was asked for."""
+    return sum(_is_beyond(server, request) for request in _requests(server, "GET", ""))
+
+
+def _requests(server: HostileServer, method: str, resource: str) -> list[Request]:
     path = re.escape(f"/images/{server.ticket}{resource}")
     found = (r for r in server.requests if r.method == method)
     return [r for r in found if re.fullmatch(path + r"(\?.*)?", r.path)]
+
+
+def _is_beyond(server: HostileServer, request: Request) -> bool:
+    match = re.fullmatch(r"bytes=(\d+)-\d+", request.headers.get("range", ""))
+    return match is not None and int(match[1]) >= server.image.size
 
 
 def on(n: int, fault: Fault) -> Callable[..., Fault | None]:

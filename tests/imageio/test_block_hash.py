@@ -57,6 +57,7 @@ from tests.imageio.support import (
     Say,
     asked,
     noise,
+    on,
 )
 from tests.test_blockhash import reference
 
@@ -354,7 +355,7 @@ def test_the_request() -> None:
             copy(source, DiskSink(), block_hash=True)
         [request] = asked(server, "GET", "/checksum")
         assert request.path.endswith("/checksum?algorithm=blake2b&block_size=4194304")
-        data = [r for r in server.requests if "range" in r.headers]
+        data = [r for r in asked(server, "GET") if "range" in r.headers]
         assert server.requests.index(request) < server.requests.index(data[0])
 
 
@@ -401,7 +402,10 @@ def test_a_reply_that_makes_no_sense(lie: Fault) -> None:
     ("fault", "error"),
     [
         (Status(403), TicketError),
-        (Status(404), ServerError),
+        (Status(404), UnsupportedError),
+        (Status(405), UnsupportedError),
+        (Status(501), UnsupportedError),
+        (Status(400), ServerError),
         (Status(500), ServerError),
         (Cut(0), ServerError),
         (Reset(0), ServerError),
@@ -415,6 +419,15 @@ def test_a_failure_is_not_tried_again(fault: Fault, error: type[TapestreamError]
     with ChecksumServer(IMAGE, fault) as server:
         with pytest.raises(error):
             record(server, checksum_timeout=0.3)
+        assert len(asked(server, "GET", "/checksum")) == 1
+
+
+def test_a_transfer_that_is_gone_is_not_a_server_without_block_hashes() -> None:
+    """A server that answers 404 for a transfer that it does not know any more."""
+    gone = on(2, Status(404))
+    with ChecksumServer(IMAGE, Status(404), on_options=gone) as server:
+        with pytest.raises(ServerError, match="not know this transfer"):
+            record(server)
         assert len(asked(server, "GET", "/checksum")) == 1
 
 

@@ -76,6 +76,10 @@ MAX_REPLY = 1024**3
 # Enough of an error's text to tell what is wrong; the rest could be anything.
 MAX_ERROR_TEXT = 1000
 
+_CONTENT_RANGE = re.compile(r"bytes (?:(\d{1,19})-(\d{1,19})|\*)/(\d{1,19}|\*)", re.ASCII)
+
+_COMPUTE_IT_HERE = "copy(..., block_hash=True) computes them from what it reads."
+
 # The body of a reply may not be compressed on the way.
 PLAIN = {"Accept-Encoding": "identity"}
 
@@ -231,6 +235,18 @@ class Reply(NamedTuple):
     body: bytes
 
 
+class Beyond(NamedTuple):
+    """What a server says of the byte at some offset.
+
+    Attributes:
+        has_more: True when it is there, False when not, None when the server does not say.
+        size: How many bytes there are, or the ticket allows; None when the server does not say.
+    """
+
+    has_more: bool | None
+    size: int | None
+
+
 class UnixHTTPConnection(HTTPConnection):
     """HTTP over the unix socket that the daemon serves on its own host.
 
@@ -314,10 +330,7 @@ class Transfer:
                 only once, for it goes on computing when nobody waits for it any more.
         """
         if not self.can.checksum:
-            raise UnsupportedError(
-                "the server cannot compute block hashes",
-                hint="copy(..., block_hash=True) computes them from what it reads.",
-            )
+            raise UnsupportedError("the server cannot compute block hashes", hint=_COMPUTE_IT_HERE)
         with self.connect() as connection:
             return connection.checksum()
 
@@ -499,6 +512,13 @@ class Connection:
             suffix=f"/checksum?algorithm={ALGORITHM}&block_size={BLOCK_SIZE}",
             timeout=self._transfer.timeouts.checksum,
         )
+        if reply.status in (404, 405, 501):
+            # Some servers name a feature that they lack. If this is no known transfer, that counts.
+            self.options()
+            raise UnsupportedError(
+                f"the server cannot compute block hashes: {self._explain(reply)}",
+                hint=_COMPUTE_IT_HERE,
+            )
         self._check(reply, 200, "cannot get the block hash")
         return _parse_block_hash(reply.body)
 
@@ -508,11 +528,39 @@ class Connection:
             self._send("GET", timeout=self._transfer.timeouts.read)
             response = self._exchange.reply()
             if response.status != 200:
-                self._check(self._whole(response), 200, "cannot get the size")
+                size = _total(response)
+                reply = self._whole(response)
+                if reply.status == 416 and size is not None:
+                    return size  # of a server that wants to be asked for a range
+                self._check(reply, 200, "cannot get the size")
             try:
                 return _content_length(response)
             finally:
                 self.close()
+
+    def look_beyond(self, offset: int) -> Beyond:
+        """Whether there is a byte at this offset, and how many there are, by a download of it."""
+        with self._foreign_errors(f"cannot find out whether the disk has a byte {offset}"):
+            headers = {"Range": f"bytes={offset}-{offset}"}
+            self._send("GET", headers=headers, timeout=self._transfer.timeouts.read)
+            response = self._exchange.reply()
+            size = _total(response)
+            if response.status in (200, 206):
+                self.close()  # nobody wants the byte
+                if response.status == 200 and response.length is not None:
+                    size = response.length
+                    return Beyond(offset < size, size)
+                return Beyond(response.length != 0, size)
+            reply = self._whole(response)
+            if reply.status == 416:
+                return Beyond(False, size)
+            self._check(reply, 206, f"cannot find out whether the disk has a byte {offset}")
+            raise AssertionError("the check raises")
+
+    @property
+    def can(self) -> Capabilities:
+        """What the server can do with the transfer."""
+        return self._transfer.can
 
     @property
     def asked(self) -> int:
@@ -533,18 +581,14 @@ class Connection:
             headers = {"Range": f"bytes={start}-{end - 1}"}
             self._send("GET", headers=headers, timeout=self._transfer.timeouts.read)
 
-    def open_range(self, start: int, end: int, size: int) -> http.client.HTTPResponse:
-        """Wait for the reply to `ask_for_range`; read it with `read_body`.
-
-        The server must not have more than `size` bytes in all: its extents would not have told of
-        the rest.
-        """
+    def open_range(self, start: int, end: int) -> http.client.HTTPResponse:
+        """Wait for the reply to `ask_for_range`; read it with `read_body`."""
         doing = f"cannot read bytes {start} to {end}"
         with self._foreign_errors(doing):
             response = self._exchange.reply()
             if response.status not in (200, 206):
                 self._check(self._whole(response), 206, doing)
-            _check_range(response, start, end, size)
+            _check_range(response, start, end)
             return response
 
     def read_body(self, response: http.client.HTTPResponse, buffer: memoryview) -> int:
@@ -566,10 +610,10 @@ class Connection:
             self._exchange.end_reply()
         return count
 
-    def read_away(self, start: int, end: int, size: int) -> None:
-        """Read bytes of an image of `size` bytes, as far as they come, and drop them."""
+    def read_away(self, start: int, end: int) -> None:
+        """Read bytes of the image, as far as they come, and drop them."""
         self.ask_for_range(start, end)
-        response = self.open_range(start, end, size)
+        response = self.open_range(start, end)
         buffer = memoryview(bytearray(DROPPED))
         while not response.isclosed():
             self.read_body(response, buffer)
@@ -768,7 +812,10 @@ class Connection:
             raise TicketError(what)
         if reply.status == 404:
             raise ServerError(
-                what, status=404, hint="Check the path of the URL: imageio serves /images/TICKET."
+                what,
+                status=404,
+                hint="The server does not know this transfer. Check that it was not finalized or "
+                "cancelled, and that the URL's path is /images/TICKET.",
             )
         if reply.status >= 500:
             raise ServerError(what, status=reply.status, hint="The host's daemon.log says more.")
@@ -869,22 +916,25 @@ def _parse_block_hash(text: bytes) -> BlockHash:
     return found
 
 
-def _check_range(response: http.client.HTTPResponse, start: int, end: int, size: int) -> None:
+def _check_range(response: http.client.HTTPResponse, start: int, end: int) -> None:
     """Make sure that the reply is what was asked for: anything else would corrupt the disk."""
     length = _content_length(response)
     if length != end - start:
         raise ServerProtocolError(f"asked for {end - start} bytes, the server sends {length}")
-    found = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", response.getheader("content-range", ""))
     if response.status == 200:
         if start != 0:
             raise ServerProtocolError("the server ignores ranges: it sends all from the start")
         return
-    if found is None or (int(found[1]), int(found[2])) != (start, end - 1):
+    found = _CONTENT_RANGE.fullmatch(response.getheader("content-range", ""))
+    # The total that it names is the ticket's size: what can be read may end before.
+    if found is None or (found[1], found[2]) != (str(start), str(end - 1)):
         raise ServerProtocolError(f"asked for bytes {start} to {end - 1}, the server sends others")
-    if found[3] != "*" and int(found[3]) > size:
-        raise ServerProtocolError(
-            f"the server has {found[3]} bytes, but its extents cover only {size}"
-        )
+
+
+def _total(response: http.client.HTTPResponse) -> int | None:
+    """The size that a "Content-Range" names: in a reply to a refused range, too."""
+    found = _CONTENT_RANGE.fullmatch(response.getheader("content-range", ""))
+    return None if found is None or found[3] == "*" else int(found[3])
 
 
 def _content_length(response: http.client.HTTPResponse) -> int:

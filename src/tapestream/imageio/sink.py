@@ -333,7 +333,7 @@ class ImageioUploadSink(Sink):
 def _warm_up(connection: Connection, size: int) -> None:
     """Make the server's first request a large one: see `FIRST_REQUEST`."""
     try:
-        connection.read_away(0, min(size, FIRST_REQUEST), size)
+        connection.read_away(0, min(size, FIRST_REQUEST))
     except TransferError as e:
         log.info("The restore goes on, only slower: %s", e.args[0])
 

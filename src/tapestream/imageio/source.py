@@ -12,11 +12,12 @@ from typing import Literal
 
 from ..arguments import flag
 from ..blockhash import BlockHash
-from ..errors import ServerProtocolError, TransferError, UnsupportedError, UsageError
-from ..extents import Extent, Extents
+from ..errors import TransferError, UnsupportedError, UsageError
+from ..extents import Extents
 from ..info import BackupInfo, Context, check_info
 from ..protocols import Reader, Source
-from .connection import FIRST_REQUEST, Connection, Timeouts, Transfer, Tries, open_transfer
+from .connection import FIRST_REQUEST, Timeouts, Transfer, Tries, open_transfer
+from .listing import Listing
 
 log = logging.getLogger("tapestream.imageio")
 
@@ -102,6 +103,7 @@ class ImageioHTTPSource(Source):
         self._record_block_hash = flag("record_block_hash", record_block_hash)
         self._block_hash: BlockHash | None = None
         self._extents: Extents | None = None
+        self._volume = 0  # what the server lists, of which the ticket may allow less
         self._transfer = open_transfer(
             url,
             proxy_url=proxy_url,
@@ -145,20 +147,22 @@ class ImageioHTTPSource(Source):
     def extents(self) -> Extents:
         """See `Source.extents`: asked for once.
 
+        The server is not believed without a look. One small request, for the byte after the last,
+        makes sure that the list is whole; where the ticket allows less than the volume has, the
+        disk is what the ticket allows. Where nothing changed, the full list is asked for, too: a
+        server that ignores `context` sends the same.
+
         Raises:
             UnsupportedError: The server, or this disk, has no dirty extents, and there is no
                 fallback.
+            ServerProtocolError: The disk goes on where its extents end.
             ExtentsError: What the server sent does not describe a disk.
         """
         if self._extents is None:
-            try:
-                self._extents = self._ask_for_extents()
-            except UnsupportedError as e:
-                if self._fallback is None:
-                    raise
-                log.warning("Taking a full backup where an incremental was wanted: %s", e.args[0])
-                self._context, self._fell_back = "zero", True
-                self._extents = self._ask_for_extents()
+            with self._transfer.connect() as connection:
+                listing = Listing(connection, self._retries)
+                self._extents = self._listed(listing)
+                self._volume = listing.volume
         return self._extents
 
     def block_hash(self) -> BlockHash:
@@ -169,9 +173,17 @@ class ImageioHTTPSource(Source):
         refused until then. In a `copy` it is kept alive.
 
         Raises:
-            UnsupportedError: The server cannot compute it.
+            UnsupportedError: The server cannot compute it, or it would be that of a volume of
+                which the ticket allows only a part.
             ServerError: It was not there in time.
         """
+        size = self.extents().size
+        if self._volume > size:
+            raise UnsupportedError(
+                f"the server would compute the block hash of all {self._volume} bytes of the "
+                f"volume, but the disk is the {size} bytes that the ticket allows",
+                hint="copy(..., block_hash=True) computes that of the disk from what it reads.",
+            )
         if self._block_hash is None:
             self._block_hash = self._transfer.block_hash()
         return self._block_hash
@@ -182,7 +194,7 @@ class ImageioHTTPSource(Source):
     def open_reader(self) -> Reader:
         """See `Source.open_reader`."""
         connections = min(CONNECTIONS, self._transfer.can.max_readers)
-        return _HTTPReader(self._transfer, connections, self.extents().size, self._retries)
+        return _HTTPReader(self._transfer, connections, self._retries)
 
     def keep_alive(self) -> None:
         """See `Source.keep_alive`: uses the ticket, which would expire."""
@@ -198,22 +210,16 @@ class ImageioHTTPSource(Source):
     def __repr__(self) -> str:
         return f"<ImageioHTTPSource {self._transfer.url}>"
 
-    def _ask_for_extents(self) -> Extents:
-        with self._transfer.connect() as connection:
-            return connection.retry(lambda: self._get_extents(connection), self._retries)
-
-    def _get_extents(self, connection: Connection) -> Extents:
-        if self._transfer.can.extents:
-            extents = Extents.parse(connection.extents(self._context), context=self._context)
-            if not extents:
-                raise ServerProtocolError("the server sent an empty list of extents")
-            return extents
+    def _listed(self, listing: Listing) -> Extents:
         if self._context == "dirty":
-            raise UnsupportedError(
-                "the server has no dirty extents", hint="Take a full backup, with context='zero'."
-            )
-        size = connection.size()
-        return Extents.of([Extent(0, size)] if size else [])
+            try:
+                return listing.changed()
+            except UnsupportedError as e:
+                if self._fallback is None:
+                    raise
+                log.warning("Taking a full backup where an incremental was wanted: %s", e.args[0])
+                self._context, self._fell_back = "zero", True
+        return listing.whole()
 
 
 class _HTTPReader(Reader):
@@ -222,8 +228,8 @@ class _HTTPReader(Reader):
     While the reply to one GET is received, the server works on the next.
     """
 
-    def __init__(self, transfer: Transfer, connections: int, size: int, retries: int) -> None:
-        self._downloads = [_Download(transfer, size, retries) for _ in range(connections)]
+    def __init__(self, transfer: Transfer, connections: int, retries: int) -> None:
+        self._downloads = [_Download(transfer, retries) for _ in range(connections)]
         self._wanted: deque[tuple[int, int]] = deque()
         self._asked: deque[tuple[int, _Download]] = deque()  # with the end of the range
         self._asked_last = self._downloads[-1]
@@ -294,9 +300,8 @@ class _HTTPReader(Reader):
 class _Download:
     """One connection, and the ranges that come over it; goes on where it broke."""
 
-    def __init__(self, transfer: Transfer, size: int, retries: int) -> None:
+    def __init__(self, transfer: Transfer, retries: int) -> None:
         self._connection = transfer.connect()
-        self._size = size
         self._tries = Tries(self._connection, retries)
         self._ranges: deque[tuple[int, int]] = deque()
         self._response: http.client.HTTPResponse | None = None  # to the first of them
@@ -351,7 +356,7 @@ class _Download:
         self._is_broken = False
         self._send()
         if self._response is None:
-            self._response = self._connection.open_range(*self._ranges[0], self._size)
+            self._response = self._connection.open_range(*self._ranges[0])
         count = self._connection.read_body(self._response, buffer)
         if self._response.isclosed():
             self._response = None

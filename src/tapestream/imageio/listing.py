@@ -1,0 +1,189 @@
+"""What a server lists of a disk, and whether it may be believed.
+
+| the server | is asked | and then |
+|---|---|---|
+| lists nothing dirty | for the full list | the same list: it ignores what it is asked for |
+| has no dirty list (404) | for the full list | a second 404: it does not know the transfer |
+| lists up to some byte | for the byte after it | if it comes, the list ends too early |
+| says that it has fewer (416) | for the byte after those | the ticket allows less than there is |
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+
+from ..errors import (
+    ExtentsError,
+    ServerError,
+    ServerProtocolError,
+    TransferError,
+    UnsupportedError,
+)
+from ..extents import Extent, Extents, Kind
+from ..info import Context
+from .connection import Beyond, Connection
+
+log = logging.getLogger("tapestream.imageio")
+
+# A server may fail where it should say that there is no such byte: not worth the pauses of many
+# tries, for what is asked is only whether its list is right.
+FEW = 2
+# The list of an empty disk, and more than its length.
+_OF_NO_BYTES = b'[{"start": 0, "length": 0}]'
+_SHORT = 1000
+
+
+class Listing:
+    """Asks a server what is on the disk.
+
+    All methods raise a `TransferError` where the server refuses or fails, and an `ExtentsError`
+    where a list does not describe a disk.
+
+    Args:
+        connection: A connection to the transfer.
+        retries: How often in a row to try again.
+
+    Attributes:
+        volume: Bytes that the server lists, of which the ticket may allow less; 0 before.
+    """
+
+    def __init__(self, connection: Connection, retries: int) -> None:
+        self.volume = 0
+        self._connection = connection
+        self._retries = retries
+        self._texts: dict[Context, bytes] = {}
+
+    def changed(self) -> Extents:
+        """The extents in context "dirty".
+
+        Raises:
+            UnsupportedError: There are none of this disk, or the server cannot tell.
+        """
+        if not self._connection.can.extents:
+            raise UnsupportedError(
+                "the server has no dirty extents", hint="Take a full backup, with context='zero'."
+            )
+        try:
+            text = self._text("dirty")
+        except UnsupportedError:
+            self._text("zero")  # raises, where the server does not know the transfer at all
+            raise
+        try:
+            extents = self._parse(text, "dirty")
+        except ExtentsError:
+            self._check_that_another_is_full(text)
+            raise
+        if extents and all(kind is Kind.CLEAN for *_, kind in extents.runs()):
+            self._check_that_the_full_is_another()
+        return self._as_far_as_allowed(extents)
+
+    def whole(self) -> Extents:
+        """The extents in context "zero"; all of the disk is data for a server without extents."""
+        if not self._connection.can.extents:
+            size = self._connection.retry(self._connection.size, self._retries)
+            self.volume = size
+            return _all_data(size)
+        return self._as_far_as_allowed(self._parse(self._text("zero"), "zero"))
+
+    def _text(self, context: Context) -> bytes:
+        if context not in self._texts:
+            self._texts[context] = self._connection.retry(lambda: self._ask(context), self._retries)
+        return self._texts[context]
+
+    def _ask(self, context: Context) -> bytes:
+        try:
+            return self._connection.extents(context)
+        except ServerError as e:
+            # imageio fails to list the extents of an empty NBD export.
+            if (e.status or 0) >= 500 and self._beyond(0) == Beyond(False, 0):
+                return _OF_NO_BYTES
+            raise
+
+    def _parse(self, text: bytes, context: Context) -> Extents:
+        if len(text) < _SHORT and _is_of_no_bytes(text):
+            return _all_data(0)
+        extents = Extents.parse(text, context=context)
+        if not extents:
+            raise ServerProtocolError("the server sent an empty list of extents")
+        return extents
+
+    def _check_that_the_full_is_another(self) -> None:
+        """Nothing is dirty: make sure that the server means it."""
+        try:
+            Extents.parse(self._text("zero"), context="dirty")
+        except ExtentsError:
+            return  # as it should be: the full list does not say what is dirty
+        raise _ignores_context()
+
+    def _check_that_another_is_full(self, text: bytes) -> None:
+        """What came in context "dirty" is no such list; is it the full one?"""
+        try:
+            full = self._text("zero")
+        except TransferError:
+            return
+        if full == text:
+            raise _ignores_context()
+
+    def _as_far_as_allowed(self, extents: Extents) -> Extents:
+        """Make sure that the disk ends where the list does, or where the ticket does."""
+        self.volume = size = extents.size
+        beyond = self._beyond(size)
+        if beyond.has_more:
+            raise _ends_early(size, beyond.size)
+        if beyond.has_more is None:
+            # The size that comes with data may be the ticket's, but there is no better.
+            last = self._beyond(max(0, size - 1))
+            if last.has_more and last.size is not None and last.size > size:
+                raise _ends_early(size, last.size)
+            log.warning("The server did not say whether its disk ends at byte %d", size)
+            return extents
+        allowed = beyond.size
+        if allowed is None or allowed >= size:
+            return extents
+        if allowed == 0 or self._beyond(allowed).has_more is not False:
+            raise ServerProtocolError(
+                f"the server lists {size} bytes, and says that {allowed} of them may be read, but "
+                "acts otherwise"
+            )
+        log.info("The ticket allows %d bytes of %d: only those are the disk", allowed, size)
+        return extents.cut(allowed)
+
+    def _beyond(self, offset: int) -> Beyond:
+        try:
+            return self._connection.retry(
+                lambda: self._connection.look_beyond(offset), min(FEW, self._retries)
+            )
+        except ServerError as e:
+            if e.status is None or e.status < 500:
+                raise
+            return Beyond(None, None)
+
+
+def _all_data(size: int) -> Extents:
+    return Extents.of([Extent(0, size)] if size else [])
+
+
+def _is_of_no_bytes(text: bytes) -> bool:
+    """True for a list of one extent of length 0, which is no extent."""
+    try:
+        [extent] = json.loads(text)
+        return (extent["start"], extent["length"]) == (0, 0)
+    except (ValueError, TypeError, LookupError, RecursionError):
+        return False
+
+
+def _ignores_context() -> UnsupportedError:
+    return UnsupportedError(
+        "the server does not know what changed: it sends the same list for the whole disk",
+        hint="Take a full backup, with context='zero' or fallback='full'.",
+    )
+
+
+def _ends_early(listed: int, size: int | None) -> ServerProtocolError:
+    what = "more" if size is None else f"{size} bytes"
+    return ServerProtocolError(
+        f"the server has {what}, but its extents cover only {listed}",
+        hint="The rest would be missing in the backup. Start a new transfer; if that lists no "
+        "more, the server is at fault.",
+    )
