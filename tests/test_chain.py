@@ -7,6 +7,7 @@ import itertools
 import os
 import random
 import threading
+import time
 import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -351,6 +352,78 @@ def test_not_a_chain(which: str) -> None:
         )
         with pytest.raises(ChainError):
             merge_chain(sources)
+
+
+@pytest.fixture
+def in_berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A machine where it is one hour later than in UTC."""
+    monkeypatch.setenv("TZ", "CET-1")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+def files(tmp_path: Path, *numbers: int, **of_number: Any) -> list[Source]:
+    """Those days as tars, in files that are named after them."""
+    sources: list[Source] = []
+    for number in numbers:
+        path = tmp_path / f"day-{number}.tar"
+        source = MemorySource(b"")
+        source.info = info(number, full=number == 1, disk_name="system", **of_number)
+        if number > 1:
+            source = MemorySource(b"x", [Extent(0, 1, dirty=True)])
+            source.info = replace(info(number, disk_name="system"), size=1)
+        with TarStreamSink(path) as sink:
+            copy(source, sink)
+        sources.append(TarStreamSource(path))
+    return sources
+
+
+def closing_all(sources: Sequence[Source]) -> ExitStack:
+    stack = ExitStack()
+    for source in sources:
+        stack.enter_context(source)
+    return stack
+
+
+@pytest.mark.usefixtures("in_berlin")
+@pytest.mark.parametrize("days", [(1, 2, 4), (1, 4), (4, 1, 2, 5), (4,), (4, 5)])
+def test_the_backup_that_is_missing_is_named(days: tuple[int, ...], tmp_path: Path) -> None:
+    """By the checkpoint that it made, and which of the files needs it."""
+    sources = files(tmp_path, *days)
+    sink = MemorySink()
+    with closing_all(sources), pytest.raises(ChainError) as caught:
+        restore_chain(sources, sink)
+    assert (
+        "the incremental backup b4 of disk system of 2026-11-26 22:00 CET "
+        f"({tmp_path / 'day-4.tar'}) starts from checkpoint c3: no backup that made it was given"
+    ) in caught.value.args[0]
+    assert "the backup whose checkpoint_id is c3" in caught.value.hint
+    assert untouched(sink)
+
+
+@pytest.mark.usefixtures("in_berlin")
+def test_what_does_not_say_which_checkpoint_it_made(tmp_path: Path) -> None:
+    sources = files(tmp_path, 1, 2, checkpoint_id=None)
+    with closing_all(sources), pytest.raises(ChainError) as caught:
+        merge_chain(sources)
+    assert f"b1 of disk system of 2026-11-23 22:00 CET ({tmp_path / 'day-1.tar'}) does not say" in (
+        str(caught.value)
+    )
+
+
+def test_two_chains_are_named_by_their_files(tmp_path: Path) -> None:
+    sources = files(tmp_path, 1, 2)
+    image = tmp_path / "disk.raw"
+    image.write_bytes(b"x")
+    full = info(9, full=True, checkpoint_id="c9")
+    sources.append(RawImageSource(image, info=full))
+    with closing_all(sources), pytest.raises(ChainError, match="two chains") as caught:
+        merge_chain(sources)
+    for path in (tmp_path / "day-2.tar", image):
+        assert f"({path})" in str(caught.value)
+    assert "of one of them alone" in caught.value.hint
 
 
 class _Named(MemorySource):

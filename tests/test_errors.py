@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import errno
 import inspect
 import multiprocessing
+import os
 import pickle
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -26,7 +28,7 @@ from tapestream import (
     VerifyReport,
 )
 from tapestream.blockhash import BlockHash
-from tapestream.errors import DigestMismatchError, LocalIOError
+from tapestream.errors import DigestMismatchError, DriveBusyError, LocalIOError, TapeError
 from tapestream.extents import Extents
 from tapestream.report import TapePlace, TapeReport
 from tapestream.tape import TapeEntry
@@ -78,15 +80,15 @@ class EmbeddersError(LocalIOError):
     """Made from what it is about, not from its message."""
 
     def __init__(self, shelf: int, robot: str) -> None:
-        super().__init__(f"{robot} cannot reach shelf {shelf}", OSError(5, "Input/output error"))
+        super().__init__(f"{robot} cannot reach shelf {shelf}", OSError(71, "Protocol error"))
         self.shelf = shelf
 
 
 def test_an_error_that_inherits() -> None:
     again = pickle.loads(pickle.dumps(EmbeddersError(7, "robot-1")))
     assert type(again) is EmbeddersError
-    assert str(again) == "robot-1 cannot reach shelf 7: Input/output error"
-    assert (again.shelf, again.errno) == (7, 5)
+    assert str(again) == "robot-1 cannot reach shelf 7: Protocol error"
+    assert (again.shelf, again.errno) == (7, 71)
 
 
 def failing() -> None:
@@ -104,6 +106,28 @@ def test_a_process_pool_hands_it_over() -> None:
         4096,
         512,
     )
+
+
+@pytest.mark.parametrize(
+    ("number", "hint"),
+    [
+        (errno.ENOSPC, "Make room"),
+        (errno.EACCES, "who may use it"),
+        (errno.EIO, "dmesg"),
+        (errno.EMFILE, "ulimit -n"),
+        (errno.ENOENT, "Check the path"),
+        (errno.EROFS, "read-only"),
+    ],
+)
+def test_an_error_number_says_what_to_do_next(number: int, hint: str) -> None:
+    error = LocalIOError("cannot write /backup/disk.tar", OSError(number, os.strerror(number)))
+    assert hint in error.hint
+    assert str(error) == f"cannot write /backup/disk.tar: {os.strerror(number)}. {error.hint}"
+    better = LocalIOError("cannot", OSError(number, "x"), hint="Do this instead.")
+    assert better.hint == "Do this instead."
+    # A drive's numbers mean something else: what its own class says stays.
+    assert DriveBusyError("x", OSError(number, "x")).hint == DriveBusyError.hint
+    assert TapeError("x", OSError(number, "x")).hint == ""
 
 
 def test_a_text_that_can_be_printed(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from .contract import (
     reader_of,
     sink_of,
     source_of,
+    text_of,
 )
 from .discard import DiscardSink
 from .engine.alive import kept_alive
@@ -130,11 +131,13 @@ class _Chain(Source):
 
     def __init__(self, given: list[Source]) -> None:
         infos = [info_of(source) for source in given]
-        order = in_order(infos)
+        places = [text_of(source, "place") for source in given]
+        order = in_order(infos, places)
         self._sources = [given[i] for i in order]
         self._infos = [infos[i] for i in order]
+        names = [name(infos[i], places[i]) for i in order]
         extents = [_examine(source) for source in self._sources]
-        _check_sizes(self._infos, extents)
+        _check_sizes(names, extents)
         self.layers = Layers(extents)
         devices = Counter(source.device for source in self._sources if source.device)
         self._in_turn = any(count > 1 for count in devices.values())
@@ -359,20 +362,22 @@ def _all_of(names: Iterable[str | None]) -> str | None:
     return None if None in known else ", ".join(sorted(filter(None, known)))
 
 
-def _check_sizes(infos: Sequence[BackupInfo], extents: Sequence[Extents]) -> None:
+def _check_sizes(names: Sequence[str], extents: Sequence[Extents]) -> None:
     """Make sure that what the disk has grown by, from one backup to the next, is known."""
-    for i in range(1, len(infos)):
+    for i in range(1, len(names)):
         before, now = extents[i - 1].size, extents[i].size
         if now < before:
             raise ChainError(
-                f"the disk of {name(infos[i - 1])} has {before} bytes, that of {name(infos[i])} "
-                f"only {now}: a disk does not shrink"
+                f"the disk of {names[i - 1]} has {before} bytes, that of {names[i]} only {now}: "
+                "a disk does not shrink",
+                hint="They are of two disks, or one of them is not what its name says: restore "
+                "the backup before alone.",
             )
         behind = _behind(extents[i], before)
         if any(_is_unknown(extent, extents[i], before) for extent in behind):
             raise ChainError(
-                f"the disk had grown to {now} bytes by {name(infos[i])}, which leaves out data "
-                f"behind the {before} bytes of the backup before",
+                f"the disk had grown to {now} bytes by {names[i]}, which leaves out data "
+                f"after the {before} bytes of the backup before, {names[i - 1]}",
                 hint="Restore the backup before, and start a new chain with a full backup.",
             )
 

@@ -89,7 +89,10 @@ def extents_of(source: Source) -> Extents:
     info = info_of(source)
     extents = Extents.of(listed, context=info.context)
     if extents.size != info.size:
-        raise ExtentsError(f"the extents cover {extents.size} bytes of a disk of {info.size} bytes")
+        raise ExtentsError(
+            f"{source.place or class_of(source)}: the extents cover {extents.size} bytes of a disk "
+            f"of {info.size} bytes"
+        )
     return extents
 
 
@@ -209,7 +212,7 @@ def check_source(source: Source) -> None:
     number_of(source, "max_readers", least=1)
     for name in ("sequential", "shares_processors"):
         flag_of(source, name)
-    for name in ("checksum", "device"):
+    for name in ("checksum", "device", "place"):
         text_of(source, name)
 
 

@@ -11,7 +11,8 @@ No error text ever holds a ticket or a transfer URL: whoever knows it can read t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import errno
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
@@ -83,12 +84,39 @@ class LocalIOError(TapestreamError):
         errno: The operating system's error number, or None.
     """
 
+    # What to do about an error number, where nothing better is known.
+    _hints: Mapping[int, str] = {
+        errno.ENOENT: "Check the path.",
+        errno.ENOTDIR: "Check the path.",
+        errno.EISDIR: "Check the path: this is a directory.",
+        errno.ENAMETOOLONG: "Use a shorter name.",
+        errno.EACCES: "Check who may use it, or run this as a user who may.",
+        errno.EPERM: "Check who may use it, or run this as a user who may.",
+        errno.EROFS: "The file system is read-only: use another place, or mount it writable.",
+        errno.EBUSY: "Something else uses it (a mount, LVM, a virtual machine): stop that first.",
+        errno.ENOSPC: "Make room there, or use another place, and start again.",
+        errno.EDQUOT: "Make room there, or raise the quota, and start again.",
+        errno.EFBIG: "The file system, or 'ulimit -f', allows no larger file: use another place.",
+        errno.EIO: "The disk or drive failed: the kernel's log ('dmesg') says more.",
+        errno.EMFILE: "Close files that this program has open, or raise its limit ('ulimit -n').",
+        errno.ENFILE: "Too many files are open on this machine: end some programs.",
+        errno.ENOMEM: "Free memory, raise this program's limit, or pass a smaller buffer_memory.",
+        errno.ESTALE: "The file server was restarted, perhaps: mount it again.",
+        errno.ENXIO: "Is the device still there, or the other end of the pipe?",
+        errno.ENODEV: "Is the device still there?",
+        errno.EPIPE: "Whatever reads the other end has ended: look at why.",
+        errno.EBADF: "It was closed meanwhile: close it after the copy.",
+    }
+
     def __init__(
         self, doing: str, error: Exception | None = None, *, hint: str | None = None
     ) -> None:
         reason = getattr(error, "strerror", None) or str(error or "")
+        number: int | None = getattr(error, "errno", None)
+        if hint is None and not self.hint and number is not None:
+            hint = self._hints.get(number)
         super().__init__(f"{doing}: {reason}" if reason else doing, hint=hint)
-        self.errno: int | None = getattr(error, "errno", None)
+        self.errno = number
 
 
 class NotDurableError(LocalIOError):
@@ -102,6 +130,8 @@ class TapeError(LocalIOError):
 
     What was written before stays on the tape; a tape file without its manifest is incomplete.
     """
+
+    _hints: Mapping[int, str] = {}  # an error number of a drive means something else
 
 
 class NotATapeError(TapeError):

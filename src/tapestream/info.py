@@ -140,6 +140,12 @@ def describe(info: BackupInfo) -> str:
     return f"{vm}, {disk}{f' of {local_time(info.created)}' if info.created else ''}"
 
 
+def disk_of(info: BackupInfo) -> str:
+    """Name the disk of a backup in a sentence."""
+    name = info.disk_name or info.disk_id
+    return f"the disk {name}" if name else "the disk"
+
+
 def local_time(time: datetime) -> str:
     """A time as the clock on the wall shows it, with the name of its zone."""
     return f"{time.astimezone():%Y-%m-%d %H:%M %Z}"

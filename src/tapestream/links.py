@@ -6,17 +6,18 @@ import logging
 from collections.abc import Mapping, Sequence
 
 from .errors import ChainError, UsageError
-from .info import BackupInfo
+from .info import BackupInfo, local_time
 
 log = logging.getLogger("tapestream.chain")
 
 
-def in_order(backups: Sequence[BackupInfo]) -> list[int]:
+def in_order(backups: Sequence[BackupInfo], places: Sequence[str | None] = ()) -> list[int]:
     """Put backups in the order of their chain, from its last full backup on.
 
     Args:
         backups: Them, in any order. A full backup may have a parent, too: where an incremental
             one was asked for, but could not be had. What is before it is not needed.
+        places: Where each of them is, for errors.
 
     Returns:
         Their indexes, oldest first.
@@ -27,82 +28,127 @@ def in_order(backups: Sequence[BackupInfo]) -> list[int]:
     """
     if not backups:
         raise UsageError("there is no backup to restore")
-    _check_disk(backups)
-    by_checkpoint = _by_checkpoint(backups)
-    i: int | None = _last(backups)
-    newest_first: list[int] = []
-    while i is not None:  # in no circle: two backups would start from where one is entered
-        newest_first.append(i)
-        based = any(backups[i].context == "zero" for i in newest_first)
-        i = _parent(backups[i], by_checkpoint, needed=not based)
-    others = [backup for i, backup in enumerate(backups) if i not in newest_first]
-    if others:
-        raise ChainError(f"{name(others[0])} is not of the chain of the others")
-    full = [backups[i].context for i in newest_first].index("zero")
-    return newest_first[full::-1]
+    return _Links(backups, places or [None] * len(backups)).in_order()
 
 
-def name(backup: BackupInfo) -> str:
-    """Name a backup in an error."""
+def name(backup: BackupInfo, place: str | None = None) -> str:
+    """Name a backup in an error, and where it is."""
     kind = "full" if backup.context == "zero" else "incremental"
     which = backup.backup_id or backup.checkpoint_id or "without id"
-    when = f" of {backup.created:%Y-%m-%d %H:%M} UTC" if backup.created else ""
-    return f"the {kind} backup {which}{when}"
+    disk = f" of disk {backup.disk_name}" if backup.disk_name else ""
+    when = f" of {local_time(backup.created)}" if backup.created else ""
+    return f"the {kind} backup {which}{disk}{when}{f' ({place})' if place else ''}"
 
 
-def _check_disk(backups: Sequence[BackupInfo]) -> None:
-    first = backups[0]
-    if first.disk_id is None and len(backups) > 1:
-        log.warning("the backups do not say of which disk they are: that is not checked")
-    for backup in backups:
-        if backup.disk_id != first.disk_id:
+class _Links:
+    """Backups, and how they are called."""
+
+    def __init__(self, backups: Sequence[BackupInfo], places: Sequence[str | None]) -> None:
+        self._backups = backups
+        self._names = [name(*each) for each in zip(backups, places, strict=True)]
+
+    def in_order(self) -> list[int]:
+        """See the function."""
+        self._check_disk()
+        by_checkpoint = self._by_checkpoint()
+        i: int | None = self._last(by_checkpoint)
+        newest_first: list[int] = []
+        while i is not None:  # in no circle: two backups would start from where one is entered
+            newest_first.append(i)
+            based = any(self._backups[i].context == "zero" for i in newest_first)
+            i = self._parent(i, by_checkpoint, needed=not based)
+        others = [called for i, called in enumerate(self._names) if i not in newest_first]
+        if others:
             raise ChainError(
-                f"{name(first)} is of disk {first.disk_id}, {name(backup)} of {backup.disk_id}"
+                f"{others[0]} is not of the chain of the others",
+                hint="Leave it out, or pass its own chain alone.",
             )
+        full = [self._backups[i].context for i in newest_first].index("zero")
+        return newest_first[full::-1]
 
+    def _check_disk(self) -> None:
+        first = self._backups[0]
+        if first.disk_id is None and len(self._backups) > 1:
+            log.warning("the backups do not say of which disk they are: that is not checked")
+        for backup, called in zip(self._backups, self._names, strict=True):
+            if backup.disk_id != first.disk_id:
+                raise ChainError(
+                    f"{self._names[0]} is of disk {first.disk_id}, {called} of {backup.disk_id}",
+                    hint="Pass the backups of one disk: each disk of a VM has its own chain.",
+                )
 
-def _by_checkpoint(backups: Sequence[BackupInfo]) -> dict[str, int]:
-    found: dict[str, int] = {}
-    for i, backup in enumerate(backups):
-        if backup.checkpoint_id is None:
-            continue
-        other = found.setdefault(backup.checkpoint_id, i)
-        if other != i:
-            raise ChainError(
-                f"two backups made checkpoint {backup.checkpoint_id}: {name(backups[other])} and "
-                f"{name(backup)}"
-            )
-    return found
-
-
-def _last(backups: Sequence[BackupInfo]) -> int:
-    """The backup from which no other starts."""
-    by_parent: dict[str, int] = {}
-    for i, backup in enumerate(backups):
-        parent = backup.parent_checkpoint_id
-        if parent is None:
-            continue
-        other = by_parent.setdefault(parent, i)
-        if other != i:
-            raise ChainError(
-                f"two backups start from checkpoint {parent}: {name(backups[other])} and "
-                f"{name(backup)}"
-            )
-    ends = [i for i, backup in enumerate(backups) if backup.checkpoint_id not in by_parent]
-    if not ends:
-        raise ChainError("the backups start from one another in a circle")
-    if len(ends) > 1:
-        first, second = (name(backups[i]) for i in ends[:2])
-        raise ChainError(f"no backup leads from {first} to {second}, nor back")
-    return ends[0]
-
-
-def _parent(backup: BackupInfo, by_checkpoint: Mapping[str, int], *, needed: bool) -> int | None:
-    """The backup that this one starts from; None where there is none, and none is needed."""
-    parent = backup.parent_checkpoint_id
-    found = None if parent is None else by_checkpoint.get(parent)
-    if found is not None or not needed:
+    def _by_checkpoint(self) -> dict[str, int]:
+        found: dict[str, int] = {}
+        for i, backup in enumerate(self._backups):
+            if backup.checkpoint_id is None:
+                continue
+            other = found.setdefault(backup.checkpoint_id, i)
+            if other != i:
+                raise ChainError(
+                    f"two backups made checkpoint {backup.checkpoint_id}: {self._names[other]} and "
+                    f"{self._names[i]}",
+                    hint="Pass one of them: they are copies of each other, or one was tried again.",
+                )
         return found
-    if parent is None:
-        raise ChainError(f"{name(backup)} does not say from which checkpoint it starts")
-    raise ChainError(f"{name(backup)} starts from checkpoint {parent}: no backup of that is there")
+
+    def _last(self, by_checkpoint: Mapping[str, int]) -> int:
+        """The backup from which no other starts."""
+        by_parent: dict[str, int] = {}
+        for i, backup in enumerate(self._backups):
+            parent = backup.parent_checkpoint_id
+            if parent is None:
+                continue
+            other = by_parent.setdefault(parent, i)
+            if other != i:
+                raise ChainError(
+                    f"two backups start from checkpoint {parent}: {self._names[other]} and "
+                    f"{self._names[i]}",
+                    hint="Pass the one that leads to the point in time to restore.",
+                )
+        ends = [
+            i for i, backup in enumerate(self._backups) if backup.checkpoint_id not in by_parent
+        ]
+        if not ends:
+            raise ChainError("the backups start from one another in a circle")
+        if len(ends) > 1:
+            raise self._gap(ends, by_checkpoint)
+        return ends[0]
+
+    def _gap(self, ends: Sequence[int], by_checkpoint: Mapping[str, int]) -> ChainError:
+        """What is missing between backups that make more than one chain."""
+        first, second = (self._names[i] for i in ends[:2])
+        between = f"no backup leads from {first} to {second}"
+        for i, backup in enumerate(self._backups):
+            if backup.context == "dirty" and backup.parent_checkpoint_id not in by_checkpoint:
+                lacking = self._lacking(i)
+                return ChainError(f"{between}: {lacking.args[0]}", hint=lacking.hint)
+        return ChainError(
+            f"{between}, nor back: they belong to two chains",
+            hint="Pass the chain of one of them alone, from its full backup on.",
+        )
+
+    def _parent(self, i: int, by_checkpoint: Mapping[str, int], *, needed: bool) -> int | None:
+        """The backup that this one starts from; None where there is none, and none is needed."""
+        parent = self._backups[i].parent_checkpoint_id
+        found = None if parent is None else by_checkpoint.get(parent)
+        if found is None and needed:
+            raise self._lacking(i)
+        return found
+
+    def _lacking(self, i: int) -> ChainError:
+        """What an incremental backup starts from is not there."""
+        parent = self._backups[i].parent_checkpoint_id
+        if parent is None:
+            return ChainError(f"{self._names[i]} does not say from which checkpoint it starts")
+        silent = [
+            called
+            for backup, called in zip(self._backups, self._names, strict=True)
+            if backup.checkpoint_id is None and called != self._names[i]
+        ]
+        but = f"; {silent[0]} does not say which it made" if silent else ""
+        return ChainError(
+            f"{self._names[i]} starts from checkpoint {parent}: no backup that made it was "
+            f"given{but}",
+            hint=f"Add the backup whose checkpoint_id is {parent}, and all that it needs itself. "
+            "Its backup-info.json says so; so does Catalog.find(checkpoint_id=...) for tapes.",
+        )

@@ -155,6 +155,11 @@ class Source(Closing, Protocol):
         """
         return None
 
+    @property
+    def place(self) -> str | None:
+        """Where it is read from, for errors that people read: a path; None if there is none."""
+        return None
+
     @abstractmethod
     def extents(self) -> Iterable[Extent]:
         """The extents of the whole disk, ordered and without gaps.

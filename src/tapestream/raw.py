@@ -17,7 +17,7 @@ from .arguments import path as checked_path
 from .errors import LocalIOError, TargetSizeError, UsageError
 from .extents import Extent, Extents
 from .formats import HEAD, known_format
-from .info import BackupInfo, check_info
+from .info import BackupInfo, check_info, disk_of
 from .inuse import begin_changing, begin_reading, close_file, descriptor
 from .partial import PartialFile
 from .protocols import Reader, Sink, Source, Writer
@@ -79,6 +79,11 @@ class RawImageSource(Source):
     def info(self) -> BackupInfo:
         """See `Source.info`."""
         return self._info
+
+    @property
+    def place(self) -> str:
+        """See `Source.place`: the path."""
+        return self._path
 
     def extents(self) -> Extents:
         """See `Source.extents`: the data and holes that the file system knows of."""
@@ -232,7 +237,9 @@ class RawImageSink(Sink):
             size = existing.st_size if self._size is None else self._size
         if size < info.size:
             raise TargetSizeError(
-                f"{self._path} would have {size} bytes, but the disk has {info.size}"
+                f"{self._path} would have {size} bytes, but {disk_of(info)} has {info.size}",
+                hint="Leave size out, or pass that of the disk or more; an image of an incremental "
+                "backup must be of the disk that it is based on.",
             )
         return size
 
@@ -244,7 +251,9 @@ class RawImageSink(Sink):
             raise LocalIOError(f"cannot open {self._path}", e) from e
         size, wanted = _size_of_image(self._device, self._path), max(info.size, self._size or 0)
         if size < wanted:
-            raise TargetSizeError(f"{self._path} has {size} bytes, but {wanted} are needed")
+            raise TargetSizeError(
+                f"{self._path} has {size} bytes, but {wanted} are needed for {disk_of(info)}"
+            )
         self._start(_RawWriter(self._device.fileno(), self._path, blank=False), info, size)
 
     def _start(self, writer: _RawWriter, info: BackupInfo, size: int) -> None:

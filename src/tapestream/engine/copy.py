@@ -33,7 +33,7 @@ from ..contract import (
 )
 from ..errors import BlockHashMismatchError, LostWritesError, UsageError
 from ..extents import Extents, Kind, Run
-from ..info import BackupInfo
+from ..info import BackupInfo, disk_of
 from ..progress import Progress, check_progress, reporter
 from ..protocols import Digester, Reader, Sink, Source, Writer
 from ..report import TapeReport
@@ -286,7 +286,7 @@ def transfer(src: Source, dst: Sink, settings: Settings, run: Running) -> CopyRe
     check_unchanged(src, info)
     if not _send_lost_again(src, dst, extents, move, verified):
         verified = None
-    block_hash = _checked(hasher.result(), info) if hasher else None
+    block_hash = _checked(hasher.result(), src, info) if hasher else None
     run.check()
     done(dst, "commit")
     return CopyResult(
@@ -445,10 +445,11 @@ def _hasher(info: BackupInfo, extents: Extents) -> BlockHasher:
     return BlockHasher(extents.size, data)
 
 
-def _checked(found: BlockHash, info: BackupInfo) -> BlockHash:
+def _checked(found: BlockHash, src: Source, info: BackupInfo) -> BlockHash:
     expected = info.block_hash
     if expected is not None and expected.is_comparable(found) and expected != found:
-        raise BlockHashMismatchError("the disk that was read", expected.checksum, found.checksum)
+        read = f"{disk_of(info)} that was read{f' from {src.place}' if src.place else ''}"
+        raise BlockHashMismatchError(read, expected.checksum, found.checksum)
     return found
 
 

@@ -125,6 +125,11 @@ class ImageioHTTPSource(Source):
         return self._transfer.is_local
 
     @property
+    def place(self) -> str:
+        """See `Source.place`: the server, without the ticket."""
+        return str(self._transfer.url)
+
+    @property
     def over_unix_socket(self) -> bool:
         """True when the data comes over the unix socket of this host."""
         return self._transfer.over_unix_socket

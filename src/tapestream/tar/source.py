@@ -84,6 +84,7 @@ class TarStreamSource(Source):
         expected = None if expect is None else expected_of(expect)
         self._input = _open(target, file, expected, on_next_volume)
         self._verify = verify
+        self._file = file
         self._allow_incomplete = allow_incomplete
         self._extents: Extents | None = None
         self._attachments: dict[str, bytes] = {}
@@ -149,6 +150,12 @@ class TarStreamSource(Source):
     def device(self) -> str | None:
         """Path of the tape drive; None for other streams."""
         return self._input.device if isinstance(self._input, TapeInput) else None
+
+    @property
+    def place(self) -> str:
+        """See `Source.place`: the path; on tape that of the drive, and the tape file if known."""
+        file = f", tape file {self._file}" if self._file is not None else ""
+        return f"{self._input.name}{file}"
 
     def check_complete(self) -> None:
         """See `Source.check_complete`: looks for the manifest of a file, or at the end on tape.
