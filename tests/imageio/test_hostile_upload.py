@@ -323,6 +323,22 @@ def test_an_old_server_that_does_not_tell_the_size(code: int) -> None:
         assert content(server) == IMAGE
 
 
+@pytest.mark.parametrize("status", [404, 405, 501])
+def test_a_server_that_says_that_it_lists_extents_and_refuses_them(status: int) -> None:
+    with HostileServer(old_disk(SIZE + 1000), extents_status=status) as server:
+        upload(server, source())
+        assert content(server) == IMAGE + bytes(1000)
+
+
+@pytest.mark.parametrize("code", [400, 403, 404, 500])
+def test_a_larger_disk_that_cannot_be_read(code: int) -> None:
+    """What the ticket allows is not to be known: all that the server lists, it is assumed."""
+    refuse = always(Status(code))
+    with HostileServer(old_disk(SIZE + 1000), on_get=refuse) as server:
+        upload(server, source())
+        assert content(server) == IMAGE + bytes(1000)
+
+
 def test_a_server_that_fails_to_tell_the_size() -> None:
     """It may tell the next time: to write without knowing could leave the end of the disk."""
     with HostileServer(old_disk(), options_status=405, on_get=always(Status(500))) as server:

@@ -17,6 +17,7 @@ from ..arguments import flag, number
 from ..blockhash import BlockHash
 from ..errors import (
     BlockHashMismatchError,
+    ExtentsError,
     LostWritesError,
     ServerError,
     ServerUnreachableError,
@@ -28,7 +29,15 @@ from ..errors import (
 from ..extents import Extent, Extents, Kind
 from ..info import BackupInfo
 from ..protocols import Sink, Writer
-from .connection import FIRST_REQUEST, Connection, Timeouts, Transfer, Tries, open_transfer
+from .connection import (
+    FIRST_REQUEST,
+    Beyond,
+    Connection,
+    Timeouts,
+    Transfer,
+    Tries,
+    open_transfer,
+)
 
 log = logging.getLogger("tapestream.imageio")
 
@@ -120,7 +129,7 @@ class ImageioUploadSink(Sink):
         self._stale = _Stretches([])
         self._begun = False
         self._writers: list[_HTTPWriter] = []
-        self._size = self._surplus = 0
+        self._size = self._wanted = self._surplus = 0
         self._is_zero = False
         self._transfer = open_transfer(
             url,
@@ -163,12 +172,13 @@ class ImageioUploadSink(Sink):
         self._begun = True
         with self._transfer.connect() as connection:
             held = self._extents_of_disk(connection)
-            size = info.size if held is None else held.size
+            listed = info.size if held is None else held.size
+            size = self._writable(connection, listed, info.size)
             if size < info.size:
                 raise TargetSizeError(
                     f"the disk has {size} bytes, but the backup is of {info.size} bytes"
                 )
-            self._size, self._surplus = size, size - info.size
+            self._size, self._wanted, self._surplus = size, info.size, size - info.size
             self._is_zero = self._disk_is_zero and info.context == "zero"
             if info.context == "dirty" and held is not None and not held.tally(Kind.DATA).extents:
                 log.warning(
@@ -273,7 +283,7 @@ class ImageioUploadSink(Sink):
         Raises:
             BlockHashMismatchError: It is another disk; cancel the transfer.
             UsageError: There is nothing to compare: the block hash was not recorded, or is not of
-                the server's kind; or the disk is larger than the backup's.
+                the server's kind; or the volume is larger than the backup's disk.
             TransferError: The server cannot compute it.
         """
         if expected is None:
@@ -281,11 +291,7 @@ class ImageioUploadSink(Sink):
                 "the backup has no block hash",
                 hint="Pass record_block_hash=True to the source, or block_hash=True to copy.",
             )
-        if self._surplus:
-            raise UsageError(
-                f"the disk is {self._surplus} bytes larger than the backup's: it has another block "
-                "hash"
-            )
+        self._check_size()
         found = self.block_hash()
         if not found.is_comparable(expected):
             raise UsageError(
@@ -313,12 +319,59 @@ class ImageioUploadSink(Sink):
                 return
         raise LostWritesError.of(lost, "each time that it was written")
 
+    def _writable(self, connection: Connection, listed: int, wanted: int) -> int:
+        """How many bytes may be written where the server lists so many.
+
+        A volume may be larger than the disk that the ticket allows, since LVM rounds up. A file may
+        be smaller, and grow. Then its new end reads as zeros.
+        """
+        if listed > wanted:
+            beyond = self._look(connection, listed - 1)
+            return listed if beyond.has_more is not False or not beyond.size else beyond.size
+        if listed == wanted or not self._transfer.can.zero:
+            return listed
+        if listed and (self._look(connection, 0).size or 0) < wanted:
+            return listed
+        try:
+            connection.zero(listed, wanted - listed, flush=True)
+        except ServerError as e:
+            if e.status is None:
+                raise
+            log.info("What the server writes to cannot grow: %s", e.args[0])
+            return listed
+        return wanted
+
+    def _look(self, connection: Connection, offset: int) -> Beyond:
+        """Look for a byte; whoever refuses that may still be written to."""
+        try:
+            return connection.retry(lambda: connection.look_beyond(offset), self._retries)
+        except (ServerError, TicketError) as e:
+            log.info("The server does not say how much the ticket allows: %s", e.args[0])
+            return Beyond(None, None)
+
+    def _check_size(self) -> None:
+        """Make sure that the server, which reads all there is, computes the hash of the disk."""
+        if not self._begun or not self._transfer.can.extents:
+            return
+        with self._transfer.connect() as connection:
+            held = self._extents_of_disk(connection)
+        if held is not None and held.size != self._wanted:
+            more = held.size - self._wanted
+            raise UsageError(
+                f"the volume is {abs(more)} bytes {'larger' if more > 0 else 'smaller'} than the "
+                f"backup's disk, and the server computes the block hash of all its {held.size}",
+                hint="tapestream.compare() reads the disk, and compares it with the backup.",
+            )
+
     def _extents_of_disk(self, connection: Connection) -> Extents | None:
         """What the disk holds; None where an old server takes only PUT, and refuses to tell."""
         if self._transfer.can.extents:
-            return connection.retry(
-                lambda: Extents.parse(connection.extents("zero")), self._retries
-            )
+            try:
+                return connection.retry(lambda: _extents(connection), self._retries)
+            except ServerError as e:
+                if e.status not in NOT_IMPLEMENTED:
+                    raise
+                log.warning("The server says that it has extents, and refuses them: %s", e.args[0])
         try:
             size = connection.retry(connection.size, self._retries)
         except TicketError:
@@ -328,6 +381,17 @@ class ImageioUploadSink(Sink):
                 raise
             return None
         return Extents.of([Extent(0, size)] if size else [])
+
+
+def _extents(connection: Connection) -> Extents:
+    text = connection.extents("zero")
+    try:
+        return Extents.parse(text)
+    except ExtentsError:
+        # imageio lists an empty file as one extent of length 0.
+        if connection.look_beyond(0) == Beyond(False, 0):
+            return Extents.of([])
+        raise
 
 
 def _warm_up(connection: Connection, size: int) -> None:
