@@ -217,6 +217,7 @@ TAKES: dict[str, Callable[[Any], bool]] = {
     "proxy_url": is_none,
     "record_block_hash": is_flag,
     "use_unix_socket": is_flag,
+    "unix_socket_owner": lambda v: v is None or (is_count(v) and v < 2**32 - 1),
     "connect_timeout": is_seconds,
     "read_timeout": is_seconds,
     "zero_timeout": is_seconds,

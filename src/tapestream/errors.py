@@ -49,8 +49,14 @@ def _restored(cls: type[TapestreamError], args: tuple[object, ...]) -> Tapestrea
 
 
 def printable(text: str) -> str:
-    """Show what no terminal or log file takes as an escape: a file name may be any bytes."""
-    return text.encode(errors="backslashreplace").decode()
+    """Show what no terminal or log file takes for anything but text.
+
+    A file name may be any bytes, and a server sends what it likes. Control characters, marks that
+    turn the direction of what follows, and characters that cannot be seen become escapes.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 class UsageError(TapestreamError, ValueError):

@@ -45,7 +45,8 @@ from ..errors import (
     UnsupportedError,
     UsageError,
 )
-from .exchange import Exchange
+from .exchange import Exchange, HeadTooLong
+from .unix import UnixHTTPConnection, trusted_users
 
 log = logging.getLogger("tapestream.imageio")
 
@@ -73,12 +74,16 @@ LONGEST_PAUSE = 10.0
 DROPPED = 256 * 1024
 # Of ten million extents, the list is smaller: whoever sends more must not fill our memory.
 MAX_REPLY = 1024**3
+# All other replies without data have some hundred bytes.
+SMALL_REPLY = 128 * 1024
 # Enough of an error's text to tell what is wrong; the rest could be anything.
 MAX_ERROR_TEXT = 1000
 
 _CONTENT_RANGE = re.compile(r"bytes (?:(\d{1,19})-(\d{1,19})|\*)/(\d{1,19}|\*)", re.ASCII)
 
 _COMPUTE_IT_HERE = "copy(..., block_hash=True) computes them from what it reads."
+
+LONGEST_PATH = 108  # of a unix socket, see unix(7)
 
 # The body of a reply may not be compressed on the way.
 PLAIN = {"Accept-Encoding": "identity"}
@@ -247,30 +252,6 @@ class Beyond(NamedTuple):
     size: int | None
 
 
-class UnixHTTPConnection(HTTPConnection):
-    """HTTP over the unix socket that the daemon serves on its own host.
-
-    Args:
-        path: Path of the socket, or an abstract address, which begins with a NUL character.
-        timeout: Seconds to wait for the connection.
-    """
-
-    def __init__(self, path: str, timeout: float) -> None:
-        super().__init__("localhost", timeout=timeout)
-        self._path = path
-        self._seconds = timeout
-
-    def _new_conn(self) -> socket.socket:
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            sock.settimeout(self._seconds)
-            sock.connect(self._path)
-        except BaseException:
-            sock.close()
-            raise
-        return sock
-
-
 class Transfer:
     """A transfer that answered: makes connections to it.
 
@@ -283,8 +264,15 @@ class Transfer:
         timeouts: How long to wait.
     """
 
-    def __init__(self, url: TransferURL, timeouts: Timeouts, tls: ssl.SSLContext | None) -> None:
+    def __init__(
+        self,
+        url: TransferURL,
+        timeouts: Timeouts,
+        tls: ssl.SSLContext | None,
+        users: frozenset[int],
+    ) -> None:
         self.url = url
+        self._users = users
         self.timeouts = timeouts
         self.can = Capabilities()
         self.is_local = False
@@ -366,7 +354,8 @@ class Transfer:
         """What a failure to connect is raised as."""
         if self._unix_socket is None:
             return ServerUnreachableError(f"cannot connect to {self.url}: {error}")
-        path = self._unix_socket.replace("\0", "@")
+        # The server chose it: it may be anything.
+        path = self.url.redact(self._unix_socket.replace("\0", "@")[:LONGEST_PATH])
         return ServerUnreachableError(
             f"cannot connect to {path} of {self.url}: {error}",
             hint="Is ovirt-imageio still running on this host?",
@@ -375,7 +364,7 @@ class Transfer:
     def _new_http(self) -> HTTPConnection:
         timeout = self.timeouts.connect
         if self._unix_socket is not None:
-            return UnixHTTPConnection(self._unix_socket, timeout)
+            return UnixHTTPConnection(self._unix_socket, timeout, self._users)
         host, port = self.url.host, self.url.port
         if self._tls is None:
             return HTTPConnection(host, port, timeout=timeout, socket_options=SOCKET_OPTIONS)
@@ -391,6 +380,7 @@ def open_transfer(
     cafile: str | os.PathLike[str] | None,
     secure: bool,
     use_unix_socket: bool,
+    unix_socket_owner: str | int | None,
     timeouts: Timeouts,
     retries: int,
 ) -> Transfer:
@@ -409,10 +399,11 @@ def open_transfer(
     flag("use_unix_socket", use_unix_socket)
     ca = None if cafile is None else path("cafile", cafile)
     urls = [url] if proxy_url is None else [url, proxy_url]
+    users = trusted_users(unix_socket_owner)
     addresses = [TransferURL.parse(each, secure=secure) for each in urls]
     for address in addresses:
         tls = _tls_context(ca, secure=secure) if address.scheme == "https" else None
-        transfer = Transfer(address, timeouts, tls)
+        transfer = Transfer(address, timeouts, tls, users)
         is_last = address is addresses[-1]
         try:
             transfer.negotiate(
@@ -495,7 +486,10 @@ class Connection:
     def extents(self, context: str) -> bytes:
         """The extents of the whole image, as JSON."""
         reply = self._ask(
-            "GET", suffix=f"/extents?context={context}", timeout=self._transfer.timeouts.slow
+            "GET",
+            suffix=f"/extents?context={context}",
+            timeout=self._transfer.timeouts.slow,
+            most=MAX_REPLY,
         )
         if reply.status == 404 and context == "dirty":
             raise UnsupportedError(
@@ -738,11 +732,12 @@ class Connection:
         headers: Mapping[str, str] | None = None,
         body: memoryview | None = None,
         timeout: float,
+        most: int | None = None,
     ) -> Reply:
         self.end_puts()
         with self._foreign_errors(f"{method} failed"):
             self._send(method, suffix, headers, body, timeout)
-            return self._whole(self._exchange.reply())
+            return self._whole(self._exchange.reply(), most)
 
     def _send(
         self,
@@ -773,8 +768,8 @@ class Connection:
             self.close()
             raise ServerError("cancelled")
 
-    def _whole(self, response: http.client.HTTPResponse) -> Reply:
-        body = _body(response)
+    def _whole(self, response: http.client.HTTPResponse, most: int | None = None) -> Reply:
+        body = _body(response, min(SMALL_REPLY, MAX_REPLY) if most is None else most)
         if response.isclosed():
             self._exchange.end_reply()
         else:
@@ -838,6 +833,9 @@ class Connection:
         except TimeoutError as e:
             self.close()
             raise ServerError(f"{doing}: the server did not answer in time") from e
+        except HeadTooLong as e:
+            self.close()
+            raise ServerProtocolError(f"{doing}: {e}") from None
         except http.client.IncompleteRead:
             self.close()
             raise ServerError(f"{doing}: the server's reply ended too early") from None
@@ -886,23 +884,31 @@ class Tries:
         self._connection.pause(min(FIRST_PAUSE * 2 ** (self._failures - 1), LONGEST_PAUSE))
 
 
-def _body(response: http.client.HTTPResponse) -> bytes:
+def _body(response: http.client.HTTPResponse, most: int) -> bytes:
     """The body of a reply: all of it, or enough of an error."""
     if response.status >= 400:
-        return response.read(MAX_ERROR_TEXT)
+        return _error_text(response)
     if response.length is not None:
-        _check_length(response.length)
+        _check_length(response.length, most)
         return response.read()
     body = bytearray()
     while piece := response.read(DROPPED):
         body += piece
-        _check_length(len(body))
+        _check_length(len(body), most)
     return bytes(body)
 
 
-def _check_length(length: int) -> None:
-    if length > MAX_REPLY:
-        raise ServerProtocolError(f"the server sends a reply of more than {MAX_REPLY} bytes")
+def _error_text(response: http.client.HTTPResponse) -> bytes:
+    """The status counts also where its text does not come, or not in time."""
+    try:
+        return response.read(MAX_ERROR_TEXT)
+    except (OSError, http.client.HTTPException, ValueError):
+        return b""
+
+
+def _check_length(length: int, most: int) -> None:
+    if length > most:
+        raise ServerProtocolError(f"the server sends a reply of more than {most} bytes")
 
 
 def _parse_block_hash(text: bytes) -> BlockHash:

@@ -12,14 +12,24 @@ import http.client
 import io
 import socket
 import ssl
+import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import cast
 
+from typing_extensions import Buffer
 from urllib3.connection import HTTPConnection
 
 # The timeout is for so many bytes of a body: a large one may take longer.
 SENT = 256 * 1024
+# The head of a reply has some hundred bytes. Without a limit, a server that goes on sending "100
+# Continue" would never come to its end.
+MAX_HEAD = 256 * 1024
+
+
+class HeadTooLong(http.client.HTTPException):
+    """The head of a reply does not end."""
 
 
 class Exchange:
@@ -119,14 +129,18 @@ class Exchange:
     def reply(self) -> http.client.HTTPResponse:
         """Wait for the reply to the oldest request that has none.
 
-        Read it to its end, and call `end_reply`, or close the connection.
+        Read it to its end, and call `end_reply`, or close the connection. The socket's timeout is
+        for the first byte, and then for all of the rest, however slowly it drips: only what
+        `receive` reads may take that long again and again.
         """
         if self._under_way == 0 or self.sock is None:
             raise http.client.RemoteDisconnected("the server closed the connection")
         if self._replies is None:
             self._replies = _Replies(self.sock)
         self._reply = response = http.client.HTTPResponse(cast(socket.socket, self._replies))
+        self._replies.bound.begin(self.sock.gettimeout())
         response.begin()
+        self._replies.bound.end_head()
         self._buffered = None
         self._under_way -= 1
         self._persists = not response.will_close
@@ -157,6 +171,7 @@ class Exchange:
         if sock is None or replies is None:
             raise http.client.RemoteDisconnected("the connection was closed")
         if self._buffered is None:
+            replies.bound.end()
             self._buffered = len(replies.peek())
         while buffer and self._buffered:
             count = replies.readinto1(buffer[: self._buffered])
@@ -195,11 +210,59 @@ def _read_tls(sock: ssl.SSLSocket) -> Callable[[memoryview], int]:
     return lambda buffer: cast(int, sock.read(len(buffer), buffer))
 
 
+class _Bound(io.RawIOBase):
+    """What comes from a socket; not for longer, and no longer a head, than it may be."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._file = sock.makefile("rb", buffering=0)
+        self._seconds: float | None = None
+        self._deadline: float | None = None  # known when the first bytes have come
+        self._head = 0  # how many bytes it may have
+
+    def begin(self, seconds: float | None) -> None:
+        """A reply comes: all of it within so many seconds after its first bytes."""
+        self._seconds = seconds
+        self._deadline = None
+        self._head = MAX_HEAD
+
+    def end_head(self) -> None:
+        """The body comes, of any length."""
+        self._head = sys.maxsize
+
+    def end(self) -> None:
+        """What comes may take its time."""
+        self._seconds = None
+
+    def readable(self) -> bool:
+        """True."""
+        return True
+
+    def readinto(self, buffer: Buffer) -> int | None:
+        """Read what is there, or wait for it."""
+        count = self._file.readinto(buffer)
+        if self._seconds is not None:
+            now = time.monotonic()
+            if self._deadline is None:
+                self._deadline = now + self._seconds
+            elif now > self._deadline:
+                raise TimeoutError("the reply did not come to its end in time")
+        self._head -= count or 0
+        if self._head < 0:
+            raise HeadTooLong(f"the head of the reply has more than {MAX_HEAD} bytes")
+        return count
+
+    def close(self) -> None:
+        """Close it; the socket stays open."""
+        self._file.close()
+        super().close()
+
+
 class _Replies(io.BufferedReader):
     """What `http.client` takes for the socket of one reply, and its file. Only `end` closes it."""
 
     def __init__(self, sock: socket.socket) -> None:
-        super().__init__(sock.makefile("rb", buffering=0))
+        self.bound = _Bound(sock)
+        super().__init__(self.bound)
 
     def makefile(self, mode: str) -> _Replies:
         """What a reply is read from."""

@@ -90,6 +90,9 @@ class ImageioUploadSink(Sink):
             rather than make another request: faster for a fragmented disk, but the zeros are
             then allocated on the disk.
         use_unix_socket: False to stay with TCP.
+        unix_socket_owner: A user, by name or uid, who runs ovirt-imageio on this host. The unix
+            socket is used, and gets the ticket, only if root, oVirt's users for the daemon, your
+            own user or this one listens there.
         connect_timeout: Seconds for a connection.
         read_timeout: Seconds for the server to take the next bytes.
         zero_timeout: Seconds for one request to zero or to flush: storage that cannot zero
@@ -117,6 +120,7 @@ class ImageioUploadSink(Sink):
         disk_is_zero: bool = False,
         max_gap: int = 0,
         use_unix_socket: bool = True,
+        unix_socket_owner: str | int | None = None,
         connect_timeout: float = 10,
         read_timeout: float = 60,
         zero_timeout: float = 3600,
@@ -137,6 +141,7 @@ class ImageioUploadSink(Sink):
             cafile=cafile,
             secure=secure,
             use_unix_socket=use_unix_socket,
+            unix_socket_owner=unix_socket_owner,
             timeouts=Timeouts(connect_timeout, read_timeout, zero_timeout, checksum_timeout),
             retries=retries,
         )

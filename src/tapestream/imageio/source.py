@@ -57,6 +57,9 @@ class ImageioHTTPSource(Source):
         record_block_hash: Let the server compute the block hash of the disk, before the backup,
             for `info`: see `block_hash` for how long that takes.
         use_unix_socket: False to stay with TCP.
+        unix_socket_owner: A user, by name or uid, who runs ovirt-imageio on this host. The unix
+            socket is used, and gets the ticket, only if root, oVirt's users for the daemon, your
+            own user or this one listens there.
         connect_timeout: Seconds for a connection.
         read_timeout: Seconds for the next bytes.
         extents_timeout: Seconds for the extents: those of a huge disk take minutes.
@@ -85,6 +88,7 @@ class ImageioHTTPSource(Source):
         info: BackupInfo | None = None,
         record_block_hash: bool = False,
         use_unix_socket: bool = True,
+        unix_socket_owner: str | int | None = None,
         connect_timeout: float = 10,
         read_timeout: float = 60,
         extents_timeout: float = 3600,
@@ -110,6 +114,7 @@ class ImageioHTTPSource(Source):
             cafile=cafile,
             secure=secure,
             use_unix_socket=use_unix_socket,
+            unix_socket_owner=unix_socket_owner,
             timeouts=Timeouts(connect_timeout, read_timeout, extents_timeout, checksum_timeout),
             retries=retries,
         )
