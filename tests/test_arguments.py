@@ -29,6 +29,7 @@ from tapestream import (
 )
 from tapestream.engine.copy import CopyOptions
 from tapestream.errors import UsageError
+from tapestream.tape import Catalog, TapeDrive
 
 from .memory import MemorySource
 
@@ -230,6 +231,7 @@ TAKES: dict[str, Callable[[Any], bool]] = {
     "checksum": is_none,
     "attachments": lambda v: v is None or v == {},
     "on_volume_full": is_function,
+    "open_device": lambda v: v is None or callable(v),
     "on_next_volume": is_function,
     "verify": is_flag,
     "allow_incomplete": is_flag,
@@ -266,6 +268,8 @@ def calls(here: Path) -> dict[str, tuple[Callable[..., object], dict[str, Any]]]
         "ImageioHTTPSource": (ImageioHTTPSource, {"url": URL}),
         "ImageioUploadSink": (ImageioUploadSink, {"url": URL}),
         "BackupInfo": (BackupInfo, {}),
+        "Catalog": (Catalog, {"path": here / "tapes"}),
+        "TapeDrive": (TapeDrive, {"path": "/dev/null"}),
     }
 
 
@@ -280,6 +284,7 @@ def parameters() -> Iterator[tuple[str, str]]:
 
 def test_each_public_call_is_walked() -> None:
     public = {name for name in tapestream.__all__ if name not in NOT_CALLED}
+    public |= {"Catalog", "TapeDrive"}
     assert set(calls(Path("nowhere"))) == public
 
 

@@ -33,6 +33,7 @@ from .engine.copy import (
     check_order,
     transfer,
 )
+from .engine.threads import enough_memory
 from .errors import ChainError, TapestreamError, UsageError
 from .extents import Extent, Extents, Kind, Run
 from .info import BackupInfo
@@ -47,6 +48,7 @@ LARGEST_CLUSTER = 2 * 1024**2
 SECTOR = 512
 
 
+@enough_memory()
 def restore_chain(
     sources: Iterable[Source],
     sink: Sink,
@@ -97,6 +99,7 @@ def restore_chain(
         return transfer(chain, sink, settings, run)
 
 
+@enough_memory()
 def merge_chain(sources: Iterable[Source]) -> Source:
     """Make a chain of backups one source: a synthetic full backup, as of the last of them.
 

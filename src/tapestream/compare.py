@@ -18,6 +18,7 @@ from .contract import (
     source_of,
 )
 from .engine.copy import CopyOptions, Settings, check_order, copy
+from .engine.threads import enough_memory
 from .errors import LocalIOError, UsageError
 from .extents import Extents, Kind
 from .info import BackupInfo
@@ -49,6 +50,7 @@ class CompareReport:
         return not self.differing
 
 
+@enough_memory()
 def compare(a: Source, b: Source, **options: Unpack[CopyOptions]) -> CompareReport:
     """Compare two sources byte by byte: a tape with the live transfer, a backup with an image.
 

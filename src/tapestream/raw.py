@@ -101,7 +101,9 @@ class RawImageSource(Source):
 
     def close(self) -> None:
         """See `Source.close`."""
-        close_file(self._file, self._path)
+        file = getattr(self, "_file", None)  # its constructor may have failed
+        if file is not None:
+            close_file(file, self._path)
 
 
 class _RawReader(Reader):
@@ -148,14 +150,16 @@ class RawImageSink(Sink):
 
     sequential = False
     max_writers = MAX_THREADS
+    # Of one whose constructor failed, so that it can be closed.
+    _file: PartialFile | None = None
+    _device: io.FileIO | None = None
+    _writer: _RawWriter | None = None
+    _ended = True
 
     def __init__(self, path: str | os.PathLike[str], *, size: int | None = None) -> None:
         self._size = None if size is None else number("size, in bytes,", size)
         self._path = checked_path("path", path)
         _refuse_other_format(self._path)
-        self._file: PartialFile | None = None
-        self._device: io.FileIO | None = None
-        self._writer: _RawWriter | None = None
         self._ended = False
 
     def begin(self, info: BackupInfo, extents: Extents) -> None:
@@ -247,9 +251,9 @@ class RawImageSink(Sink):
         try:
             flags = os.O_RDWR | os.O_CLOEXEC | os.O_EXCL
             self._device = io.FileIO(os.open(self._path, flags), "r+b")
+            size, wanted = _size_of_image(self._device, self._path), max(info.size, self._size or 0)
         except OSError as e:
             raise LocalIOError(f"cannot open {self._path}", e) from e
-        size, wanted = _size_of_image(self._device, self._path), max(info.size, self._size or 0)
         if size < wanted:
             raise TargetSizeError(
                 f"{self._path} has {size} bytes, but {wanted} are needed for {disk_of(info)}"

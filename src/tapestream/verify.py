@@ -10,6 +10,7 @@ from .contract import class_of, info_of, source_of
 from .damage import Damage, Findings
 from .discard import DiscardSink
 from .engine.copy import CopyOptions, Settings, copy
+from .engine.threads import enough_memory
 from .errors import LocalIOError, StreamError
 from .info import BackupInfo
 from .protocols import Source
@@ -56,6 +57,7 @@ class VerifyReport:
         return "\n".join(lines)
 
 
+@enough_memory()
 def verify(source: Source, **options: Unpack[CopyOptions]) -> VerifyReport:
     """Read a backup to its end, past all damage, and tell what is wrong with it.
 

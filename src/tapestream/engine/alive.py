@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 from ..protocols import Sink, Source
 from ..running import Running
+from .threads import start
 
 log = logging.getLogger("tapestream.copy")
 
@@ -40,7 +41,7 @@ def kept_alive(*parties: Source | Sink, run: Running) -> Iterator[None]:
     try:
         try:
             for thread in threads:
-                thread.start()
+                start(thread)
             yield
         finally:
             ended.set()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import mmap
 
+from ..errors import LocalIOError
+
 
 class BufferPool:
     """At most `count` page-aligned buffers of `size` bytes, made when first needed.
@@ -19,14 +21,26 @@ class BufferPool:
         self._idle: list[memoryview] = []
 
     def take(self) -> memoryview:
-        """A buffer whose contents are undefined."""
+        """A buffer whose contents are undefined.
+
+        Raises:
+            LocalIOError: There is no memory for another one.
+        """
         if self._idle:
             return self._idle.pop()
         if len(self._maps) == self.count:
             raise RuntimeError("more blocks were admitted than there are buffers")
         # Private: the pages of shared memory, the default, cost a quarter more to make. Huge pages
         # cost several times as much, where the kernel must gather them first.
-        self._maps.append(mmap.mmap(-1, self.size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+        try:
+            memory = mmap.mmap(-1, self.size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        except (OSError, OverflowError) as e:
+            raise LocalIOError(
+                f"cannot get memory for buffer {len(self._maps) + 1}, of {self.size} bytes",
+                e,
+                hint="Free memory, raise this program's limit, or pass a smaller buffer_memory.",
+            ) from e
+        self._maps.append(memory)
         return memoryview(self._maps[-1])
 
     def give_back(self, buffer: memoryview) -> None:

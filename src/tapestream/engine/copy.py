@@ -45,6 +45,7 @@ from .buffers import BufferPool
 from .gap import AutoGap, FixedGap, Gap
 from .handover import Moved
 from .plan import lost_parts, plan_requests
+from .threads import enough_memory
 
 log = logging.getLogger("tapestream.copy")
 
@@ -120,6 +121,7 @@ class CopyOptions(TypedDict, total=False):
     progress: Progress | None
 
 
+@enough_memory()
 def copy(
     src: Source,
     dst: Sink,

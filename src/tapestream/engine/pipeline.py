@@ -24,6 +24,7 @@ from .buffers import BufferPool
 from .gap import Limits, Seen
 from .handover import Cancelled, Filled, Handover, Moved
 from .plan import Block, Request
+from .threads import start
 
 Arrange = Callable[[Block, memoryview | None], Iterable[Operation]]
 Inspect = Callable[[int, memoryview], None]
@@ -114,7 +115,7 @@ def run(
         try:
             with use.failing(handover.fail):
                 for thread in threads:
-                    thread.start()
+                    start(thread)
                 while not handover.finished.wait(WAKE_UP):
                     continue
         except BaseException as e:  # noqa: BLE001 - KeyboardInterrupt, too, ends the threads first

@@ -6,7 +6,6 @@ Data goes from the socket straight into our buffers. Foreign exceptions end here
 
 from __future__ import annotations
 
-import encodings.idna  # noqa: F401 - else with the first URL, which may find no descriptor free
 import http.client
 import json
 import logging
@@ -159,6 +158,10 @@ class TransferURL:
 
     def __repr__(self) -> str:
         return f"<TransferURL {self}>"
+
+
+# Loads the codec and all that it needs: with the first URL there may be no descriptor free for it.
+"ü".encode("idna")
 
 
 def _ascii(host: str) -> str:

@@ -312,7 +312,8 @@ class ImageioUploadSink(Sink):
         """See `Sink.close`: the connections were the writers'."""
 
     def __repr__(self) -> str:
-        return f"<ImageioUploadSink {self._transfer.url}>"
+        transfer = getattr(self, "_transfer", None)  # the constructor may have failed
+        return f"<ImageioUploadSink {transfer.url if transfer else 'without a transfer'}>"
 
     def _zero_surplus(self, start: int) -> None:
         for _ in range(1 + self._retries):

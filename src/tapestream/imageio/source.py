@@ -218,7 +218,8 @@ class ImageioHTTPSource(Source):
         """See `Source.close`: the connections were the readers'."""
 
     def __repr__(self) -> str:
-        return f"<ImageioHTTPSource {self._transfer.url}>"
+        transfer = getattr(self, "_transfer", None)  # the constructor may have failed
+        return f"<ImageioHTTPSource {transfer.url if transfer else 'without a transfer'}>"
 
     def _listed(self, listing: Listing) -> Extents:
         if self._context == "dirty":

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any, NamedTuple
 
+from ..arguments import path as checked_path
 from ..closing import Closing
 from ..errors import (
     LocalIOError,
@@ -141,17 +142,12 @@ class Catalog(Closing):
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        try:
-            self.path = os.fspath(path)
-        except TypeError as e:
-            raise UsageError(f"the path of a catalog must be a path, not {path!r}") from e
+        self.path = checked_path("the path of a catalog", path)
         self._lock = threading.Lock()
         try:
             self._database = sqlite3.connect(self.path, check_same_thread=False)
         except sqlite3.Error as e:
             raise self._error(e, "open") from e
-        except ValueError as e:
-            raise UsageError(f"the path of a catalog must be a path, not {path!r}") from e
         try:
             # A row that is damaged must not hide the others: each is decoded by itself.
             self._database.text_factory = bytes
@@ -169,7 +165,9 @@ class Catalog(Closing):
 
     def close(self) -> None:
         """Close the file. May be called more than once."""
-        self._database.close()
+        database = getattr(self, "_database", None)  # the constructor may have failed
+        if database is not None:
+            database.close()
 
     def add(self, backup: TapeReport) -> None:
         """Remember a backup that was just made: the `tape` of its `CopyResult`.

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Protocol
 
+from ..arguments import path as checked_path
 from ..closing import Closing
 from ..errors import (
     DriveBusyError,
@@ -90,14 +91,20 @@ class Transport(Closing):
     Arguments, guarantees and errors are those told there.
     """
 
+    # Of one whose constructor failed, so that it can be closed.
+    _device: TapeDevice | None = None
+    _writing = False
+
     def __init__(
         self, path: str | os.PathLike[str], *, open_device: OpenDevice | None = None
     ) -> None:
-        self.path = os.fspath(path)
+        self.path = checked_path("path", path)
+        if open_device is not None and not callable(open_device):
+            raise UsageError(f"open_device must be a function or None, not {open_device!r}")
         if open_device is None:
             _check_path(self.path)
         self._open_device = open_device or StDevice
-        self._device: TapeDevice | None = None
+        self._device = None
         self._read_only = self._protected = False
         # None until the drive was asked.
         self._block_size: int | None = None
@@ -117,7 +124,8 @@ class Transport(Closing):
         self.knows_label = False
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.path}>"
+        path = getattr(self, "path", "without a path")  # the constructor may have failed
+        return f"<{type(self).__name__} {path}>"
 
     # The drive and its cartridge
 

@@ -11,7 +11,7 @@ from datetime import datetime, timezone
 
 from .. import __version__
 from ..arguments import function
-from ..errors import TapestreamError, UsageError
+from ..errors import LocalIOError, TapestreamError, UsageError
 from ..extents import Extents
 from ..info import BackupInfo
 from ..protocols import Digester, Sink, Writer
@@ -65,6 +65,7 @@ class TarStreamSink(Sink):
 
     max_writers = 1
     sequential = True
+    _ended = True  # of one whose constructor failed, so that it can be closed
 
     def __init__(
         self,
@@ -134,7 +135,7 @@ class TarStreamSink(Sink):
         """
         if self._writer is not None or self._ended:
             raise UsageError("a TarStreamSink takes one backup: make a new one")
-        created = info.created or datetime.fromtimestamp(int(time.time()), timezone.utc)
+        created = info.created or _now()
         preamble = self._preamble(replace(info, created=created))
         text = preamble.encode()
         if len(text) > fmt.MAX_INFO:
@@ -194,6 +195,17 @@ class TarStreamSink(Sink):
             set_id=self._set_id,
             software=f"tapestream {__version__}",
         )
+
+
+def _now() -> datetime:
+    """The time, as a tar can say it."""
+    seconds = int(time.time())
+    if not 0 <= seconds <= fmt.MAX_MEMBER:
+        raise LocalIOError(
+            f"the clock of this machine is wrong: it is {seconds} seconds after 1970",
+            hint="Set the clock, or pass created in the info of the source.",
+        )
+    return datetime.fromtimestamp(seconds, timezone.utc)
 
 
 def _attachments(given: object) -> dict[str, bytes]:

@@ -243,7 +243,9 @@ class TarStreamSource(Source):
 
     def close(self) -> None:
         """See `Source.close`."""
-        self._input.close()
+        stream = getattr(self, "_input", None)  # its constructor may have failed
+        if stream is not None:
+            stream.close()
 
     @contextmanager
     def _named(self) -> Iterator[None]:

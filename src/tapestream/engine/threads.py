@@ -1,0 +1,42 @@
+"""Threads that may not start, and memory that there may not be."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ..errors import LocalIOError
+
+
+def start(thread: threading.Thread) -> None:
+    """Start a thread.
+
+    Raises:
+        LocalIOError: The system has none left.
+    """
+    try:
+        thread.start()
+    except RuntimeError as e:
+        raise LocalIOError(
+            f"cannot start the thread {thread.name}",
+            e,
+            hint="Raise the limit of threads ('ulimit -u', or TasksMax of the systemd unit) or of "
+            "memory ('ulimit -v'), or pass a smaller max_workers.",
+        ) from e
+
+
+@contextmanager
+def enough_memory() -> Iterator[None]:
+    """Let a lack of memory be an error like others.
+
+    Raises:
+        LocalIOError: There is not enough.
+    """
+    try:
+        yield
+    except MemoryError as e:
+        lack = OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+        raise LocalIOError("there is not enough memory for this", lack) from e
