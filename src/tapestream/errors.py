@@ -48,12 +48,19 @@ def _restored(cls: type[TapestreamError], args: tuple[object, ...]) -> Tapestrea
     return error
 
 
+# A stream, a server or a file may say megabytes of what is then told of it.
+_MAX_TEXT = 4000
+
+
 def printable(text: str) -> str:
     """Show what no terminal or log file takes for anything but text.
 
     A file name may be any bytes, and a server sends what it likes. Control characters, marks that
-    turn the direction of what follows, and characters that cannot be seen become escapes.
+    turn the direction of what follows, and characters that cannot be seen become escapes. Of a very
+    long text, the middle is left out.
     """
+    if len(text) > _MAX_TEXT:
+        text = f"{text[: _MAX_TEXT // 2]} [...] {text[-_MAX_TEXT // 2 :]}"
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -181,6 +181,17 @@ class Source(Closing, Protocol):
         """
         return None
 
+    @property
+    def missing_until(self) -> int | None:
+        """Offset in the disk before which no more data comes. Optional.
+
+        A source that goes on after damage can find that all up to there is missing, or that nothing
+        follows at all. What was not read by then is not read any more: it counts as zeros.
+
+        None where a source delivers all its data, or fails.
+        """
+        return None
+
     def check_complete(self) -> None:
         """Make sure that nothing is missing at the end, as far as that is quickly told. Optional.
 

@@ -12,6 +12,7 @@ from .discard import DiscardSink
 from .engine.copy import CopyOptions, Settings, copy
 from .engine.threads import enough_memory
 from .errors import LocalIOError, StreamError
+from .extents import Extents, Kind
 from .info import BackupInfo
 from .protocols import Source
 
@@ -102,7 +103,7 @@ def verify(source: Source, **options: Unpack[CopyOptions]) -> VerifyReport:
 def _read(source: Source, findings: Findings, options: CopyOptions) -> int:
     """Read all data that is there, and count it."""
     try:
-        source.extents()
+        extents = source.extents()
     except (StreamError, LocalIOError) as e:
         if findings.complete:  # a source that notes nothing says so from the start
             raise
@@ -119,4 +120,4 @@ def _read(source: Source, findings: Findings, options: CopyOptions) -> int:
             f"{class_of(source)} says that its data has {source.checksum} digests, but its "
             "finish() compared none"
         )
-    return read.data_bytes - sum(damage.length for damage in findings.damage if damage.missing)
+    return Extents.of(extents).tally(Kind.DATA).bytes - findings.missing_bytes

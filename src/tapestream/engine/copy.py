@@ -275,13 +275,16 @@ def transfer(src: Source, dst: Sink, settings: Settings, run: Running) -> CopyRe
     gap = _gap(src, settings, n_readers)
     digesters = Digesters(dst)
     move = _Move(src, dst, settings, gap, n_readers, n_writers, run)
+    left = _Left(src, extents) if not dst.sequential and hasher is None else None
+    whole = left.runs() if left else extents.runs()
     moved = move(
-        [extents.runs()] if passes is None else covered(src, passes, extents),
+        [whole] if passes is None else covered(src, passes, extents),
         digester=digesters,
         inspect=hasher.update if hasher else None,
         progress=report,
     )
-    if moved.written != data.bytes:
+    missing = left.missing if left else 0
+    if moved.written + missing != data.bytes:
         raise RuntimeError(f"{moved.written} of {data.bytes} bytes of data were written")
     run.check()
     verified = finish(src)
@@ -297,7 +300,7 @@ def transfer(src: Source, dst: Sink, settings: Settings, run: Running) -> CopyRe
         extents=len(extents),
         data_extents=data.extents,
         data_bytes=moved.written,
-        zero_bytes=zero.bytes,
+        zero_bytes=zero.bytes + missing,
         # A stream has no gaps to read through.
         read_bytes=data.bytes if src.sequential else moved.read,
         requests=moved.requests,
@@ -309,6 +312,41 @@ def transfer(src: Source, dst: Sink, settings: Settings, run: Running) -> CopyRe
         tape=dst.tape,
         block_hash=block_hash,
     )
+
+
+class _Left:
+    """What is left to be read of a source that can find data missing: a terabyte costs nothing.
+
+    Args:
+        src: The source.
+        extents: All extents of its disk.
+
+    Attributes:
+        missing: Bytes of data that became zeros.
+    """
+
+    def __init__(self, src: Source, extents: Extents) -> None:
+        self._src = src
+        self._extents = extents
+        self.missing = 0
+
+    def runs(self) -> Iterator[Run]:
+        """Yield all runs, with zeros where data is known to be missing when its turn comes."""
+        for first, length, kind in self._extents.runs():
+            start, end = first, first + length
+            while kind is Kind.DATA and (until := self._src.missing_until) is not None:
+                if start >= end:
+                    break
+                if start < until:
+                    step = min(end, until) - start
+                    self.missing += step
+                    yield start, step, Kind.ZERO
+                else:
+                    step = min(REQUEST_SIZE, end - start)
+                    yield start, step, kind
+                start += step
+            if start < end:
+                yield start, end - start, kind
 
 
 @dataclass(frozen=True)

@@ -171,10 +171,9 @@ class TarReader(Reader):
         found = self._vouched.manifest(volumes.preamble, volumes.digests, continues=continues)
         self._take_manifest(found)
         left = volumes.members.left
-        # Of the right length, as it nearly always is, nothing has to be counted.
-        if left != found.length and left > found.longest(
-            fmt.count_segments(self._extents, self._part_size)
-        ):
+        # As many as there can be in what was read, and not in what the extents claim.
+        segments = found.data_bytes // self._segment_size + found.data_members
+        if left > found.longest(segments):
             raise CorruptStreamError(f"{fmt.MANIFEST} is too large: {left} bytes")
         text = volumes.members.unlike(found.length, found.encode)
         if text is not None:

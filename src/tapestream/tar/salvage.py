@@ -67,6 +67,7 @@ class SalvageReader(TarReader):
         self._gone = 0  # bytes of the last of them that are missing
         self._searched = 0  # in this volume, there is no good header ahead before this offset,
         self._found: _Found | None = None  # but for this one
+        self._in_place: _Found | None = None
         self._data_end = 0  # of a member that may end earlier, for all that is known
         self._goes_on_at: _Found | None = None
         self._look_again = False
@@ -140,7 +141,7 @@ class SalvageReader(TarReader):
             here = members.offset
             if self._found is None or self._found.offset < here:
                 self._found = None
-                self._search(here, here + WINDOW, member.start)
+                self._search(here, member.start)
             if self._found is None or self._found.member != member:
                 return False
             self._findings.note(f"{member.name}: it comes twice, and is damaged for the first time")
@@ -196,7 +197,7 @@ class SalvageReader(TarReader):
             return
         here = members.offset
         self._found = None
-        self._search(here, here + WINDOW, self._extents.size)
+        self._search(here, self._extents.size)
         if self._found is not None:
             self._findings.note(f"{fmt.MANIFEST}: it comes twice")
             members.drop_to(self._found.offset, self._found.header)
@@ -212,15 +213,20 @@ class SalvageReader(TarReader):
         found = self._found
         if found is None or found.offset < here or not self._is_wanted(found.header, start):
             self._found = None
-            if self._searched < here + WINDOW // 2:
-                self._search(here + fmt.BLOCK, here + WINDOW, start)
+            self._search(here + fmt.BLOCK, start)
         return self._found
 
-    def _search(self, begin: int, end: int, start: int) -> None:
-        """Look at what was not looked at before; at least at the next block."""
-        begin = max(begin, self._searched)
+    def _search(self, begin: int, start: int) -> None:
+        """Look at what was not looked at before, in the window that begins here.
+
+        Not at a little at a time, for what is ahead in memory is moved.
+        """
+        if self._searched >= begin + WINDOW // 2:
+            return
         self._searched, header = self._volumes.members.look_ahead(
-            lambda header: self._is_wanted(header, start), begin, end
+            lambda header: self._is_wanted(header, start),
+            max(begin, self._searched),
+            begin + WINDOW,
         )
         if header is not None:
             self._found = self._found_at(self._searched, header)
@@ -235,9 +241,12 @@ class SalvageReader(TarReader):
 
     def _is_in_place(self, found: _Found, member: fmt.Member) -> bool:
         """Whether it is where it should be, counted from the damaged header of a member."""
+        if found == self._in_place:
+            return True  # as it was for the damaged header before
         members = self._volumes.members
         distance = found.offset - (members.offset - fmt.BLOCK)
         is_at = self._table.is_at(distance, member.start, found.member, members.extension)
+        self._in_place = found if is_at else None
         return is_at or self._follows(member)
 
     def _follows(self, member: fmt.Member) -> bool:
@@ -306,7 +315,7 @@ class SalvageReader(TarReader):
         assert self._member is not None
         end = self._volumes.members.offset + length
         if self._found is None and self._searched < end:
-            self._search(0, end, self._member.start + 1)
+            self._search(self._volumes.members.offset, self._member.start + 1)
         if self._found is None or self._found.offset >= end:
             return None
         return self._found if self._found.offset < self._data_end else None

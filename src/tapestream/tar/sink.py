@@ -23,7 +23,7 @@ from ..tape.volumes import LoadVolume, drive_of
 from . import format as fmt
 from .digests import check_algorithm, hex_digest
 from .streams import BinaryOutput, Output, open_output
-from .volume import MAX_ATTACHMENTS
+from .volume import MAX_ATTACHMENTS, MAX_FILES
 from .writer import TarWriter
 
 # A part that the end of a tape tore is written again from memory.
@@ -215,6 +215,8 @@ def _attachments(given: object) -> dict[str, bytes]:
     members = {
         fmt.attachment_member(name): _contents(name, data) for name, data in (given or {}).items()
     }
+    if len(members) > MAX_FILES:
+        raise UsageError(f"there must be no more than {MAX_FILES} attachments")
     if sum(map(len, members.values())) > MAX_ATTACHMENTS:
         raise UsageError(f"attachments must not exceed {MAX_ATTACHMENTS} bytes together")
     return members

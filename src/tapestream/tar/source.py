@@ -157,6 +157,13 @@ class TarStreamSource(Source):
         file = f", tape file {self._file}" if self._file is not None else ""
         return f"{self._input.name}{file}"
 
+    @property
+    def missing_until(self) -> int | None:
+        """See `Source.missing_until`: of a stream that is salvaged."""
+        if self.findings is None:
+            return None
+        return self._reader.missing_until if isinstance(self._reader, SalvageReader) else 0
+
     def check_complete(self) -> None:
         """See `Source.check_complete`: looks for the manifest of a file, or at the end on tape.
 
