@@ -127,7 +127,7 @@ def test_an_error_number_says_what_to_do_next(number: int, hint: str) -> None:
     assert better.hint == "Do this instead."
     # A drive's numbers mean something else: what its own class says stays.
     assert DriveBusyError("x", OSError(number, "x")).hint == DriveBusyError.hint
-    assert TapeError("x", OSError(number, "x")).hint == ""
+    assert TapeError("x", OSError(number, "x")).hint == TapeError.hint
 
 
 def test_a_text_that_can_be_printed(tmp_path: Path) -> None:

@@ -35,6 +35,22 @@ class TapestreamError(Exception):
         message = super().__str__()
         return f"{message}. {self.hint}" if self.hint else message
 
+    def tell_where(self, place: str, instead_of: str = "") -> None:
+        """Put before the message where it was met, unless it says so.
+
+        Args:
+            place: Where.
+            instead_of: What the message may begin with, and `place` says more precisely.
+        """
+        message = str(self.args[0])
+        if place in message:
+            return
+        if instead_of and message.startswith(instead_of):
+            message = place + message[len(instead_of) :]
+        else:
+            message = f"{place}: {message}"
+        self.args = (printable(message), *self.args[1:])
+
     def __reduce__(self) -> tuple[Any, ...]:
         # By default, an exception is made again from its message, which is not what most classes
         # here, and those of others that inherit from them, are made from.
@@ -145,6 +161,11 @@ class TapeError(LocalIOError):
     """
 
     _hints: Mapping[int, str] = {}  # an error number of a drive means something else
+
+    hint = (
+        "The kernel's log (dmesg) says more. Clean the drive, and try again; then try another "
+        "drive, and another tape."
+    )
 
 
 class NotATapeError(TapeError):
@@ -332,12 +353,6 @@ class ServerProtocolError(TransferError):
 
 class StreamError(TapestreamError):
     """The tar stream is not what it should be."""
-
-    def tell_where(self, place: str) -> None:
-        """Put before the message where it was met, unless it says so."""
-        message = str(self.args[0])
-        if place not in message:
-            self.args = (f"{place}: {message}", *self.args[1:])
 
 
 class ForeignStreamError(StreamError):

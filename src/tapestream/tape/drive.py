@@ -16,6 +16,7 @@ from ..errors import (
     UsageError,
     WrongTapeError,
 )
+from ..info import describe
 from ..report import TapeLabel
 from .label import label_record, new_label
 from .scan import TapeEntry, first_label, is_empty, scan
@@ -166,16 +167,26 @@ class TapeDrive(Transport):
         label_record(TapeLabel(label))  # refuses before it winds
         before = self._label_before()
         self.rewind()
-        if not overwrite and not all(map(is_empty, scan(self))):
-            raise UsageError(
-                f"{self.path}: there is something on the tape",
-                hint="Pass overwrite=True to give it up.",
-            )
+        if not overwrite:
+            self._check_blank()
         new = new_label(label, before)
         self.rewind()
         self.write_record(memoryview(label_record(new, self.block_size)))
         self.write_filemark()
         self.learn_label(new)
+
+    def _check_blank(self) -> None:
+        for entry in scan(self):
+            if not is_empty(entry):
+                what = f"the label {entry.label!r}" if entry.label else "something foreign"
+                if entry.info is not None:
+                    what = f"the backup of {describe(entry.info)}"
+                elif entry.is_unknown:
+                    what = "something that cannot be read"
+                raise UsageError(
+                    f"{self.path}: there is something on the tape: file {entry.file} is {what}",
+                    hint="Pass overwrite=True to give up all that is on it.",
+                )
 
     def _label_before(self) -> TapeLabel | None:
         """The label that is about to be written over; None where there is none, or a bad one."""

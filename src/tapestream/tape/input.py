@@ -20,7 +20,7 @@ from ..tar.members import MemberReader
 from .drive import TapeDrive
 from .records import RecordReader
 from .scan import TapeEntry, holds_data, look, scan
-from .volumes import DriveTurn, LoadVolume, VolumeRequest, ask
+from .volumes import DriveTurn, LoadVolume, VolumeRequest, ask, place_in_words
 
 log = logging.getLogger("tapestream.tape")
 
@@ -35,7 +35,7 @@ class TapeInput:
         ours: True to close the drive at the end.
 
     Attributes:
-        name: Path of the drive that is read now.
+        backup: What is read, in words; None until that is known.
         device: That of the drive where it begins, by which others know it.
     """
 
@@ -47,21 +47,31 @@ class TapeInput:
         *,
         ours: bool,
     ) -> None:
-        self.name = drive.path
+        self.backup: str | None = None
         self.device = os.path.realpath(drive.path)
         self._drive = drive
         self._file = file
         self._on_next_volume = on_next_volume
         self._turn = DriveTurn(drive, ours=ours)
         self._left_at: tuple[int, int] | None = None
+        # Of the tape and the tape file that are read now: an error makes the drive forget them.
+        self._place: tuple[str | None, int | None] = (None, file)
+        # What was found instead of the backup, when it was looked for once more.
+        self._found = "another"
         self._turn.begin()
         try:
             if file is not None:
                 drive.go_to_file(file)
+            self._place = drive.label, file
             self._reader = RecordReader(drive)
         except BaseException:
             self._turn.close()
             raise
+
+    @property
+    def name(self) -> str:
+        """What is read, for people: the drive that is used now, the tape, the file, the backup."""
+        return place_in_words(self._turn.drive.path, *self._place, self.backup)
 
     @property
     def knows_file(self) -> bool:
@@ -69,18 +79,20 @@ class TapeInput:
         return self._file is not None
 
     def place(self) -> str:
-        """Where it is read, for people: drive, tape and file. May wind the tape."""
-        drive = self._turn.drive
-        if not drive.knows_label and self._file is not None:
-            with suppress(TapeError):
-                drive.read_label()
-        tape = f", tape {drive.label}" if drive.label else ", a tape without a label"
-        file = f", file {self._file}" if self._file is not None else ""
-        return f"{self.name}{tape if drive.knows_label else ''}{file}"
+        """The same, with the label read if need be: that may wind the tape."""
+        if not self._turn.drive.knows_label and self._file is not None:
+            with suppress(StreamError, TapeError):
+                self._turn.drive.read_label()
+                self._place = self._turn.drive.label, self._file
+        return self.name
 
     def readinto(self, buffer: memoryview) -> int:
         """See `Input`."""
-        return self._reader.readinto(buffer)
+        try:
+            return self._reader.readinto(buffer)
+        except TapeError as e:
+            e.tell_where(self.name, self._turn.drive.path)
+            raise
 
     def pass_over(self, length: int) -> int:
         """See `Input`: a record; all those of a backup are of one size.
@@ -209,10 +221,11 @@ class TapeInput:
         file = self._known_file()
         self._turn.begin()
         self._turn.change(self._drive)
-        self.name = self._drive.path
         try:
             self._drive.go_to_file(file)
+            self._place = self._drive.label, file
             found = _preamble_here(self._drive)
+            self._found = describe(found.info) if found else "no backup"
             self._drive.go_to_file(file)
         except TapeError as e:
             log.warning("cannot go to tape file %d: %s", file, e)
@@ -237,12 +250,15 @@ class TapeInput:
             _find_volume(drive, request)
 
         ask(self._turn, request, self._on_next_volume, accept)
-        self.name = self._turn.drive.path
-        self._reader = RecordReader(self._turn.drive)
+        drive = self._turn.drive
+        self._place = drive.label, drive.status().file
+        self._reader = RecordReader(drive)
 
     def _wrong_tape(self, preamble: Preamble) -> WrongTapeError:
+        label = f" of tape {self._place[0]}" if self._place[0] else ""
         return WrongTapeError(
-            f"{self.name}: tape file {self._file} is not the backup of {describe(preamble.info)}"
+            f"{self._drive.path}: file {self._file}{label} is not the backup of "
+            f"{describe(preamble.info)}, but {self._found}"
         )
 
 

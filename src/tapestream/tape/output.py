@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from datetime import datetime, timezone
 
-from ..errors import EndOfTapeError, WriteProtectedError, WrongTapeError
+from ..errors import EndOfTapeError, TapeError, WriteProtectedError, WrongTapeError
 from ..info import BackupInfo, describe
 from ..report import TapeLabel, TapePlace, TapeReport
 from ..tar.format import Preamble
 from .drive import TapeDrive
 from .records import RecordWriter, check_record_size
-from .volumes import DriveTurn, LoadVolume, VolumeRequest, ask
+from .volumes import DriveTurn, LoadVolume, VolumeRequest, ask, place_in_words
 
 
 class TapeOutput:
@@ -23,6 +23,9 @@ class TapeOutput:
         record_size: Bytes in every record.
         on_volume_full: Loads the next tape; None to fail at the end of the first.
         ours: True to close the drive at the end.
+
+    Attributes:
+        backup: What is written, in words; None until that is known.
     """
 
     def __init__(
@@ -33,7 +36,7 @@ class TapeOutput:
         *,
         ours: bool,
     ) -> None:
-        self.name = drive.path
+        self.backup: str | None = None
         check_record_size(record_size)
         self._record_size = record_size
         self.began_empty = False
@@ -45,6 +48,13 @@ class TapeOutput:
         self._records = self._bytes = 0
         self._seconds = 0.0
         self._ended: datetime | None = None
+
+    @property
+    def name(self) -> str:
+        """Where it is written, for people: the drive that is used now, tape, file, and backup."""
+        place = self._places[-1] if self._places else None
+        label, file = (place.label, place.file) if place else (None, None)
+        return place_in_words(self._turn.drive.path, label, file, self.backup)
 
     @property
     def accepted(self) -> int:
@@ -64,12 +74,16 @@ class TapeOutput:
         Raises:
             VolumeFull: The tape is full.
         """
-        if self._writer is None:
-            self._turn.begin()
-            _append(self._turn.drive)
-            self._begin_file()
-        assert self._writer is not None
-        self._writer.write(data)
+        try:
+            if self._writer is None:
+                self._turn.begin()
+                _append(self._turn.drive)
+                self._begin_file()
+            assert self._writer is not None
+            self._writer.write(data)
+        except TapeError as e:
+            e.tell_where(self.name, self._turn.drive.path)
+            raise
 
     def next_volume(self, preamble: Preamble, left: int) -> None:
         """End this tape file, and get the next tape, which is appended to.
@@ -98,7 +112,6 @@ class TapeOutput:
             full, preamble.set_id or "", preamble.volume, describe(preamble.info), left
         )
         ask(self._turn, request, self._on_volume_full, accept)
-        self.name = self._turn.drive.path
         self._volume = preamble.volume
         self._begin_file()
 
@@ -158,7 +171,11 @@ class TapeOutput:
         self._records += writer.records
         self._bytes += writer.accepted
         self._seconds += writer.seconds
-        writer.end_file()
+        try:
+            writer.end_file()
+        except TapeError as e:
+            e.tell_where(self.name, self._turn.drive.path)
+            raise
 
 
 def _append(drive: TapeDrive) -> None:

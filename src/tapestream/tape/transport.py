@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import re
 import stat
 import time
 from collections.abc import Callable, Iterator
@@ -481,7 +482,8 @@ class Transport(Closing):
                 if e.errno == errno.EROFS and not self._read_only:
                     self._read_only = True  # and once more, even if that was the last attempt
                 elif e.errno != errno.EIO or left <= 0:
-                    raise _translated(e, f"cannot open {self.path}") from e
+                    hint = _NOT_PERMITTED if e.errno in (errno.EACCES, errno.EPERM) else None
+                    raise _translated(e, f"cannot open {self.path}", hint) from e
 
     def _ready(self) -> TapeDevice:
         """The device, with a cartridge; where it stands is known from here on."""
@@ -609,7 +611,7 @@ def is_tape(path: str) -> bool:
     """True when the path is that of a SCSI tape device."""
     try:
         found = os.stat(path)
-    except OSError:
+    except (OSError, ValueError):  # of a path that cannot be one
         return False
     return stat.S_ISCHR(found.st_mode) and os.major(found.st_rdev) == _ST_MAJOR
 
@@ -627,8 +629,8 @@ def _position(device: TapeDevice) -> int:
 def _check_path(path: str) -> None:
     try:
         found = os.stat(path)
-    except OSError as e:
-        raise NotATapeError(f"cannot open {path}", e) from e
+    except (OSError, ValueError) as e:
+        raise NotATapeError(f"cannot open {path!r}", e) from e
     if not is_tape(path):
         raise NotATapeError(f"{path} is not a tape device")
     if not os.minor(found.st_rdev) & _NO_REWIND:
@@ -636,13 +638,27 @@ def _check_path(path: str) -> None:
             "%s rewinds whenever it is closed: the next backup would overwrite this one; use the "
             "no-rewind device, %s",
             path,
-            path.replace("/st", "/nst"),
+            _no_rewind_path(path),
         )
+
+
+def _no_rewind_path(path: str) -> str:
+    """The device of the same drive that does not rewind: by the same kind of name, if there is one.
+
+    In /dev/tape/by-id and by-path, udev gives both devices of a drive a name.
+    """
+    real = path if _REWINDING.fullmatch(path) else os.path.realpath(path)
+    if real != path and os.path.exists(f"{path}-nst"):
+        return f"{path}-nst"
+    if _REWINDING.fullmatch(real):
+        return real.replace("/st", "/nst")
+    return "such as /dev/nst0"
 
 
 # The kernel's Documentation/admin-guide/devices.txt: the SCSI tapes, and their no-rewind bit.
 _ST_MAJOR = 9
 _NO_REWIND = 0x80
+_REWINDING = re.compile(r"/dev/st\d+[alm]?")
 
 _KINDS: dict[int, type[LocalIOError]] = {
     errno.ENOSPC: EndOfTapeError,
@@ -655,5 +671,8 @@ _KINDS: dict[int, type[LocalIOError]] = {
 }
 
 
-def _translated(error: OSError, doing: str) -> LocalIOError:
-    return _KINDS.get(error.errno or 0, TapeError)(doing, error)
+_NOT_PERMITTED = "On most systems, whoever uses a tape drive must be in the group 'tape'."
+
+
+def _translated(error: OSError, doing: str, hint: str | None = None) -> LocalIOError:
+    return _KINDS.get(error.errno or 0, TapeError)(doing, error, hint=hint)

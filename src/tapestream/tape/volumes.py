@@ -170,3 +170,10 @@ def drive_of(target: object) -> tuple[TapeDrive, bool] | None:
         if is_tape(name):
             return TapeDrive(name), True
     return None
+
+
+def place_in_words(path: str, label: str | None, file: int | None, backup: str | None) -> str:
+    """Where something is, for people: drive, tape, tape file, backup, as far as they are known."""
+    tape = f", tape {label}" if label else ""
+    number = f", file {file}" if file is not None else ""
+    return f"{path}{tape}{number}{f' ({backup})' if backup else ''}"

@@ -43,7 +43,10 @@ _PACKERS = {
 class Readable(Protocol):
     """What members are read from."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What it is called, for people."""
+        ...
 
     def readinto(self, buffer: memoryview) -> int:
         """Read at least one byte; 0 at the end."""

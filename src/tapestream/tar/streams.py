@@ -44,7 +44,10 @@ class BinaryOutput(Protocol):
 class Input(Protocol):
     """Where a tar is read from."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What it is called, for people."""
+        ...
 
     def readinto(self, buffer: memoryview) -> int:
         """Read at least one byte; 0 at the end."""
@@ -83,7 +86,10 @@ class Input(Protocol):
 class Output(Protocol):
     """Where a tar is written to."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What it is called, for people."""
+        ...
 
     def write(self, data: memoryview) -> None:
         """Write all of it."""

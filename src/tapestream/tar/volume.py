@@ -18,7 +18,7 @@ from ..errors import (
 )
 from ..expected import Expected
 from ..extents import Extents
-from ..info import BackupInfo
+from ..info import BackupInfo, describe
 from ..tape.input import TapeInput
 from . import format as fmt
 from .digests import hex_digest
@@ -69,6 +69,8 @@ class Volumes:
         else:
             self._open_expected(expected)
         self._first = self.preamble
+        if isinstance(stream, TapeInput):
+            stream.backup = describe(self.preamble.info)
         if self.preamble.volume != 1:
             raise WrongVolumeError(
                 f"{stream.name}: this is volume {self.preamble.volume} of a backup"

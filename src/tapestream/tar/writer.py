@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from ..errors import EndOfTapeError, UsageError
 from ..extents import Extents, Kind
+from ..info import describe
 from ..protocols import Digester, Writer
 from ..report import TapeReport
 from ..tape.output import TapeOutput
@@ -44,6 +45,8 @@ class TarWriter(Writer):
         assert preamble.info.created is not None
         self._output = output
         self._tape = output if isinstance(output, TapeOutput) else None
+        if self._tape is not None:
+            self._tape.backup = describe(preamble.info)
         self._preamble = preamble
         self._extents = extents
         self._attachments = attachments
