@@ -208,7 +208,7 @@ TAKES: dict[str, Callable[[Any], bool]] = {
     "verify_first": is_flag,
     "path": is_path,
     "target": is_path,
-    "size": lambda v: v is None or is_count(v),
+    "size": lambda v: v is None or (is_count(v) and v < 2**63),
     "info": is_none,
     "url": is_party,
     "context": is_party,

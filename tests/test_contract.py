@@ -339,6 +339,10 @@ class InPasses(MemorySource):
         ([[(0, HALF - 1, Kind.DATA)], [(0, 1, Kind.DATA), (HALF, HALF, Kind.ZERO)]], False),
         ([[(HALF, HALF, Kind.ZERO), (0, HALF, Kind.DATA)]], False),  # not in order
         ([[(0, HALF, Kind.DATA), (HALF, 2 * HALF, Kind.ZERO)]], False),  # beyond the disk
+        ([[(0, HALF, Kind.DATA), (HALF, HALF)]], False),  # no runs
+        ([[(0, HALF, 0), (HALF, HALF, 1)]], False),
+        ([5], False),
+        (5, False),
     ],
 )
 def test_passes_that_are_not_the_disk(order: Sequence[Iterable[Run]], is_right: bool) -> None:

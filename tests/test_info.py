@@ -88,6 +88,12 @@ def test_wrong_fields(field: str, value: Any) -> None:
         BackupInfo(**{field: value})
 
 
+@pytest.mark.parametrize("values", [None, 5, "{}", [("vm_id", "a")]])
+def test_no_mapping(values: Any) -> None:
+    with pytest.raises(UsageError, match="mapping"):
+        BackupInfo.from_dict(values)
+
+
 @pytest.mark.parametrize("created", ["yesterday", "2026-11-23", "2026-11-23T15:00:01"])
 def test_wrong_time(created: str) -> None:
     with pytest.raises(UsageError, match="created"):

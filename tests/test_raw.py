@@ -270,6 +270,24 @@ def _is_kept(target: Path, context: Context) -> None:
     assert target.read_bytes() == before
 
 
+@pytest.mark.parametrize("kind", ["qcow2", "vmdk", "vdi", "vhdx"])
+def test_an_image_is_not_replaced_by_a_tar(kind: str, tmp_path: Path) -> None:
+    target = tmp_path / "vm.img"
+    subprocess.run(["qemu-img", "create", "-q", "-f", kind, str(target), "4M"], check=True)
+    before = target.read_bytes()
+    with pytest.raises(UsageError, match=f"{target} is a .* image: its contents would be lost"):
+        TarStreamSink(target)
+    assert target.read_bytes() == before
+
+
+def test_a_tar_replaces_an_older_one(tmp_path: Path) -> None:
+    for content in (b"x" * 4096, b"y" * 4096):
+        copy(MemorySource(content), TarStreamSink(tmp_path / "disk.tar"))
+    with TarStreamSource(tmp_path / "disk.tar") as src, RawImageSink(tmp_path / "disk") as dst:
+        copy(src, dst)
+    assert (tmp_path / "disk").read_bytes() == b"y" * 4096
+
+
 @pytest.mark.parametrize("pack", [["cat"], ["gzip"], ["xz"], ["zstd", "-q"]])
 def test_a_backup_is_not_taken_for_a_raw_image(pack: list[str], tmp_path: Path) -> None:
     tar = tmp_path / "disk.tar"

@@ -18,8 +18,10 @@ def flag(name: str, value: object) -> bool:
     return value
 
 
-def number(name: str, value: object, *, least: int = 0, unit: int = 1) -> int:
-    """Take a whole number, not less than `least`, and a multiple of `unit`.
+def number(
+    name: str, value: object, *, least: int = 0, most: int | None = None, unit: int = 1
+) -> int:
+    """Take a whole number from `least` to `most`, and a multiple of `unit`.
 
     Raises:
         UsageError: It is none.
@@ -27,6 +29,8 @@ def number(name: str, value: object, *, least: int = 0, unit: int = 1) -> int:
     if type(value) is not int or value < least or value % unit:  # a bool is an int, too
         what = "a whole number" if unit == 1 else f"a multiple of {unit}"
         raise UsageError(f"{name} must be {what}, at least {least}, not {value!r}")
+    if most is not None and value > most:
+        raise UsageError(f"{name} must be at most {most}, not {value}")
     return value
 
 

@@ -122,12 +122,17 @@ def covered(
     """
     # Of each run the sum takes its start and subtracts its end, so where two runs touch, nothing
     # is left: it is the same for all ways to cut the same bytes, and takes no memory.
+    if not isinstance(passes, Sequence) or not all(isinstance(each, Iterable) for each in passes):
+        raise BackendError(f"{class_of(source)}.passes() returned {_shown(passes)}, not lists")
     left = sum(_border_sum(*run) for run in extents.runs() if run[2] is not Kind.CLEAN)
 
     def walk(runs: Iterable[Run]) -> Iterator[Run]:
         nonlocal left
         at = 0
-        for start, length, kind in runs:
+        for run in runs:
+            if not _is_run(run):
+                raise BackendError(f"{class_of(source)}.passes() has a run that is none")
+            start, length, kind = run
             if not at <= start <= start + length <= extents.size:
                 raise BackendError(f"{class_of(source)}.passes() is not in order at offset {start}")
             at = start + length
@@ -141,6 +146,15 @@ def covered(
         raise BackendError(
             f"{class_of(source)}.passes() does not have all data and all zeros of its extents once"
         )
+
+
+def _is_run(run: object) -> bool:
+    return (
+        isinstance(run, tuple)
+        and len(run) == 3
+        and type(run[0]) is type(run[1]) is int
+        and isinstance(run[2], Kind)
+    )
 
 
 def _border_sum(start: int, length: int, kind: Kind) -> int:

@@ -1,9 +1,13 @@
-"""What a file is by its first bytes, where that is no raw image."""
+"""What a file is by its first bytes: so that nothing is taken for something else, and lost."""
 
 from __future__ import annotations
 
+import io
+import os
+import stat
+
 # (where, what, which format): as qemu's block drivers, or the format's own pages, have it.
-_MAGIC = (
+_OTHERS = (
     (0, b"QFI\xfb", "a qcow2 image"),
     (0, b"QED\0", "a QED image"),
     (0, b"KDMV", "a VMDK image"),
@@ -15,24 +19,39 @@ _MAGIC = (
     (0, b"WithoutFreeSpace", "a Parallels image"),
     (0, b"WithouFreSpacExt", "a Parallels image"),
     (0, b"LUKS\xba\xbe", "a LUKS image"),
+    (0, b"SQLite format 3\0", "an SQLite database, such as a catalog"),
+)
+_STREAMS = (
     (257, b"ustar", "a tar, such as a backup"),
     (0, b"\x28\xb5\x2f\xfd", "a zstd file"),
     (0, b"\xfd7zXZ\0", "an xz file"),
     (0, b"\x1f\x8b\x08", "a gzip file"),
-    (0, b"SQLite format 3\0", "an SQLite database, such as a catalog"),
 )
 
 # So many of a file's first bytes tell.
 HEAD = 512
 
 
-def known_format(head: bytes) -> str | None:
+def known_format(head: bytes, *, streams: bool = True) -> str | None:
     """Which format a file has, by its first bytes; None for a raw image, or one that is not known.
 
     Args:
         head: The first `HEAD` bytes, or fewer of a shorter file.
+        streams: False to leave out what a backup may be: a tar, as it is or compressed.
     """
-    for offset, magic, name in _MAGIC:
+    for offset, magic, name in _OTHERS + _STREAMS if streams else _OTHERS:
         if head.startswith(magic, offset):
             return name
     return None
+
+
+def first_bytes(path: str) -> bytes:
+    """Those of a file or a disk; of what is none, or cannot be read, none: that is met later."""
+    try:
+        mode = os.stat(path).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
+            return b""
+        with io.FileIO(path, "rb") as file:
+            return os.pread(file.fileno(), HEAD, 0)
+    except OSError:
+        return b""

@@ -121,6 +121,8 @@ class BackupInfo:
         Raises:
             UsageError: A value has the wrong type or form.
         """
+        if not isinstance(values, Mapping):
+            raise UsageError(f"a backup's info is a mapping, not a {type(values).__name__}")
         known = {f.name: values[f.name] for f in fields(cls) if f.name in values}
         created = known.get("created")
         if isinstance(created, str):

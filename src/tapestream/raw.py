@@ -15,8 +15,8 @@ from functools import cache
 from .arguments import number
 from .arguments import path as checked_path
 from .errors import LocalIOError, TargetSizeError, UsageError
-from .extents import Extent, Extents
-from .formats import HEAD, known_format
+from .extents import MAX_OFFSET, Extent, Extents
+from .formats import HEAD, first_bytes, known_format
 from .info import BackupInfo, check_info, disk_of
 from .inuse import begin_changing, begin_reading, close_file, descriptor
 from .partial import PartialFile
@@ -157,7 +157,7 @@ class RawImageSink(Sink):
     _ended = True
 
     def __init__(self, path: str | os.PathLike[str], *, size: int | None = None) -> None:
-        self._size = None if size is None else number("size, in bytes,", size)
+        self._size = None if size is None else number("size, in bytes,", size, most=MAX_OFFSET)
         self._path = checked_path("path", path)
         _refuse_other_format(self._path)
         self._ended = False
@@ -348,7 +348,7 @@ def _refuse_other_format(path: str) -> None:
     Raises:
         UsageError: It would be.
     """
-    found = known_format(_first_bytes(path))
+    found = known_format(first_bytes(path))
     if found is not None:
         _check_unread(path)
         raise UsageError(
@@ -367,18 +367,6 @@ def _check_unread(path: str) -> None:
         return
     with file:
         begin_changing(file.fileno(), path)
-
-
-def _first_bytes(path: str) -> bytes:
-    """Those of an image; of what is none, or cannot be read, none: that is met again later."""
-    try:
-        mode = os.stat(path).st_mode
-        if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
-            return b""
-        with io.FileIO(path, "rb") as file:
-            return os.pread(file.fileno(), HEAD, 0)
-    except OSError:
-        return b""
 
 
 def _size_of_image(file: io.FileIO, path: str) -> int:

@@ -295,6 +295,14 @@ def test_a_block_hash_that_cannot_be_compared(disk: Disk, target: Disk) -> None:
 
 
 @only
+@pytest.mark.parametrize("expected", ["00" * 32, b"", 5, {"checksum": "00"}])
+def test_what_is_no_block_hash(expected: Any, target: Disk) -> None:
+    """Before the server reads the whole disk to compute one."""
+    with target.sink() as sink, pytest.raises(UsageError, match="BlockHash is needed"):
+        sink.check(expected)
+
+
+@only
 def test_a_larger_disk_is_not_compared(disk: Disk, target: Disk, tmp_path: Path) -> None:
     with DiskSource(noise(MIB)) as source, target.sink() as sink:
         result = copy(source, sink, block_hash=True)

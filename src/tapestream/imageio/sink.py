@@ -296,6 +296,8 @@ class ImageioUploadSink(Sink):
                 "the backup has no block hash",
                 hint="Pass record_block_hash=True to the source, or block_hash=True to copy.",
             )
+        if not isinstance(expected, BlockHash):
+            raise UsageError(f"a BlockHash is needed to compare with, not {expected!r}")
         self._check_size()
         found = self.block_hash()
         if not found.is_comparable(expected):

@@ -19,6 +19,7 @@ from typing import Protocol
 
 from ..errors import IncompleteStreamError, LocalIOError, UsageError
 from ..extents import MAX_OFFSET
+from ..formats import first_bytes, known_format
 from ..inuse import begin_reading, close_file, descriptor
 from ..partial import PartialFile
 
@@ -429,7 +430,7 @@ def open_output(target: str | os.PathLike[str] | BinaryOutput) -> Output:
 
     Raises:
         LocalIOError: It cannot be opened or created.
-        UsageError: It is a directory or a terminal.
+        UsageError: It is a directory or a terminal, or holds an image in a known format.
     """
     if not isinstance(target, (str, os.PathLike)):
         _check_object(target, "write")
@@ -448,6 +449,12 @@ def open_output(target: str | os.PathLike[str] | BinaryOutput) -> Output:
         return FileOutput(name)
     except OSError as e:
         raise LocalIOError(f"cannot open {name}", e) from e
+    found = known_format(first_bytes(name), streams=False)
+    if found is not None:
+        raise UsageError(
+            f"{name} is {found}: its contents would be lost",
+            hint="Pass another path for the tar, or remove what is there first.",
+        )
     if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
         return FileOutput(name)
     try:
