@@ -20,7 +20,7 @@ from tapestream.tape.device import Command, StDevice, TapeDevice
 from tapestream.tape.records import MIN_RECORD
 from tapestream.tar import writer
 
-from .fake import Cartridge, FakeDrive
+from .fake import Cartridge, FakeDrive, Resets
 
 CARTRIDGES = ("T0001", "T0002", "T0003", "T0004")
 # Small: the end of a tape is a few records away, also in a slow guest.
@@ -55,6 +55,7 @@ class Station(ABC):
         cartridges: Their names.
         early_warning: How many bytes before the end the drive begins to warn.
         has_operator: Somebody handles the drives.
+        resets: What the driver does after a reset; see `Resets`.
     """
 
     path: str
@@ -62,6 +63,7 @@ class Station(ABC):
     cartridges = CARTRIDGES
     early_warning = EARLY_WARNING
     has_operator = True
+    resets = Resets.FORGOTTEN
 
     def __init__(self) -> None:
         self._opened: list[TapeDevice] = []
@@ -134,6 +136,10 @@ class Station(ABC):
         """Power-cycle the drive; it stands at the beginning of the tape then."""
 
     @abstractmethod
+    def move(self, block: int, drive: int = 0) -> None:
+        """Wind the tape to a block, as another host does: nobody is told."""
+
+    @abstractmethod
     def blank(
         self, name: str, capacity: int = CAPACITY, early_warning: int = EARLY_WARNING
     ) -> None:
@@ -159,9 +165,10 @@ class FakeStation(Station):
     path = "/dev/nst0"
     second_path = "/dev/nst1"
 
-    def __init__(self) -> None:
+    def __init__(self, resets: Resets = Resets.FORGOTTEN) -> None:
         super().__init__()
-        self.drives = (FakeDrive(), FakeDrive())
+        self.resets = resets
+        self.drives = (FakeDrive(resets=resets), FakeDrive(resets=resets))
         self.shelf: dict[str, Cartridge] = {}
         for name in CARTRIDGES:
             self.blank(name)
@@ -191,6 +198,9 @@ class FakeStation(Station):
     def reset(self, drive: int = 0) -> None:
         self.drives[drive].power_cycle()
 
+    def move(self, block: int, drive: int = 0) -> None:
+        self.drives[drive].move(block)
+
     def blank(
         self, name: str, capacity: int = CAPACITY, early_warning: int = EARLY_WARNING
     ) -> None:
@@ -216,8 +226,22 @@ class MachineStation(Station):
         try:
             device.command(Command.REWIND)
             device.command(Command.SET_BLOCK_SIZE, 0)
+            if self.has_operator:
+                self.resets = self._try_reset(device)
         finally:
             device.close()
+
+    def _try_reset(self, device: TapeDevice) -> Resets:
+        """What the driver of this kernel does: its number does not tell what was ported back."""
+        self.reset()
+        for _ in range(2):
+            found = Resets.FORGOTTEN
+            try:
+                device.position()
+            except OSError:
+                found = Resets.REMEMBERED
+        device.command(Command.REWIND)
+        return found
 
     def _prepare(self) -> None:
         self._operate("fresh", CAPACITY, EARLY_WARNING)
@@ -253,6 +277,9 @@ class MachineStation(Station):
     def reset(self, drive: int = 0) -> None:
         self._operate("reset", drive)
 
+    def move(self, block: int, drive: int = 0) -> None:
+        self._operate("move", drive, block)
+
     def blank(
         self, name: str, capacity: int = CAPACITY, early_warning: int = EARLY_WARNING
     ) -> None:
@@ -280,11 +307,17 @@ class DriveStation(MachineStation):
         pass
 
 
-@pytest.fixture(params=["double", pytest.param("drive", marks=pytest.mark.drive)])
+DOUBLES = {"double": Resets.FORGOTTEN, "newer": Resets.REMEMBERED}
+
+
+@pytest.fixture(params=[*DOUBLES, pytest.param("drive", marks=pytest.mark.drive)])
 def station(request: pytest.FixtureRequest) -> Iterator[Station]:
-    """Tape drives with an operator: the double, and where there is one the real driver."""
-    if request.param == "double":
-        made: Station = FakeStation()
+    """Tape drives with an operator: the double, and where there is one the real driver.
+
+    The double twice: as an older driver, and as a newer one, which remembers a reset.
+    """
+    if request.param in DOUBLES:
+        made: Station = FakeStation(DOUBLES[request.param])
     else:
         path = request.config.getoption("--tape-device")
         if path is None:
