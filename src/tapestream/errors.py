@@ -157,7 +157,7 @@ class NotDurableError(LocalIOError):
 class TapeError(LocalIOError):
     """The tape drive refused, or failed.
 
-    What was written before stays on the tape; a tape file without its manifest is incomplete.
+    Nothing more is written; a tape file without its manifest is incomplete.
     """
 
     _hints: Mapping[int, str] = {}  # an error number of a drive means something else
@@ -214,15 +214,16 @@ class WrongTapeError(TapeError):
 
 
 class PositionLostError(TapeError):
-    """The tape is not where it was left: the drive was reset, or the cartridge was changed.
+    """The tape is not where it was left.
 
-    Nothing was written since: on the Linux of 2022 a drive that lost its power writes at the
-    beginning of the tape, over what is there.
+    The drive was reset, the cartridge was changed, or another program or host moved the tape.
+    Nothing more is written. Where something was written since the drive was last asked, the message
+    says what: it may lie elsewhere on the tape, which then ends there.
     """
 
     hint = (
-        "See what is loaded with TapeDrive.scan(). A backup that was under way is incomplete; "
-        "those before it are untouched."
+        "Rewind the drive, and see with TapeDrive.scan() what is on its tape. A backup that was "
+        "under way is incomplete; verify the others on this tape before you rely on them."
     )
 
 

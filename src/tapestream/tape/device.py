@@ -7,11 +7,14 @@ Documentation/scsi/st.rst.
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import struct
 from abc import abstractmethod
 from enum import IntEnum, IntFlag
 from typing import NamedTuple, Protocol
+
+log = logging.getLogger("tapestream.tape")
 
 
 class Command(IntEnum):
@@ -115,6 +118,9 @@ class StDevice(TapeDevice):
 
     Opened without waiting: the driver would wait two minutes for a cartridge.
 
+    Nobody else on this machine can open it meanwhile, nor its sibling /dev/sgN, as far as that can
+    be had: see `_keep_others_out`.
+
     Args:
         path: Of the device, such as "/dev/nst0".
         read_only: True to open a write-protected cartridge.
@@ -122,7 +128,13 @@ class StDevice(TapeDevice):
 
     def __init__(self, path: str, *, read_only: bool = False) -> None:
         access = os.O_RDONLY if read_only else os.O_RDWR
+        self._generic = -1
         self._fd = os.open(path, access | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            self._generic = _keep_others_out(os.fstat(self._fd).st_rdev)
+        except BaseException:  # KeyboardInterrupt, too
+            os.close(self._fd)
+            raise
 
     def write(self, record: memoryview) -> int:
         """See `TapeDevice`."""
@@ -156,8 +168,35 @@ class StDevice(TapeDevice):
     def close(self) -> None:
         """See `TapeDevice`."""
         fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
+        generic, self._generic = self._generic, -1
+        try:
+            if fd >= 0:
+                os.close(fd)
+        finally:
+            if generic >= 0:
+                os.close(generic)
+
+
+def _keep_others_out(tape: int) -> int:
+    """Open the SCSI generic device of a drive, so that nobody else does; -1 where that fails.
+
+    `st` lets one program in, but whoever opens /dev/sgN can rewind the tape under it, and `st` does
+    not notice. O_EXCL keeps out whoever opens that later. It cannot where somebody has it open
+    already, nor without the permission to write to it, nor where there is none; and it does not
+    keep out /dev/bsg, or another host. So the position is checked all the same.
+
+    MTLOCK is not used: it holds the door, not the tape, and stays when a program is killed.
+
+    Args:
+        tape: Device number of the `st` device.
+    """
+    try:
+        names = os.listdir(f"/sys/dev/char/{os.major(tape)}:{os.minor(tape)}/device/scsi_generic")
+        flags = os.O_RDWR | os.O_EXCL | os.O_NONBLOCK | os.O_CLOEXEC
+        return os.open(f"/dev/{names[0]}", flags)
+    except (OSError, IndexError) as e:
+        log.debug("the drive's SCSI generic device stays open to others: %s", e)
+        return -1
 
 
 _ALL_FLAGS = sum(Flag)

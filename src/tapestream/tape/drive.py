@@ -35,10 +35,13 @@ class TapeDrive(Transport):
     whole tape file, first come first served.
 
     The device is opened when it is first needed. While it is open, no other program can use the
-    drive (the driver says "busy"); `release` closes it until the next use.
+    drive (the driver says "busy"), nor, where that can be had, its SCSI generic device /dev/sgN;
+    `release` closes both until the next use.
 
-    Before anything is written after an error, the drive is asked where it stands. Where that is
-    not where we left it, `PositionLostError` is raised and nothing is written.
+    Before anything is written after an error, and before more than 1 MiB is written since it was
+    last asked, the drive is asked where it stands. Where that is not where we left it,
+    `PositionLostError` is raised and nothing more is written. A drive that was reset can be used
+    again after `rewind`.
 
     Args:
         path: Path of the device, such as "/dev/nst0" or one in /dev/tape/by-id.
@@ -132,15 +135,16 @@ class TapeDrive(Transport):
             ) from e
 
     def _wind_to_file(self, file: int) -> None:
-        status = self.status()
-        if file == 0 or status.file is None or self.is_lost:
+        was_at_end = self._at_end
+        status = self.status() if file and self.stands_as_counted() else None
+        if status is None or status.file is None:
             self.rewind()
             if file:
                 self.forward_files(file)
         elif file > status.file:
             self.forward_files(file - status.file)
         # Where it was not wound to, but left, the end of data reads as a bad record does.
-        elif file < status.file or status.block != 0 or self._at_end or self._position is None:
+        elif file < status.file or status.block != 0 or was_at_end:
             self.backward_files(status.file - file)
 
     def read_label(self) -> str | None:

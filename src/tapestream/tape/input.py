@@ -94,6 +94,14 @@ class TapeInput:
             e.tell_where(self.name, self._turn.drive.path)
             raise
 
+    def check_place(self) -> None:
+        """Make sure that all that was read came from where it should.
+
+        Raises:
+            PositionLostError: The tape was moved: what was read last may come from elsewhere.
+        """
+        self._reader.check_place()
+
     def pass_over(self, length: int) -> int:
         """See `Input`: a record; all those of a backup are of one size.
 

@@ -19,7 +19,7 @@ from ..errors import (
     TapeError,
     UsageError,
 )
-from .transport import Transport, expected_block, forget_position
+from .transport import Transport, expected_block, forget_position, should_ask
 
 BLOCK, KIB, MIB = 512, 1024, 1024**2
 
@@ -72,7 +72,8 @@ class RecordWriter:
 
         Raises:
             VolumeFull: The tape is full; what was `accepted` is on it, and nothing else.
-            PositionLostError: The tape was moved since the last record; nothing was written.
+            PositionLostError: The tape was moved since the last record, or since the drive was last
+                asked; no more is written.
             TapeError: Nothing more should be written.
         """
         while data:
@@ -89,7 +90,8 @@ class RecordWriter:
         What does not fill a record is dropped: a stream is padded to whole ones.
 
         Raises:
-            PositionLostError: The tape was moved since the last record; nothing was written.
+            PositionLostError: The tape was moved since the last record, or since the drive was last
+                asked.
             TapeError: Something before it may not be on the tape.
         """
         self._check_place()
@@ -140,6 +142,9 @@ class RecordReader:
 
     Attributes:
         ended: The filemark was read; the tape stands behind it.
+
+    Raises:
+        PositionLostError: Where the drive stands is not known since an error.
     """
 
     def __init__(self, drive: Transport) -> None:
@@ -148,6 +153,8 @@ class RecordReader:
         self._memory = mmap.mmap(-1, _FIRST_BUFFER)
         self._too_small, self._too_large = 0, MAX_RECORD + 1
         self._unread = memoryview(b"")
+        if drive.is_lost:
+            raise PositionLostError(f"{drive.path} may stand anywhere since an error")
         self._next_block = drive.tell()
         self._opening = drive.openings
         self._length = 0
@@ -157,7 +164,8 @@ class RecordReader:
         """Read at least one byte; 0 at the filemark, behind which the tape then stands.
 
         Raises:
-            PositionLostError: The tape was moved since the last record; nothing was read.
+            PositionLostError: The tape was moved since the last record, or since the drive was last
+                asked: what was read since may come from elsewhere.
             TapeError: The record cannot be read; the tape stands before it or behind it, which
                 `pass_over` finds out.
         """
@@ -186,6 +194,8 @@ class RecordReader:
             self.ended = count == 0
             self._next_block += 1
             self._length = count
+            if should_ask(self._drive):
+                self.check_place()
             return view[:count]
 
     def pass_over(self) -> int:
@@ -201,6 +211,28 @@ class RecordReader:
         self._next_block += 1
         self._drive.seek(self._next_block)
         return self._length
+
+    def check_place(self) -> None:
+        """Ask the drive whether the tape stands behind what was read.
+
+        Not in fixed mode, where the driver does not say without moving the tape.
+
+        Raises:
+            PositionLostError: It does not: what was read may come from elsewhere.
+        """
+        if self._drive.block_size:
+            return
+        self._check_place()
+        found = self._drive.tell()
+        # The end of data reads as a filemark does, but is no block.
+        if found not in (self._next_block, self._next_block - self.ended):
+            raise self._moved(found)
+
+    def _moved(self, found: int) -> PositionLostError:
+        return PositionLostError(
+            f"{self.name} should stand at block {self._next_block}, but stands at block {found}: "
+            "what was read may come from elsewhere"
+        )
 
     def _check_place(self) -> None:
         """Make sure, as far as it is known, that nobody has moved the tape, or given it away."""
@@ -238,15 +270,30 @@ class RecordReader:
         return (self._too_small + self._too_large) // 2
 
     def _unreadable(self, error: OSError) -> LocalIOError:
-        drive = self._drive
-        is_first = not self._length and drive.block_size and drive.tell() == self._next_block
+        """The record's own fault, or that the tape was moved: after a reset the drive says both."""
+        drive, unreadable = (
+            self._drive,
+            TapeError(f"{self.name}: cannot read the next record", error),
+        )
+        if error.errno != errno.EIO:
+            return unreadable
+        try:
+            found = drive.tell()
+        except PositionLostError as e:
+            return e
+        except TapeError:
+            return unreadable
+        if not drive.block_size:
+            beside = found in (self._next_block, self._next_block + 1)
+            return unreadable if beside else self._moved(found)
+        is_first = not self._length and found == self._next_block
         size = _measured_block(drive) if is_first else 0
         if size not in (0, drive.block_size):
             return BlockSizeError(
                 f"{self.name} is in fixed mode, with blocks of {drive.block_size} bytes, but the "
                 f"tape file has a block of {size}"
             )
-        return TapeError(f"{self.name}: cannot read the next record", error)
+        return unreadable
 
 
 def _measured_block(drive: Transport) -> int:

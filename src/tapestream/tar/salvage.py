@@ -384,7 +384,7 @@ class SalvageReader(TarReader):
         if not continues and self._vouches:
             self._findings.compared = self._digest
         try:
-            self._volumes.members.end(self._volumes.preamble.record_size)
+            self._volumes.end()
         except (CorruptStreamError, LocalIOError) as e:
             self._note(e)
         else:

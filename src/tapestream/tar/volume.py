@@ -165,6 +165,17 @@ class Volumes:
         self._pass_extents(extents)
         self.attachments(extents)
 
+    def end(self) -> None:
+        """Read to the end of the volume, behind its manifest.
+
+        Raises:
+            CorruptStreamError: There is more, or something else.
+            PositionLostError: The tape was moved: what was read last may come from elsewhere.
+        """
+        self.members.end(self.preamble.record_size)
+        if isinstance(self._stream, TapeInput):
+            self._stream.check_place()
+
     @property
     def has_bridged(self) -> bool:
         """True when zeros stand for something that could not be read."""
