@@ -242,10 +242,12 @@ def each_with_close(
         yield from each(begin, **options)
 
 
-def test_closing_that_fails_is_told() -> None:
-    errors = [error for _, error in each_with_close(faults("close"))]
-    assert len(errors) == 1
-    assert isinstance(errors[0], TapeError)
+def test_closing_that_fails_after_the_filemark_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """The backup is on the tape: only the drive could not be given back."""
+    for station, error in each_with_close(faults("close")):
+        assert error is None
+        assert_nothing_was_lost(station, error)
+    assert "could not be closed cleanly" in caplog.text
 
 
 @pytest.mark.parametrize("lost", [1, 2, 5])

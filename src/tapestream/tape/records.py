@@ -158,6 +158,7 @@ class RecordReader:
         self._next_block = drive.tell()
         self._opening = drive.openings
         self._length = 0
+        self._lost: str | None = None
         self.ended = False
 
     def readinto(self, buffer: memoryview) -> int:
@@ -181,6 +182,8 @@ class RecordReader:
         Raises:
             TapeError: As `readinto` does.
         """
+        if self._lost is not None:
+            raise PositionLostError(self._lost)
         if self.ended:
             return memoryview(b"")
         self._check_place()
@@ -229,16 +232,21 @@ class RecordReader:
             raise self._moved(found)
 
     def _moved(self, found: int) -> PositionLostError:
-        return PositionLostError(
+        return self._stop(
             f"{self.name} should stand at block {self._next_block}, but stands at block {found}: "
             "what was read may come from elsewhere"
         )
+
+    def _stop(self, why: str) -> PositionLostError:
+        """Read no more: whoever passes over what cannot be read must not go on elsewhere."""
+        self._lost = why
+        return PositionLostError(why)
 
     def _check_place(self) -> None:
         """Make sure, as far as it is known, that nobody has moved the tape, or given it away."""
         drive = self._drive
         if expected_block(drive) not in (None, self._next_block) or drive.openings != self._opening:
-            raise PositionLostError(
+            raise self._stop(
                 f"{self.name} was moved, or closed, before block {self._next_block} was read"
             )
 
@@ -280,7 +288,7 @@ class RecordReader:
         try:
             found = drive.tell()
         except PositionLostError as e:
-            return e
+            return self._stop(str(e.args[0]))
         except TapeError:
             return unreadable
         if not drive.block_size:
