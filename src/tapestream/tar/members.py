@@ -81,10 +81,11 @@ class MemberReader:
         self._name = ""
         self._unfilled = 0
         self._time: bytes | None = None
+        self._error: IncompleteStreamError | LocalIOError | None = None
 
     def go_on_with(self, stream: Readable) -> None:
         """Read the rest from another object, which goes on where the first one stands."""
-        self._stream = stream
+        self._stream, self._error = stream, None
 
     def first(self, name: str, limit: int) -> bytes:
         """Read the first member of the stream, and tell a foreign stream from a damaged one."""
@@ -279,14 +280,24 @@ class MemberReader:
         count = self.offset - begin
         return data if count == length else data[:count]
 
-    def header_behind(self, size: int) -> fmt.Header | None:
-        """The header behind so many bytes of data, if it is good, and not too far for memory."""
-        distance = fmt.padded(size) + self.extension
+    def is_behind(self, name: str, size: int, peek: Callable[[int, int], bytes | None]) -> bool:
+        """Whether a header of this name comes behind so many bytes of data; not too far for memory.
+
+        Args:
+            name: Name of the member.
+            size: Bytes of data.
+            peek: Reads at an offset of the stream, if that is possible: see `Input`.
+        """
+        start, distance = name.encode() + b"\0", fmt.padded(size) + self.extension
+        with suppress(LocalIOError):
+            block = peek(self.offset + distance, len(start))
+            if block is not None:
+                return block == start
         if distance > MAX_AHEAD:
-            return None
-        ahead = self._read_on(distance + fmt.BLOCK)
+            return False
+        ahead = self._read_on(distance + len(start))
         self._push_back(ahead)
-        return self._header_in(ahead[distance:])
+        return ahead.endswith(start) and len(ahead) == distance + len(start)
 
     def is_zero_behind(self, size: int) -> bool:
         """Whether the archive ends behind so many bytes of data."""
@@ -443,12 +454,22 @@ class MemberReader:
         view[:done], self._ahead = self._ahead[:done], self._ahead[done:] or memoryview(b"")
         self.offset += done
         while done < len(view):
-            count = self._stream.readinto(view[done:])
+            count = self._read(view[done:])
             if count == 0:
                 break
             done += count
             self.offset += count
         return done
+
+    def _read(self, view: memoryview) -> int:
+        """Read on; a stream that failed is not tried again, when what is ahead was looked at."""
+        if self._error is not None:
+            raise self._error
+        try:
+            return self._stream.readinto(view)
+        except (IncompleteStreamError, LocalIOError) as e:
+            self._error = e
+            raise
 
 
 def _foreign(message: str, start: bytes) -> ForeignStreamError:

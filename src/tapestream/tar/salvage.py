@@ -254,10 +254,9 @@ class SalvageReader(TarReader):
 
         There can be tars on a disk.
         """
-        header = self._volumes.members.header_behind(member.length)
         following = next(self._table.following(member.start + member.length), None)
         name = following.name if following else fmt.MANIFEST
-        return header is not None and header.name == name
+        return self._volumes.is_behind(name, member.length)
 
     def _suspect(self, member: fmt.Member | None) -> None:
         """Bytes may have been lost before a bad header: in the member before, too.

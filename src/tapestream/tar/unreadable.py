@@ -53,7 +53,7 @@ class BridgedInput:
                 raise
             self.was_needed = True
             if self._step == SECTOR:  # the first of a bad place
-                log.warning("reading on behind: %s", e)
+                log.warning("reading on behind: %s", e.args[0])
             self._step = min(2 * self._step, MOST)
             return self._give_zeros(buffer)
         self._step = SECTOR

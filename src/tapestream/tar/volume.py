@@ -310,9 +310,12 @@ class Volumes:
 
     def _is_there(self, member: fmt.Member, following: fmt.Member | None) -> bool:
         """Whether the header of what follows a data member is where it should be."""
-        header = self.members.header_behind(member.length)
         name = following.name if following else fmt.MANIFEST
-        return header is not None and header.name == name
+        return self.is_behind(name, member.length)
+
+    def is_behind(self, name: str, size: int) -> bool:
+        """Whether a header of this name comes behind so many bytes of data."""
+        return self.members.is_behind(name, size, self._stream.peek)
 
     def _distance(self, table: MemberTable, *, attachments: bool) -> int | None:
         """How many bytes there are between a damaged header and the next good one.
