@@ -80,6 +80,20 @@ MAX_ERROR_TEXT = 1000
 
 _CONTENT_RANGE = re.compile(r"bytes (?:(\d{1,19})-(\d{1,19})|\*)/(\d{1,19}|\*)", re.ASCII)
 
+_DAEMON_LOG = "On the host, /var/log/ovirt-imageio/daemon.log says why."
+_CANNOT_OPEN = (
+    "The server runs, but cannot open the disk. Check in the engine whether the VM was switched "
+    "off or died, and whether its backup was stopped or cancelled: then a new backup is needed. "
+    f"{_DAEMON_LOG}"
+)
+_CANNOT_READ = (
+    "The server can open the disk, but not do this: look for an error of the storage, with dmesg "
+    f"or journalctl -k on the host. {_DAEMON_LOG}"
+)
+_CANNOT_TRANSFER = (
+    "The server answers other requests: its storage may be too slow for the timeouts, or something "
+    f"on the way may cut connections. {_DAEMON_LOG}"
+)
 _COMPUTE_IT_HERE = "copy(..., block_hash=True) computes them from what it reads."
 
 LONGEST_PATH = 108  # of a unix socket, see unix(7)
@@ -264,6 +278,7 @@ class Transfer:
         url: Where it is.
         can: What the server can do with it.
         is_local: True when the server runs on this host.
+        disk: The disk's name, for errors, if it is known.
         timeouts: How long to wait.
     """
 
@@ -279,9 +294,13 @@ class Transfer:
         self.timeouts = timeouts
         self.can = Capabilities()
         self.is_local = False
+        self.disk = ""
         self._tls = tls
         self._unix_socket: str | None = None
         self._entered: WeakValueDictionary[int, Connection] = WeakValueDictionary()
+
+    def __str__(self) -> str:
+        return f"disk {self.disk} at {self.url}" if self.disk else str(self.url)
 
     def connect(self) -> Connection:
         """Make a connection; it connects when first used."""
@@ -483,6 +502,13 @@ class Connection:
         if reply.status in (204, 405):
             log.info("%s is an old server: it can only read and write", self._transfer.url)
             return Capabilities()
+        if reply.status >= 500:
+            self.close()
+            raise ServerError(
+                f"{self._transfer}: cannot use the transfer: {self._explain(reply)}",
+                status=reply.status,
+                hint=_CANNOT_OPEN,
+            )
         self._check(reply, 200, "cannot use the transfer")
         return Capabilities.parse(reply.body, reply.headers.get("allow"))
 
@@ -685,6 +711,23 @@ class Connection:
             except TransferError as e:
                 tries.failed(e)
 
+    def explained(self, error: TransferError) -> TransferError:
+        """What is to be raised for a failure that stays: what can the server still do?"""
+        if not isinstance(error, ServerError) or error.hint == _CANNOT_OPEN:
+            return error
+        self.close()  # imageio opens the disk anew for a new connection
+        try:
+            self.options()
+        except TicketError as e:
+            return e
+        except TransferError as e:
+            error.hint = e.hint
+        else:
+            error.hint = _CANNOT_READ if error.status else _CANNOT_TRANSFER
+        finally:
+            self.close()
+        return error
+
     @property
     def is_cancelled(self) -> bool:
         """True after `cancel`."""
@@ -805,7 +848,7 @@ class Connection:
         if reply.status == wanted:
             return
         self.close()
-        what = f"{doing}: {self._explain(reply)}"
+        what = f"{self._transfer}: {doing}: {self._explain(reply)}"
         if reply.status == 403:
             raise TicketError(what)
         if reply.status == 404:
@@ -816,7 +859,7 @@ class Connection:
                 "cancelled, and that the URL's path is /images/TICKET.",
             )
         if reply.status >= 500:
-            raise ServerError(what, status=reply.status, hint="The host's daemon.log says more.")
+            raise ServerError(what, status=reply.status, hint=_DAEMON_LOG)
         raise ServerError(what, status=reply.status)
 
     def _explain(self, reply: Reply) -> str:
@@ -826,6 +869,7 @@ class Connection:
     @contextmanager
     def _foreign_errors(self, doing: str) -> Iterator[None]:
         """Turn what sockets, TLS and http.client raise into our errors."""
+        doing = f"{self._transfer}: {doing}"
         try:
             yield
         except ServerProtocolError:
@@ -879,10 +923,12 @@ class Tries:
         if not error.is_transient or self._connection.is_cancelled:
             raise error
         if self._failures > self._retries or time.monotonic() - self._began >= self._patience:
-            if self._failures > 1:
-                tried = f"tried {self._failures} times from {self._first:%H:%M:%S} until now"
-                error.args = (f"{error.args[0]} ({tried})", *error.args[1:])
-            raise error
+            if self._failures == 1:
+                raise error
+            span = f"from {self._first:%H:%M:%S} to {datetime.now():%H:%M:%S}"
+            tried = f"tried {self._failures} times {span}"
+            error.args = (f"{error.args[0]} ({tried})", *error.args[1:])
+            raise self._connection.explained(error)
         log.info("Try %d of %d failed: %s", self._failures, self._retries + 1, error)
         self._connection.pause(min(FIRST_PAUSE * 2 ** (self._failures - 1), LONGEST_PAUSE))
 

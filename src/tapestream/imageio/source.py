@@ -118,6 +118,7 @@ class ImageioHTTPSource(Source):
             timeouts=Timeouts(connect_timeout, read_timeout, extents_timeout, checksum_timeout),
             retries=retries,
         )
+        self._transfer.disk = self._given_info.disk_name or self._given_info.disk_id or ""
 
     @property
     def max_readers(self) -> int:
