@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack, closing
+import socket
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tapestream import BackupInfo, Extent, ImageioHTTPSource, ImageioUploadSink
+from tapestream import BackupInfo, Extent, ImageioHTTPSource, ImageioUploadSink, Reader, copy
+from tapestream.engine import alive
 from tapestream.extents import Extents
 from tapestream.testing import ImageioDaemon, create_image, serve_image
-from tests.imageio.support import KIB, MIB, noise
+from tests.hostile import HostileServer
+from tests.imageio.support import KIB, MIB, DiskSink, DiskSource, asked, content, noise
 
 SIZE = 64 * MIB
 PIECE = 256 * KIB
@@ -68,3 +74,167 @@ def test_readers_leave_room_to_keep_the_ticket_and_to_connect_again(
         assert daemon.ticket_info(url)["connections"] >= 6
         with ImageioHTTPSource(url, **options):
             source.keep_alive()
+
+
+# --- Keep-alive ---
+
+
+class Paused(DiskSource):
+    """Waits once in the middle."""
+
+    def __init__(self, image: bytes, wait: Callable[[], None]) -> None:
+        super().__init__(image)
+        self._waits = iter([wait])
+
+    def open_reader(self) -> Reader:
+        inner, source = super().open_reader(), self
+
+        class Waiting(Reader):
+            def readinto(self, start: int, buffer: memoryview) -> None:
+                if start >= SIZE // 2:
+                    next(source._waits, lambda: None)()
+                inner.readinto(start, buffer)
+
+            def close(self) -> None:
+                inner.close()
+
+        return Waiting()
+
+
+@pytest.mark.parametrize("limit", [1, 2, 8])
+def test_to_keep_the_ticket_of_an_upload_takes_no_connection_more(
+    limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether or not the one that is there has carried something already."""
+    monkeypatch.setattr(alive, "INTERVAL", 0.01)
+    data = noise(SIZE)
+
+    def kept() -> None:
+        enough = len(asked(server, "OPTIONS")) + 3 * limit
+        eventually(lambda: len(asked(server, "OPTIONS")) >= enough)
+
+    with (
+        HostileServer(bytes(SIZE), max_writers=limit) as server,
+        ImageioUploadSink(server.url, secure=False) as sink,
+    ):
+        copy(Paused(data, kept), sink, max_workers=1)
+        assert content(server) == data
+        used = {put.connection for put in asked(server, "PUT")}
+        # Those that were made before the first upload are closed.
+        after = [r for r in server.requests if r.connection >= min(used)]
+        assert {r.connection for r in after if r.method == "OPTIONS"} <= used
+
+
+@BOTH
+def test_connections_are_not_idle_while_the_source_pauses(
+    daemon: ImageioDaemon,
+    tmp_path: Path,
+    unix: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The daemon would close them, and give the ticket up."""
+    monkeypatch.setattr(alive, "INTERVAL", 0.5)
+    path = tmp_path / "target.raw"
+    create_image(path, SIZE, "raw")
+    data = noise(SIZE)
+    with serve_image(path, format="raw", read_only=False) as nbd:
+        url = daemon.add_ticket(nbd, SIZE, ops=["write"], timeout=4, inactivity_timeout=4)
+        with ImageioUploadSink(url, cafile=daemon.cafile, use_unix_socket=unix) as sink:
+            copy(Paused(data, lambda: time.sleep(8)), sink)
+    assert "sent again" not in caplog.text
+    assert path.read_bytes() == data
+
+
+class Firewall:
+    """Forwards connections to a port, and forgets those that are idle: nobody hears of that."""
+
+    def __init__(self, port: int, idle: float) -> None:
+        self._port, self._idle = port, idle
+        self._sockets: list[socket.socket] = []
+
+    def __enter__(self) -> Firewall:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for sock in [self._listener, *self._sockets]:
+            with suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+            sock.close()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                server = socket.create_connection(("127.0.0.1", self._port))
+                self._sockets += [client, server]
+                last = [time.monotonic()]
+                for ends in ((client, server), (server, client)):
+                    threading.Thread(target=self._pump, args=(*ends, last), daemon=True).start()
+
+    def _pump(self, source: socket.socket, target: socket.socket, last: list[float]) -> None:
+        with suppress(OSError):
+            while data := source.recv(64 * KIB):
+                if time.monotonic() - last[0] > self._idle:
+                    last[0] = 0
+                    continue
+                last[0] = time.monotonic()
+                target.sendall(data)
+            if time.monotonic() - last[0] <= self._idle:
+                target.shutdown(socket.SHUT_WR)
+
+
+def test_a_firewall_that_forgets_the_connections_of_an_upload(
+    daemon: ImageioDaemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(alive, "INTERVAL", 0.3)
+    path = tmp_path / "target.raw"
+    create_image(path, SIZE, "raw")
+    data = noise(SIZE)
+    with (
+        Firewall(daemon.port, idle=4) as firewall,
+        serve_image(path, format="raw", read_only=False) as nbd,
+    ):
+        url = daemon.add_ticket(nbd, SIZE, ops=["write"])
+        url = url.replace(f":{daemon.port}/", f":{firewall.port}/")
+        with ImageioUploadSink(
+            url, cafile=daemon.cafile, use_unix_socket=False, read_timeout=10
+        ) as sink:
+            copy(Paused(data, lambda: time.sleep(6)), sink)
+    assert path.read_bytes() == data
+
+
+def test_a_firewall_that_forgets_the_connections_of_a_download(
+    daemon: ImageioDaemon, tmp_path: Path
+) -> None:
+    """What was asked for comes over new ones."""
+    path = tmp_path / "disk.raw"
+    data = noise(SIZE)
+    path.write_bytes(data)
+    waits = iter([6.0])
+
+    def wait(start: int) -> None:
+        if start >= SIZE // 4:
+            time.sleep(next(waits, 0))
+
+    with (
+        Firewall(daemon.port, idle=4) as firewall,
+        serve_image(path, format="raw") as nbd,
+    ):
+        url = daemon.add_ticket(nbd, SIZE).replace(f":{daemon.port}/", f":{firewall.port}/")
+        sink = DiskSink(on_write=wait)
+        with ImageioHTTPSource(
+            url, cafile=daemon.cafile, use_unix_socket=False, read_timeout=3
+        ) as source:
+            copy(source, sink, max_workers=1, buffer_size=MIB, buffer_memory=2 * MIB)
+    assert sink.image == data
+
+
+def eventually(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline, "it never came true"
+        time.sleep(0.01)

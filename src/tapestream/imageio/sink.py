@@ -595,6 +595,7 @@ class _Upload:
                 self._lose()
                 if not may_repeat:
                     raise
+                self._is_replaced = True
                 tries.failed(e)
             else:
                 self._is_replaced = False
