@@ -16,7 +16,7 @@ from tapestream import BackupInfo, Extent, ImageioHTTPSource, ImageioUploadSink,
 from tapestream.engine import alive
 from tapestream.extents import Extents
 from tapestream.testing import ImageioDaemon, create_image, serve_image
-from tests.hostile import HostileServer
+from tests.hostile import HostileServer, Request
 from tests.imageio.support import KIB, MIB, DiskSink, DiskSource, asked, content, noise
 
 SIZE = 64 * MIB
@@ -101,28 +101,65 @@ class Paused(DiskSource):
         return Waiting()
 
 
+class Pause:
+    """Lasts until every connection was used several times to keep the ticket.
+
+    Attributes:
+        requests: What the server was asked meanwhile.
+    """
+
+    def __init__(self, server: HostileServer, connections: int) -> None:
+        self.requests: list[Request] = []
+        self._server, self._connections = server, connections
+
+    def __call__(self, _: int = 0) -> None:
+        before = len(self._server.requests)
+        enough = len(asked(self._server, "OPTIONS")) + 4 * self._connections
+        eventually(lambda: len(asked(self._server, "OPTIONS")) >= enough)
+        self.requests = self._server.requests[before:]
+
+
 @pytest.mark.parametrize("limit", [1, 2, 8])
 def test_to_keep_the_ticket_of_an_upload_takes_no_connection_more(
     limit: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whether or not the one that is there has carried something already."""
+    """It asks over those that upload."""
     monkeypatch.setattr(alive, "INTERVAL", 0.01)
     data = noise(SIZE)
-
-    def kept() -> None:
-        enough = len(asked(server, "OPTIONS")) + 3 * limit
-        eventually(lambda: len(asked(server, "OPTIONS")) >= enough)
-
     with (
         HostileServer(bytes(SIZE), max_writers=limit) as server,
         ImageioUploadSink(server.url, secure=False) as sink,
     ):
-        copy(Paused(data, kept), sink, max_workers=1)
+        pause = Pause(server, 2 if limit == 8 else 1)
+        copy(Paused(data, pause), sink, max_workers=1)
         assert content(server) == data
         used = {put.connection for put in asked(server, "PUT")}
-        # Those that were made before the first upload are closed.
-        after = [r for r in server.requests if r.connection >= min(used)]
-        assert {r.connection for r in after if r.method == "OPTIONS"} <= used
+    assert {r.connection for r in pause.requests if r.method == "OPTIONS"} <= used
+
+
+@pytest.mark.parametrize("limit", [1, 2, 8])
+def test_to_keep_the_ticket_of_a_download_takes_no_connection_more(
+    limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It asks over those that download, each of which is made anew: its reply came to nobody."""
+    monkeypatch.setattr(alive, "INTERVAL", 0.01)
+    data = noise(SIZE)
+    with (
+        HostileServer(data, max_readers=limit) as server,
+        ImageioHTTPSource(server.url, secure=False) as source,
+    ):
+        pause = Pause(server, 2 if limit == 8 else 1)
+        waits = iter([pause])
+
+        def wait(start: int) -> None:
+            for once in waits:
+                once()
+
+        sink = DiskSink(on_write=wait)
+        copy(source, sink, max_workers=1, buffer_size=MIB, buffer_memory=2 * MIB)
+        used = {get.connection for get in asked(server, "GET")}
+    assert sink.image == data
+    assert {r.connection for r in pause.requests if r.method == "OPTIONS"} <= used
 
 
 @BOTH

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import logging
 import os
+import threading
 from collections import deque
 from dataclasses import replace
 from itertools import islice
@@ -107,6 +108,7 @@ class ImageioHTTPSource(Source):
         self._record_block_hash = flag("record_block_hash", record_block_hash)
         self._block_hash: BlockHash | None = None
         self._extents: Extents | None = None
+        self._readers: list[_HTTPReader] = []
         self._volume = 0  # what the server lists, of which the ticket may allow less
         self._transfer = open_transfer(
             url,
@@ -205,11 +207,19 @@ class ImageioHTTPSource(Source):
     def open_reader(self) -> Reader:
         """See `Source.open_reader`."""
         connections = min(CONNECTIONS, self._transfer.can.max_readers)
-        return _HTTPReader(self._transfer, connections, self._retries)
+        reader = _HTTPReader(self._transfer, connections, self._retries)
+        self._readers.append(reader)
+        return reader
 
     def keep_alive(self) -> None:
-        """See `Source.keep_alive`: uses the ticket, which would expire."""
-        self._transfer.keep_alive()
+        """See `Source.keep_alive`: uses the ticket, which would expire, and every connection.
+
+        No other connection is made while there is one.
+        """
+        self._readers = [reader for reader in self._readers if not reader.is_closed]
+        kept = [reader.keep_alive() for reader in self._readers]
+        if not any(kept):
+            self._transfer.keep_alive()
 
     def cancel(self) -> None:
         """See `Source.cancel`: ends a wait for the extents, or for the block hash."""
@@ -246,6 +256,7 @@ class _HTTPReader(Reader):
         self._asked: deque[tuple[int, _Download]] = deque()  # with the end of the range
         self._asked_last = self._downloads[-1]
         self._largest = GET_SIZE // 2  # of the GETs so far; for a smaller one none gets large
+        self.is_closed = False
 
     @property
     def ahead(self) -> int:
@@ -278,8 +289,14 @@ class _HTTPReader(Reader):
 
     def close(self) -> None:
         """See `Reader.close`."""
+        self.is_closed = True
         for download in self._downloads:
-            download.drop()
+            download.close()
+
+    def keep_alive(self) -> bool:
+        """Use every connection that is idle; False when there is none."""
+        kept = [download.keep_alive() for download in self._downloads]
+        return any(kept)
 
     def _get_size(self, wanted: int) -> int:
         """What the next GET asks for; it may be large if none was so far: see `FIRST_REQUEST`."""
@@ -318,6 +335,9 @@ class _Download:
         self._ranges: deque[tuple[int, int]] = deque()
         self._response: http.client.HTTPResponse | None = None  # to the first of them
         self._is_broken = False
+        self._was_used = False  # since the last call of `keep_alive`
+        # Between the reader's thread, and the one that keeps connections alive.
+        self._lock = threading.Lock()
 
     @property
     def ranges(self) -> int:
@@ -326,17 +346,45 @@ class _Download:
 
     def ask(self, start: int, end: int) -> None:
         """Send a GET, at once if possible, or after those before it."""
-        self._ranges.append((start, end))
-        if self._is_broken:
-            return
-        try:
-            self._send()
-        except TransferError:
-            # It is met again by `readinto`, which tells it, or tries again.
-            self.drop()
+        with self._lock:
+            self._was_used = True
+            self._ranges.append((start, end))
+            if self._is_broken:
+                return
+            try:
+                self._send()
+            except TransferError:
+                # It is met again by `readinto`, which tells it, or tries again.
+                self._drop()
 
     def readinto(self, start: int, buffer: memoryview) -> int:
         """Fill the buffer from the first range, which must have so many bytes left."""
+        with self._lock:
+            self._was_used = True
+            return self._readinto(start, buffer)
+
+    def keep_alive(self) -> bool:
+        """Use a connection that was idle for a while; False when there is none.
+
+        A reply that waits for a sink that stalls is given up. The server waits for us not much
+        longer, and what a firewall forgot does not come: it is asked for again.
+        """
+        if not self._lock.acquire(blocking=False):
+            return True  # at work
+        try:
+            if not self._connection.is_open:
+                return False
+            if self._was_used:
+                self._was_used = False
+                return True
+            if self._ranges and not self._is_broken:
+                self._drop()
+            self._connection.options()
+            return True
+        finally:
+            self._lock.release()
+
+    def _readinto(self, start: int, buffer: memoryview) -> int:
         position, end = self._ranges[0]
         if start != position:
             raise RuntimeError(f"offset {start} is not the next of the announced ranges")
@@ -344,7 +392,7 @@ class _Download:
             try:
                 count = self._read_some(buffer)
             except TransferError as e:
-                self.drop()
+                self._drop()
                 self._tries.failed(e)
             else:
                 self._tries.worked()
@@ -358,7 +406,17 @@ class _Download:
         """Make a call that is blocked now, in another thread, fail soon."""
         self._connection.cancel()
 
-    def drop(self) -> None:
+    def close(self) -> None:
+        """Close the connection for good."""
+        if not self._lock.acquire(blocking=False):
+            self._connection.cancel()  # it is being kept alive, and nobody waits for that
+            self._lock.acquire()
+        try:
+            self._drop()
+        finally:
+            self._lock.release()
+
+    def _drop(self) -> None:
         """Close the connection: nobody wants the rest of the reply."""
         self._is_broken = True
         self._response = None
