@@ -50,20 +50,24 @@ def say(**what: object) -> None:
 
 
 class Gate:
-    """A progress that stops at a point, and waits there until it is told to go on."""
+    """A progress that stops at a point, and waits there until it is told to go on.
+
+    Attributes:
+        done: Bytes written so far.
+    """
 
     def __init__(self, at: int | None) -> None:
         self._at = at
-        self._done = 0
+        self.done = 0
         self._lock = threading.Lock()
 
     def update(self, n: int) -> None:
         with self._lock:
-            self._done += n
-            if self._at is None or self._done < self._at:
+            self.done += n
+            if self._at is None or self.done < self._at:
                 return
             self._at = None
-        say(at=self._done)
+        say(at=self.done)
         sys.stdin.readline()
 
 
@@ -142,7 +146,7 @@ def move(spec: Spec, gate: Gate) -> None:
 
 def hash_disk(spec: Spec, gate: Gate) -> None:
     with source(spec) as src, DiscardSink() as dst:
-        copy(src, dst, **options(gate), block_hash=True)
+        copy(src, dst, progress=gate, block_hash=True)
 
 
 def compare_live(spec: Spec, gate: Gate) -> None:
@@ -182,11 +186,12 @@ def limit(spec: Spec) -> None:
     if "stack" in limits:
         threading.stack_size(limits["stack"])
     if "memory" in limits:
-        most = _virtual_memory() + limits["memory"]
+        most = virtual_memory() + limits["memory"]
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
 
 
-def _virtual_memory() -> int:
+def virtual_memory() -> int:
+    """Bytes of address space that this process has."""
     with open("/proc/self/statm") as f:
         return int(f.read().split()[0]) * resource.getpagesize()
 
@@ -199,11 +204,12 @@ def _left(before: set[str]) -> dict[str, object]:
         time.sleep(0.01)
     return {
         "threads": [t.name for t in threading.enumerate() if t is not threading.main_thread()],
-        "files": sorted(_open_files() - before),
+        "files": sorted(open_files() - before),
     }
 
 
-def _open_files() -> set[str]:
+def open_files() -> set[str]:
+    """Its descriptors, and what each is."""
     found = set()
     for fd in os.listdir("/proc/self/fd"):
         with contextlib.suppress(OSError):
@@ -215,7 +221,7 @@ def main() -> None:
     spec: Spec = json.loads(sys.argv[1])
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     signal.signal(signal.SIGTERM, _terminated)
-    before = _open_files()
+    before = open_files()
     gate = Gate(spec.get("gate"))
     say(start=True)
     if spec.get("wait"):
