@@ -71,6 +71,16 @@ live: system-live venv ## Run the tests that back up a running virtual machine.
 # The Debian suites whose kernels they run on: the driver does not do the same after a reset.
 TAPE_SUITES ?= bookworm trixie
 
+.PHONY: faults
+faults: system venv ## Let NUMBER=1000 faults happen to real copies, and judge each end.
+	$(PYTHON) -m tests.faults $(or $(NUMBER),1000) $(or $(FIRST),0)
+
+.PHONY: fuzz
+fuzz: venv ## Look for bytes that break us, SECONDS=120 for each target; with atheris where it installs.
+	-$(PYTHON) -m pip install --quiet atheris
+	for target in tar extents download upload; do \
+		$(PYTHON) -m tests.fuzz $$target $(or $(SECONDS),120) || exit 1; done
+
 # Outside, these tests run against a double. The guest is slow, and has the plugins it asks for.
 .PHONY: test-tape
 test-tape: system-tape venv ## Run the tape tests against Linux's own tape driver, in a small VM.
