@@ -62,7 +62,7 @@ def extents(data: bytes) -> None:
     """Read a list of extents of either kind."""
     for context in ("zero", "dirty"):
         with contextlib.suppress(TapestreamError):
-            for _ in Extents.parse(data, context=context):  # type: ignore[arg-type]
+            for _ in Extents.parse(data, context=context):
                 pass
 
 
@@ -74,7 +74,7 @@ def download(data: bytes) -> None:
                 contextlib.suppress(TapestreamError),
                 ImageioHTTPSource(
                     server.url,
-                    context=context,  # type: ignore[arg-type]
+                    context=context,
                     secure=False,
                     retries=0,
                     connect_timeout=SECONDS,
