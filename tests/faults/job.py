@@ -178,16 +178,20 @@ def limit(spec: Spec) -> None:
     """Take away what the process is not to have."""
     limits = spec.get("limits", {})
     if "files" in limits:
-        most = len(os.listdir("/proc/self/fd")) - 1 + limits["files"]
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+        set_limit(resource.RLIMIT_NOFILE, len(os.listdir("/proc/self/fd")) - 1 + limits["files"])
     if "file_size" in limits:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limits["file_size"],) * 2)
+        set_limit(resource.RLIMIT_FSIZE, limits["file_size"])
     if "stack" in limits:
         threading.stack_size(limits["stack"])
     if "memory" in limits:
-        most = virtual_memory() + limits["memory"]
-        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+        set_limit(resource.RLIMIT_AS, virtual_memory() + limits["memory"])
+
+
+def set_limit(what: int, most: int | None) -> None:
+    """Set a limit of this process, or lift it."""
+    _, hard = resource.getrlimit(what)
+    resource.setrlimit(what, (hard if most is None else most, hard))
 
 
 def virtual_memory() -> int:
@@ -235,11 +239,8 @@ def main() -> None:
         end = {"end": "error", "type": type(e).__name__, "typed": typed, "text": str(e)}
         if not typed:
             end["trace"] = traceback.format_exc()
-    with contextlib.suppress(ValueError, OSError):
-        hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (max(hard[0], 256), max(hard[1], 256)))
-    with contextlib.suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY,) * 2)
+    for what in (resource.RLIMIT_NOFILE, resource.RLIMIT_AS):
+        set_limit(what, None)
     say(**end, left=_left(before))
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from tapestream import TapestreamError
 
-from .job import JOBS, Gate, Spec, open_files, virtual_memory
+from .job import JOBS, Gate, Spec, open_files, set_limit, virtual_memory
 from .world import MIB
 
 # The jobs need some at the same time: buffers, connections, threads' stacks.
@@ -46,10 +46,8 @@ class Stopping(Gate):
 def soak(specs: list[Spec], number: int, seed: int) -> dict[str, Any]:
     """Run so many copies, a fifth of which fail; what came of them."""
     random = Random(seed)
-    limit = len(open_files()) + MOST_FILES
-    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
-    most = virtual_memory() + MOST_MEMORY
-    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    set_limit(resource.RLIMIT_NOFILE, len(open_files()) + MOST_FILES)
+    set_limit(resource.RLIMIT_AS, virtual_memory() + MOST_MEMORY)
     before, resident = open_files(), 0
     ends = {"done": 0, "stopped": 0, "failed": 0}
     for turn in range(number):
