@@ -23,6 +23,7 @@ from tapestream import (
     copy,
     verify,
 )
+from tapestream.engine.copy import CopyOptions
 from tapestream.extents import Extents
 from tests.memory import MemorySource
 
@@ -31,6 +32,8 @@ BLOCK = 512
 # Between the replies to one request and the next.
 NEXT = b"\n~~~\n"
 SECONDS = 2.0
+# Making large buffers would take most of the time.
+SMALL: CopyOptions = {"buffer_size": 4 * KIB, "buffer_memory": 64 * KIB}
 
 
 def tar(data: bytes) -> None:
@@ -42,9 +45,9 @@ def tar(data: bytes) -> None:
                 TarStreamSource(io.BytesIO(stream), allow_incomplete=lenient) as source,
                 DiscardSink() as sink,
             ):
-                copy(source, sink)
+                copy(source, sink, **SMALL)
         with contextlib.suppress(TapestreamError), TarStreamSource(io.BytesIO(stream)) as source:
-            str(verify(source))
+            str(verify(source, **SMALL))
 
 
 def with_checksums(data: bytes) -> bytes:
@@ -83,7 +86,7 @@ def download(data: bytes) -> None:
                 ) as source,
                 DiscardSink() as sink,
             ):
-                copy(source, sink)
+                copy(source, sink, **SMALL)
 
 
 def upload(data: bytes) -> None:
@@ -102,7 +105,7 @@ def upload(data: bytes) -> None:
             zero_timeout=SECONDS,
         ) as sink,
     ):
-        copy(source, sink)
+        copy(source, sink, **SMALL)
 
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
