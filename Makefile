@@ -73,7 +73,7 @@ TAPE_SUITES ?= bookworm trixie
 
 .PHONY: faults
 faults: system venv ## Let NUMBER=1000 faults happen to real copies, and judge each end.
-	$(PYTHON) -m tests.faults $(or $(NUMBER),1000) $(or $(FIRST),0)
+	$(PYTHON) -m tests.faults $(or $(NUMBER),1000) $(or $(FIRST),0) $(or $(WORKERS),2)
 
 .PHONY: fuzz
 fuzz: venv ## Look for bytes that break us, SECONDS=120 for each target; with atheris where it installs.
