@@ -446,7 +446,8 @@ class Transport(Closing):
             TapeError: Nothing more should be written.
         """
         self._check_writable()
-        if (not self._sure or self._unchecked >= CHECK_BYTES) and self._check_position():
+        too_much = self._unchecked and self._unchecked + len(record) > CHECK_BYTES
+        if (too_much or not self._sure) and self._check_position():
             raise EndOfTapeError(f"{self.path}: the tape will soon be full")
         doing = f"cannot write a record of {len(record)} bytes"
         began, device = not self._writing, self._ready()
@@ -714,7 +715,7 @@ class Transport(Closing):
         begin = max(found - blocks, 0) if isinstance(found, int) else 0
         return PositionLostError(
             f"{text}; {what} may have gone elsewhere, and has then ended the tape there: "
-            f"look for what is lost from block {begin} on"
+            f"what was on it from block {begin} on may be lost"
         )
 
     def _stop_writing(self) -> None:
