@@ -136,7 +136,7 @@ class TapeDrive(Transport):
 
     def _wind_to_file(self, file: int) -> None:
         was_at_end = self._at_end
-        status = self.status() if file and self.stands_as_counted() else None
+        status = self.status() if file and self._stands_as_counted() else None
         if status is None or status.file is None:
             self.rewind()
             if file:

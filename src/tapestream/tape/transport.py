@@ -262,7 +262,7 @@ class Transport(Closing):
         """True after an error that left it unknown where it stands."""
         return self._position == _LOST
 
-    def stands_as_counted(self) -> bool:
+    def _stands_as_counted(self) -> bool:
         """True if the drive says that the tape stands where it was left.
 
         Only then does the driver know the number of the tape file: it does not notice what others
