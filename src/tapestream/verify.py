@@ -62,11 +62,11 @@ class VerifyReport:
 def verify(source: Source, **options: Unpack[CopyOptions]) -> VerifyReport:
     """Read a backup to its end, past all damage, and tell what is wrong with it.
 
-    Needs as much memory as a copy, and some for every stretch that is damaged. After a bad sector
-    or a bad record of a tape, it reads on behind it. A damaged header of a member is passed over,
-    for the extents tell where the next is; only without readable extents nothing more can be
-    told. Behind a damaged header of an attachment, the first data is looked for, which may take
-    another 64 MiB of memory. The source is used up, as by a copy, and stays open.
+    After a bad sector, or a bad record of a tape, reading goes on. After a damaged header, and
+    where records were lost or doubled, it goes on at the next good header of the backup. Looking
+    for that can take another 64 MiB of memory. Without readable extents, nothing more can be said.
+    Otherwise this needs as much memory as a copy, and time and memory by what there is of the
+    stream, whatever it claims. The source is used up, as by a copy, and stays open.
 
     Args:
         source: An open `TarStreamSource`. Any other source is read, too: its first error is

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from tapestream import Damage, Extent, TarStreamSource, copy, verify
 from tapestream.damage import Findings
+from tapestream.errors import StreamError
 from tests.memory import MemorySink
 from tests.tar.layouts import Layout, Place
 from tests.tar.test_salvage import tar_of
@@ -282,3 +283,24 @@ def test_records_of_a_pax_tar(tmp_path: Path) -> None:
             damaged = change(tar, place.header + block * 512, 512)
             ours = check(tar, damaged, tmp_path / f"{name}{block}")
             assert ours.told() <= around(BEFORE) | around(HIT)
+
+
+@settings(max_examples=50, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@given(st.sampled_from(sorted(TARS, key=str)), hits(0))
+def test_records_anywhere_are_no_other_error(key: tuple[int, str | None], hit: list[Hit]) -> None:
+    """In the preamble, too: there is a backup, or an error of the stream."""
+    tar = TARS[key]
+    damaged = tar
+    for each in hit:
+        damaged = each.on(damaged)
+    for lenient in (False, True):
+        sink = MemorySink()
+        try:
+            with TarStreamSource(io.BytesIO(damaged), allow_incomplete=lenient) as source:
+                copy(source, sink)
+                is_good = source.findings is None or source.findings.compared is not None
+                told = [] if source.findings is None else source.findings.damage
+        except StreamError:
+            continue
+        if key[1] is not None and is_good and not told:
+            assert sink.disk == DISK
