@@ -139,11 +139,13 @@ class Do:
 
 @pytest.mark.parametrize("ending", ["backup ended", "machine killed"])
 def test_the_backup_ends_in_the_middle_of_a_copy(host: Host, tmp_path: Path, ending: str) -> None:
-    """The copy fails, says where to look, and leaves nothing that looks like a backup."""
+    """The copy fails, says what may have happened, and leaves nothing that looks like a backup."""
     with host.machine.backup("c1") as backup:
         end = backup.end if ending == "backup ended" else host.machine.kill
-        with pytest.raises(TransferError, match=r"cannot read bytes .*daemon\.log"):
+        with pytest.raises(TransferError, match=r"disk machine_vda .*: cannot read") as caught:
             host.back_up(backup, "vda", progress=Do(end))
+    assert "cannot open the disk" in caught.value.hint
+    assert "whether the VM was switched off or died" in caught.value.hint
     assert not list(tmp_path.glob("*tar*"))
 
 
