@@ -95,10 +95,15 @@ class Listing:
         try:
             return self._connection.extents(context)
         except ServerError as e:
-            # imageio fails to list the extents of an empty NBD export.
-            if (e.status or 0) >= 500 and self._beyond(0) == Beyond(False, 0):
-                return _OF_NO_BYTES
+            if (e.status or 0) >= 500 and self._is_empty():
+                return _OF_NO_BYTES  # imageio fails to list the extents of an empty NBD export
             raise
+
+    def _is_empty(self) -> bool:
+        try:
+            return self._connection.look_beyond(0) == Beyond(False, 0)
+        except TransferError:
+            return False  # as for the extents: those are tried again
 
     def _parse(self, text: bytes, context: Context) -> Extents:
         if len(text) < _SHORT and _is_of_no_bytes(text):
