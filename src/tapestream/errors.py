@@ -207,6 +207,15 @@ class BlockSizeError(TapeError):
     )
 
 
+class UnreadableLabelError(TapeError):
+    """It cannot be told if the tape has a label, or which. Nothing was written."""
+
+    hint = (
+        "Clean the drive, and try another one. Where the tape is of no worth any more, "
+        "TapeDrive.write_label(label, overwrite=True) begins it anew."
+    )
+
+
 class WrongTapeError(TapeError):
     """Another tape is loaded than the one that was asked for. Nothing was written."""
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tapestream import BackupInfo, TarStreamSource
-from tapestream.errors import BlockSizeError, TapeError, UsageError
-from tapestream.tape import Catalog, TapeDrive
+from tapestream.errors import BlockSizeError, TapeError, UnreadableLabelError, UsageError
+from tapestream.tape import Catalog, TapeDrive, VolumeRequest
 from tapestream.tar import format as fmt
 
 from .conftest import FakeStation, Station
@@ -78,6 +78,18 @@ def test_a_tape_of_variable_blocks_in_a_drive_left_in_fixed_mode(
     assert listing(drive) == ["label T1", "a"]
     drive.go_to_file(1)
     assert restore(drive) == SMALL
+
+
+def test_a_tape_that_is_labelled_anew_in_fixed_mode_says_what_it_was(drive: TapeDrive) -> None:
+    drive.write_label("T1")
+    assert drive.tape_label is not None
+    before = drive.tape_label.tape_id
+    drive.set_block_size(4 * RECORD)
+    drive.write_label("T2", overwrite=True)
+    assert drive.block_size == 4 * RECORD
+    assert drive.read_label() == "T2"
+    assert drive.tape_label is not None
+    assert drive.tape_label.replaces == (before,)
 
 
 def test_nothing_is_written_where_the_tape_stands_after_that(drive: TapeDrive) -> None:
@@ -244,7 +256,7 @@ def test_an_unreadable_label_is_not_taken_for_none(tmp_path: Path) -> None:
         blocks = list(cartridge.blocks)
         cartridge.bad = (0,)
         for use in (drive.read_label, lambda: catalog.scan(drive)):
-            with pytest.raises(TapeError, match=r"cannot tell if the tape has a label.*Clean"):
+            with pytest.raises(UnreadableLabelError, match=r"cannot tell if .* a label.*Clean"):
                 use()
             assert not drive.knows_label
         with pytest.raises(TapeError, match="cannot tell if the tape has a label"):
@@ -256,6 +268,31 @@ def test_an_unreadable_label_is_not_taken_for_none(tmp_path: Path) -> None:
         drive.write_label("T2", overwrite=True)
         cartridge.bad = ()
         assert listing(drive) == ["label T2"]
+
+
+@pytest.mark.usefixtures("quick")
+def test_another_tape_is_asked_for_where_the_next_one_has_no_readable_label() -> None:
+    """The double's tape stays bad."""
+    station = FakeStation()
+    with tape_drive(station) as drive:
+        drive.write_label("T1")
+        for name in ("T0002", "T0003"):
+            change_tape(station, drive, name)
+            drive.write_label(name)
+        station.shelf["T0002"].bad = (0,)
+        change_tape(station, drive, "T0001")
+        problems, following = [], iter(["T0002", "T0003"])
+
+        def load(request: VolumeRequest) -> None:
+            problems.append(request.problem)
+            change_tape(station, drive, next(following))
+
+        result = backup(drive, disk(1, station.capacity), "a", on_volume_full=load)
+        assert places(result) == [("T1", 1), ("T0003", 1)]
+        first, second = problems
+        assert first is None
+        assert second is not None
+        assert "cannot tell if the tape has a label" in second
 
 
 def test_a_damaged_label_is_not_taken_for_none(drive: TapeDrive, tmp_path: Path) -> None:

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from ..errors import (
+    BlockSizeError,
     NoMediumError,
     PositionLostError,
-    StreamError,
     TapeError,
     UsageError,
     WrongTapeError,
@@ -152,7 +152,8 @@ class TapeDrive(Transport):
 
         Raises:
             BlockSizeError: The drive is in fixed mode, and the tape has blocks of another size.
-            TapeError: The drive failed, or it cannot be told if the tape has a label.
+            UnreadableLabelError: It cannot be told if the tape has a label.
+            TapeError: The drive failed.
         """
         label = first_label(self)
         return label.name if label else None
@@ -196,9 +197,16 @@ class TapeDrive(Transport):
         """The label that is about to be written over; None where there is none, or a bad one."""
         try:
             return first_label(self)
+        except BlockSizeError:
+            fixed = self.block_size
+            self.set_block_size(0)
+            try:
+                return self._label_before()
+            finally:
+                self.set_block_size(fixed)
         except (NoMediumError, PositionLostError):
             raise
-        except (StreamError, TapeError) as e:
+        except TapeError as e:
             log.warning("the label before cannot be read: %s", e)
             return None
 

@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from ..errors import BlockSizeError, PositionLostError, StreamError, TapeError, UsageError
+from ..errors import (
+    BlockSizeError,
+    PositionLostError,
+    StreamError,
+    TapeError,
+    UnreadableLabelError,
+    UsageError,
+)
 from ..expected import Expected
 from ..info import BackupInfo
 from ..report import TapeLabel
@@ -98,7 +105,8 @@ def first_label(drive: Transport) -> TapeLabel | None:
 
     Raises:
         BlockSizeError: The drive is in fixed mode, and the tape has blocks of another size.
-        TapeError: The drive failed, or it cannot be told if the tape has a label.
+        UnreadableLabelError: It cannot be told if the tape has a label.
+        TapeError: The drive failed.
     """
     drive.rewind()
     reader = RecordReader(drive)
@@ -118,12 +126,10 @@ def first_label(drive: Transport) -> TapeLabel | None:
     return entry.tape_label if entry else None
 
 
-def unreadable_label(drive: Transport, entry: TapeEntry) -> TapeError:
+def unreadable_label(drive: Transport, entry: TapeEntry) -> UnreadableLabelError:
     """What to raise where the first tape file may be a label, but cannot be read."""
-    return TapeError(
-        f"{drive.path}: cannot tell if the tape has a label, or which: {entry.problem}",
-        hint="Clean the drive, and try another one. Where the tape is of no worth any more, "
-        "TapeDrive.write_label(label, overwrite=True) begins it anew.",
+    return UnreadableLabelError(
+        f"{drive.path}: cannot tell if the tape has a label, or which: {entry.problem}"
     )
 
 

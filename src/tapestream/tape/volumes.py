@@ -10,9 +10,11 @@ from dataclasses import dataclass, replace
 
 from ..arguments import path
 from ..errors import (
+    BlockSizeError,
     EndOfTapeError,
     NoMediumError,
     TapeError,
+    UnreadableLabelError,
     WriteProtectedError,
     WrongTapeError,
 )
@@ -25,6 +27,15 @@ log = logging.getLogger("tapestream.tape")
 MAX_REQUESTS = 10
 # A drive takes 15 to 60 s to take a cartridge; the kernel, too, waits for two minutes.
 LOAD_SECONDS = 120.0
+# What another tape, or another setting of the drive, mends.
+_WILL_NOT_DO = (
+    BlockSizeError,
+    EndOfTapeError,
+    NoMediumError,
+    UnreadableLabelError,
+    WriteProtectedError,
+    WrongTapeError,
+)
 
 
 @dataclass(frozen=True)
@@ -144,7 +155,7 @@ def ask(
         try:
             _wait_for_cartridge(turn)
             return accept(turn.drive)
-        except (EndOfTapeError, NoMediumError, WriteProtectedError, WrongTapeError) as e:
+        except _WILL_NOT_DO as e:
             log.warning("volume %d: %s", request.volume, e)
             problem = e
             request = replace(request, drive=turn.drive, problem=str(e.args[0]))
