@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from inspect import getattr_static
 from typing import Any, cast
 
@@ -83,17 +84,31 @@ def extents_of(source: Source) -> Extents:
         ExtentsError: They are not.
         BackendError: They are no list.
     """
+    with _placed(source):
+        return _checked_extents(source)
+
+
+def _checked_extents(source: Source) -> Extents:
     listed: object = source.extents()
     if not isinstance(listed, Iterable):
         raise BackendError(f"{class_of(source)}.extents() returned {_shown(listed)}, not a list")
     info = info_of(source)
     extents = Extents.of(listed, context=info.context)
     if extents.size != info.size:
-        raise ExtentsError(
-            f"{source.place or class_of(source)}: the extents cover {extents.size} bytes of a disk "
-            f"of {info.size} bytes"
-        )
+        raise ExtentsError(f"the extents cover {extents.size} bytes of a disk of {info.size} bytes")
     return extents
+
+
+@contextmanager
+def _placed(source: Source) -> Iterator[None]:
+    """Let an error about extents say whose they are."""
+    try:
+        yield
+    except ExtentsError as e:
+        place, message = text_of(source, "place") or class_of(source), str(e.args[0])
+        if not message.startswith(place):
+            e.args = (f"{place}: {message}", *e.args[1:])
+        raise
 
 
 def check_unchanged(source: Source, before: BackupInfo) -> None:

@@ -119,7 +119,10 @@ class _RawReader(Reader):
             except OSError as e:
                 raise LocalIOError(f"cannot read {self._path} at {start}", e) from e
             if count == 0:
-                raise LocalIOError(f"{self._path} ends at {start}: it became shorter")
+                raise LocalIOError(
+                    f"{self._path} ends at {start}: it became shorter while it was read",
+                    hint="Nothing may write to it meanwhile: stop the VM, or read a snapshot.",
+                )
             start, buffer = start + count, buffer[count:]
 
     def close(self) -> None:
@@ -232,11 +235,14 @@ class RawImageSink(Sink):
         """Decide how large the image shall be, before anything is touched."""
         size = info.size if self._size is None else self._size
         if info.context == "dirty":
-            existing = _existing(self._path)
+            existing, parent = _existing(self._path), info.parent_checkpoint_id
             if existing is None:
                 raise UsageError(
-                    f"an incremental backup changes an image, but there is no {self._path}",
-                    hint="Restore the backup it is based on first.",
+                    f"an incremental backup of {disk_of(info)} changes an image, but there is no "
+                    f"{self._path}",
+                    hint="Restore the backup it is based on first, "
+                    f"{f'which made checkpoint {parent}, ' if parent else ''}or all of the chain "
+                    "with restore_chain.",
                 )
             size = existing.st_size if self._size is None else self._size
         if size < info.size:

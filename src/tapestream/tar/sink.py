@@ -34,7 +34,8 @@ class TarStreamSink(Sink):
     """Write a backup as a plain tar: to a file, a fifo, a pipe, a tape or any file object.
 
     A regular file is written under a temporary name beside the final one, with mode 0600, and
-    gets its name, replacing an older file, only when it is complete and on stable storage.
+    gets its name, replacing an older file, only when it is complete and on stable storage. An image
+    in a known format, such as qcow2, is not replaced: that is a `UsageError`.
     Anything else gets the stream directly; an aborted one lacks its manifest, and every reader
     reports it as incomplete.
 
