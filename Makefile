@@ -68,6 +68,14 @@ test: system venv ## Run the tests.
 live: system-live venv ## Run the tests that back up a running virtual machine.
 	$(PYTHON) -m pytest tests/live
 
+COUNT ?= 5000
+SEED ?= 1
+
+.PHONY: interrupts
+interrupts: system venv ## Interrupt copies at COUNT=5000 lines; let every call to the system fail.
+	$(PYTHON) -m tests.interrupts --count $(COUNT) --seed $(SEED)
+	$(PYTHON) -m tests.call_errors --seed $(SEED)
+
 # The Debian suites whose kernels they run on: the driver does not do the same after a reset.
 TAPE_SUITES ?= bookworm trixie
 

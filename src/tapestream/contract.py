@@ -392,17 +392,24 @@ def _completed(party: object, protocol: type) -> object:
 
 
 def _opened(party: object, name: str, protocol: type) -> object:
-    opened = getattr(party, name)()
-    missing = _missing(opened, protocol)
-    if missing:
-        raise BackendError(
-            f"{class_of(party)}.{name}() returned {_shown(opened)}, which has no "
-            f"{' and no '.join(missing)}"
-        )
-    opened = _completed(opened, protocol)
-    if protocol is Reader:
-        number_of(opened, "ahead", least=1)
-    return opened
+    opened: object = None
+    try:
+        opened = getattr(party, name)()
+        missing = _missing(opened, protocol)
+        if missing:
+            raise BackendError(
+                f"{class_of(party)}.{name}() returned {_shown(opened)}, which has no "
+                f"{' and no '.join(missing)}"
+            )
+        opened = _completed(opened, protocol)
+        if protocol is Reader:
+            number_of(opened, "ahead", least=1)
+        return opened  # noqa: TRY300 - an interrupt may come here, too
+    except BaseException:  # an interrupt, too: nobody else has it yet
+        close = getattr(opened, "close", None)
+        if close is not None:
+            close()
+        raise
 
 
 def _check_party(party: object, protocol: type, needed: str, example: str) -> None:

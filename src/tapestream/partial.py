@@ -55,10 +55,15 @@ class PartialFile:
     def __init__(self, path: str | os.PathLike[str], *, modify: bool = False) -> None:
         self.path = Path(os.path.realpath(path))
         self.touched = False
-        exists = self.path.exists()
-        if exists and not self.path.is_file():
+        try:
+            exists = self.path.exists()
+            is_file = self.path.is_file()
+            is_device = not exists and _is_for_devices(self.path.parent)
+        except OSError as e:
+            raise LocalIOError(f"cannot look at {self.path}", e) from e
+        if exists and not is_file:
             raise UsageError(f"{self.path} is not a regular file")
-        if not exists and _is_for_devices(self.path.parent):
+        if is_device:
             raise UsageError(
                 f"there is no {self.path}, and a file there would be kept in memory",
                 hint="Is the device on, and its driver loaded ('modprobe st' for a tape drive)?",
@@ -68,7 +73,7 @@ class PartialFile:
             if self.created:
                 self._file = self._create()
             else:
-                self._file = io.FileIO(self.path, "r+b")
+                self._file = io.FileIO(self.path, "r+b", opener=os.open)
                 self._take_aside()
         except OSError as e:
             self.abort()
@@ -231,8 +236,9 @@ class _Directory:
     """A directory in which a file gets its name, which then is put on stable storage."""
 
     def __init__(self, path: Path) -> None:
+        # At most one. It comes and goes in one step, lest an interrupt lose it.
+        self._fds: list[int] = []
         self._path = path
-        self._fd = -1
 
     def open(self) -> None:
         """Find out how it can be put on stable storage, before anything in it is changed.
@@ -241,8 +247,8 @@ class _Directory:
             OSError: It cannot.
         """
         try:
-            self._fd = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            os.fsync(self._fd)
+            self._fds.append(os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+            os.fsync(self._fds[0])
         except OSError as e:
             # It may be written, but not listed; or its file system does not sync directories.
             if e.errno not in (errno.EACCES, errno.EPERM, errno.EINVAL, errno.ENOTSUP):
@@ -255,18 +261,21 @@ class _Directory:
         Raises:
             OSError: That failed.
         """
-        if self._fd >= 0:
-            os.fsync(self._fd)
+        if self._fds:
+            os.fsync(self._fds[0])
         elif _libc().syncfs(fd):
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number))
 
     def close(self) -> None:
         """Close it, if it is open."""
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            with suppress(OSError):
-                os.close(fd)
+        with suppress(OSError):
+            while self._fds:
+                os.close(self._fds.pop())
+
+    def __del__(self) -> None:
+        with suppress(AttributeError):  # its constructor was interrupted
+            self.close()
 
 
 @cache

@@ -56,7 +56,7 @@ class RawImageSource(Source):
         self._path = checked_path("path", path)
         given = check_info(info)
         try:
-            self._file = io.FileIO(self._path, "rb")
+            self._file = io.FileIO(self._path, "rb", opener=os.open)
         except IsADirectoryError:
             raise _no_image(self._path) from None
         except OSError as e:

@@ -6,11 +6,11 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, fields
 from functools import partial
 from itertools import chain
-from typing import Literal, TypedDict, TypeVar
+from typing import Literal, TypedDict
 
 from ..arguments import flag, number
 from ..blockhash import BlockHash, BlockHasher
@@ -381,11 +381,14 @@ class _Move:
             )
             for runs in passes
         )
-        with ExitStack() as stack:
-            pool = BufferPool(settings.buffer_memory // settings.buffer_size, settings.buffer_size)
-            stack.callback(pool.close)
-            readers = [stack.enter_context(_closing(reader_of(src))) for _ in range(self.readers)]
-            writers = [stack.enter_context(_closing(writer_of(dst))) for _ in range(self.writers)]
+        pool = BufferPool(settings.buffer_memory // settings.buffer_size, settings.buffer_size)
+        readers: list[Reader] = []
+        writers: list[Writer] = []
+        with closing(pool), _closed(readers), _closed(writers):
+            while len(readers) < self.readers:
+                readers.append(reader_of(src))
+            while len(writers) < self.writers:
+                writers.append(writer_of(dst))
             return pipeline.run(
                 plan,
                 readers,
@@ -443,21 +446,28 @@ def _rewound(src: Source, lost: Sequence[tuple[int, int]]) -> bool:
     return True
 
 
-Worker = TypeVar("Worker", Reader, Writer)
-
-
 @contextmanager
-def _closing(worker: Worker) -> Iterator[Worker]:
-    """Close a reader or writer at the end; an error of that does not hide an earlier one."""
+def _closed(workers: list[Reader] | list[Writer]) -> Iterator[None]:
+    """Close all readers, or writers, at the end; an error of that does not hide an earlier one."""
+    failing = True
     try:
-        yield worker
-    except BaseException:
+        yield
+        failing = False
+    finally:
         try:
-            worker.close()
+            _close(workers, failing=failing)
+        finally:
+            _close(workers, failing=True)  # those that are left after an error or an interrupt
+
+
+def _close(workers: list[Reader] | list[Writer], *, failing: bool) -> None:
+    while workers:
+        try:
+            workers.pop().close()
         except Exception:
+            if not failing:
+                raise
             log.exception("a reader or writer could not be closed cleanly")
-        raise
-    worker.close()
 
 
 def check_order(source: Source) -> None:

@@ -219,27 +219,40 @@ class TapeDrive(Transport):
         Raises:
             UsageError: This thread has it already.
         """
-        self.begin_turn()
+        token = object()
         try:
-            yield
+            try:
+                self.begin_turn(token=token)
+                yield
+            finally:
+                self.end_turn(token)
         finally:
-            self.end_turn()
+            self.end_turn(token)  # an interrupt may have come before the one above
 
-    def begin_turn(self, cancelled: threading.Event | None = None) -> None:
+    def begin_turn(self, cancelled: threading.Event | None = None, *, token: object = None) -> None:
         """See `turn`.
 
         Args:
             cancelled: Set by another thread to end the wait with a `TapeError`.
+            token: A name for this turn, for `has_turn` and `end_turn`.
         """
-        self._turns.begin(self.path, cancelled)
+        self._turns.begin(self.path, cancelled, token=token)
+
+    def has_turn(self, token: object) -> bool:
+        """True while the turn of this name lasts."""
+        return self._turns.has_begun(token)
 
     def adopt_turn(self) -> None:
         """Let this thread, too, scan during a turn that another thread has begun for both."""
         self._turns.adopt()
 
-    def end_turn(self) -> None:
-        """End the turn; does nothing when it has ended."""
-        self._turns.end()
+    def end_turn(self, token: object = None) -> None:
+        """End the turn; does nothing when it has ended.
+
+        Args:
+            token: The name of the turn to end; None for any.
+        """
+        self._turns.end(token)
 
 
 def in_turn(drive: TapeDrive) -> AbstractContextManager[None]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from ..arguments import path
@@ -72,17 +74,26 @@ class DriveTurn:
     """
 
     def __init__(self, drive: TapeDrive, *, ours: bool) -> None:
+        self._token = object()
         self.drive = drive
         self._given = drive
         self._ours = ours
-        self._has_turn = False
         self.cancelled = threading.Event()
+
+    def __del__(self) -> None:
+        with suppress(AttributeError):  # its constructor was interrupted
+            if self._has_turn:
+                warnings.warn(f"{self.drive.path} is still in use", ResourceWarning, 1, self)
+                self.close()
+
+    @property
+    def _has_turn(self) -> bool:
+        return self.drive.has_turn(self._token)
 
     def begin(self) -> None:
         """Wait for the turn, unless it was begun."""
         if not self._has_turn:
-            self.drive.begin_turn(self.cancelled)
-            self._has_turn = True
+            self.drive.begin_turn(self.cancelled, token=self._token)
 
     def adopt(self) -> None:
         """Go on with it in this thread."""
@@ -113,9 +124,7 @@ class DriveTurn:
 
     def end(self) -> None:
         """Let others use the drive."""
-        if self._has_turn:
-            self._has_turn = False
-            self.drive.end_turn()
+        self.drive.end_turn(self._token)
 
     def close(self) -> None:
         """End the turn, and close the drive if it was opened for this stream.

@@ -13,8 +13,9 @@ import select
 import stat
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Protocol
 
 from ..errors import IncompleteStreamError, LocalIOError, UsageError
@@ -106,6 +107,13 @@ class Output(Protocol):
         """Leave nothing that looks complete, where that is possible."""
 
 
+class _Own(io.FileIO):
+    """A descriptor that goes with its user: who gave us an open file need not know of it."""
+
+    def __del__(self) -> None:
+        self.close()  # without a ResourceWarning
+
+
 class _Cancel:
     """A flag that a thread blocked in poll() notices."""
 
@@ -113,7 +121,7 @@ class _Cancel:
         self._lock = threading.Lock()  # nothing is written to what is being closed
         self._is_set = False
         # In one step: whatever interrupts this, the descriptors have an owner that closes them.
-        self._read, self._write = map(io.FileIO, os.pipe2(os.O_CLOEXEC), ("rb", "wb"))
+        self._read, self._write = map(_Own, os.pipe2(os.O_CLOEXEC), ("rb", "wb"))
 
     def set(self) -> None:
         with self._lock:
@@ -146,7 +154,8 @@ class DescriptorInput:
         self.name = name
         self._before = before
         self._file = file
-        with _closed_on_error(file, name):
+        self._cancel: _Cancel | None = None
+        with _closed_on_error(self.close, name):
             self._cancel = _Cancel()
             self._may_block = _may_block(file.fileno())
             if self._may_block:
@@ -161,7 +170,7 @@ class DescriptorInput:
             return count
         fd = descriptor(self._file, self.name)
         try:
-            if self._may_block:
+            if self._may_block and self._cancel is not None:
                 self._cancel.wait(fd, select.POLLIN)
             return os.readv(fd, [buffer])
         except OSError as e:
@@ -171,16 +180,18 @@ class DescriptorInput:
         """See `Input`: a regular file can."""
         if self._start is None:
             raise _read_once(self.name)
-        os.lseek(descriptor(self._file, self.name), self._start, os.SEEK_SET)
+        with _local_errors(f"cannot read {self.name} from its beginning"):
+            os.lseek(descriptor(self._file, self.name), self._start, os.SEEK_SET)
 
     def pass_over(self, length: int) -> int:
         """See `Input`: a regular file can."""
         if self._start is None:
             return 0
         fd = descriptor(self._file, self.name)
-        here = os.lseek(fd, 0, os.SEEK_CUR)
-        there = min(here + length - here % length, os.lseek(fd, 0, os.SEEK_END))
-        os.lseek(fd, there, os.SEEK_SET)
+        with _local_errors(f"cannot go on in {self.name}"):
+            here = os.lseek(fd, 0, os.SEEK_CUR)
+            there = min(here + length - here % length, os.lseek(fd, 0, os.SEEK_END))
+            os.lseek(fd, there, os.SEEK_SET)
         return there - here
 
     def peek(self, offset: int, length: int) -> bytes | None:
@@ -191,11 +202,13 @@ class DescriptorInput:
 
     def cancel(self) -> None:
         """See `Input`."""
-        self._cancel.set()
+        if self._cancel is not None:
+            self._cancel.set()
 
     def close(self) -> None:
         """See `Input`."""
-        self._cancel.close()
+        if self._cancel is not None:
+            self._cancel.close()
         close_file(self._file, self.name)
 
 
@@ -273,7 +286,8 @@ class DescriptorOutput:
     def __init__(self, file: io.FileIO, name: str) -> None:
         self.name = name
         self._file = file
-        with _closed_on_error(file, name):
+        self._cancel: _Cancel | None = None
+        with _closed_on_error(self.abort, name):
             self._cancel = _Cancel()
             self._may_block = _may_block(file.fileno())
             if self._may_block:
@@ -284,7 +298,7 @@ class DescriptorOutput:
         while data:
             fd = descriptor(self._file, self.name)
             try:
-                if self._may_block:
+                if self._may_block and self._cancel is not None:
                     self._cancel.wait(fd, select.POLLOUT)
                 data = data[os.write(fd, data) :]
             except BlockingIOError:
@@ -294,7 +308,8 @@ class DescriptorOutput:
 
     def cancel(self) -> None:
         """See `Output`."""
-        self._cancel.set()
+        if self._cancel is not None:
+            self._cancel.set()
 
     def commit(self) -> None:
         """See `Output`: what was written cannot be called back.
@@ -311,7 +326,8 @@ class DescriptorOutput:
 
     def abort(self) -> None:
         """See `Output`: close, and so end what the other side reads."""
-        self._cancel.close()
+        if self._cancel is not None:
+            self._cancel.close()
         close_file(self._file, self.name)
 
 
@@ -407,13 +423,14 @@ def open_input(target: str | os.PathLike[str] | BinaryInput) -> Input:
     """
     if not isinstance(target, (str, os.PathLike)):
         _check_object(target, "read")
-        return _input_of_object(target)
+        with _local_errors(f"cannot open {_name_of(target)}"):
+            return _input_of_object(target)
     if target == "-":
         _require_open(0, "standard input")
         return DescriptorInput(_copy_of(0, "standard input"), "standard input")
     name = os.fspath(target)
     try:
-        file = io.FileIO(name, "rb")
+        file = io.FileIO(name, "rb", opener=os.open)
     except OSError as e:
         raise LocalIOError(f"cannot open {name}", e) from e
     begin_reading(file.fileno())
@@ -434,14 +451,16 @@ def open_output(target: str | os.PathLike[str] | BinaryOutput) -> Output:
     """
     if not isinstance(target, (str, os.PathLike)):
         _check_object(target, "write")
-        return _pipe_of_object(target) or _unbuffered(target)
+        with _local_errors(f"cannot open {_name_of(target)}"):
+            return _pipe_of_object(target) or _unbuffered(target)
     if target == "-":
         _require_open(1, "standard output")
         if os.isatty(1):
             raise UsageError("will not write a tar to a terminal: redirect standard output")
-        if sys.stdout is not None:
-            sys.stdout.flush()
-        return _pipe_of_others(1, "standard output")
+        with _local_errors("cannot open standard output"):
+            if sys.stdout is not None:
+                sys.stdout.flush()
+            return _pipe_of_others(1, "standard output")
     name = os.fspath(target)
     try:
         mode = os.stat(name).st_mode
@@ -461,7 +480,7 @@ def open_output(target: str | os.PathLike[str] | BinaryOutput) -> Output:
         file = io.FileIO(os.open(name, os.O_WRONLY | os.O_CLOEXEC), "wb")
     except OSError as e:
         raise LocalIOError(f"cannot open {name}", e) from e
-    with _closed_on_error(file, name):
+    with _closed_on_error(partial(close_file, file, name), name):
         os.set_blocking(file.fileno(), not _may_block(file.fileno()))
     return DescriptorOutput(file, name)
 
@@ -515,7 +534,7 @@ def _unbuffered(file: BinaryOutput) -> Output:
 def _copy_of(fd: int, name: str) -> io.FileIO:
     """Open what somebody else may close: its number could then become another file's."""
     try:
-        return io.FileIO(os.dup(fd), "r+b")
+        return _Own(os.dup(fd), "r+b")
     except OSError as e:
         raise LocalIOError(f"cannot open {name}", e) from e
 
@@ -533,16 +552,24 @@ def _input_of_object(file: BinaryInput) -> Input:
 
 
 @contextmanager
-def _closed_on_error(file: io.FileIO, name: str) -> Iterator[None]:
-    """Close a file, which cannot be used, when this block raises."""
+def _closed_on_error(close: Callable[[], None], name: str) -> Iterator[None]:
+    """Close what cannot be used, when this block raises."""
     try:
         yield
     except OSError as e:
-        close_file(file, name)
+        close()
         raise LocalIOError(f"cannot open {name}", e) from e
     except BaseException:
-        close_file(file, name)
+        close()
         raise
+
+
+@contextmanager
+def _local_errors(doing: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as e:
+        raise LocalIOError(doing, e) from e
 
 
 def _buffered(file: io.BufferedReader) -> bytes:
