@@ -62,8 +62,7 @@ FIRST_REQUEST = 8 * 1024**2
 
 # Connections that a server allows and we leave free. oVirt's host serves a disk with `qemu-nbd
 # --shared=8`, imageio opens one NBD connection for each of ours, and the ninth hangs. The daemon
-# finds out late that we have left a broken connection, so one that replaces it comes on top, and so
-# does the keep-alive of a download.
+# finds out late that we have left a broken connection, so one that replaces it comes on top.
 ROOM = 2
 
 MAX_SECONDS = 365 * 86400  # a socket takes no timeout much longer
@@ -794,6 +793,7 @@ class Connection:
         timeout: float = 0,
     ) -> None:
         """Send a request; its reply must follow."""
+        self._backend_is_gone = False
         self._connect(timeout)
         headers = {**(PLAIN if body is None else {}), **(headers or {})}
         self._exchange.send(method, self._transfer.url.path + suffix, headers, body)
