@@ -338,6 +338,14 @@ def test_damaged_headers_without_end() -> None:
 # --- JSON ---
 
 
+@pytest.mark.parametrize("key", ["set_id", "checksum", "software", "vm_id", "metadata", "created"])
+def test_half_a_character(key: str) -> None:
+    """JSON can say it, and no file can hold it."""
+    parts = edited(PARTS, "backup-info.json", lambda info: {**info, key: "\ud800"})
+    for text in texts_of(join(parts)):
+        assert text.isprintable() or "\n" in text
+
+
 @pytest.mark.parametrize("member", ["backup-info.json", "extents.json", "manifest.json"])
 @pytest.mark.parametrize(
     "text",

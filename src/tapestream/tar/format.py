@@ -638,7 +638,10 @@ def _number(values: Mapping[str, Any], key: str, low: int, high: int, unit: int 
 
 def _text(values: Mapping[str, Any], key: str) -> str | None:
     value = values.get(key)
-    if value is None or isinstance(value, str):
+    if value is None:
+        return None
+    if isinstance(value, str):
+        value.encode()  # JSON can say what is no text: half of a character
         return value
     raise ValueError(f"{key} is {value!r}")
 

@@ -280,24 +280,27 @@ class MemberReader:
         count = self.offset - begin
         return data if count == length else data[:count]
 
-    def is_behind(self, name: str, size: int, peek: Callable[[int, int], bytes | None]) -> bool:
-        """Whether a header of this name comes behind so many bytes of data; not too far for memory.
+    def is_behind(
+        self, names: tuple[str, ...], size: int, peek: Callable[[int, int], bytes | None]
+    ) -> bool:
+        """Whether a header comes behind so many bytes of data, if that is not too far for memory.
 
         Args:
-            name: Name of the member.
+            names: Of the member that may come.
             size: Bytes of data.
             peek: Reads at an offset of the stream, if that is possible: see `Input`.
         """
-        start, distance = name.encode() + b"\0", fmt.padded(size) + self.extension
+        starts = tuple(name.encode() + b"\0" for name in names)
+        distance = fmt.padded(size) + self.extension
         with suppress(LocalIOError):
-            block = peek(self.offset + distance, len(start))
+            block = peek(self.offset + distance, fmt.BLOCK)
             if block is not None:
-                return block == start
+                return block.startswith(starts)
         if distance > MAX_AHEAD:
             return False
-        ahead = self._read_on(distance + len(start))
+        ahead = self._read_on(distance + fmt.BLOCK)
         self._push_back(ahead)
-        return ahead.endswith(start) and len(ahead) == distance + len(start)
+        return ahead.startswith(starts, distance)
 
     def is_zero_behind(self, size: int) -> bool:
         """Whether the archive ends behind so many bytes of data."""

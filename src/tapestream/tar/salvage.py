@@ -245,7 +245,9 @@ class SalvageReader(TarReader):
             return True  # as it was for the damaged header before
         members = self._volumes.members
         distance = found.offset - (members.offset - fmt.BLOCK)
-        is_at = self._table.is_at(distance, member.start, found.member, members.extension)
+        is_at = self._table.is_at(
+            distance, member.start, found.member, members.extension, ends=self._volumes.may_go_on
+        )
         self._in_place = found if is_at else None
         return is_at or self._follows(member)
 
@@ -255,8 +257,7 @@ class SalvageReader(TarReader):
         There can be tars on a disk.
         """
         following = next(self._table.following(member.start + member.length), None)
-        name = following.name if following else fmt.MANIFEST
-        return self._volumes.is_behind(name, member.length)
+        return self._volumes.is_followed(member, following)
 
     def _suspect(self, member: fmt.Member | None) -> None:
         """Bytes may have been lost before a bad header: in the member before, too.

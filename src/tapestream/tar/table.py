@@ -64,7 +64,15 @@ class MemberTable:
             ):
                 yield fmt.Member(i + 1, offset, min(self._part_size, end - offset))
 
-    def is_at(self, distance: int, start: int, member: fmt.Member | None, extension: int) -> bool:
+    def is_at(
+        self,
+        distance: int,
+        start: int,
+        member: fmt.Member | None,
+        extension: int,
+        *,
+        ends: bool = False,
+    ) -> bool:
         """Whether a member lies in the stream where it should be.
 
         Args:
@@ -73,9 +81,10 @@ class MemberTable:
             start: Offset in the disk.
             member: The other one; None for the manifest.
             extension: Bytes before each header.
+            ends: The manifest may come behind any member.
         """
         for each in self.following(start):
-            if each == member or distance < 0:
+            if each == member or distance < 0 or (distance == 0 and member is None and ends):
                 break
             distance -= fmt.BLOCK + fmt.padded(each.length) + extension
         return distance == 0

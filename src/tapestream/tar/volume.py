@@ -303,19 +303,21 @@ class Volumes:
         expected = [first.name, fmt.MANIFEST] if first else [fmt.MANIFEST]
         if any(fmt.resembles(name, other) for other in expected):
             return None
-        if first and self._is_there(first, second):
+        if first and self.is_followed(first, second):
             return None
         distance = self._distance(table, attachments=False)
         return None if distance is None else fmt.Header("an attachment", distance)
 
-    def _is_there(self, member: fmt.Member, following: fmt.Member | None) -> bool:
-        """Whether the header of what follows a data member is where it should be."""
+    def is_followed(self, member: fmt.Member, following: fmt.Member | None) -> bool:
+        """Whether the next data member, if its header is this one, has the next one behind it."""
         name = following.name if following else fmt.MANIFEST
-        return self.is_behind(name, member.length)
+        names = (name, fmt.MANIFEST) if self.may_go_on else (name,)
+        return self.members.is_behind(names, member.length, self._stream.peek)
 
-    def is_behind(self, name: str, size: int) -> bool:
-        """Whether a header of this name comes behind so many bytes of data."""
-        return self.members.is_behind(name, size, self._stream.peek)
+    @property
+    def may_go_on(self) -> bool:
+        """Whether there can be another volume, so that this one may end behind any member."""
+        return self.preamble.set_id is not None
 
     def _distance(self, table: MemberTable, *, attachments: bool) -> int | None:
         """How many bytes there are between a damaged header and the next good one.
@@ -345,7 +347,8 @@ class Volumes:
             self._searched = offset
             return None
         start, distance = self.preamble.volume_start, offset - here + fmt.BLOCK
-        if table.is_at(distance, start, table.find(header), self.members.extension):
+        found = table.find(header)
+        if table.is_at(distance, start, found, self.members.extension, ends=self.may_go_on):
             return None
         return offset - here
 
