@@ -76,9 +76,6 @@ interrupts: system venv ## Interrupt copies at COUNT=5000 lines; let every call 
 	$(PYTHON) -m tests.interrupts --count $(COUNT) --seed $(SEED)
 	$(PYTHON) -m tests.call_errors --seed $(SEED)
 
-# The Debian suites whose kernels they run on: the driver does not do the same after a reset.
-TAPE_SUITES ?= bookworm trixie
-
 .PHONY: faults
 faults: system venv ## Let NUMBER=1000 faults happen to real copies, and judge each end.
 	$(PYTHON) -m tests.faults $(or $(NUMBER),1000) $(or $(FIRST),0) $(or $(WORKERS),2)
@@ -88,6 +85,9 @@ fuzz: venv ## Look for bytes that break us, SECONDS=120 for each target; with at
 	-$(PYTHON) -m pip install --quiet atheris
 	for target in tar extents download upload; do \
 		$(PYTHON) -m tests.fuzz $$target $(or $(SECONDS),120) || exit 1; done
+
+# The Debian suites whose kernels they run on: the driver does not do the same after a reset.
+TAPE_SUITES ?= bookworm trixie
 
 # Outside, these tests run against a double. The guest is slow, and has the plugins it asks for.
 .PHONY: test-tape

@@ -242,7 +242,6 @@ def test_a_qcow2_image_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFix
         ("vhdx", []),
         ("vpc", []),
         ("parallels", []),
-        ("luks", ["--object", "secret,id=key,data=x", "-o", "key-secret=key,iter-time=10"]),
     ],
 )
 @pytest.mark.parametrize("context", ["zero", "dirty"])
@@ -254,6 +253,15 @@ def test_an_image_of_another_format_is_not_overwritten(
     made = ["qemu-img", "create", "-q", "-f", kind, *options, str(target), "4M"]
     subprocess.run(made, check=True)
     _is_kept(target, context)
+
+
+def test_a_disk_whose_guest_has_encrypted_it_is_a_raw_image(tmp_path: Path) -> None:
+    target = tmp_path / "disk.raw"
+    made = ["--object", "secret,id=key,data=x", "-o", "key-secret=key,iter-time=10"]
+    subprocess.run(["qemu-img", "create", "-q", "-f", "luks", *made, target, "4M"], check=True)
+    with RawImageSink(target) as sink:
+        copy(MemorySource(b"x" * 4096), sink)
+    assert target.read_bytes() == b"x" * 4096
 
 
 def _is_kept(target: Path, context: Context) -> None:

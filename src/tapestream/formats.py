@@ -7,6 +7,7 @@ import os
 import stat
 
 # (where, what, which format): as qemu's block drivers, or the format's own pages, have it.
+# LUKS is not here: a raw image begins like that when its guest has encrypted the whole disk.
 _OTHERS = (
     (0, b"QFI\xfb", "a qcow2 image"),
     (0, b"QED\0", "a QED image"),
@@ -18,7 +19,6 @@ _OTHERS = (
     (0, b"conectix", "a VHD image"),
     (0, b"WithoutFreeSpace", "a Parallels image"),
     (0, b"WithouFreSpacExt", "a Parallels image"),
-    (0, b"LUKS\xba\xbe", "a LUKS image"),
     (0, b"SQLite format 3\0", "an SQLite database, such as a catalog"),
 )
 _STREAMS = (
