@@ -45,11 +45,11 @@ _MOST_FILES = 0x7FFFFF
 # The drive is asked where it stands before more is written, or handed on, than this. The first
 # record at a wrong place ends the tape there: to ask rarely would bound what is overwritten, and
 # lose all that lies behind. So it is asked as often as that can be afforded: at every record of the
-# usual size. MTIOCPOS is one READ POSITION command, which moves no tape and empties no buffer. A
-# real drive pays the time of a command, which is well below a millisecond, where 1 MiB takes 2.5 ms
-# on the fastest (LTO-9, 400 MB/s); and it writes on from its buffer meanwhile. In the virtual
-# machine of the tests, where any command is dear, it took a fifth of the time of a record of 1 MiB,
-# and two thirds of that of one of 64 KiB: hence not at every small one.
+# usual size. MTIOCPOS is one READ POSITION command, which moves no tape: a real drive (none was
+# measured) pays the time of one command without data, while it writes on from its buffer; on the
+# fastest, LTO-9 with 400 MB/s, 1 MiB lasts 2.5 ms. In the virtual machine of the tests, where any
+# command is dear, it took a fifth of the time of a record of 1 MiB, and two thirds of that of one
+# of 64 KiB: hence not at every small one.
 CHECK_BYTES = 1024**2
 # These never leave a tape before the place where it stood.
 _GOES_ON = frozenset(
