@@ -1,4 +1,4 @@
-"""A drive with a cartridge, and where it stands: nothing is written anywhere else."""
+"""A drive with a cartridge, and where it must stand before anything is written."""
 
 from __future__ import annotations
 
