@@ -36,6 +36,7 @@ from tapestream.errors import ClosedError, LocalIOError, TapestreamError, UsageE
 from tapestream.extents import Extents
 from tapestream.info import BackupInfo
 from tapestream.tape import TapeDrive
+from tapestream.tape.device import StDevice
 from tapestream.testing import ImageioDaemon, create_image, serve_image, write_pattern
 
 from .chains import week
@@ -176,6 +177,31 @@ def test_an_upload_and_a_download(daemon: ImageioDaemon, tmp_path: Path) -> None
             download.close()
             check_ended(future, middle, tmp_path, "ImageioHTTPSource")
         assert daemon.ticket_info(url)["connections"] == 0
+
+
+def test_a_device_is_not_closed_under_a_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stand-in for a drive that takes its time for a record."""
+    path = tmp_path / "tape"
+    path.touch()
+    device = StDevice(str(path))
+    writing = threading.Event()
+
+    def slow(fd: int, record: memoryview) -> int:
+        writing.set()
+        time.sleep(0.1)
+        os.fstat(fd)
+        return len(record)
+
+    with ThreadPoolExecutor() as pool:
+        monkeypatch.setattr(os, "write", slow)
+        future = pool.submit(device.write, memoryview(b"record"))
+        assert writing.wait(LONG)
+        device.close()
+        assert future.result(LONG) == 6
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        device.status()
 
 
 # --- Sources ---

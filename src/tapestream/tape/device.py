@@ -6,11 +6,15 @@ Documentation/scsi/st.rst.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import logging
 import os
 import struct
+import threading
 from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import IntEnum, IntFlag
 from typing import NamedTuple, Protocol
 
@@ -128,29 +132,36 @@ class StDevice(TapeDevice):
 
     def __init__(self, path: str, *, read_only: bool = False) -> None:
         access = os.O_RDONLY if read_only else os.O_RDWR
-        self._generic = -1
-        self._fd = os.open(path, access | os.O_NONBLOCK | os.O_CLOEXEC)
+        # Held in each call: it is not closed under another thread's, whose record would go into
+        # whatever file gets the descriptor's number.
+        self._lock = threading.Lock()
+        self._fd = self._generic = -1
         try:
+            self._fd = os.open(path, access | os.O_NONBLOCK | os.O_CLOEXEC)
             self._generic = _keep_others_out(os.fstat(self._fd).st_rdev)
         except BaseException:  # KeyboardInterrupt, too
-            os.close(self._fd)
+            self.close()
             raise
 
     def write(self, record: memoryview) -> int:
         """See `TapeDevice`."""
-        return os.write(self._fd, record)
+        with self._open() as fd:
+            return os.write(fd, record)
 
     def readinto(self, buffer: memoryview) -> int:
         """See `TapeDevice`."""
-        return os.readv(self._fd, [buffer])
+        with self._open() as fd:
+            return os.readv(fd, [buffer])
 
     def command(self, command: Command, count: int = 1) -> None:
         """See `TapeDevice`."""
-        fcntl.ioctl(self._fd, _MTIOCTOP, _OPERATION.pack(command, count))
+        with self._open() as fd:
+            fcntl.ioctl(fd, _MTIOCTOP, _OPERATION.pack(command, count))
 
     def status(self) -> DeviceStatus:
         """See `TapeDevice`."""
-        answer = fcntl.ioctl(self._fd, _MTIOCGET, bytes(_STATUS.size))
+        with self._open() as fd:
+            answer = fcntl.ioctl(fd, _MTIOCGET, bytes(_STATUS.size))
         _, _, registers, general, _, file, block = _STATUS.unpack(answer)
         return DeviceStatus(
             Flag(general & _ALL_FLAGS),
@@ -162,11 +173,23 @@ class StDevice(TapeDevice):
 
     def position(self) -> int:
         """See `TapeDevice`."""
-        answer = fcntl.ioctl(self._fd, _MTIOCPOS, bytes(_POSITION.size))
+        with self._open() as fd:
+            answer = fcntl.ioctl(fd, _MTIOCPOS, bytes(_POSITION.size))
         return int(_POSITION.unpack(answer)[0])
+
+    @contextmanager
+    def _open(self) -> Iterator[int]:
+        with self._lock:
+            if self._fd < 0:
+                raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+            yield self._fd
 
     def close(self) -> None:
         """See `TapeDevice`."""
+        with self._lock:
+            self._close()
+
+    def _close(self) -> None:
         fd, self._fd = self._fd, -1
         generic, self._generic = self._generic, -1
         try:

@@ -626,6 +626,9 @@ class Transport(Closing):
                     if command in _GOES_ON and before is not None and found < before:
                         raise self._moved(before, found) from e
                 raise
+            except KeyboardInterrupt:
+                self._look_after(device)
+                raise
 
     def _ask_position(self, device: TapeDevice, command: Command) -> None:
         try:
