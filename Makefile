@@ -16,7 +16,7 @@ SYSTEM_PACKAGES := PYTHON3="$(PYTHON3)" .ci/system-packages
 .PHONY: help
 help: ## List the targets.
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | \
-		while IFS='|' read -r target text; do printf '%-9s %s\n' "$$target" "$$text"; done
+		while IFS='|' read -r target text; do printf '%-10s %s\n' "$$target" "$$text"; done
 
 .PHONY: venv
 venv: $(STAMP) ## Create the virtual environment (VENV=.venv), with all development tools.
