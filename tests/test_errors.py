@@ -17,21 +17,32 @@ from typing import Any
 
 import pytest
 
+import tapestream
 from tapestream import (
     BackupInfo,
     CompareReport,
     CopyResult,
     Damage,
+    DiscardSink,
     Extent,
     RawImageSource,
     TapestreamError,
     VerifyReport,
 )
 from tapestream.blockhash import BlockHash
-from tapestream.errors import DigestMismatchError, DriveBusyError, LocalIOError, TapeError
+from tapestream.errors import (
+    CorruptStreamError,
+    DigestMismatchError,
+    DriveBusyError,
+    ExtentsError,
+    LocalIOError,
+    TapeError,
+)
 from tapestream.extents import Extents
 from tapestream.report import TapePlace, TapeReport
 from tapestream.tape import TapeEntry
+
+from .memory import MemorySource
 
 # What the arguments of the errors' constructors may be, by their names.
 GIVEN: dict[str, Any] = {
@@ -135,6 +146,28 @@ def test_a_text_that_can_be_printed(tmp_path: Path) -> None:
     with pytest.raises(LocalIOError, match=r"disk-\\udcff") as caught:
         RawImageSource(tmp_path / "disk-\udcff.raw")
     str(caught.value).encode()
+
+
+def test_a_place_that_can_be_printed() -> None:
+    """A terminal would obey what is in the name of a file, or of a disk."""
+
+    class Named(MemorySource):
+        place = "disk\x1b[31m.raw"
+
+    with pytest.raises(ExtentsError, match=r"disk\\x1b\[31m\.raw: the extents"):
+        tapestream.copy(Named(bytes(8192), [Extent(0, 4096)]), DiscardSink())
+
+    class Cut(MemorySource):
+        def check_complete(self) -> None:
+            raise CorruptStreamError("it was cut")
+
+    info = BackupInfo(disk_id="1", disk_name="db\x1b[31m", checkpoint_id="2")
+    with pytest.raises(CorruptStreamError, match=r"disk db\\x1b\[31m: it was cut"):
+        tapestream.merge_chain([Cut(bytes(4096), info=info)])
+
+    error = CorruptStreamError("cannot read a\x1b.tar")
+    error.tell_where("a\x1b.tar")
+    assert error.args[0] == r"cannot read a\x1b.tar"
 
 
 INFO = BackupInfo(

@@ -344,9 +344,7 @@ class _naming:  # noqa: N801 - a context manager, called for every piece of data
 
     def __exit__(self, exc_type: object, error: BaseException | None, _: object) -> None:
         if isinstance(error, TapestreamError):
-            prefix = f"{name(self._source.info)}: "
-            if not str(error.args[0]).startswith(prefix):  # it may be raised a second time
-                error.args = (f"{prefix}{error.args[0]}", *error.args[1:])
+            error.tell_where(name(self._source.info))
 
 
 def _examine(source: Source) -> Extents:

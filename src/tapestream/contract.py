@@ -105,9 +105,7 @@ def _placed(source: Source) -> Iterator[None]:
     try:
         yield
     except ExtentsError as e:
-        place, message = text_of(source, "place") or class_of(source), str(e.args[0])
-        if not message.startswith(place):
-            e.args = (f"{place}: {message}", *e.args[1:])
+        e.tell_where(text_of(source, "place") or class_of(source))
         raise
 
 

@@ -42,9 +42,10 @@ class TapestreamError(Exception):
             place: Where.
             instead_of: What the message may begin with, and `place` says more precisely.
         """
-        message = str(self.args[0])
+        message, place = str(self.args[0]), printable(place)
         if place in message:
             return
+        instead_of = printable(instead_of)
         if instead_of and message.startswith(instead_of):
             message = place + message[len(instead_of) :]
         else:
