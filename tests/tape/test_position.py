@@ -63,6 +63,45 @@ def tapes(station: Station) -> Station:
     return station
 
 
+# --- After an error ---
+
+
+def back_to_the_first_backup(drive: TapeDrive) -> None:
+    drive.go_to_file(2)
+    drive.forward_files(1)
+    drive.backward_files(2)
+
+
+@pytest.mark.parametrize(
+    ("wind", "nth"),
+    [
+        (lambda drive: drive.forward_files(1), 1),
+        (back_to_the_first_backup, 2),
+        (lambda drive: drive.go_to_file(2), 1),
+    ],
+    ids=["forward", "back", "to a file"],
+)
+def test_a_tape_file_that_could_not_be_passed_is_not_counted(
+    wind: Callable[[TapeDrive], None], nth: int
+) -> None:
+    """The driver counts it, where the drive does not say how many were not passed."""
+    station = FakeStation()
+    with tape_drive(station) as drive:
+        drive.write_label("first")
+        backup(drive, disk(1), "a")
+        backup(drive, disk(2), "b")
+        drive.go_to_file(1)
+        station.drives[0].fail("space", nth)
+        with pytest.raises(TapeError):
+            wind(drive)
+        result = backup(drive, disk(3), "c")
+        assert result.tape is not None
+        assert result.tape.places[0].file == 3
+        for number in range(1, 4):
+            drive.go_to_file(number)
+            assert restore(drive) == disk(number)
+
+
 # --- After a reset ---
 
 

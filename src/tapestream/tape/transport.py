@@ -57,6 +57,9 @@ _GOES_ON = frozenset(
 )
 # After a reset newer drivers let these through, which leave the tape at a place that is known.
 _FINDS_PLACE = frozenset({Command.REWIND, Command.SEEK, Command.END_OF_DATA})
+# The driver counts the tape files that these pass; after others it counts anew, or says nothing.
+_PASSES_FILES = frozenset({Command.FORWARD_FILES, Command.BACKWARD_FILES, Command.END_OF_DATA})
+_FORGETS_COUNT = frozenset({Command.REWIND, Command.SEEK})
 _SMALLER = "Pass a smaller record_size, or in fixed mode a multiple of the block size."
 
 
@@ -137,6 +140,8 @@ class Transport(Closing):
         self._at_end = False
         # The driver does not count files on its way to the end of data.
         self._loses_count = False
+        # It has counted files that were not passed.
+        self._miscounts = False
         # How often the device was opened: another tape may have been loaded in between.
         self.openings = 0
         # The tape's label, if it has one, and if that was read since the drive was opened.
@@ -163,7 +168,7 @@ class Transport(Closing):
         return TapeStatus(
             online=Flag.ONLINE in flags,
             write_protected=Flag.WRITE_PROTECTED in flags,
-            file=None if file < 0 else file,
+            file=None if file < 0 or self._miscounts else file,
             block=None if block < 0 else block,
             block_size=block_size,
             density=density,
@@ -615,11 +620,13 @@ class Transport(Closing):
                 device.command(command, count)
                 self._writing = False
                 self._at_end = command is Command.WRITE_FILEMARKS
+                self._miscounts = self._miscounts and command not in _FORGETS_COUNT
                 if ask:
                     self._ask_position(device, command)
             except OSError as e:
                 before = self._position
                 found = self._look_after(device)
+                self._check_count(device, command, found)
                 if e.errno == errno.EIO:
                     if found is None:
                         raise self._silent(f"cannot {doing}") from e
@@ -667,6 +674,19 @@ class Transport(Closing):
                 return found
         self._lose()
         return found if isinstance(found, int) else None
+
+    def _check_count(self, device: TapeDevice, command: Command, found: int | None) -> None:
+        """Note where the driver may have the wrong number of the tape file after an error.
+
+        Where a drive does not say how many filemarks it has not passed, the driver counts them all.
+        At the end of data, drives say it; at the beginning of the tape, the driver knows its place.
+        """
+        if command not in _PASSES_FILES or found == 0:
+            return
+        with suppress(OSError):
+            if Flag.END_OF_DATA in device.status().flags:
+                return
+        self._miscounts = True
 
     def _check_position(self) -> bool:
         """Make sure that the tape is where it was left.
