@@ -433,7 +433,9 @@ def test_an_incremental_onto_an_image(tmp_path: Path) -> None:
         pytest.raises(IncompleteStreamError),
     ):
         copy(source, sink)
-    assert not image.exists()  # it has the name of what is not whole
+    # All of this backup is read before the first block is written: the image is what it was.
+    assert image.read_bytes() == WEEK[0].disk
+    assert list(tmp_path.iterdir()) == [image]
 
 
 @pytest.mark.parametrize("how", ["flipped", "cut"])
