@@ -44,7 +44,7 @@ from .running import Running, running, uses
 
 # Of qcow2, in bytes.
 LARGEST_CLUSTER = 2 * 1024**2
-# In bytes: what changed is never told more finely.
+# In bytes: changes are never reported in smaller units.
 SECTOR = 512
 
 
@@ -276,7 +276,7 @@ class _OneByOne(Reader):
 
     Attributes:
         opened: How many were opened.
-        confirmed: What those that were read to their end compared their data with.
+        confirmed: Which digest each of those that were read to their end compared its data with.
     """
 
     def __init__(self, sources: Sequence[Source], layers: Layers) -> None:
@@ -372,19 +372,19 @@ def _check_sizes(names: Sequence[str], extents: Sequence[Extents]) -> None:
                 f"the disk of {names[i - 1]} has {before} bytes, that of {names[i]} only {now}: "
                 "a disk does not shrink",
                 hint="They are of two disks, or one of them is not what its name says: restore "
-                "the backup before alone.",
+                "the older backup alone.",
             )
         behind = _behind(extents[i], before)
         if any(_is_unknown(extent, extents[i], before) for extent in behind):
             raise ChainError(
-                f"the disk had grown to {now} bytes by {names[i]}, which leaves out data "
-                f"after the {before} bytes of the backup before, {names[i - 1]}",
-                hint="Restore the backup before, and start a new chain with a full backup.",
+                f"the disk has grown to {now} bytes in {names[i]}, which leaves out data "
+                f"after the {before} bytes of the backup before it, {names[i - 1]}",
+                hint="Restore the backup before it, and start a new chain with a full backup.",
             )
 
 
 def _behind(extents: Extents, start: int) -> Iterator[Extent]:
-    """The extents that reach behind an offset, last first."""
+    """The extents that end after an offset, last first."""
     for i in reversed(range(len(extents))):
         extent = extents[i]
         if extent.start + extent.length <= start:
@@ -393,7 +393,7 @@ def _behind(extents: Extents, start: int) -> Iterator[Extent]:
 
 
 def _is_unknown(extent: Extent, extents: Extents, old_end: int) -> bool:
-    """Whether an extent behind the old end of the disk has data that no backup has.
+    """Whether an extent after the old end of the disk has data that no backup has.
 
     What was never written there reads as zeros. It is reported as data where it is in a cluster
     with what was written, or with the old end: the whole cluster is allocated.

@@ -12,17 +12,17 @@ from typing_extensions import Self
 
 from .running import end_copy, joins
 
-# What is done to a source or sink by these methods.
+# These methods end a source or sink; the word is for the error.
 _ENDINGS = {"close": "closed", "abort": "aborted"}
-# With these begins a copy to use it.
+# With these methods a copy begins to use it.
 _BEGINNINGS = ("begin", "open_reader")
 
 
 class Closing(Protocol):
-    """A context manager that closes itself; a copy that uses it is ended first.
+    """A context manager that closes itself, and first ends the copy that uses it.
 
-    That is so in every class that inherits from this one: its `close` and `abort`, and what else
-    has to do with it, are wrapped once, here.
+    This holds in every class that inherits from this one: its `close` and `abort`, and the methods
+    with which a copy begins to use it, are wrapped here.
     """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

@@ -1,8 +1,8 @@
-"""Sources and sinks of anybody, held against their contract.
+"""Checks that sources and sinks, whoever wrote them, keep their contract.
 
-What a backend returns and says is checked where it is used, since a fault of one must not become
-a backup of garbage. A class that has the names of the core, and inherits from nothing, gets the
-defaults of the protocol for the rest.
+What a backend returns, and what it says of itself, is checked where it is used: its mistake must
+not become a backup of garbage. A class that has the required names, and inherits from nothing, gets
+the defaults of the protocol for the rest.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ log = logging.getLogger("tapestream.copy")
 
 
 def source_of(source: object) -> Source:
-    """Make sure that something can be read from: not the path of it, nor a sink.
+    """Make sure that an object is a source, and not a path or a sink.
 
     Returns:
-        It, with the defaults of what is optional.
+        The source, with the defaults of what is optional.
 
     Raises:
-        UsageError: It cannot.
+        UsageError: It is not a source.
     """
     _check_party(source, Source, "a source is needed to read from", "TarStreamSource(path)")
     return cast("Source", _completed(source, Source))
 
 
 def sink_of(sink: object) -> Sink:
-    """Make sure that something can be written to: not the path of it, nor a source.
+    """Make sure that an object is a sink, and not a path or a source.
 
     Returns:
-        It, with the defaults of what is optional.
+        The sink, with the defaults of what is optional.
 
     Raises:
-        UsageError: It cannot.
+        UsageError: It is not a sink.
     """
     _check_party(sink, Sink, "a sink is needed to write to", "TarStreamSink(path)")
     return cast("Sink", _completed(sink, Sink))
@@ -101,7 +101,7 @@ def _checked_extents(source: Source) -> Extents:
 
 @contextmanager
 def _placed(source: Source) -> Iterator[None]:
-    """Let an error about extents say whose they are."""
+    """Let an error about extents name their source."""
     try:
         yield
     except ExtentsError as e:
@@ -128,10 +128,10 @@ def check_unchanged(source: Source, before: BackupInfo) -> None:
 def covered(
     source: Source, passes: Sequence[Iterable[Run]], extents: Extents
 ) -> Iterator[Iterator[Run]]:
-    """Yield what a source's passes read, and make sure that it is the disk, each byte once.
+    """Yield a source's passes, and make sure that together they read each byte of the disk once.
 
     Raises:
-        BackendError: It is not. Known at the end.
+        BackendError: They do not. Known at the end.
     """
     # Of each run the sum takes its start and subtracts its end, so where two runs touch, nothing
     # is left: it is the same for all ways to cut the same bytes, and takes no memory.
@@ -144,7 +144,7 @@ def covered(
         at = 0
         for run in runs:
             if not _is_run(run):
-                raise BackendError(f"{class_of(source)}.passes() has a run that is none")
+                raise BackendError(f"{class_of(source)}.passes() has something that is not a run")
             start, length, kind = run
             if not at <= start <= start + length <= extents.size:
                 raise BackendError(f"{class_of(source)}.passes() is not in order at offset {start}")
@@ -157,7 +157,8 @@ def covered(
         yield walk(runs)
     if left:
         raise BackendError(
-            f"{class_of(source)}.passes() does not have all data and all zeros of its extents once"
+            f"{class_of(source)}.passes() must have all data and all zeros of its extents, "
+            "each byte once"
         )
 
 
@@ -179,7 +180,7 @@ def number_of(party: object, name: str, *, least: int) -> int:
 
     Raises:
         BackendError: It is no whole number.
-        UsageError: It is less than anything can be done with.
+        UsageError: It is less than `least`.
     """
     value = getattr(party, name)
     if type(value) is not int:
@@ -190,7 +191,7 @@ def number_of(party: object, name: str, *, least: int) -> int:
 
 
 def flag_of(party: object, name: str) -> bool:
-    """What a backend says of itself, yes or no; a method, without its call, is neither.
+    """What a backend says of itself, True or False. A method that was not called is neither.
 
     Raises:
         BackendError: It is neither.
@@ -217,8 +218,8 @@ def check_sink(sink: Sink) -> None:
     """Check all that a sink says of itself, before anything is touched.
 
     Raises:
-        BackendError: It cannot be.
-        UsageError: It takes nothing.
+        BackendError: A value has the wrong type.
+        UsageError: A number is too small, such as no writers at all.
     """
     number_of(sink, "max_writers", least=1)
     number_of(sink, "join_gap", least=0)
@@ -233,8 +234,8 @@ def check_source(source: Source) -> None:
     """Check all that a source says of itself, before anything is touched.
 
     Raises:
-        BackendError: It cannot be.
-        UsageError: It lets nobody read.
+        BackendError: A value has the wrong type.
+        UsageError: A number is too small, such as no readers at all.
     """
     number_of(source, "max_readers", least=1)
     for name in ("sequential", "shares_processors"):
@@ -281,7 +282,7 @@ def zero(writer: Writer, start: int, length: int) -> None:
 
 
 def done(party: object, name: str, *args: object) -> None:
-    """Call what returns nothing: what it returns may be the work itself, not yet begun.
+    """Call a method that returns nothing. An awaitable would be work that has not begun.
 
     Raises:
         BackendError: It returned an awaitable, or False.
@@ -292,10 +293,10 @@ def done(party: object, name: str, *args: object) -> None:
 
 
 def lost_of(sink: Sink) -> list[tuple[int, int]]:
-    """What a sink has lost, and is to be written again; see `Sink.lost`.
+    """What a sink has lost, and must be written again; see `Sink.lost`.
 
     Raises:
-        BackendError: These are no ranges of a disk, in order.
+        BackendError: These are not ranges of a disk, in order.
     """
     lost: object = sink.lost()
     at = -1
@@ -303,7 +304,7 @@ def lost_of(sink: Sink) -> list[tuple[int, int]]:
         raise BackendError(f"{class_of(sink)}.lost() returned {_shown(lost)}, not a list")
     for each in lost:
         if not isinstance(each, tuple) or len(each) != 2 or not at < each[0] < each[1]:
-            raise BackendError(f"{class_of(sink)}.lost() returned no ordered (start, end) ranges")
+            raise BackendError(f"{class_of(sink)}.lost() must return ordered (start, end) ranges")
         at = each[1]
     return list(lost)
 
@@ -320,13 +321,13 @@ def finish(source: Source) -> str | None:
     confirmed: object = source.finish()
     if confirmed is not None and not isinstance(confirmed, str):
         raise BackendError(
-            f"{class_of(source)}.finish() returned {_shown(confirmed)}: it returns the name of the "
-            "digest that it compared all data with, or None"
+            f"{class_of(source)}.finish() returned {_shown(confirmed)}: it must return the name of "
+            "the digest that it compared all data with, or None"
         )
     if confirmed is None and source.checksum is not None:
         log.warning(
             "%s says that its data has %s digests, but its finish() compared none: a source that "
-            "wraps another must return what the finish() of that returned",
+            "wraps another must return what finish() of the other returned",
             class_of(source),
             source.checksum,
         )
@@ -367,7 +368,7 @@ def class_of(party: object) -> str:
 
 
 def itself(party: object) -> object:
-    """The very object that the caller gave, which `source_of` or `sink_of` made complete."""
+    """The object that the caller gave, before `source_of` or `sink_of` added the defaults."""
     return party.party if isinstance(party, _Completed) else party
 
 
@@ -427,13 +428,13 @@ def _check_party(party: object, protocol: type, needed: str, example: str) -> No
 
 
 def _missing(party: object, protocol: type) -> list[str]:
-    """What every backend must have, and this one has not."""
+    """The required names that this backend does not have."""
     core: Iterable[str] = protocol.__abstractmethods__  # type: ignore[attr-defined]
     return [name for name in sorted(core) if not _has(party, name)]
 
 
 def _has(party: object, name: str) -> bool:
-    # Of the class first: to look at a property of the object would call it.
+    # Look at the class first: asking the object for a property would call it.
     return hasattr(type(party), name) or hasattr(party, name)
 
 
@@ -457,6 +458,6 @@ def _take_back(party: object, name: str, start: int, buffer: memoryview) -> None
 
 
 def _shown(value: object) -> str:
-    """A value in an error; of most only the type, since their text may be anything."""
+    """A value for an error text: of most values only the type, since their text may be anything."""
     is_plain = value is None or type(value) in (int, float, bool)
     return repr(value) if is_plain else f"a {type(value).__qualname__}"

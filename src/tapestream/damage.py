@@ -10,7 +10,7 @@ MAX_PROBLEMS = 100
 MAX_TEXT = 1000
 # Stretches of either kind: what lies between any further ones is damaged with them.
 MAX_DAMAGE = 10_000
-_AND_MORE = ", and members behind it"
+_AND_MORE = ", and members after it"
 
 
 @dataclass(frozen=True)
@@ -57,12 +57,12 @@ class Findings:
     _last: dict[bool, int] = field(default_factory=dict, compare=False, repr=False)
 
     def add(self, found: Damage, data_bytes: int | None = None) -> None:
-        """Note damage; what goes on where the last one ended becomes one with it.
+        """Note damage. If it begins where the last one ended, the two become one.
 
         Behind the first 10,000 stretches, missing or not, the last one grows over all that follow.
 
         Args:
-            found: The damage, which begins behind all of its kind that was noted before.
+            found: The damage, which begins after all of its kind that was noted before.
             data_bytes: Bytes of data in it; all of it, where it is not given.
         """
         if found.missing:

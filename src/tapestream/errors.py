@@ -36,11 +36,11 @@ class TapestreamError(Exception):
         return f"{message}. {self.hint}" if self.hint else message
 
     def tell_where(self, place: str, instead_of: str = "") -> None:
-        """Put before the message where it was met, unless it says so.
+        """Put the place where it happened before the message, unless it is there.
 
         Args:
             place: Where.
-            instead_of: What the message may begin with, and `place` says more precisely.
+            instead_of: A less precise place that the message may begin with; `place` replaces it.
         """
         message, place = str(self.args[0]), printable(place)
         if place in message:
@@ -53,8 +53,8 @@ class TapestreamError(Exception):
         self.args = (printable(message), *self.args[1:])
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # By default, an exception is made again from its message, which is not what most classes
-        # here, and those of others that inherit from them, are made from.
+        # By default, unpickling calls the class with the message. Most classes here, and classes of
+        # others that inherit from them, take other arguments.
         return _restored, (type(self), self.args), self.__dict__
 
 
@@ -65,12 +65,12 @@ def _restored(cls: type[TapestreamError], args: tuple[object, ...]) -> Tapestrea
     return error
 
 
-# A stream, a server or a file may say megabytes of what is then told of it.
+# A stream, a server or a file may hold megabytes of what an error would quote.
 _MAX_TEXT = 4000
 
 
 def printable(text: str) -> str:
-    """Show what no terminal or log file takes for anything but text.
+    """Make a text safe for a terminal or a log file.
 
     A file name may be any bytes, and a server sends what it likes. Control characters, marks that
     turn the direction of what follows, and characters that cannot be seen become escapes. Of a very
@@ -88,7 +88,7 @@ class UsageError(TapestreamError, ValueError):
 
 
 class BackendError(TapestreamError):
-    """A source or a sink broke its contract: what it did, or says, cannot be right.
+    """A source or a sink broke its contract: what it did, or says of itself, cannot be right.
 
     The sink was aborted.
     """
@@ -131,11 +131,11 @@ class LocalIOError(TapestreamError):
         errno.EMFILE: "Close files that this program has open, or raise its limit ('ulimit -n').",
         errno.ENFILE: "Too many files are open on this machine: end some programs.",
         errno.ENOMEM: "Free memory, raise this program's limit, or pass a smaller buffer_memory.",
-        errno.ESTALE: "The file server was restarted, perhaps: mount it again.",
+        errno.ESTALE: "The file server may have been restarted: mount it again.",
         errno.ENXIO: "Is the device still there, or the other end of the pipe?",
         errno.ENODEV: "Is the device still there?",
-        errno.EPIPE: "Whatever reads the other end has ended: look at why.",
-        errno.EBADF: "It was closed meanwhile: close it after the copy.",
+        errno.EPIPE: "The program that reads the other end has ended: find out why.",
+        errno.EBADF: "It was closed during the copy: close it afterwards.",
     }
 
     def __init__(
@@ -209,11 +209,11 @@ class BlockSizeError(TapeError):
 
 
 class UnreadableLabelError(TapeError):
-    """It cannot be told if the tape has a label, or which. Nothing was written."""
+    """It is not known whether the tape has a label, or which. Nothing was written."""
 
     hint = (
-        "Clean the drive, and try another one. Where the tape is of no worth any more, "
-        "TapeDrive.write_label(label, overwrite=True) begins it anew."
+        "Clean the drive, and try another one. If nothing on the tape is needed any more, "
+        "TapeDrive.write_label(label, overwrite=True) gives it a new label."
     )
 
 
@@ -257,7 +257,7 @@ class ChainError(TapestreamError):
 
     hint = (
         "Pass one full backup of the disk, and every incremental one from there to the point in "
-        "time to restore; their checkpoint ids tell what belongs together."
+        "time to restore; their checkpoint ids show what belongs together."
     )
 
 
@@ -335,8 +335,8 @@ class LostWritesError(TransferError):
     """
 
     hint = (
-        "Do not use the disk; cancel the transfer. Restore again: what is lost is sent again "
-        "where the source can be read twice, as a file, a tape or a server can and a pipe cannot."
+        "Do not use the disk; cancel the transfer, and restore again. If the source can be read "
+        "twice (a file, a tape or a server, but not a pipe), what is lost is sent again."
     )
 
     def __init__(
@@ -387,12 +387,12 @@ class WrongVolumeError(StreamError):
 class WrongBackupError(StreamError):
     """Another backup is there than the one that was expected. Nothing was written.
 
-    The tape was written or labelled anew since the index was made, or another tape is loaded.
+    The tape was rewritten or labelled again since the index was made, or another tape is loaded.
     """
 
     hint = (
-        "On tape, load the tape that holds it, and look with TapeDrive.scan at what is there; "
-        "Catalog.scan(drive) brings the catalog up to date."
+        "Check the path. On tape, load the tape that holds it: TapeDrive.scan shows what is on a "
+        "tape, and Catalog.scan(drive) brings the catalog up to date."
     )
 
 

@@ -1,8 +1,8 @@
 """What an index says is in a place, and the check that it is there.
 
-An index is a catalog, a list that `TapeDrive.find` gave, or what the caller remembers. Tapes are
-relabelled, rewritten and exchanged without it. So a stream that is opened by an index is compared
-with it before anything is written to the target.
+An index is a catalog, a list from `TapeDrive.find`, or what the caller remembers. It does not
+notice when a tape is relabelled, rewritten or exchanged. So a stream that is opened by an index is
+compared with it before anything is written to the target.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Expected:
         set_id: What its volumes must be identified by; None where that is not known.
         file: The number of its tape file; None where it is on no tape, or that is not known.
         label: The label of its tape, for people.
-        whole_info: Ids that are not given must not be in the backup, either: an index lists all.
+        whole_info: True if the backup must not have ids that are not given: an index lists all.
     """
 
     info: BackupInfo

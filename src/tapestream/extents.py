@@ -294,7 +294,7 @@ def _items(text: bytes) -> Iterator[object]:
     try:
         decoded = text.decode()
     except UnicodeDecodeError as e:
-        raise ExtentsError(f"the extents are not JSON: no UTF-8 at byte {e.start}") from None
+        raise ExtentsError(f"the extents are not JSON: byte {e.start} is not UTF-8") from None
     opening = _OPENING.match(decoded)
     if opening is None:
         raise ExtentsError("the extents are not JSON, or not a list of extents")
@@ -314,7 +314,7 @@ def _items(text: bytes) -> Iterator[object]:
                 raise ExtentsError(f"the extents are not JSON: no comma at character {at}")
         yield item
     if closing.end() != len(decoded):
-        raise ExtentsError("the extents are not JSON: more text follows their list")
+        raise ExtentsError("the extents are not JSON: more text follows the list")
 
 
 class _Builder:

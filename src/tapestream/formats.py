@@ -1,4 +1,4 @@
-"""What a file is by its first bytes: so that nothing is taken for something else, and lost."""
+"""Recognize a file by its first bytes, so that no image of another format is overwritten."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _STREAMS = (
     (0, b"\x1f\x8b\x08", "a gzip file"),
 )
 
-# So many of a file's first bytes tell.
+# Bytes at the beginning of a file that are needed to recognize its format.
 HEAD = 512
 
 
@@ -46,7 +46,7 @@ def known_format(head: bytes, *, streams: bool = True) -> str | None:
 
 
 def first_bytes(path: str) -> bytes:
-    """Those of a file or a disk; of what is none, or cannot be read, none: that is met later."""
+    """The first bytes of a file or a disk; none if it cannot be read, as the caller finds out."""
     try:
         mode = os.stat(path).st_mode
         if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):

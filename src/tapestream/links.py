@@ -87,7 +87,7 @@ class _Links:
                 raise ChainError(
                     f"two backups made checkpoint {backup.checkpoint_id}: {self._names[other]} and "
                     f"{self._names[i]}",
-                    hint="Pass one of them: they are copies of each other, or one was tried again.",
+                    hint="Pass only one of them: they are copies, or one was tried again.",
                 )
         return found
 
@@ -145,10 +145,11 @@ class _Links:
             for backup, called in zip(self._backups, self._names, strict=True)
             if backup.checkpoint_id is None and called != self._names[i]
         ]
-        but = f"; {silent[0]} does not say which it made" if silent else ""
+        but = f"; {silent[0]} does not say which checkpoint it made" if silent else ""
         return ChainError(
             f"{self._names[i]} starts from checkpoint {parent}: no backup that made it was "
             f"given{but}",
-            hint=f"Add the backup whose checkpoint_id is {parent}, and all that it needs itself. "
-            "Its backup-info.json says so; so does Catalog.find(checkpoint_id=...) for tapes.",
+            hint=f"Add the backup whose checkpoint_id is {parent}, and all that it needs itself: "
+            "see the backup-info.json of your backups, or Catalog.find(checkpoint_id=...) for "
+            "tapes.",
         )

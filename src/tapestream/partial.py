@@ -116,7 +116,7 @@ class PartialFile:
                 self.touched = True
             os.ftruncate(self.fd, size)
         except OSError as e:
-            raise LocalIOError(f"cannot make {self.path} {size} bytes large", e) from e
+            raise LocalIOError(f"cannot resize {self.path} to {size} bytes", e) from e
 
     def commit(self) -> None:
         """Put the file on stable storage, and give it its name.
@@ -206,7 +206,7 @@ class PartialFile:
         except FileNotFoundError:
             return None  # somebody removed it, or it has its name already
         except OSError as e:
-            raise LocalIOError(f"cannot take {temporary} away", e) from e
+            raise LocalIOError(f"cannot remove {temporary}", e) from e
         return None
 
     def _is_as_it_was(self) -> bool:

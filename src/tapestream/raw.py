@@ -248,8 +248,8 @@ class RawImageSink(Sink):
         if size < info.size:
             raise TargetSizeError(
                 f"{self._path} would have {size} bytes, but {disk_of(info)} has {info.size}",
-                hint="Leave size out, or pass that of the disk or more; an image of an incremental "
-                "backup must be of the disk that it is based on.",
+                hint="Leave out size, or pass at least that of the disk. Restore an incremental "
+                "backup to an image that holds the backup before it.",
             )
         return size
 
@@ -387,7 +387,7 @@ def _no_image(path: str) -> UsageError:
 
 
 def _allocation(fd: int, size: int) -> Iterator[Extent]:
-    """Data and holes of a file; lseek(2): SEEK_DATA fails with ENXIO behind the last data."""
+    """Data and holes of a file; lseek(2): SEEK_DATA fails with ENXIO after the last data."""
     position = 0
     while position < size:
         try:

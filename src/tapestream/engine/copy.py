@@ -61,7 +61,7 @@ BUFFER_SIZE = 2 * MIB
 # Four readers, each one request ahead of the other, and as much again for the writer to lag.
 BUFFER_MEMORY = 128 * MIB
 MAX_WORKERS = 4
-# How often what a server lost is sent again: one that starts again and again must not keep us.
+# How often lost data is sent again. A server that restarts again and again must not keep us here.
 REPAIRS = 4
 
 
@@ -75,7 +75,7 @@ class CopyResult:
         extents: Number of extents of the disk.
         data_extents: Number of those that were data.
         data_bytes: Bytes of data written.
-        zero_bytes: Bytes in zero extents: not written, but told to the sink.
+        zero_bytes: Bytes in zero extents: not written, but announced to the sink.
         read_bytes: Bytes read from the source: the data, and the gaps that were read through.
         requests: Number of reads the plan asked of the source.
         seconds: From the request of the extents to the end of the commit.
@@ -165,7 +165,7 @@ def copy(
         ClosedError: Source or sink was closed meanwhile; the sink was aborted.
         UsageError: An argument cannot work, or another copy uses the source or the sink.
         TapestreamError: The copy failed; all threads have ended and the sink was aborted.
-        KeyboardInterrupt: The same, at once; while a connection is being made, that is waited for.
+        KeyboardInterrupt: The same, immediately; a connection that is being made is waited for.
     """
     dst = sink_of(dst)
     with running(itself(dst)) as run, aborted_on_error(dst, run):
@@ -220,7 +220,9 @@ class Settings:
         """Check the options that a function passes on."""
         unknown = sorted(set(options) - {field.name for field in fields(cls)})
         if unknown:
-            raise UsageError(f"there is no option {unknown[0]!r}", hint="See those of copy().")
+            raise UsageError(
+                f"there is no option {unknown[0]!r}", hint="The options are those of copy()."
+            )
         return cls(**options)
 
     def __post_init__(self) -> None:
@@ -315,7 +317,7 @@ def transfer(src: Source, dst: Sink, settings: Settings, run: Running) -> CopyRe
 
 
 class _Left:
-    """What is left to be read of a source that can find data missing: a terabyte costs nothing.
+    """What is left to read of a source that can find data missing. A missing TiB costs nothing.
 
     Args:
         src: The source.
@@ -411,7 +413,7 @@ class _Move:
 def _send_lost_again(
     src: Source, dst: Sink, extents: Extents, move: _Move, verified: str | None
 ) -> bool:
-    """Read again, and write again, what the sink has lost.
+    """Read and write again what the sink has lost.
 
     Returns:
         True if the source compared with the same digest what it read again.
@@ -436,7 +438,7 @@ def _send_lost_again(
 
 
 def _rewound(src: Source, lost: Sequence[tuple[int, int]]) -> bool:
-    """Make a source readable once more; False where it is so anyway, since it has no order."""
+    """Make a source readable once more; False if it needs no rewind, since it has no order."""
     try:
         src.rewind()
     except UsageError as e:

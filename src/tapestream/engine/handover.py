@@ -1,4 +1,4 @@
-"""The hand-over: what readers and writers share, behind one lock.
+"""The hand-over: what readers and writers share, under one lock.
 
 Blocks are numbered in the order of the plan when they are claimed. A block may be filled only
 when it is less than one window ahead of the oldest block that is not yet released. So a buffer is
@@ -51,7 +51,7 @@ class Moved(NamedTuple):
 
 
 class Handover:
-    """The shared state of all workers, behind one lock.
+    """The shared state of all workers, under one lock.
 
     Args:
         plan: Requests in ascending order.

@@ -182,7 +182,7 @@ def _read(
 ) -> None:
     since = time.monotonic()
     for first, request in _announced(handover, reader):
-        # No segment goes on behind its request: all of it is digested by the same thread.
+        # No segment goes on after its request: all of it is digested by the same thread.
         are_large = request.data >= request.segments * WRITER_DIGESTS
         digest = not (are_large and examination.has_digests and handover.writer_digests)
         waiting = reading = 0.0

@@ -1,4 +1,4 @@
-"""Threads that may not start, and memory that there may not be."""
+"""Lack of threads and of memory, as errors that say what to do."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def start(thread: threading.Thread) -> None:
 
 @contextmanager
 def enough_memory() -> Iterator[None]:
-    """Let a lack of memory be an error like others.
+    """Raise a lack of memory as a `LocalIOError`.
 
     Raises:
         LocalIOError: There is not enough.
@@ -39,4 +39,4 @@ def enough_memory() -> Iterator[None]:
         yield
     except MemoryError as e:
         lack = OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
-        raise LocalIOError("there is not enough memory for this", lack) from e
+        raise LocalIOError("there is not enough memory", lack) from e

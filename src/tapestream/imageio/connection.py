@@ -74,7 +74,7 @@ DROPPED = 256 * 1024
 MAX_REPLY = 1024**3
 # All other replies without data have some hundred bytes.
 SMALL_REPLY = 128 * 1024
-# Enough of an error's text to tell what is wrong; the rest could be anything.
+# Enough of an error's text to see what is wrong; the rest could be anything.
 MAX_ERROR_TEXT = 1000
 
 _CONTENT_RANGE = re.compile(r"bytes (?:(\d{1,19})-(\d{1,19})|\*)/(\d{1,19}|\*)", re.ASCII)
@@ -86,12 +86,12 @@ _CANNOT_OPEN = (
     f"{_DAEMON_LOG}"
 )
 _CANNOT_READ = (
-    "The server can open the disk, but not do this: look for an error of the storage, with dmesg "
+    "The server can open the disk, but this failed: look for an error of the storage, with dmesg "
     f"or journalctl -k on the host. {_DAEMON_LOG}"
 )
 _CANNOT_TRANSFER = (
     "The server answers other requests: its storage may be too slow for the timeouts, or something "
-    f"on the way may cut connections. {_DAEMON_LOG}"
+    f"on the network may cut connections. {_DAEMON_LOG}"
 )
 _COMPUTE_IT_HERE = "copy(..., block_hash=True) computes them from what it reads."
 
@@ -101,7 +101,7 @@ LONGEST_PATH = 108  # of a unix socket, see unix(7)
 PLAIN = {"Accept-Encoding": "identity"}
 
 # Zeroing or flushing can take the server minutes, during which nothing is sent: keep-alive
-# tells a busy server from a dead one.
+# distinguishes a busy server from a dead one.
 SOCKET_OPTIONS = [
     *HTTPConnection.default_socket_options,
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
@@ -407,9 +407,9 @@ def open_transfer(
 ) -> Transfer:
     """Find the way to a transfer: its host, or the proxy, or a local unix socket.
 
-    The way is chosen once, here: a transfer that moved gigabytes does not change it. So a host
-    that cannot be reached is tried again before the proxy is used, but only for as long as one
-    connection may take: it is not waited for several times.
+    The way is chosen once, here, and does not change during the transfer. So a host that cannot be
+    reached is tried again before the proxy is used, but only for as long as one connection may
+    take.
 
     Raises:
         UsageError: A URL, the CA file or the number of retries cannot be used.
@@ -711,7 +711,7 @@ class Connection:
                 tries.failed(e)
 
     def explained(self, error: TransferError) -> TransferError:
-        """What is to be raised for a failure that stays: what can the server still do?"""
+        """The error for a failure that stays; its hint depends on what the server still can do."""
         if not isinstance(error, ServerError) or error.hint == _CANNOT_OPEN:
             return error
         self.close()  # imageio opens the disk anew for a new connection
@@ -895,7 +895,7 @@ class Connection:
 
 
 class Tries:
-    """The tries of something that may be done again, and how often it failed in a row.
+    """Counts the tries of something that may be repeated, and its failures in a row.
 
     Args:
         connection: Whose `cancel` ends the tries.
@@ -912,7 +912,7 @@ class Tries:
         self._began = time.monotonic()
 
     def worked(self) -> None:
-        """Something came: the next failure is the first again."""
+        """Something was received: count the failures from the beginning again."""
         self._failures = 0
 
     def failed(self, error: TransferError) -> None:
@@ -948,7 +948,7 @@ def _body(response: http.client.HTTPResponse, most: int) -> bytes:
 
 
 def _error_text(response: http.client.HTTPResponse) -> bytes:
-    """The status counts also where its text does not come, or not in time."""
+    """Read an error's text. The status counts even if its text does not come, or not in time."""
     try:
         return response.read(MAX_ERROR_TEXT)
     except (OSError, http.client.HTTPException, ValueError):

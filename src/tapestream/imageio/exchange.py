@@ -1,7 +1,7 @@
 """Requests and replies over one connection, of which several may be under way at the same time.
 
 `http.client` sends a request only when the reply to the one before was read. Here one may follow
-the other at once (HTTP pipelining, RFC 9112, 9.3.2): a server that works on one request of a
+the other immediately (HTTP pipelining, RFC 9112, 9.3.2): a server that works on one request of a
 connection after the other, as imageio's does, finds the next one waiting, and no reply travels in
 vain. urllib3 connects (TLS, TCP options), and `http.client` parses the replies.
 """
@@ -211,7 +211,7 @@ def _read_tls(sock: ssl.SSLSocket) -> Callable[[memoryview], int]:
 
 
 class _Bound(io.RawIOBase):
-    """What comes from a socket; not for longer, and no longer a head, than it may be."""
+    """Reads from a socket, with limits for the time of a reply and the length of its head."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._file = sock.makefile("rb", buffering=0)
@@ -245,7 +245,7 @@ class _Bound(io.RawIOBase):
             if self._deadline is None:
                 self._deadline = now + self._seconds
             elif now > self._deadline:
-                raise TimeoutError("the reply did not come to its end in time")
+                raise TimeoutError("the reply was not complete in time")
         self._head -= count or 0
         if self._head < 0:
             raise HeadTooLong(f"the head of the reply has more than {MAX_HEAD} bytes")

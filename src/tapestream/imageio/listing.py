@@ -1,4 +1,4 @@
-"""What a server lists of a disk, and whether it may be believed.
+"""Asks a server for the extents of a disk, and checks that its answer is true.
 
 | the server | is asked | and then |
 |---|---|---|
@@ -151,7 +151,7 @@ class Listing:
                 f"the server lists {size} bytes, and says that {allowed} of them may be read, but "
                 "acts otherwise"
             )
-        log.info("The ticket allows %d bytes of %d: only those are the disk", allowed, size)
+        log.info("The ticket allows %d bytes of %d: only those belong to the disk", allowed, size)
         return extents.cut(allowed)
 
     def _beyond(self, offset: int) -> Beyond:

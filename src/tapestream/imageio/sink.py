@@ -217,8 +217,8 @@ class ImageioUploadSink(Sink):
     def lost(self) -> list[tuple[int, int]]:
         """See `Sink.lost`: what went over a connection that was lost before it was flushed.
 
-        The server may have started again meanwhile, and hold a disk of long ago: its extents are
-        asked for again, so that the next writers zero whatever is to be zero and is not.
+        The server may have been restarted, and have lost zeros as well as data. So it is asked
+        again for the extents of the disk, and the next writers zero what must be zero and is not.
 
         Raises:
             TransferError: They cannot be had.
@@ -350,7 +350,7 @@ class ImageioUploadSink(Sink):
         return wanted
 
     def _look(self, connection: Connection, offset: int) -> Beyond:
-        """Look for a byte; whoever refuses that may still be written to."""
+        """Look for a byte. A server that refuses that may still accept writes."""
         try:
             return connection.retry(lambda: connection.look_beyond(offset), self._retries)
         except (ServerError, TicketError) as e:
@@ -367,8 +367,8 @@ class ImageioUploadSink(Sink):
             more = held.size - self._wanted
             raise UsageError(
                 f"the volume is {abs(more)} bytes {'larger' if more > 0 else 'smaller'} than the "
-                f"backup's disk, and the server computes the block hash of all its {held.size}",
-                hint="tapestream.compare() reads the disk, and compares it with the backup.",
+                f"backup's disk, and the server computes the block hash of all {held.size} bytes",
+                hint="Use tapestream.compare(): it reads the disk and compares it with the backup.",
             )
 
     def _extents_of_disk(self, connection: Connection) -> Extents | None:
@@ -379,7 +379,7 @@ class ImageioUploadSink(Sink):
             except ServerError as e:
                 if e.status not in NOT_IMPLEMENTED:
                     raise
-                log.warning("The server says that it has extents, and refuses them: %s", e.args[0])
+                log.warning("The server says that it has extents, but refuses them: %s", e.args[0])
         try:
             size = connection.retry(connection.size, self._retries)
         except TicketError:
@@ -411,7 +411,7 @@ def _warm_up(connection: Connection, size: int) -> None:
 
 
 def _not_zero(held: Extents | None, size: int) -> Iterator[tuple[int, int]]:
-    """What may not read as zeros on a disk with these extents; None: nobody knows them."""
+    """What may not read as zeros on a disk with these extents; None if the extents are unknown."""
     runs = [(0, size, Kind.DATA)] if held is None else held.runs()
     return ((start, start + length) for start, length, kind in runs if kind is not Kind.ZERO)
 
@@ -480,9 +480,9 @@ class _Ledger:
 class _Upload:
     """One connection to write over, and the range that was written and is not flushed yet.
 
-    A server has what it acknowledged in memory until it is flushed. When a connection that carried
-    such writes is lost, whoever closed it, the next one may be to a server that started again and
-    knows nothing of them. They are noted as lost then, and the upload goes on.
+    A server may keep what it acknowledged in memory until it is flushed. When a connection that
+    carried such writes is lost, whoever closed it, the next connection may reach a server that was
+    restarted and does not have them. They are then noted as lost, and the upload goes on.
 
     Only a flush over the same connection counts. imageio opens a connection of its own to the disk
     for each of ours, and not every storage promises that a flush over one covers the others.
@@ -539,7 +539,7 @@ class _Upload:
     def keep_alive(self) -> bool:
         """Use a connection that was idle for a while; False when there is none.
 
-        What was written over it is flushed: as long as the source pauses, no more can be lost.
+        Flushes what was written over it: while the source pauses, nothing can be lost then.
         """
         if not self._lock.acquire(blocking=False):
             return True  # at work
@@ -602,7 +602,7 @@ class _Upload:
                 return
 
     def _is_about_to_start(self, error: TransferError) -> bool:
-        """Whether the server did nothing, since it, or what serves the disk to it, is away."""
+        """Whether the server did nothing, because it or its qemu-nbd is not there."""
         is_away = isinstance(error, ServerUnreachableError) or (
             isinstance(error, ServerError) and error.status is not None and error.status >= 500
         )
@@ -670,7 +670,7 @@ class _Upload:
         """Whether the server cannot flush, although it says so: then it does with every upload."""
         if not isinstance(error, ServerError) or error.status not in NOT_IMPLEMENTED:
             return False
-        log.warning("The server says that it can flush, and refuses it: %s", error.args[0])
+        log.warning("The server says that it can flush, but refuses it: %s", error.args[0])
         self._ledger.can_flush = False
         self._ledger.flush_each = True
         return True
@@ -770,7 +770,7 @@ class _HTTPWriter(Writer):
             except ServerError as e:
                 if e.status not in NOT_IMPLEMENTED:
                     raise
-                log.warning("The server says that it can zero, and refuses it: %s", e.args[0])
+                log.warning("The server says that it can zero, but refuses it: %s", e.args[0])
                 self._ledger.can_zero = False
             else:
                 return

@@ -40,7 +40,7 @@ PIPELINED = 8
 class ImageioHTTPSource(Source):
     """Read a disk from an ovirt-imageio server.
 
-    Connects at once, to learn what the server can do, and uses the server's unix socket where
+    Connects immediately, to learn what the server can do, and uses the server's unix socket where
     it runs on this host. Connections for reading are made when the extents are there.
 
     Args:
@@ -144,7 +144,7 @@ class ImageioHTTPSource(Source):
 
     @property
     def info(self) -> BackupInfo:
-        """See `Source.info`: gets the extents, for only they tell the size."""
+        """See `Source.info`: gets the extents, since only they show the size."""
         size = self.extents().size
         block_hash = self._given_info.block_hash
         if self._record_block_hash:
@@ -160,10 +160,10 @@ class ImageioHTTPSource(Source):
     def extents(self) -> Extents:
         """See `Source.extents`: asked for once.
 
-        The server is not believed without a look. One small request, for the byte after the last,
-        makes sure that the list is whole; where the ticket allows less than the volume has, the
-        disk is what the ticket allows. Where nothing changed, the full list is asked for, too: a
-        server that ignores `context` sends the same.
+        The list is checked. One small request, for the byte after the last, makes sure that the
+        list is whole. If the ticket allows less than the volume has, the disk is what the ticket
+        allows. If nothing changed, the full list is asked for, too: a server that ignores
+        `context` sends the same list.
 
         Raises:
             UnsupportedError: The server, or this disk, has no dirty extents, and there is no
@@ -345,7 +345,7 @@ class _Download:
         return len(self._ranges)
 
     def ask(self, start: int, end: int) -> None:
-        """Send a GET, at once if possible, or after those before it."""
+        """Send a GET, immediately if possible, or after those before it."""
         with self._lock:
             self._was_used = True
             self._ranges.append((start, end))
@@ -354,7 +354,7 @@ class _Download:
             try:
                 self._send()
             except TransferError:
-                # It is met again by `readinto`, which tells it, or tries again.
+                # `readinto` meets it again, and raises it or tries again.
                 self._drop()
 
     def readinto(self, start: int, buffer: memoryview) -> int:
@@ -366,8 +366,8 @@ class _Download:
     def keep_alive(self) -> bool:
         """Use a connection that was idle for a while; False when there is none.
 
-        A reply that waits for a sink that stalls is given up. The server waits for us not much
-        longer, and what a firewall forgot does not come: it is asked for again.
+        If a reply waits because the sink stalls, the reply is given up and asked for again later:
+        the server would not wait much longer, and a firewall may have forgotten the connection.
         """
         if not self._lock.acquire(blocking=False):
             return True  # at work

@@ -12,8 +12,8 @@ from urllib3.connection import HTTPConnection
 
 from ..errors import UsageError
 
-# Who may listen: besides root, and whoever we are, the users that oVirt's hosts run the daemon as:
-# now, and in 4.3. Anybody can bind an abstract address, and would get the ticket in clear.
+# Who may listen, besides root and our own user: the users that run the daemon on oVirt's hosts,
+# now and in 4.3. Anybody can bind an abstract address, and would get the ticket in clear.
 DAEMON_USERS = ("ovirtimg", "vdsm")
 
 _PEER = struct.Struct("3i")  # ucred: pid, uid and gid of the process that listens, see unix(7)
@@ -41,7 +41,7 @@ def _uid(owner: object) -> int:
     if isinstance(owner, str):
         with suppress(KeyError, ValueError):
             return pwd.getpwnam(owner).pw_uid
-        raise UsageError(f"this host has no user {owner!r}, for unix_socket_owner")
+        raise UsageError(f"unix_socket_owner: this host has no user {owner!r}")
     if isinstance(owner, int) and not isinstance(owner, bool) and 0 <= owner < 2**32 - 1:
         return owner
     raise UsageError(f"unix_socket_owner must be the name or the uid of a user, not {owner!r}")
@@ -80,7 +80,7 @@ class UnixHTTPConnection(HTTPConnection):
         _, uid, _ = _PEER.unpack(peer)
         if uid % 2**32 not in self._users:
             raise PermissionError(
-                f"{_name(uid % 2**32)} listens there, who is not known to run ovirt-imageio; if "
+                f"{_name(uid % 2**32)} listens there, not a user who runs ovirt-imageio; if "
                 "that is right, pass unix_socket_owner="
             )
 

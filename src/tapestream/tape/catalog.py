@@ -54,8 +54,8 @@ _LATER_COLUMNS = {
 # What to do about an error of SQLite, by a word of its text: its numbers are new in Python 3.11.
 _HINTS = {
     "locked": "Another program is using it: try again when that has ended.",
-    "not a database": "Move the file away; Catalog.scan makes a catalog anew from the tapes.",
-    "malformed": "Move the file away; Catalog.scan makes a catalog anew from the tapes.",
+    "not a database": "Move the file away. Catalog.scan makes a new catalog from the tapes.",
+    "malformed": "Move the file away. Catalog.scan makes a new catalog from the tapes.",
     "full": "Free space on its file system, and try again: nothing was changed.",
     "readonly": "Permit writing the file and its folder, and try again: nothing was changed.",
     "unable to open": "Make its folder, and permit writing there.",
@@ -117,7 +117,7 @@ class CatalogBackup:
             raise UsageError(
                 f"the catalog does not know on which tape the backup of {describe(self.info)} "
                 "begins",
-                hint="Let Catalog.scan read the tape on which it does.",
+                hint="Let Catalog.scan read the tape on which it begins.",
             )
         set_id = None if self.set_id == _own_set(first) else self.set_id
         return Expected(self.info, set_id, first.file, first.label, whole_info=True)
@@ -127,7 +127,7 @@ class Catalog(Closing):
     """Remembers which tape, by its label, holds what, in a SQLite file.
 
     It is never needed to restore: `TapeDrive.scan` reads the same off a tape, and `scan` here
-    makes a lost catalog anew from the tapes alone. It may be used by several threads, and by
+    makes a new catalog from the tapes alone. It may be used by several threads, and by
     several programs.
 
     It does not see what is done to a tape elsewhere: pass what it says to
@@ -220,8 +220,8 @@ class Catalog(Closing):
             if label is None:
                 raise UsageError(
                     f"{drive.path}: the tape has no label",
-                    hint="TapeDrive.write_label gives a tape its label, before the first backup; "
-                    "TapeDrive.find finds backups on any tape.",
+                    hint="Label each tape with TapeDrive.write_label before its first backup. "
+                    "TapeDrive.find finds backups without a catalog.",
                 )
             rows = [_scanned(drive, label, entry) for entry in entries if entry.info is not None]
         with self._transaction(write=True):
@@ -242,7 +242,7 @@ class Catalog(Closing):
             if label not in known and (twin := _twin(label, known)) is not None:
                 raise UsageError(
                     f"the catalog {self.path} knows no tape {label!r}, but {twin!r}",
-                    hint="Pass the label just as Catalog.tapes() has it.",
+                    hint="Pass the label exactly as Catalog.tapes() lists it.",
                 )
             self._forget(label)
 
@@ -342,14 +342,14 @@ class Catalog(Closing):
             if None not in (found, label.tape_id) and found != (label.tape_id or "").encode():
                 raise UsageError(
                     f"two tapes have the label {label.name!r}: the catalog {self.path} knows "
-                    "another one by it",
+                    "another tape with it",
                     hint="If that tape is gone, or was overwritten without write_label, call "
-                    f"Catalog.forget({label.name!r}), and try again. Otherwise give one of both "
-                    "another label.",
+                    f"Catalog.forget({label.name!r}), and try again. Otherwise give one of the "
+                    "two another label.",
                 )
         elif (twin := _twin(label.name, known)) is not None:
             log.warning(
-                "the labels %r and %r of two tapes are easily taken for one another",
+                "the labels %r and %r of two tapes are easy to confuse",
                 label.name,
                 twin,
             )
@@ -438,10 +438,10 @@ def _reported(backup: TapeReport, number: int) -> CatalogVolume:
     if place.label is None or place.file is None:
         what = "on a tape without a label" if place.label is None else "in an unknown tape file"
         raise UsageError(
-            f"volume {place.volume} of the backup of {describe(backup.info)} is {what}, and cannot "
-            "be found by its label",
-            hint="TapeDrive.write_label gives a tape its label, before the first backup; "
-            "TapeDrive.find finds the backup on any tape.",
+            f"volume {place.volume} of the backup of {describe(backup.info)} is {what}, so no "
+            "catalog can find it",
+            hint="Label each tape with TapeDrive.write_label before its first backup. "
+            "TapeDrive.find finds this backup without a catalog.",
         )
     is_last = number == len(backup.places) - 1
     return CatalogVolume(
@@ -540,7 +540,7 @@ def _decoded(values: Sequence[Any]) -> _Row:
     )
     info = json.loads(_text(text))
     if not isinstance(info, dict):
-        raise ValueError("its info is no JSON object")  # noqa: TRY004 - of a file, no argument
+        raise ValueError("its info is not a JSON object")  # noqa: TRY004 - of a file, no argument
     return _Row(
         volume,
         _text(set_id),
@@ -552,13 +552,13 @@ def _decoded(values: Sequence[Any]) -> _Row:
 
 def _text(value: object) -> str:
     if not isinstance(value, bytes):
-        raise ValueError(f"{value!r} is no text")  # noqa: TRY004 - likewise
+        raise ValueError(f"{value!r} is not text")  # noqa: TRY004 - likewise
     return value.decode()
 
 
 def _number(value: object, least: int = 0) -> int:
     if not isinstance(value, int) or value < least:
-        raise ValueError(f"{value!r} is no number from {least} on")
+        raise ValueError(f"{value!r} is not a number of at least {least}")
     return value
 
 

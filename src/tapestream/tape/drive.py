@@ -63,7 +63,7 @@ class TapeDrive(Transport):
         """Look at every tape file, from the beginning of the tape; see `TapeEntry`.
 
         Each takes two short reads and some winding. The drive is used until the last entry, or
-        until the iterator is closed; the tape then stands behind the entry that came last.
+        until the iterator is closed; the tape then stands after the entry that came last.
 
         Raises:
             BlockSizeError: The drive is in fixed mode, and the tape has blocks of another size.
@@ -159,7 +159,7 @@ class TapeDrive(Transport):
         return label.name if label else None
 
     def write_label(self, label: str, *, overwrite: bool = False) -> None:
-        """Make a label the first tape file; it stands behind it, where the first backup goes.
+        """Make a label the first tape file; it stands after it, where the first backup goes.
 
         Args:
             label: What the tape is called, and best says on its outside.
@@ -190,7 +190,7 @@ class TapeDrive(Transport):
                     what = "something that cannot be read"
                 raise UsageError(
                     f"{self.path}: there is something on the tape: file {entry.file} is {what}",
-                    hint="Pass overwrite=True to give up all that is on it.",
+                    hint="Pass overwrite=True to give up everything that is on the tape.",
                 )
 
     def _label_before(self) -> TapeLabel | None:
@@ -207,7 +207,7 @@ class TapeDrive(Transport):
         except (NoMediumError, PositionLostError):
             raise
         except TapeError as e:
-            log.warning("the label before cannot be read: %s", e)
+            log.warning("the old label cannot be read: %s", e)
             return None
 
     # Taking turns

@@ -110,7 +110,7 @@ class TapeInput:
         try:
             return self._reader.pass_over()
         except TapeError as e:
-            log.warning("cannot go behind the record: %s", e)
+            log.warning("cannot go past the record: %s", e)
             return 0
 
     def peek(self, offset: int, length: int) -> bytes | None:
@@ -202,7 +202,7 @@ class TapeInput:
         self._load(wanted, preamble)
 
     def end_file(self) -> None:
-        """Go behind the filemark, and let others use the drive if this can come back."""
+        """Go past the filemark, and let others use the drive if this can come back."""
         try:
             if not self._reader.ended:
                 self._turn.drive.forward_files(1)
@@ -244,7 +244,7 @@ class TapeInput:
         if self._file is None:
             raise UsageError(
                 f"{self.name}: the number of the tape file is not known",
-                hint="Pass file=, as scan() or the catalog tells it.",
+                hint="Pass file=, the number that scan() or the catalog shows.",
             )
         return self._file
 

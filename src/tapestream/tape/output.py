@@ -179,7 +179,7 @@ class TapeOutput:
 
 
 def _append(drive: TapeDrive) -> None:
-    """Go behind everything that is on a tape: a restore, or a person, may have moved it."""
+    """Go past everything that is on a tape: a restore, or a person, may have moved it."""
     status = drive.status()
     if status.write_protected:
         raise WriteProtectedError(f"{drive.path}: the cartridge is write-protected")

@@ -141,7 +141,7 @@ class RecordReader:
         drive: Stands at the beginning of the file, and is used by nobody else until it is read.
 
     Attributes:
-        ended: The filemark was read; the tape stands behind it.
+        ended: The filemark was read; the tape stands after it.
 
     Raises:
         PositionLostError: Where the drive stands is not known since an error.
@@ -154,7 +154,9 @@ class RecordReader:
         self._too_small, self._too_large = 0, MAX_RECORD + 1
         self._unread = memoryview(b"")
         if drive.is_lost:
-            raise PositionLostError(f"{drive.path} may stand anywhere since an error")
+            raise PositionLostError(
+                f"{drive.path}: since an error it is not known where the tape stands"
+            )
         self._next_block = drive.tell()
         self._opening = drive.openings
         self._length = 0
@@ -162,12 +164,12 @@ class RecordReader:
         self.ended = False
 
     def readinto(self, buffer: memoryview) -> int:
-        """Read at least one byte; 0 at the filemark, behind which the tape then stands.
+        """Read at least one byte; 0 at the filemark, after which the tape then stands.
 
         Raises:
             PositionLostError: The tape was moved since the last record, or since the drive was last
                 asked: what was read since may come from elsewhere.
-            TapeError: The record cannot be read; the tape stands before it or behind it, which
+            TapeError: The record cannot be read; the tape stands before it or after it, which
                 `pass_over` finds out.
         """
         if not self._unread:
@@ -202,12 +204,12 @@ class RecordReader:
             return view[:count]
 
     def pass_over(self) -> int:
-        """Go behind a record that cannot be read; tells its size.
+        """Go past a record that cannot be read; tells its size.
 
         Returns:
             0 where that is not known, or the tape stands elsewhere.
         """
-        # A drive stands before the record that it could not read, or behind it.
+        # A drive stands before the record that it could not read, or after it.
         beside = self._drive.tell() in (self._next_block, self._next_block + 1)
         if not beside or not self._length or self._drive.block_size:
             return 0
@@ -216,7 +218,7 @@ class RecordReader:
         return self._length
 
     def check_place(self) -> None:
-        """Ask the drive whether the tape stands behind what was read.
+        """Ask the drive whether the tape stands after what was read.
 
         Not in fixed mode, where the driver does not say without moving the tape.
 

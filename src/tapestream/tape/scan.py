@@ -22,7 +22,7 @@ from .label import is_label, read_label
 from .records import RecordReader
 from .transport import Transport
 
-# No end of a manifest is longer, nor are the zeros behind it that count.
+# No end of a manifest is longer, nor are the zeros after it that count.
 _END_SIZE = 4 * fmt.BLOCK
 # Of a record, so much is copied at a time.
 _STEP = 64 * 1024
@@ -134,7 +134,7 @@ def unreadable_label(drive: Transport, entry: TapeEntry) -> UnreadableLabelError
 
 
 def look(drive: Transport, file: int) -> TapeEntry | None:
-    """Look at the tape file at which the drive stands, and go behind it; None if there is none."""
+    """Look at the tape file at which the drive stands, and go past it; None if there is none."""
     start = drive.tell()
     first, problem = b"", None
     reader = RecordReader(drive)
@@ -150,7 +150,7 @@ def look(drive: Transport, file: int) -> TapeEntry | None:
     elif problem is None:
         if drive.status().at_end_of_data:
             return None
-        return TapeEntry(file)  # a filemark behind a filemark: an empty file
+        return TapeEntry(file)  # a filemark after a filemark: an empty file
     else:
         entry = TapeEntry(file, problem=problem, is_unknown=True)
     if not reader.ended:
@@ -166,7 +166,7 @@ def look(drive: Transport, file: int) -> TapeEntry | None:
 
 
 def _found_filemark(drive: Transport) -> bool:
-    """Go behind the next filemark, or to the end of data; False where that came first."""
+    """Go past the next filemark, or to the end of data; False where that came first."""
     try:
         drive.forward_files(1)
     except TapeError:
@@ -233,7 +233,7 @@ def _tail(drive: Transport, start: int, block: int, record_size: int) -> bytes:
         if not reader.ended:
             drive.forward_files(1)
         if drive.tell() != end + 1:
-            raise PositionLostError(f"{drive.path} does not stand behind the tape file")
+            raise PositionLostError(f"{drive.path} does not stand after the tape file")
         if fmt.ending(tail) is not None:
             break
     return tail

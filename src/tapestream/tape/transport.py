@@ -44,7 +44,7 @@ _MOVED, _LOST = -1, -2
 _MOST_FILES = 0x7FFFFF
 # The drive is asked where it stands before more is written, or handed on, than this. The first
 # record at a wrong place ends the tape there: to ask rarely would bound what is overwritten, and
-# lose all that lies behind. So it is asked as often as that can be afforded: at every record of the
+# lose all that lies after. So it is asked as often as that can be afforded: at every record of the
 # usual size. MTIOCPOS is one READ POSITION command, which moves no tape: a real drive (none was
 # measured) pays the time of one command without data, while it writes on from its buffer; on the
 # fastest, LTO-9 with 400 MB/s, 1 MiB lasts 2.5 ms. In the virtual machine of the tests, where any
@@ -76,9 +76,9 @@ class TapeStatus:
         block_size: Size of all blocks in bytes; 0 in variable mode.
         density: Density code of the cartridge, as `mt status` shows it.
         at_beginning: It stands at the beginning of the tape.
-        at_filemark: It stands right behind a filemark.
-        at_end_of_data: There is nothing behind.
-        at_end_of_tape: It stands in the early-warning zone at the end, or behind it.
+        at_filemark: It stands right after a filemark.
+        at_end_of_data: There is nothing after.
+        at_end_of_tape: It stands in the early-warning zone at the end, or after it.
         is_empty: There is no cartridge in the drive; neither online nor empty is a drive that has
             not yet taken its cartridge.
     """
@@ -290,7 +290,7 @@ class Transport(Closing):
         self._command(Command.REWIND, "rewind")
 
     def forward_files(self, count: int = 1) -> None:
-        """Go behind the `count`-th filemark from here: to the beginning of a later tape file.
+        """Go past the `count`-th filemark from here: to the beginning of a later tape file.
 
         Raises:
             TapeError: There are not so many; it stands at the end of data.
@@ -322,7 +322,7 @@ class Transport(Closing):
         self._command(Command.BACKWARD_FILES, "go back over a filemark")
 
     def end_of_data(self) -> None:
-        """Go behind everything that was written: where the next backup goes.
+        """Go past everything that was written: where the next backup goes.
 
         Raises:
             PositionLostError: The drive was reset, or has another tape. Rewind it.
@@ -443,7 +443,7 @@ class Transport(Closing):
 
         Raises:
             EndOfTapeError: Nothing of it was written. In the early-warning zone every other
-                record is refused so, and goes on the tape when it is written again; behind it,
+                record is refused so, and goes on the tape when it is written again; after it,
                 every one.
             PositionLostError: The tape is not where it was left. This record was not written;
                 those before it, since the drive was last asked, may have gone elsewhere. These are
@@ -490,7 +490,7 @@ class Transport(Closing):
             self._lose()
 
     def read_record(self, buffer: memoryview) -> int:
-        """Read one record; 0 at a filemark, behind which it then stands, and at the end of data.
+        """Read one record; 0 at a filemark, after which it then stands, and at the end of data.
 
         Raises:
             OSError: As the driver said; the position is to be asked for.
@@ -737,7 +737,7 @@ class Transport(Closing):
             return PositionLostError(text)
         begin = max(found - blocks, 0) if isinstance(found, int) else 0
         return PositionLostError(
-            f"{text}; {what} may have gone elsewhere, and has then ended the tape there: "
+            f"{text}; {what} may have gone elsewhere. The tape then ends there, and "
             f"what was on it from block {begin} on may be lost"
         )
 

@@ -109,7 +109,7 @@ class HeaderWriter:
 
 
 HOLES_HINT = (
-    "It was packed anew with holes left out: extract it with that program, and pack it without "
+    "It was packed again with holes left out: extract it with that program, and pack it without "
     "that option."
 )
 
@@ -214,7 +214,7 @@ class Member(NamedTuple):
 
 
 def data_members(extents: Extents, part_size: int, begin: int = 0) -> Iterator[Member]:
-    """All data members of a stream, in order; only those that start at `begin` or behind it."""
+    """All data members of a stream, in order; only those that start at `begin` or after it."""
     number = 0
     for start, length, kind in extents.runs():
         if kind is Kind.DATA:
@@ -471,7 +471,7 @@ class Manifest:
         return _compact({**self._before(), "segments": []})[: -len("]}")]
 
     def _tail(self) -> bytes:
-        """Everything behind the last one: it tells in the last record what the stream was."""
+        """Everything after the last one: it tells in the last record what the stream was."""
         return b"]," + _compact(self._behind())[len("{") :]
 
     def _values(self) -> dict[str, Any]:

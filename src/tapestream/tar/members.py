@@ -26,7 +26,7 @@ READ_STEP = fmt.MIB
 MAX_EXTENSIONS = 16
 # How far is looked ahead, in memory.
 MAX_AHEAD = 64 * fmt.MIB
-# How the headers begin that are looked for behind damage; where the time of a backup is in them.
+# How the headers begin that are looked for after damage; where the time of a backup is in them.
 _OUR_NAMES = (b"extent-", b"attachments/", b"manifest.json\0")
 _FIRST = b"backup-info.json\0"
 _TIME = slice(136, 148)
@@ -110,7 +110,7 @@ class MemberReader:
 
     @property
     def ahead(self) -> int:
-        """How many bytes behind `offset` were read already."""
+        """How many bytes after `offset` were read already."""
         return len(self._ahead)
 
     @property
@@ -180,7 +180,7 @@ class MemberReader:
         except ValueError as e:
             raise CorruptStreamError(f"a tar header is damaged or not ours: {e}") from e
         if size > extended.MAX_LENGTH:
-            raise CorruptStreamError(f"what extends a tar header has {size} bytes")
+            raise CorruptStreamError(f"a pax header or long name has {size} bytes")
         self._left = fmt.padded(size)
         return self._rest(self._left)[:size]
 
@@ -227,7 +227,7 @@ class MemberReader:
         return self._problem is not None
 
     def begins_with(self, start: bytes) -> bool:
-        """Whether the data behind the next member's header, which is damaged, begins so."""
+        """Whether the data after the next member's header, which is damaged, begins so."""
         return self._next_bytes(len(start)) == start
 
     def _next_bytes(self, length: int) -> bytes:
@@ -249,7 +249,7 @@ class MemberReader:
         All up to there is kept in memory, and still to be read.
 
         Args:
-            wanted: Tells the header; nothing is read behind it.
+            wanted: Tells the header; nothing is read after it.
             begin: Where the first block is, as offset in the stream, not before `offset`.
             end: Where no further one begins.
 
@@ -283,7 +283,7 @@ class MemberReader:
     def is_behind(
         self, names: tuple[str, ...], size: int, peek: Callable[[int, int], bytes | None]
     ) -> bool:
-        """Whether a header comes behind so many bytes of data, if that is not too far for memory.
+        """Whether a header comes after so many bytes of data, if that is not too far for memory.
 
         Args:
             names: Of the member that may come.
@@ -303,7 +303,7 @@ class MemberReader:
         return ahead.startswith(starts, distance)
 
     def is_zero_behind(self, size: int) -> bool:
-        """Whether the archive ends behind so many bytes of data."""
+        """Whether the archive ends after so many bytes of data."""
         ahead = self._read_on(fmt.padded(size) + fmt.BLOCK)
         self._push_back(ahead)
         return not any(ahead[fmt.padded(size) :])
@@ -439,7 +439,7 @@ class MemberReader:
                 if may_end is not None and self.offset >= may_end:
                     return
                 raise self._too_short(
-                    "It may have been packed anew by a tar program that does not fill the last "
+                    "It may have been packed again by a tar program that does not fill the last "
                     "record: TarStreamSource(..., allow_incomplete=True) takes it all the same."
                 )
 

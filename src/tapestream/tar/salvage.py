@@ -23,7 +23,7 @@ from .table import MemberTable
 from .unreadable import BridgedInput
 from .volume import Volumes
 
-# How far a header is looked for behind a damaged one, in memory, before the data in between is
+# How far a header is looked for after a damaged one, in memory, before the data in between is
 # delivered. Bytes that were written twice push it that far; where some are lost, it comes early.
 WINDOW = 64 * fmt.MIB
 # Digests of what is missing are kept only to compare the others in their places.
@@ -144,7 +144,7 @@ class SalvageReader(TarReader):
                 self._search(here, member.start)
             if self._found is None or self._found.member != member:
                 return False
-            self._findings.note(f"{member.name}: it comes twice, and is damaged for the first time")
+            self._findings.note(f"{member.name}: it comes twice, and its first copy is damaged")
             members.drop_to(self._found.offset, self._found.header)
         return True
 
@@ -153,7 +153,7 @@ class SalvageReader(TarReader):
         return header is not None and header == (member.name, member.length)
 
     def _go_past(self, member: fmt.Member) -> bool:
-        """Go on behind the damaged header of a member; False where another one is next."""
+        """Go on after the damaged header of a member; False where another one is next."""
         members = self._volumes.members
         found = self._find(member)
         if found is None or self._is_in_place(found, member):

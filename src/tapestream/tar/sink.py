@@ -39,10 +39,10 @@ class TarStreamSink(Sink):
     Anything else gets the stream directly; an aborted one lacks its manifest, and every reader
     reports it as incomplete.
 
-    A tape is appended to: the backup becomes one tape file, behind everything that is there,
+    A tape is appended to: the backup becomes one tape file, after everything that is there,
     wherever the tape stands. When `copy` returns, the filemark is written and the drive's own
     buffer is empty. The sink waits for its turn where others use the same `TapeDrive`. When a tape
-    is full, the backup goes on on another, behind whatever is on that.
+    is full, the backup goes on on another, after whatever is on that.
 
     Args:
         target: A path; "-" for standard output; a binary file object with `write`, which stays

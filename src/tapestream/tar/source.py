@@ -26,7 +26,7 @@ class TarStreamSource(Source):
     """Read a backup from the tar that `TarStreamSink` wrote: from a file, a fifo, a pipe, a tape.
 
     The stream is read once, from front to back, and exactly to its end: a file object is then
-    where the next stream may begin, and a tape stands behind the backup's filemark. Names in the
+    where the next stream may begin, and a tape stands after the backup's filemark. Names in the
     tar are compared, never used as paths.
 
     A tape is read from where it stands, and the drive is then this source's until it is closed; or

@@ -64,7 +64,7 @@ class Input(Protocol):
         ...
 
     def pass_over(self, length: int) -> int:
-        """Go on behind a place that could not be read.
+        """Go on after a place that could not be read.
 
         Args:
             length: About how many bytes to give up.
@@ -75,7 +75,7 @@ class Input(Protocol):
         ...
 
     def peek(self, offset: int, length: int) -> bytes | None:
-        """The bytes that lie `offset` behind where it began; None where that cannot be told."""
+        """The bytes that lie `offset` after where it began; None where that cannot be told."""
         ...
 
     def cancel(self) -> None:
@@ -188,7 +188,7 @@ class DescriptorInput:
         if self._start is None:
             return 0
         fd = descriptor(self._file, self.name)
-        with _local_errors(f"cannot go on in {self.name}"):
+        with _local_errors(f"cannot skip a part of {self.name}"):
             here = os.lseek(fd, 0, os.SEEK_CUR)
             there = min(here + length - here % length, os.lseek(fd, 0, os.SEEK_END))
             os.lseek(fd, there, os.SEEK_SET)

@@ -55,7 +55,7 @@ class MemberTable:
         return member if member.length == header.size else None
 
     def following(self, start: int) -> Iterator[fmt.Member]:
-        """The members from the one on that begins at this offset of the disk, or behind it."""
+        """The members from the one on that begins at this offset of the disk, or after it."""
         for i in range(bisect_left(self._ends, start + 1), len(self._starts)):
             first, end = self._starts[i], self._ends[i]
             before = max(0, start - first)
@@ -81,7 +81,7 @@ class MemberTable:
             start: Offset in the disk.
             member: The other one; None for the manifest.
             extension: Bytes before each header.
-            ends: The manifest may come behind any member.
+            ends: The manifest may come after any member.
         """
         for each in self.following(start):
             if each == member or distance < 0 or (distance == 0 and member is None and ends):

@@ -16,7 +16,7 @@ class Border(NamedTuple):
 
     Attributes:
         offset: Bytes of the volume before it.
-        start: Disk offset of the next data member; the disk's size behind the last one.
+        start: Disk offset of the next data member; the disk's size after the last one.
     """
 
     offset: int

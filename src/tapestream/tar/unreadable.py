@@ -1,4 +1,4 @@
-"""Reads on behind what cannot be read: a bad sector of a disk, a bad record of a tape."""
+"""Reads on after what cannot be read: a bad sector of a disk, a bad record of a tape."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class BridgedInput:
         """See `Input`.
 
         Raises:
-            LocalIOError: The stream cannot go on behind the bad place.
+            LocalIOError: The stream cannot go on after the bad place.
         """
         if self._zeros:
             return self._give_zeros(buffer)

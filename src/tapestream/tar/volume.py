@@ -49,7 +49,7 @@ class Volumes:
 
     Attributes:
         preamble: What the volume says of itself.
-        members: Its members, behind the preamble.
+        members: Its members, after the preamble.
         digests: The digests of the members that are not data, as read.
         bridge: What it is read through while damage is tolerated.
         cancelled: Somebody wants reading to end.
@@ -128,7 +128,7 @@ class Volumes:
         """Read the attachments, which are the next members.
 
         Args:
-            extents: Those of the backup, which tell what comes behind.
+            extents: Those of the backup, which tell what comes after.
         """
         if self._findings is None:
             self._read_attachments()
@@ -166,7 +166,7 @@ class Volumes:
         self.attachments(extents)
 
     def end(self) -> None:
-        """Read to the end of the volume, behind its manifest.
+        """Read to the end of the volume, after its manifest.
 
         Raises:
             CorruptStreamError: There is more, or something else.
@@ -182,7 +182,7 @@ class Volumes:
         return self.bridge is not None and self.bridge.was_needed
 
     def tolerate(self, findings: Findings | None) -> None:
-        """From now on, read on behind what cannot be read; None: do not."""
+        """From now on, read on after what cannot be read; None: do not."""
         self._findings = findings
         if findings is None:
             self.bridge = None
@@ -191,7 +191,7 @@ class Volumes:
         self.members.go_on_with(self.bridge or self._stream)
 
     def rewind(self, extents: Extents) -> None:
-        """Go back to the first volume, behind its extents.
+        """Go back to the first volume, after its extents.
 
         Args:
             extents: Those of the backup, which were read before.
@@ -290,7 +290,7 @@ class Volumes:
             self.members.skip(bad.size)
 
     def _bad_attachment(self, table: MemberTable) -> fmt.Header | None:
-        """What the next member must have been; None where it is the one behind the attachments."""
+        """What the next member must have been; None where it is the one after the attachments."""
         found = self.members.guess()
         name = found.name if found else ""
         if found and fmt.resembles(name, fmt.ATTACHMENTS):
@@ -309,14 +309,14 @@ class Volumes:
         return None if distance is None else fmt.Header("an attachment", distance)
 
     def is_followed(self, member: fmt.Member, following: fmt.Member | None) -> bool:
-        """Whether the next data member, if its header is this one, has the next one behind it."""
+        """Whether the next data member, if its header is this one, has the next one after it."""
         name = following.name if following else fmt.MANIFEST
         names = (name, fmt.MANIFEST) if self.may_go_on else (name,)
         return self.members.is_behind(names, member.length, self._stream.peek)
 
     @property
     def may_go_on(self) -> bool:
-        """Whether there can be another volume, so that this one may end behind any member."""
+        """Whether there can be another volume, so that this one may end after any member."""
         return self.preamble.set_id is not None
 
     def _distance(self, table: MemberTable, *, attachments: bool) -> int | None:
