@@ -25,7 +25,7 @@ from .info import BackupInfo
 from .protocols import Reader, Sink, Source, Writer
 from .running import uses
 
-# Differences are told in blocks of this size.
+# Differences are reported in blocks of this size.
 BLOCK_SIZE = 1024**2
 # A bytearray compares itself with any buffer at the speed of memory; memoryviews do not.
 _ZEROS = bytearray(BLOCK_SIZE)

@@ -14,7 +14,7 @@ from .errors import UsageError
 
 Context = Literal["zero", "dirty"]
 
-# Who a backup is of, and which one it is; a name is for people, but compared all the same.
+# Whose backup it is, and which one; a name is for people, but is compared all the same.
 IDS = (
     "vm_id",
     "vm_name",

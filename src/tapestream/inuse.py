@@ -1,7 +1,7 @@
 """Who uses a local file: so that no copy destroys what it reads, and none uses a closed file.
 
-By flock(2), which tells the same file by any of its names, in this process and in others. Where a
-file system has no locks, nobody is warned.
+By flock(2), which knows a file by any of its names, in this process and in others. A file system
+without locks gives no warning.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def begin_changing(fd: int, path: str | os.PathLike[str]) -> None:
 def descriptor(file: io.FileIO, name: str) -> int:
     """The descriptor of an open file.
 
-    It is asked for anew for each use: once the file is closed, the number may be another file's.
+    Ask for it again for each use: once the file is closed, the number may be another file's.
 
     Raises:
         LocalIOError: It is closed.
@@ -56,7 +56,7 @@ def descriptor(file: io.FileIO, name: str) -> int:
 
 
 def close_file(file: io.FileIO, name: str) -> None:
-    """Close a file of which nothing depends on that: an error would say that a copy failed."""
+    """Close a file. An error is only logged: the copy has not failed because of it."""
     try:
         file.close()
     except OSError as e:

@@ -1,4 +1,4 @@
-"""Which backups make a chain: the checkpoint ids tell, not names, dates or the order given."""
+"""Which backups make a chain: by their checkpoint ids, not by names, dates or the order given."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def in_order(backups: Sequence[BackupInfo], places: Sequence[str | None] = ()) -
     """Put backups in the order of their chain, from its last full backup on.
 
     Args:
-        backups: Them, in any order. A full backup may have a parent, too: where an incremental
-            one was asked for, but could not be had. What is before it is not needed.
+        backups: The backups, in any order. A full backup has a parent if it was taken instead of an
+            incremental one. What is before it is not needed.
         places: Where each of them is, for errors.
 
     Returns:
@@ -115,7 +115,7 @@ class _Links:
         return ends[0]
 
     def _gap(self, ends: Sequence[int], by_checkpoint: Mapping[str, int]) -> ChainError:
-        """What is missing between backups that make more than one chain."""
+        """The error for backups of more than one chain: says what is missing between them."""
         first, second = (self._names[i] for i in ends[:2])
         between = f"no backup leads from {first} to {second}"
         for i, backup in enumerate(self._backups):
@@ -128,7 +128,7 @@ class _Links:
         )
 
     def _parent(self, i: int, by_checkpoint: Mapping[str, int], *, needed: bool) -> int | None:
-        """The backup that this one starts from; None where there is none, and none is needed."""
+        """The backup that this one starts from; None if there is none and none is needed."""
         parent = self._backups[i].parent_checkpoint_id
         found = None if parent is None else by_checkpoint.get(parent)
         if found is None and needed:
@@ -136,7 +136,7 @@ class _Links:
         return found
 
     def _lacking(self, i: int) -> ChainError:
-        """What an incremental backup starts from is not there."""
+        """The error for an incremental backup whose parent is not there."""
         parent = self._backups[i].parent_checkpoint_id
         if parent is None:
             return ChainError(f"{self._names[i]} does not say from which checkpoint it starts")

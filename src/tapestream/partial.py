@@ -210,7 +210,7 @@ class PartialFile:
         return None
 
     def _is_as_it_was(self) -> bool:
-        """Whether an existing file was not changed; one that has only grown shrinks again."""
+        """Whether an existing file was not changed. If it has only grown, shrink it again."""
         size = os.fstat(self.fd).st_size
         if self.touched or size < self._size:
             return False
@@ -233,7 +233,7 @@ class PartialFile:
 
 
 class _Directory:
-    """A directory in which a file gets its name, which then is put on stable storage."""
+    """The directory of a file that gets its name; puts that name on stable storage."""
 
     def __init__(self, path: Path) -> None:
         # At most one. It comes and goes in one step, lest an interrupt lose it.
@@ -256,7 +256,7 @@ class _Directory:
             self.close()
 
     def sync(self, fd: int) -> None:
-        """Put it on stable storage, or else the whole file system of a file in it.
+        """Put the directory on stable storage, or else the whole file system of a file in it.
 
         Raises:
             OSError: That failed.

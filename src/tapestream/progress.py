@@ -1,4 +1,4 @@
-"""Progress: tell how far a copy is to any object that has `update(n)`."""
+"""Progress: report how far a copy is to any object that has `update(n)`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Progress(Protocol):
 
 
 def check_progress(progress: object) -> None:
-    """Make sure that an object can be told how far a copy is.
+    """Make sure that an object can take reports of how far a copy is.
 
     Raises:
         UsageError: It has no `update(n)`.
@@ -54,7 +54,7 @@ def _takes_number(update: Callable[..., object]) -> bool:
 
 
 def reporter(progress: Progress | None, total: int) -> Callable[[int], None]:
-    """Tell `progress` the total, and give a function for all threads to report with.
+    """Give `progress` the total, and return a function with which all threads report.
 
     Raises:
         UsageError: Its total cannot be set.

@@ -4,9 +4,9 @@ A *source* knows a disk's extents and opens readers; a *sink* opens writers and 
 or an abort. Offsets are always given, so nothing is shared between threads but what a backend
 shares itself. A class that has just the names which are not optional is a backend; inherit from a
 protocol to let a type checker know, and for `with`. What a backend says of itself and returns is
-checked, for a fault of one must not become a backup of garbage: a `BackendError` names its class.
+checked: its mistake must not become a backup of garbage. A `BackendError` names its class.
 
-The order of calls in one copy, all from the calling thread unless told otherwise::
+The order of calls in one copy, all from the calling thread unless noted::
 
     source.extents()
     sink.begin(info, extents)
@@ -193,7 +193,7 @@ class Source(Closing, Protocol):
         return None
 
     def check_complete(self) -> None:
-        """Make sure that nothing is missing at the end, as far as that is quickly told. Optional.
+        """Make sure that nothing is missing at the end, as far as that is quickly known. Optional.
 
         Called after `extents` and before `open_reader`, where more than one source is needed.
 
@@ -420,7 +420,7 @@ class Sink(Closing, Protocol):
         return
 
     def lost(self) -> Sequence[tuple[int, int]]:
-        """Say what was written and is not there any more, and forget it. Optional.
+        """Report what was written and is not there any more, and forget it. Optional.
 
         Called after all writers were closed, and again after the data of these ranges, and all
         zeros of the disk, were written once more by new writers; the source was read again for it.

@@ -366,7 +366,7 @@ def _refuse_other_format(path: str) -> None:
 
 
 def _check_unread(path: str) -> None:
-    """That somebody reads it is the better reason to refuse it: it is what is restored, perhaps."""
+    """Refuse it first because somebody reads it: it may be the source of this restore."""
     try:
         file = io.FileIO(path, "rb")
     except OSError:

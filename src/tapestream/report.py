@@ -15,7 +15,7 @@ class TapeLabel:
 
     Attributes:
         name: What it is called.
-        tape_id: Identifies the tape since it was labelled: labelling it anew gives another one.
+        tape_id: Identifies the tape since it was labelled: labelling it again gives another one.
         replaces: The `tape_id`s that the tape had before, newest first: all that was on the tape
             then is gone.
     """
@@ -35,7 +35,7 @@ class TapePlace:
         file: Number of the tape file, from 0; None where the driver had lost count.
         volume: Number of the volume, from 1.
         tape_id: Identifies the tape, where two have one label; None where that is not known.
-        replaces: The `tape_id`s that the tape had before it was labelled anew.
+        replaces: The `tape_id`s that the tape had before it was labelled again.
     """
 
     drive: str
@@ -78,7 +78,7 @@ class TapeReport:
 
     @property
     def expected(self) -> Expected:
-        """What must be there when it is read later: the tape may be another one by then."""
+        """What a later restore compares with the tape: it may be another one by then."""
         first = self.places[0] if self.places else None
         return Expected(
             self.info,

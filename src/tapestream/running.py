@@ -1,4 +1,4 @@
-"""The copies that run, and what each of them uses: what is closed meanwhile ends its copy first.
+"""The copies that run, and what each of them uses. Closing that ends its copy first.
 
 A descriptor that is closed under a thread of a copy is dangerous: the next file that the program
 opens gets its number, and that thread would write or read it instead.
@@ -57,7 +57,7 @@ class Running:
                 self._take(party, self._given)
 
     def join(self, party: object) -> None:
-        """Count a source or sink among what this copy uses: somebody else wraps it.
+        """Count a source or sink that another one wraps among what this copy uses.
 
         Raises:
             UsageError: Another copy uses it.
@@ -88,7 +88,7 @@ class Running:
 
     @contextmanager
     def failing(self, fail: Callable[[BaseException], None]) -> Iterator[None]:
-        """Let `fail` end what is done in this block, when this copy is to end."""
+        """If this copy must end, let `fail` end what is done in this block."""
         try:
             with _lock:
                 self._fail = fail

@@ -1,4 +1,4 @@
-"""verify(): read a backup to its end, and tell all that is wrong with it."""
+"""verify(): read a backup to its end, and report all that is wrong with it."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class VerifyReport:
 
 @enough_memory()
 def verify(source: Source, **options: Unpack[CopyOptions]) -> VerifyReport:
-    """Read a backup to its end, past all damage, and tell what is wrong with it.
+    """Read a backup to its end, past all damage, and report what is wrong with it.
 
     After a bad sector, or a bad record of a tape, reading goes on. After a damaged header, and
     where records were lost or doubled, it goes on at the next good header of the backup. Looking

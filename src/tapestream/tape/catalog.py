@@ -107,7 +107,7 @@ class CatalogBackup:
 
     @property
     def expected(self) -> Expected:
-        """What must be there when it is read: the catalog does not see what is done to a tape.
+        """What a restore compares with the tape: the catalog does not see what is done to it.
 
         Raises:
             UsageError: The catalog does not know where it begins.
@@ -173,8 +173,8 @@ class Catalog(Closing):
         """Remember a backup that was just made: the `tape` of its `CopyResult`.
 
         What the catalog knew to be after it on the same tapes, and to be older, is forgotten: it
-        was written over. So is what was on a tape before that was labelled anew. Which volumes the
-        end of a tape has torn, only `scan` learns.
+        was written over. So is what was on a tape before it was labelled again. Only `scan` learns
+        which volumes the end of a tape has torn.
 
         Raises:
             UsageError: A tape has no label, or that of another tape, or the number of the tape file
@@ -325,7 +325,7 @@ class Catalog(Closing):
     def _meet(self, label: TapeLabel) -> None:
         """Make sure that the tape with this label is the one that is known by it.
 
-        Where it is, or was, labelled anew, what was on it before is forgotten.
+        If it is, or was, labelled again, what was on it before is forgotten.
         """
         if label.tape_id is not None:
             for tape_id in label.replaces:
@@ -448,7 +448,7 @@ def _reported(backup: TapeReport, number: int) -> CatalogVolume:
         place.label,
         place.file,
         place.volume,
-        # The report does not tell of the others, whether they have a manifest.
+        # The report does not say whether the others have a manifest.
         complete=is_last and backup.complete,
         continues=not is_last and backup.complete,
     )
@@ -569,7 +569,7 @@ def _flag(value: object) -> bool:
 
 
 def _twin(label: str, known: Iterable[str]) -> str | None:
-    """A label that a person takes for this one: another case, other spaces, another form of ä."""
+    """A label that a person confuses with this one: other case or spaces, another form of ä."""
     return next((other for other in known if _folded(other) == _folded(label)), None)
 
 

@@ -1,6 +1,6 @@
 """The tape driver of Linux, `st`, and what a stand-in for it must do.
 
-Numbers and structures are those of `<linux/mtio.h>`; what the calls do is told in the kernel's
+Numbers and structures are those of `<linux/mtio.h>`; what the calls do is in the kernel's
 Documentation/scsi/st.rst.
 """
 
@@ -51,7 +51,7 @@ class Flag(IntFlag):
 
 
 class DeviceStatus(NamedTuple):
-    """What the driver tells at once, without asking the drive.
+    """What the driver reports immediately, without asking the drive.
 
     Attributes:
         flags: The general status.

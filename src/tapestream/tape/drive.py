@@ -143,7 +143,7 @@ class TapeDrive(Transport):
                 self.forward_files(file)
         elif file > status.file:
             self.forward_files(file - status.file)
-        # Where it was not wound to, but left, the end of data reads as a bad record does.
+        # If the tape was left at the end of data, and not wound there, reading it fails.
         elif file < status.file or status.block != 0 or was_at_end:
             self.backward_files(status.file - file)
 
@@ -152,7 +152,7 @@ class TapeDrive(Transport):
 
         Raises:
             BlockSizeError: The drive is in fixed mode, and the tape has blocks of another size.
-            UnreadableLabelError: It cannot be told if the tape has a label.
+            UnreadableLabelError: It is not known whether the tape has a label.
             TapeError: The drive failed.
         """
         label = first_label(self)

@@ -284,7 +284,7 @@ def _preamble_here(drive: TapeDrive) -> Preamble | None:
 
 
 def _find_volume(drive: TapeDrive, request: VolumeRequest) -> None:
-    """Go to the beginning of the volume, or tell what the tape holds instead."""
+    """Go to the beginning of the volume, or say what the tape holds instead."""
     torn: list[TapeEntry] = []
     for entry in scan(drive):
         if (entry.set_id, entry.volume) == (request.set_id, request.volume):

@@ -16,7 +16,7 @@ from .records import MIN_RECORD
 MEMBER = "tape-label.json"
 _FORMAT = "tapestream-label"
 _LONGEST = 200
-# A label keeps so many of those before it: one a week for two years, and the record has room.
+# A label keeps this many of those before it: one a week for two years; the record has room.
 _MOST_REPLACED = 100
 _LONGEST_ID = 64
 
@@ -77,7 +77,7 @@ def read_label(members: MemberReader) -> TapeLabel:
     name = values.get("label")
     if values.get("format") != _FORMAT or not isinstance(name, str) or not _is_name(name):
         raise CorruptStreamError(f"{MEMBER} is not a label")
-    # A label without an id is of an early version: then the time tells one from another.
+    # A label without an id is of an early version: then the time distinguishes one from another.
     tape_id = values.get("tape_id") or values.get("created")
     replaces = values.get("replaces")
     return TapeLabel(

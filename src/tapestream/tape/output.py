@@ -63,7 +63,7 @@ class TapeOutput:
 
     @property
     def is_ending(self) -> bool:
-        """True when the tape has told that it will soon be full, and another can follow."""
+        """True when the tape has warned that it will soon be full, and another can follow."""
         return (
             self._on_volume_full is not None and self._writer is not None and self._writer.is_ending
         )

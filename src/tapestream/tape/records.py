@@ -46,7 +46,7 @@ class RecordWriter:
         accepted: Bytes of the file that are on tape.
         records: How many records they are.
         seconds: How long the drive took to write them.
-        is_ending: The tape has told that it will soon be full.
+        is_ending: The tape has warned that it will soon be full.
     """
 
     def __init__(self, drive: Transport, record_size: int) -> None:
@@ -204,7 +204,7 @@ class RecordReader:
             return view[:count]
 
     def pass_over(self) -> int:
-        """Go past a record that cannot be read; tells its size.
+        """Go past a record that cannot be read; returns its size.
 
         Returns:
             0 where that is not known, or the tape stands elsewhere.
@@ -240,7 +240,7 @@ class RecordReader:
         )
 
     def _stop(self, why: str) -> PositionLostError:
-        """Read no more: whoever passes over what cannot be read must not go on elsewhere."""
+        """Read no more: skipping what cannot be read must not go on elsewhere on the tape."""
         self._lost = why
         return PositionLostError(why)
 
@@ -280,7 +280,7 @@ class RecordReader:
         return (self._too_small + self._too_large) // 2
 
     def _unreadable(self, error: OSError) -> LocalIOError:
-        """The record's own fault, or that the tape was moved: after a reset the drive says both."""
+        """The record's error, or that the tape was moved: after a reset the drive reports both."""
         drive, unreadable = (
             self._drive,
             TapeError(f"{self.name}: cannot read the next record", error),

@@ -47,8 +47,8 @@ class TapeEntry:
             vouches for the data. Before `volume_start`, where the end of the tape tore the volume
             before.
         problem: Why it cannot be read, or None.
-        is_unknown: What it is cannot be told: its first record cannot be read, or is a damaged
-            label.
+        is_unknown: True if it is not known what it is: its first record cannot be read, or is a
+            damaged label.
     """
 
     file: int
@@ -70,7 +70,7 @@ class TapeEntry:
 
     @property
     def expected(self) -> Expected:
-        """What must be there when it is read later: the tape may be another one by then."""
+        """What a later restore compares with the tape: it may be another one by then."""
         if self.info is None:
             raise UsageError(f"tape file {self.file} holds no backup")
         return Expected(self.info, self.set_id, self.file, whole_info=True)
@@ -105,7 +105,7 @@ def first_label(drive: Transport) -> TapeLabel | None:
 
     Raises:
         BlockSizeError: The drive is in fixed mode, and the tape has blocks of another size.
-        UnreadableLabelError: It cannot be told if the tape has a label.
+        UnreadableLabelError: It is not known whether the tape has a label.
         TapeError: The drive failed.
     """
     drive.rewind()
@@ -115,7 +115,7 @@ def first_label(drive: Transport) -> TapeLabel | None:
     except BlockSizeError:
         raise
     except TapeError:
-        # Nor can a blank tape be read: to tell that from a bad record takes winding.
+        # A blank tape cannot be read, either: only winding shows that it is no bad record.
         entry = next(scan(drive), None)
     else:
         entry = _recognized(0, first, reader)[0] if is_label(first) else None
@@ -127,7 +127,7 @@ def first_label(drive: Transport) -> TapeLabel | None:
 
 
 def unreadable_label(drive: Transport, entry: TapeEntry) -> UnreadableLabelError:
-    """What to raise where the first tape file may be a label, but cannot be read."""
+    """The error for a first tape file that may be a label, but cannot be read."""
     return UnreadableLabelError(
         f"{drive.path}: cannot tell if the tape has a label, or which: {entry.problem}"
     )

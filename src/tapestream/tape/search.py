@@ -39,7 +39,7 @@ def newest_first(found: Sequence[_T], place: Callable[[_T], Any]) -> list[_T]:
     """Put backups in the order in which somebody looks for one to restore.
 
     Args:
-        found: Them. Of several attempts at one backup, or copies, the whole ones come first.
+        found: The backups. Of several attempts at one backup, or copies, whole ones come first.
         place: Where one is; of those of one age, the later place comes first.
     """
     newest: dict[object, float] = {}
@@ -53,7 +53,7 @@ def newest_first(found: Sequence[_T], place: Callable[[_T], Any]) -> list[_T]:
 
 
 def _which(one: Found) -> object:
-    """The same for all attempts at one backup, and all copies of it."""
+    """A key that is the same for all attempts at one backup, and all copies of it."""
     info = one.info
     if info is None or info.backup_id is None:
         return one.set_id or id(one)

@@ -34,7 +34,7 @@ log = logging.getLogger("tapestream.tape")
 # How often to look whether a drive is ready, in seconds. LTO takes 15 s to load a cartridge, and
 # hours for the first load of a blank LTO-9 one.
 POLL_SECONDS = 1.0
-# The first command after a cartridge was loaded is refused, to tell about it.
+# The first command after a cartridge was loaded is refused: so the driver reports the change.
 _OPEN_ATTEMPTS = 3
 # What the driver answers to a record larger than the drive or the host adapter takes.
 _TOO_LARGE = (errno.EINVAL, errno.EBUSY)
@@ -42,14 +42,13 @@ _TOO_LARGE = (errno.EINVAL, errno.EBUSY)
 _MOVED, _LOST = -1, -2
 # More than a tape has; the driver itself counts so.
 _MOST_FILES = 0x7FFFFF
-# The drive is asked where it stands before more is written, or handed on, than this. The first
-# record at a wrong place ends the tape there: to ask rarely would bound what is overwritten, and
-# lose all that lies after. So it is asked as often as that can be afforded: at every record of the
-# usual size. MTIOCPOS is one READ POSITION command, which moves no tape: a real drive (none was
-# measured) pays the time of one command without data, while it writes on from its buffer; on the
-# fastest, LTO-9 with 400 MB/s, 1 MiB lasts 2.5 ms. In the virtual machine of the tests, where any
-# command is dear, it took a fifth of the time of a record of 1 MiB, and two thirds of that of one
-# of 64 KiB: hence not at every small one.
+# Before more than this is written, or handed on, the drive is asked where it stands. Even one
+# record at a wrong place ends the tape there, and all after it is lost. So it is asked as often as
+# we can afford: at every record of the usual size. MTIOCPOS is one READ POSITION command, which
+# does not move the tape. A real drive (none was measured) needs the time of one command without
+# data, and meanwhile writes on from its buffer; on the fastest, LTO-9 with 400 MB/s, 1 MiB lasts
+# 2.5 ms. In the virtual machine of the tests, where every command is expensive, it took a fifth of
+# the time of a record of 1 MiB, and two thirds of that of one of 64 KiB: so not at every small one.
 CHECK_BYTES = 1024**2
 # These never leave a tape before the place where it stood.
 _GOES_ON = frozenset(
@@ -77,7 +76,7 @@ class TapeStatus:
         density: Density code of the cartridge, as `mt status` shows it.
         at_beginning: It stands at the beginning of the tape.
         at_filemark: It stands right after a filemark.
-        at_end_of_data: There is nothing after.
+        at_end_of_data: There is nothing after this place.
         at_end_of_tape: It stands in the early-warning zone at the end, or after it.
         is_empty: There is no cartridge in the drive; neither online nor empty is a drive that has
             not yet taken its cartridge.
@@ -107,7 +106,7 @@ class OpenDevice(Protocol):
 class Transport(Closing):
     """A drive with a cartridge: `TapeDrive`, but for what is on the tape, and whose turn it is.
 
-    Arguments, guarantees and errors are those told there.
+    Arguments, guarantees and errors are described there.
     """
 
     # Of one whose constructor failed, so that it can be closed.
@@ -155,7 +154,7 @@ class Transport(Closing):
     # The drive and its cartridge
 
     def status(self) -> TapeStatus:
-        """What the drive says of itself; at once, and also without a cartridge.
+        """What the drive says of itself; immediately, and also without a cartridge.
 
         Raises:
             TapeError: The device cannot be opened, or does not answer.
@@ -282,7 +281,7 @@ class Transport(Closing):
         return self.tell() == expected or expected == _MOVED
 
     def seek(self, block: int) -> None:
-        """Go to a block that `tell` told. The driver then does not know the file any more."""
+        """Go to a block, as `tell` gave it. The driver then does not know the file any more."""
         self._command(Command.SEEK, f"seek block {block}", block)
 
     def rewind(self) -> None:
@@ -596,7 +595,7 @@ class Transport(Closing):
         return device
 
     def _ready_to_wind(self) -> TapeDevice:
-        """The device; after a reset some drivers tell not even their status before a rewind."""
+        """The device; after a reset some drivers do not even show their status before a rewind."""
         try:
             return self._ready()
         except TapeError as e:
@@ -662,8 +661,8 @@ class Transport(Closing):
     def _look_after(self, device: TapeDevice) -> int | None:
         """Learn where a failed command left the tape; None where the drive does not say.
 
-        At the beginning it may be another tape, or the drive was reset: that is told only once. Or
-        it is blank.
+        At the beginning it may be another tape, or the drive was reset: the driver reports that
+        only once. Or the tape is blank.
         """
         if self._position is None:
             return 0
@@ -749,7 +748,7 @@ class Transport(Closing):
         """
         if self._writing and self._device is not None:
             self._writing = False
-            for _ in range(2):  # the first may do no more than tell of an error that came late
+            for _ in range(2):  # the first may only report an error that came late
                 with suppress(OSError):
                     self._device.command(Command.FORWARD_RECORDS, 0)
 
@@ -781,15 +780,15 @@ def expected_block(drive: Transport) -> int | None:
 
 
 def forget_position(drive: Transport) -> None:
-    """Trust no more in where a tape stands: nothing is written before it was wound."""
+    """Trust no longer where a tape stands: nothing is written before it was wound."""
     drive._position, drive._sure = _LOST, False  # noqa: SLF001 - likewise
 
 
 def should_ask(drive: Transport) -> bool:
-    """True when so much was read since a drive was asked where it stands that it should be again.
+    """True when enough was read that the drive should be asked again where the tape stands.
 
     Never in fixed mode: the driver would drop the rest of a block that was read in part, and go
-    back over a filemark of which it has not yet told.
+    back over a filemark that it has not yet reported.
     """
     return drive._should_ask()  # noqa: SLF001 - not for the users of a `TapeDrive`
 
@@ -810,7 +809,7 @@ def _position(device: TapeDevice) -> tuple[int, bool]:
     except OSError as e:
         if e.errno != errno.ENOSPC:
             raise
-        # The early warning of a record that was written behind our back, and is on the tape.
+        # The early warning of a record that another program wrote, and that is on the tape.
         return device.position(), True
 
 

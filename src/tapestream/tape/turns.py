@@ -74,7 +74,7 @@ class Turns:
         return self._owner == threading.get_ident()
 
     def end(self, token: object = None) -> None:
-        """Give the turn to who has waited longest.
+        """Give the turn to whoever has waited longest.
 
         Args:
             token: Do nothing if it is not the turn of this name; None for any.

@@ -1,7 +1,7 @@
-"""What other tar programs put before the header of a member, when they pack a backup anew.
+"""What other tar programs put before the header of a member, when they pack a backup again.
 
 POSIX "pax", section "pax Header Block"; GNU tar, "Basic Tar Format". Only what names a member, or
-tells its size, is of use here. No I/O happens here.
+has its size, is used here. No I/O happens here.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def _is_header(block: bytes) -> bool:
 
 
 def overrides(kind: bytes, text: bytes) -> tuple[str | None, int | None]:
-    """The name and the size that come before a member's header; None where it tells neither.
+    """The name and the size that come before a member's header; None where it has neither.
 
     Raises:
         CorruptStreamError: It is damaged, or the member is not stored as it is.

@@ -49,7 +49,7 @@ MAX_INFO = 16 * MIB
 # GNU tar's own default, 20 blocks, keeps a small backup small.
 RECORD_SIZE = 10240
 PART_SIZE = GIB
-# Of a number in JSON: what Python reads unless it is told otherwise.
+# Digits of a number in JSON: what Python reads by default.
 MAX_DIGITS = 4300
 
 
@@ -162,7 +162,7 @@ def is_ustar(block: bytes) -> bool:
 
 
 def guess_header(block: bytes) -> Header | None:
-    """Read what a damaged header may have been; None where nothing can be told."""
+    """Read what a damaged header may have been; None where nothing is known."""
     try:
         return Header(block[:100].rstrip(b"\0").decode(errors="replace"), size_in(block))
     except ValueError:
@@ -432,7 +432,7 @@ class Manifest:
 
         Args:
             text: The stream's manifest.
-            extents: The stream's extents, to tell where on the disk the damage is.
+            extents: The stream's extents, to say where on the disk the damage is.
             preamble: The stream's preamble, likewise.
             data_too: Compare the digests of the data.
 
@@ -471,7 +471,7 @@ class Manifest:
         return _compact({**self._before(), "segments": []})[: -len("]}")]
 
     def _tail(self) -> bytes:
-        """Everything after the last one: it tells in the last record what the stream was."""
+        """Everything after the last one: so the last record says what the stream was."""
         return b"]," + _compact(self._behind())[len("{") :]
 
     def _values(self) -> dict[str, Any]:
@@ -546,7 +546,7 @@ class Vouched:
 
 
 class Ending(NamedTuple):
-    """What the last bytes of a manifest tell."""
+    """What the last bytes of a manifest say."""
 
     start: int
     set_id: str | None

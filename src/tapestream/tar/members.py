@@ -26,7 +26,7 @@ READ_STEP = fmt.MIB
 MAX_EXTENSIONS = 16
 # How far is looked ahead, in memory.
 MAX_AHEAD = 64 * fmt.MIB
-# How the headers begin that are looked for after damage; where the time of a backup is in them.
+# The headers to look for after damage begin so; and where the time of the backup is in them.
 _OUR_NAMES = (b"extent-", b"attachments/", b"manifest.json\0")
 _FIRST = b"backup-info.json\0"
 _TIME = slice(136, 148)
@@ -59,8 +59,8 @@ class MemberReader:
     The header that follows a member is read together with the padding before it, and kept until
     somebody takes it.
 
-    A backup that another tar program packed anew is read, too: what that puts before the header
-    of a member is taken for a part of the header.
+    A backup that another tar program packed again is read, too: what that program puts before the
+    header of a member is taken for a part of the header.
 
     Attributes:
         offset: How many bytes were read.
@@ -88,7 +88,7 @@ class MemberReader:
         self._stream, self._error = stream, None
 
     def first(self, name: str, limit: int) -> bytes:
-        """Read the first member of the stream, and tell a foreign stream from a damaged one."""
+        """Read the first member of the stream: foreign and damaged streams are different errors."""
         start = self._next_bytes(fmt.BLOCK)
         if len(start) < fmt.BLOCK and name.encode().startswith(start[: len(name)]):
             raise IncompleteStreamError(
@@ -161,7 +161,7 @@ class MemberReader:
             return None
         self._unfilled = max(self._unfilled, _unfilled(self._block, length))
         time = self._block[_TIME]
-        self._time = time if self._time in (None, time) else b""  # they differ: it tells nothing
+        self._time = time if self._time in (None, time) else b""  # they differ: it says nothing
         return header if size is None else header._replace(size=size)
 
     def _read_block(self) -> bytes:
@@ -249,7 +249,7 @@ class MemberReader:
         All up to there is kept in memory, and still to be read.
 
         Args:
-            wanted: Tells the header; nothing is read after it.
+            wanted: True for the header; nothing is read after it.
             begin: Where the first block is, as offset in the stream, not before `offset`.
             end: Where no further one begins.
 
@@ -352,7 +352,7 @@ class MemberReader:
 
     def readinto(self, view: memoryview) -> None:
         """Fill the view with data of the member."""
-        left, self._left = self._left, 0  # after an error nobody can tell
+        left, self._left = self._left, 0  # after an error nobody knows
         self.exactly(view)
         self._left = left - len(view)
 
@@ -375,8 +375,8 @@ class MemberReader:
     def text(self, name: str, limit: int) -> bytes:
         """Read the next member, which must have this name and hold JSON.
 
-        What is no text is found where it begins, and what is too long where the limit is reached:
-        a header may claim more than there is.
+        Stops where it is no longer text, and where the limit is reached: a header may claim more
+        than there is.
         """
         size = self._named(name).size
         self._begin(name, size)
@@ -487,7 +487,7 @@ def _unfilled(header: bytes, extension: int) -> int:
     """Bytes that may be missing of the last record, for whoever wrote this header.
 
     Many programs fill up records of 10240 bytes, some of 512. To have a backup with larger records
-    end early, it must be plain that it was packed anew.
+    end early, it must be clear that it was packed again.
     """
     if extension or not fmt.is_ustar(header):
         return fmt.GIB

@@ -41,7 +41,7 @@ class _Found(NamedTuple):
 class SalvageReader(TarReader):
     """Delivers what there is: damaged data as it is, zeros for what is missing.
 
-    Where a header is damaged, the next good one tells what happened. If it lies where the extents
+    Where a header is damaged, the next good one shows what happened. If it lies where the extents
     say, so does the data before it, which is taken for good only when the digests say so. If it
     lies elsewhere, bytes were lost or doubled: reading goes on there, and the members that did not
     come are missing.
@@ -402,7 +402,7 @@ class SalvageReader(TarReader):
 
     def _end(self, error: TapestreamError) -> None:
         self._ended = True
-        self._checksum = None  # no manifest will tell what the digests should be
+        self._checksum = None  # no manifest will say what the digests should be
         self._note(error)
 
     def _note(self, error: TapestreamError) -> None:
@@ -440,4 +440,4 @@ class SalvageReader(TarReader):
         if self._suspects and self._suspects[-1] == self._member:
             self._gone += max(0, length)
             if self._gone == self._member.length:
-                self._suspects.pop()  # all of it is told already
+                self._suspects.pop()  # all of it is reported already

@@ -199,7 +199,7 @@ class TarStreamSink(Sink):
 
 
 def _now() -> datetime:
-    """The time, as a tar can say it."""
+    """The time, as a tar header can hold it."""
     seconds = int(time.time())
     if not 0 <= seconds <= fmt.MAX_MEMBER:
         raise LocalIOError(
@@ -232,7 +232,7 @@ def _contents(name: str, data: object) -> bytes:
 def _check_manifest(
     preamble: fmt.Preamble, extents: Extents, attachments: Mapping[str, bytes]
 ) -> None:
-    """Refuse at once what would fail at the end, after hours."""
+    """Refuse immediately what would fail at the end, after hours."""
     names = (fmt.INFO, fmt.EXTENTS, *attachments)
     digests = {name: hex_digest(preamble.checksum, b"") for name in names}
     manifest = fmt.Vouched(start=extents.size).manifest(preamble, digests, continues=False)

@@ -40,8 +40,8 @@ class TarStreamSource(Source):
             structure is checked.
         allow_incomplete: True to salvage what there is of a damaged or incomplete stream, rather
             than to fail: damaged data is delivered as it is, zeros for what is missing, and
-            `findings` tells which. Never restore so where a good copy exists.
-        file: On tape, the number of the tape file to read, as `scan` or the catalog tells it; None
+            `findings` lists which. Never restore so where a good copy exists.
+        file: On tape, the number of the tape file to read, as `scan` or the catalog gives it; None
             for the one that `expect` names, or else the one at whose beginning the tape stands.
         expect: The backup that must be there: what `TapeDrive.find` or `Catalog.find` gave, the
             `tape` of a `CopyResult`, or a `BackupInfo` with the ids that are known. It is compared
@@ -184,7 +184,7 @@ class TarStreamSource(Source):
         if self.findings is not None and before is not None:
             self.findings.problems += before.problems  # of what was read already
         if self.findings is None and self._volumes.has_bridged:
-            self._error = UsageError("the stream was read past damage: open it anew, or rewind it")
+            self._error = UsageError("the stream was read past damage: open it again, or rewind it")
         elif self._extents is not None:
             self._forget_error()
         self._volumes.tolerate(self.findings)

@@ -39,7 +39,7 @@ class BinaryOutput(Protocol):
     """A file object to write to."""
 
     def write(self, data: memoryview, /) -> int | None:
-        """Write the data, and tell how much of it; None means all."""
+        """Write the data, and return how much of it; None means all."""
         ...
 
 
@@ -75,7 +75,7 @@ class Input(Protocol):
         ...
 
     def peek(self, offset: int, length: int) -> bytes | None:
-        """The bytes that lie `offset` after where it began; None where that cannot be told."""
+        """The bytes that lie `offset` after where it began; None where that is not known."""
         ...
 
     def cancel(self) -> None:
@@ -319,7 +319,7 @@ class DescriptorOutput:
         """
         try:
             if not _sync(descriptor(self._file, self.name)):
-                self._file.close()  # which may be what tells of an error
+                self._file.close()  # which may report an error
         except OSError as e:
             raise LocalIOError(f"cannot finish {self.name}", e) from e
         self.abort()
@@ -599,7 +599,7 @@ def _is_storage(fd: int) -> bool:
 
 
 def _sync(fd: int) -> bool:
-    """Only here the kernel tells what it could not write; False for a pipe: it has no storage."""
+    """Only here the kernel reports what it could not write; False for a pipe: no storage."""
     is_storage = _is_storage(fd)
     if is_storage:
         os.fsync(fd)
@@ -640,7 +640,7 @@ def _may_block(fd: int) -> bool:
 
 
 def _widen_pipe(fd: int) -> None:
-    """A pipe holds 64 KiB unless told otherwise: too little for two busy processes."""
+    """A pipe holds 64 KiB by default: too little for two busy processes."""
     if stat.S_ISFIFO(os.fstat(fd).st_mode):
         try:
             fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, MIB)

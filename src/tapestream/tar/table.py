@@ -25,7 +25,7 @@ class Tally(NamedTuple):
 
 
 class MemberTable:
-    """Finds members in no time, however many a list of extents claims.
+    """Finds members quickly, however many a list of extents claims.
 
     Args:
         extents: All extents of the disk.

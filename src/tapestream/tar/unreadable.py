@@ -9,8 +9,8 @@ from .streams import Input
 
 log = logging.getLogger("tapestream.tar")
 
-# What is given up at once for a bad place: a sector, and more and more where errors follow each
-# other, or a dead disk would be tried for days.
+# What is skipped for one error: a sector, and more and more where errors follow each other.
+# Otherwise a dead disk would be tried for days.
 SECTOR = 4096
 MOST = 1024**2
 

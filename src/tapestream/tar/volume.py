@@ -128,7 +128,7 @@ class Volumes:
         """Read the attachments, which are the next members.
 
         Args:
-            extents: Those of the backup, which tell what comes after.
+            extents: Those of the backup: they determine what comes after.
         """
         if self._findings is None:
             self._read_attachments()

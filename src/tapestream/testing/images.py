@@ -175,7 +175,7 @@ def create_image(path: Path, size: int, format: str = "qcow2") -> None:  # noqa:
 
 
 def image_info(path: Path) -> dict[str, Any]:
-    """Return what `qemu-img info` tells about an image.
+    """Return what `qemu-img info` shows of an image.
 
     Raises:
         RuntimeError: qemu-img is not installed, or failed.
@@ -210,7 +210,7 @@ def compare_images(
         b: The other.
         a_format: The format of `a`.
         b_format: The format of `b`.
-        strict: Also tell sizes and allocation apart. Otherwise a hole equals zeros, and the longer
+        strict: Also distinguish sizes and allocation. Otherwise a hole equals zeros, and the longer
             image may end in zeros.
 
     Raises:
