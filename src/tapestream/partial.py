@@ -16,7 +16,7 @@ from pathlib import Path
 from .errors import LocalIOError, NotDurableError, UsageError
 from .inuse import begin_changing
 
-log = logging.getLogger("tapestream.partial")
+log = logging.getLogger("tapestream.files")
 
 SUFFIX = ".partial"
 
