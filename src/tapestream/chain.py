@@ -377,7 +377,7 @@ def _check_sizes(names: Sequence[str], extents: Sequence[Extents]) -> None:
         behind = _behind(extents[i], before)
         if any(_is_unknown(extent, extents[i], before) for extent in behind):
             raise ChainError(
-                f"the disk has grown to {now} bytes in {names[i]}, which leaves out data "
+                f"the disk had grown to {now} bytes by {names[i]}, which leaves out data "
                 f"after the {before} bytes of the backup before it, {names[i - 1]}",
                 hint="Restore the backup before it, and start a new chain with a full backup.",
             )
