@@ -57,11 +57,10 @@ class Reader(Protocol):
         return 1
 
     def request(self, start: int, length: int) -> None:
-        """Hear which range is read next, or after the ranges of which it has heard.
+        """Announce the next range that will be read. Optional.
 
-        The ranges are read in this order; the reads of each are in ascending order, and together
-        cover it. A backend for which a request is dear serves them from one; others have nothing
-        to do here. Optional.
+        Ranges are read in the order in which they are announced, each from start to end. A backend
+        with expensive requests should send one request per range; others can ignore this.
         """
         return
 
@@ -75,8 +74,8 @@ class Reader(Protocol):
         The buffer is used again as soon as this returns: keep no reference to it.
 
         Returns:
-            None. Not a count, as `io.RawIOBase.readinto` does: one that is not the buffer's length
-            is a `BackendError`.
+            None, not a count, unlike `io.RawIOBase.readinto`. A count that is not the buffer's
+            length is a `BackendError`.
 
         Raises:
             TapestreamError: The bytes cannot be had; the buffer's contents are undefined. A
@@ -115,7 +114,7 @@ class Source(Closing, Protocol):
     def checksum(self) -> str | None:
         """Name of the digest that this source compares the data with; None for none. Optional.
 
-        What it did compare, `finish` says.
+        `finish` says what it did compare.
         """
         return None
 
@@ -143,7 +142,7 @@ class Source(Closing, Protocol):
     def shares_processors(self) -> bool:
         """True when reading makes another process of this host work, such as a server. Optional.
 
-        As a default there are then fewer readers: that process needs processors, too.
+        By default, there are then fewer readers: that process needs processors, too.
         """
         return False
 
@@ -185,10 +184,11 @@ class Source(Closing, Protocol):
     def missing_until(self) -> int | None:
         """Offset in the disk before which no more data comes. Optional.
 
-        A source that goes on after damage can find that all up to there is missing, or that nothing
-        follows at all. What was not read by then is not read any more: it counts as zeros.
+        A source that goes on after damage may find that everything up to some offset is missing, or
+        that nothing follows at all. What was not read yet is then not read any more, and counts as
+        zeros.
 
-        None where a source delivers all its data, or fails.
+        None if a source delivers all its data, or fails.
         """
         return None
 
@@ -208,8 +208,8 @@ class Source(Closing, Protocol):
         Called before `open_reader`. `finish` then raises nothing that is in the findings.
 
         Args:
-            findings: Where damage is noted while it is read; by default none is: errors are
-                raised. None: no longer go on.
+            findings: Where damage is noted while it is read. None: raise errors again, and do not
+                go on. By default, a source notes nothing and raises its errors.
         """
         if findings is not None:
             findings.complete = True
@@ -230,7 +230,7 @@ class Source(Closing, Protocol):
         ...
 
     def keep_alive(self) -> None:
-        """Do what must be done now and then, lest this expires while nothing moves. Optional.
+        """Do what must be done now and then, so that nothing expires. Optional.
 
         Called about every 20 seconds during a copy, from another thread, whether data moves or
         not: a sink may wait for a tape for minutes. Must not block for long.
@@ -277,8 +277,8 @@ class Writer(Protocol):
         sink gets its data in ascending order.
 
         Returns:
-            None. Not a count, as `io.RawIOBase.write` does: one that is not the buffer's length is
-            a `BackendError`.
+            None, not a count, unlike `io.RawIOBase.write`. A count that is not the buffer's length
+            is a `BackendError`.
 
         Raises:
             TapestreamError: Not everything could be written; how much was is undefined.
@@ -404,7 +404,7 @@ class Sink(Closing, Protocol):
         ...
 
     def keep_alive(self) -> None:
-        """Do what must be done now and then, lest this expires while nothing moves. Optional.
+        """Do what must be done now and then, so that nothing expires. Optional.
 
         Called about every 20 seconds during a copy, from another thread, whether data moves or
         not: a sink may wait for a tape for minutes. Must not block for long.
@@ -422,9 +422,9 @@ class Sink(Closing, Protocol):
     def lost(self) -> Sequence[tuple[int, int]]:
         """Report what was written and is not there any more, and forget it. Optional.
 
-        Called after all writers were closed, and again after the data of these ranges, and all
-        zeros of the disk, were written once more by new writers; the source was read again for it.
-        A sink that wraps another passes this on.
+        Called after all writers were closed. If it returns ranges, their data is read from the
+        source again, and new writers write it and all zeros of the disk again. Then this is called
+        once more. A sink that wraps another passes this on.
 
         Returns:
             Ordered (start, end) ranges of the disk, in bytes, that do not touch each other.

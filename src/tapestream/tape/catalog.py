@@ -130,11 +130,11 @@ class Catalog(Closing):
     makes a new catalog from the tapes alone. It may be used by several threads, and by
     several programs.
 
-    It does not see what is done to a tape elsewhere: pass what it says to
-    `TarStreamSource(expect=)`, which compares.
+    It does not see what is done to a tape elsewhere. Pass what `find` returns to
+    `TarStreamSource(expect=)`, which compares it with the tape.
 
     Args:
-        path: Of the file, which is made when it is not there.
+        path: Path of the file, which is created if it is not there.
 
     Raises:
         LocalIOError: The file cannot be used, or is no catalog.
@@ -200,7 +200,7 @@ class Catalog(Closing):
                 self._insert(row, ended)
 
     def scan(self, drive: TapeDrive) -> str:
-        """Read what is on a tape, and remember that instead of what was known of it.
+        """Read what is on a tape, and remember that instead of what was known of the tape.
 
         Returns:
             The tape's label.
