@@ -6,6 +6,7 @@ import logging
 import os
 import random
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -296,7 +297,12 @@ def test_a_tar_replaces_an_older_one(tmp_path: Path) -> None:
     assert (tmp_path / "disk").read_bytes() == b"y" * 4096
 
 
-@pytest.mark.parametrize("pack", [["cat"], ["gzip"], ["xz"], ["zstd", "-q"]])
+BZIP2 = "import bz2, sys; sys.stdout.buffer.write(bz2.compress(sys.stdin.buffer.read()))"
+
+
+@pytest.mark.parametrize(
+    "pack", [["cat"], ["gzip"], ["xz"], ["zstd", "-q"], [sys.executable, "-c", BZIP2]]
+)
 def test_a_backup_is_not_taken_for_a_raw_image(pack: list[str], tmp_path: Path) -> None:
     tar = tmp_path / "disk.tar"
     copy(MemorySource(b"x" * 4096), TarStreamSink(tar))

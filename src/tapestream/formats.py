@@ -21,11 +21,17 @@ _OTHERS = (
     (0, b"WithouFreSpacExt", "a Parallels image"),
     (0, b"SQLite format 3\0", "an SQLite database, such as a catalog"),
 )
+# How what these programs wrote begins.
+_PACKERS = {
+    b"\x1f\x8b\x08": "gzip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ\0": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"\x04\x22\x4d\x18": "lz4",
+}
 _STREAMS = (
     (257, b"ustar", "a tar, such as a backup"),
-    (0, b"\x28\xb5\x2f\xfd", "a zstd file"),
-    (0, b"\xfd7zXZ\0", "an xz file"),
-    (0, b"\x1f\x8b\x08", "a gzip file"),
+    *((0, magic, f"a file that {packer} compressed") for magic, packer in _PACKERS.items()),
 )
 
 # Bytes at the beginning of a file that are needed to recognize its format.
@@ -43,6 +49,11 @@ def known_format(head: bytes, *, streams: bool = True) -> str | None:
         if head.startswith(magic, offset):
             return name
     return None
+
+
+def packer_of(head: bytes) -> str | None:
+    """The program that compressed a file, by its first bytes; None for a file of another kind."""
+    return next((packer for magic, packer in _PACKERS.items() if head.startswith(magic)), None)
 
 
 def first_bytes(path: str) -> bytes:

@@ -17,6 +17,7 @@ from ..errors import (
     LocalIOError,
     UsageError,
 )
+from ..formats import packer_of
 from . import extended
 from . import format as fmt
 
@@ -30,14 +31,6 @@ MAX_AHEAD = 64 * fmt.MIB
 _OUR_NAMES = (b"extent-", b"attachments/", b"manifest.json\0")
 _FIRST = b"backup-info.json\0"
 _TIME = slice(136, 148)
-# How what these programs wrote begins.
-_PACKERS = {
-    b"\x1f\x8b": "gzip",
-    b"BZh": "bzip2",
-    b"\xfd7zXZ\0": "xz",
-    b"\x28\xb5\x2f\xfd": "zstd",
-    b"\x04\x22\x4d\x18": "lz4",
-}
 
 
 class Readable(Protocol):
@@ -476,11 +469,11 @@ class MemberReader:
 
 
 def _foreign(message: str, start: bytes) -> ForeignStreamError:
-    for magic, packer in _PACKERS.items():
-        if start.startswith(magic):
-            hint = f"It is compressed with {packer}: read what '{packer} -dc' writes into a pipe."
-            return ForeignStreamError(message, hint=hint)
-    return ForeignStreamError(message)
+    packer = packer_of(start)
+    if packer is None:
+        return ForeignStreamError(message)
+    hint = f"It is compressed with {packer}: read what '{packer} -dc' writes into a pipe."
+    return ForeignStreamError(message, hint=hint)
 
 
 def _unfilled(header: bytes, extension: int) -> int:
