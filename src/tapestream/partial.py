@@ -5,18 +5,15 @@ from __future__ import annotations
 import ctypes
 import errno
 import io
-import logging
 import os
 import secrets
 import warnings
 from contextlib import suppress
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 
 from .errors import LocalIOError, NotDurableError, UsageError
-from .inuse import begin_changing
-
-log = logging.getLogger("tapestream.files")
+from .inuse import begin_changing, close_file
 
 SUFFIX = ".partial"
 
@@ -224,12 +221,8 @@ class PartialFile:
 
     def _close(self) -> None:
         file, self._file = self._file, None
-        if file is None:
-            return
-        try:
-            file.close()
-        except OSError as e:  # what was to be kept was put on stable storage before
-            log.warning("%s could not be closed cleanly: %s", self.path, e)
+        if file is not None:
+            close_file(file, str(self.path))  # what was to be kept is on stable storage
 
 
 class _Directory:
@@ -263,7 +256,7 @@ class _Directory:
         """
         if self._fds:
             os.fsync(self._fds[0])
-        elif _libc().syncfs(fd):
+        elif ctypes.CDLL(None, use_errno=True).syncfs(fd):
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number))
 
@@ -276,11 +269,6 @@ class _Directory:
     def __del__(self) -> None:
         with suppress(AttributeError):  # its constructor was interrupted
             self.close()
-
-
-@cache
-def _libc() -> ctypes.CDLL:
-    return ctypes.CDLL(None, use_errno=True)
 
 
 def _is_for_devices(directory: Path) -> bool:
