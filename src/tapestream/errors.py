@@ -339,10 +339,8 @@ class LostWritesError(TransferError):
         "twice (a file, a tape or a server, but not a pipe), what is lost is sent again."
     )
 
-    def __init__(
-        self, message: str, ranges: Sequence[tuple[int, int]], *, hint: str | None = None
-    ) -> None:
-        super().__init__(message, hint=hint)
+    def __init__(self, message: str, ranges: Sequence[tuple[int, int]]) -> None:
+        super().__init__(message)
         self.ranges = ranges
 
     @classmethod

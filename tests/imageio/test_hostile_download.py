@@ -840,7 +840,8 @@ CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
     ids=["declared", "many chunks", "one chunk"],
 )
 def test_a_huge_reply_is_refused(fault: Fault, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tapestream.imageio.connection.MAX_REPLY", 5_000)
+    for name in ("MAX_REPLY", "SMALL_REPLY"):
+        monkeypatch.setattr(f"tapestream.imageio.connection.{name}", 5_000)
     with (
         HostileServer(IMAGE, **{where: always(fault)}) as server,  # type: ignore[arg-type]
         pytest.raises(ServerProtocolError, match="more than 5000 bytes"),

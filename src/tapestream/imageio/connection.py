@@ -658,7 +658,7 @@ class Connection:
         # A server that cannot flush does so after every upload, as others do by default.
         suffix = "?flush=n" if self._transfer.can.flush and not flush else ""
         with self._foreign_errors(doing):
-            self._send("PUT", suffix, headers, data, self._transfer.timeouts.read)
+            self._send("PUT", suffix, headers, data, timeout=self._transfer.timeouts.read)
         self._putting.append(doing)
         if self._exchange.is_cut:
             self.end_puts()
@@ -781,7 +781,7 @@ class Connection:
     ) -> Reply:
         self.end_puts()
         with self._foreign_errors(f"{method} failed"):
-            self._send(method, suffix, headers, body, timeout)
+            self._send(method, suffix, headers, body, timeout=timeout)
             return self._whole(self._exchange.reply(), most)
 
     def _send(
@@ -790,7 +790,8 @@ class Connection:
         suffix: str = "",
         headers: Mapping[str, str] | None = None,
         body: memoryview | None = None,
-        timeout: float = 0,
+        *,
+        timeout: float,
     ) -> None:
         """Send a request; its reply must follow."""
         self._backend_is_gone = False
@@ -815,7 +816,7 @@ class Connection:
             raise ServerError("cancelled")
 
     def _whole(self, response: http.client.HTTPResponse, most: int | None = None) -> Reply:
-        body = _body(response, min(SMALL_REPLY, MAX_REPLY) if most is None else most)
+        body = _body(response, SMALL_REPLY if most is None else most)
         if response.isclosed():
             self._exchange.end_reply()
         else:

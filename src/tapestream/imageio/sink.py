@@ -432,6 +432,9 @@ class _Stretches:
                 self._starts.append(start)
                 self._ends.append(end)
 
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        return zip(self._starts, self._ends, strict=True)
+
     def within(self, start: int, end: int) -> Iterator[tuple[int, int]]:
         """Yield (start, end) of every overlap with a range."""
         i = bisect_right(self._ends, start)
@@ -467,14 +470,8 @@ class _Ledger:
     def take_lost(self) -> list[tuple[int, int]]:
         """The ordered ranges that were lost, without overlaps; they are forgotten."""
         with self._lock:
-            lost, self._lost = sorted(self._lost), []
-        merged: list[tuple[int, int]] = []
-        for start, end in lost:
-            if merged and start <= merged[-1][1]:
-                merged[-1] = merged[-1][0], max(end, merged[-1][1])
-            else:
-                merged.append((start, end))
-        return merged
+            lost, self._lost = self._lost, []
+        return list(_Stretches(sorted(lost)))
 
 
 class _Upload:
