@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import errno
 import fcntl
-import gc
 import os
 import random
 import sys
@@ -26,7 +25,8 @@ from typing import Any, NamedTuple
 
 from tapestream import TapestreamError
 
-from .interrupts import Job, descriptors, local_jobs, second_try, tape_jobs, threads
+from .interrupts import OURS, Job, local_jobs, second_try, tape_jobs
+from .leftovers import left_over, open_files
 from .tape.fake import FakeDrive
 
 CALLS: dict[Any, tuple[str, ...]] = {
@@ -127,7 +127,7 @@ def fail(job: Job, call: Call) -> str | None:
         warnings.simplefilter("always", ResourceWarning)
         directory = Path(name)
         job.prepare(directory)
-        before = descriptors()
+        before = open_files()
         calls = Calls(call)
         done = False
         try:
@@ -138,11 +138,8 @@ def fail(job: Job, call: Call) -> str | None:
             pass
         except BaseException as e:  # noqa: BLE001 - that is what is looked for
             return f"raises {e!r}"
-        gc.collect()
-        if left := threads():
-            return f"threads are left: {left}"
-        if more := descriptors() - before:
-            return f"descriptors are left: {sorted(more)}"
+        if left := left_over(before, OURS):
+            return left
         if warned:
             return f"it was left to the garbage collector: {warned[0].message}"
         wrong = job.judge(directory, done)

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import dis
-import gc
 import io
 import os
 import random
@@ -59,6 +58,7 @@ from tapestream.extents import Extent
 from tapestream.tape import TapeDrive
 from tapestream.testing import ImageioDaemon, serve_image
 
+from .leftovers import PATIENCE, left_over, open_files, threads
 from .memory import MemorySource
 from .tape.fake import Cartridge, FakeDrive
 
@@ -69,8 +69,8 @@ SIZE = 512 * KIB
 RECORD = 64 * KIB
 CREATED = datetime(2026, 11, 26, 12, 0, tzinfo=timezone.utc)
 SMALL: dict[str, Any] = {"buffer_size": 64 * KIB, "buffer_memory": 256 * KIB, "max_workers": 1}
-# After so many seconds a thread that should end is taken for one that never will.
-PATIENCE = 10.0
+# The names of tapestream's threads begin so.
+OURS = "tapestream"
 
 OLD = random.Random(1).randbytes(SIZE + 4096)
 FULL = (
@@ -327,7 +327,7 @@ def through_a_pipe(directory: Path) -> None:
 
 def judge_pipe(directory: Path, done: bool) -> str | None:
     """What came through looks incomplete, or is whole."""
-    threads()
+    threads(OURS)
     found, right = (directory / "taken").read_bytes(), tar_of(full_source)
     return None if found == right or not (done or len(found) == len(right)) else "it is wrong"
 
@@ -547,25 +547,6 @@ class Outcome:
     wrong: str | None
 
 
-def descriptors() -> Counter[str]:
-    found: Counter[str] = Counter()
-    for fd in os.listdir("/proc/self/fd"):
-        try:
-            found[f"{fd} {os.readlink(f'/proc/self/fd/{fd}')}"] += 1
-        except OSError:
-            continue
-    return found
-
-
-def threads() -> list[str]:
-    until = time.monotonic() + PATIENCE
-    while left := [t.name for t in threading.enumerate() if t.name.startswith("tapestream")]:
-        if time.monotonic() > until:
-            break
-        time.sleep(0.005)
-    return left
-
-
 def places_of(job: Job) -> Counter[tuple[str, int]]:
     """The lines that a job executes, and how often."""
     with tempfile.TemporaryDirectory() as name:
@@ -585,15 +566,10 @@ def interrupt(job: Job, place: Place) -> Outcome:
         warnings.simplefilter("ignore", ResourceWarning)
         directory = Path(name)
         job.prepare(directory)
-        before = descriptors()
+        before = open_files()
         tracer = Tracer(place)
         wrong, done = _run(job, directory, tracer)
-        gc.collect()
-        if left := threads():
-            wrong = wrong or f"threads are left: {left}"
-        if more := descriptors() - before:
-            wrong = wrong or f"descriptors are left: {sorted(more)}"
-        wrong = wrong or job.judge(directory, done)
+        wrong = wrong or left_over(before, OURS) or job.judge(directory, done)
         if wrong is None and tracer.hit:
             job.clean(directory)
             wrong = second_try(job, directory)

@@ -10,12 +10,10 @@ import contextlib
 import gc
 import json
 import logging
-import os
 import resource
 import signal
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -34,6 +32,8 @@ from tapestream import (
     restore_chain,
 )
 from tapestream.engine.copy import CopyOptions
+
+from ..leftovers import open_files, threads
 
 MIB = 1024**2
 
@@ -178,7 +178,7 @@ def limit(spec: Spec) -> None:
     """Take away what the process is not to have."""
     limits = spec.get("limits", {})
     if "files" in limits:
-        set_limit(resource.RLIMIT_NOFILE, len(os.listdir("/proc/self/fd")) - 1 + limits["files"])
+        set_limit(resource.RLIMIT_NOFILE, len(open_files()) + limits["files"])
     if "file_size" in limits:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         set_limit(resource.RLIMIT_FSIZE, limits["file_size"])
@@ -203,22 +203,7 @@ def virtual_memory() -> int:
 def _left(before: set[str]) -> dict[str, object]:
     """What the job left: threads, and descriptors that are no standard ones."""
     gc.collect()
-    until = time.monotonic() + 3
-    while threading.active_count() > 1 and time.monotonic() < until:
-        time.sleep(0.01)
-    return {
-        "threads": [t.name for t in threading.enumerate() if t is not threading.main_thread()],
-        "files": sorted(open_files() - before),
-    }
-
-
-def open_files() -> set[str]:
-    """Its descriptors, and what each is."""
-    found = set()
-    for fd in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(OSError):
-            found.add(f"{fd} {os.readlink(f'/proc/self/fd/{fd}')}")
-    return {name for name in found if not name.endswith(f"/proc/{os.getpid()}/fd")}
+    return {"threads": threads(), "files": sorted(open_files() - before)}
 
 
 def main() -> None:

@@ -7,19 +7,17 @@ copy that left a thread, a descriptor or memory behind ends it.
 from __future__ import annotations
 
 import contextlib
-import gc
 import json
 import resource
 import sys
-import threading
-import time
 from pathlib import Path
 from random import Random
 from typing import Any
 
 from tapestream import TapestreamError
 
-from .job import JOBS, Gate, Spec, open_files, set_limit, virtual_memory
+from ..leftovers import left_over, open_files
+from .job import JOBS, Gate, Spec, set_limit, virtual_memory
 from .world import MIB
 
 # The jobs need some at the same time: buffers, connections, threads' stacks.
@@ -65,7 +63,8 @@ def soak(specs: list[Spec], number: int, seed: int) -> dict[str, Any]:
             if not fails:
                 raise
             ends["failed"] += 1
-        _check_nothing_left(before, f"copy {turn}, {spec['job']}")
+        if left := left_over(before):
+            raise AssertionError(f"after copy {turn}, {spec['job']}: {left}")
         if turn == WARM_UP:
             resident = _resident()
         elif turn > WARM_UP and _resident() > resident + GROWTH:
@@ -83,17 +82,6 @@ def _broken(spec: Spec) -> Spec:
         broken["tar"] = broken["cut_tar"]
         broken["tars"] = [broken["cut_tar"], *spec["tars"][1:]]
     return broken
-
-
-def _check_nothing_left(before: set[str], after: str) -> None:
-    gc.collect()
-    until = time.monotonic() + 3
-    while threading.active_count() > 1 and time.monotonic() < until:
-        time.sleep(0.005)
-    if threading.active_count() > 1:
-        raise AssertionError(f"{after} left {threading.enumerate()}")
-    if left := open_files() - before:
-        raise AssertionError(f"{after} left {left}")
 
 
 def _resident() -> int:
