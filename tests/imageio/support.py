@@ -53,6 +53,14 @@ FOREVER = 1000.0
 OLD = b"\xaa"
 
 
+def eventually(condition: Callable[[], bool]) -> None:
+    """Wait until something is so that another thread, or a server, is about to do."""
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline, "it never came true"
+        time.sleep(0.005)
+
+
 def noise(size: int) -> bytes:
     """Data without a byte that looks like another place's, a hole, or an old disk."""
     return random.Random(size).randbytes(size)

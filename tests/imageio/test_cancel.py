@@ -37,6 +37,7 @@ from tests.imageio.support import (
     always,
     asked,
     authority,
+    eventually,
     gets,
     noise,
 )
@@ -65,13 +66,6 @@ def cafile(tmp_path: Path) -> Path:
     path = tmp_path / "ca.pem"
     authority.cert_pem.write_to_path(path)
     return path
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline, "it never came true"
-        time.sleep(0.005)
 
 
 def interrupt_main() -> None:
@@ -113,7 +107,7 @@ class Later:
         self._thread.join(30)
 
     def _run(self) -> None:
-        wait_for(self._condition)
+        eventually(self._condition)
         time.sleep(0.05)  # For the clients to wait for what does not come.
         self._action()
 
@@ -172,7 +166,7 @@ class Raise:
         self._stalled = stalled
 
     def update(self, n: int) -> None:
-        wait_for(self._stalled)
+        eventually(self._stalled)
         raise self._error
 
 
@@ -213,7 +207,7 @@ def test_an_error_of_one_reader_while_the_others_stall(
     def refuse_the_first(n: int, start: int, length: int) -> Fault | None:
         if start > 0:
             return Stall(None, FOREVER)
-        wait_for(lambda: len(gets(server)) == CONNECTIONS)
+        eventually(lambda: len(gets(server)) == CONNECTIONS)
         return Status(403, "enough")
 
     with (
@@ -287,7 +281,7 @@ def test_an_error_of_one_writer_while_the_others_stall(cafile: Path) -> None:
     def refuse_the_first(n: int, start: int, length: int) -> Fault | None:
         if start > 0:
             return Stall(None, FOREVER)
-        wait_for(lambda: len(asked(server, "PUT")) == WORKERS)
+        eventually(lambda: len(asked(server, "PUT")) == WORKERS)
         return Status(500, "enough")
 
     with (
@@ -305,7 +299,7 @@ def test_an_error_of_the_source_while_the_upload_stalls(cafile: Path) -> None:
     class TornReader(Reader):
         def readinto(self, start: int, buffer: memoryview) -> None:
             if start:
-                wait_for(lambda: bool(asked(server, "PUT")))
+                eventually(lambda: bool(asked(server, "PUT")))
                 raise error
 
         def close(self) -> None:
@@ -343,7 +337,7 @@ def cancelled_reader(server: HostileServer) -> bool:
             reader.request(0, PIECE)
             thread = threading.Thread(target=read)
             thread.start()
-            wait_for(lambda: bool(gets(server)))
+            eventually(lambda: bool(gets(server)))
             time.sleep(0.1)  # For the first bytes to be read.
             reader.cancel()
             thread.join(2)

@@ -17,7 +17,7 @@ from tapestream.engine import alive
 from tapestream.extents import Extents
 from tapestream.testing import ImageioDaemon, create_image, serve_image
 from tests.hostile import HostileServer, Request
-from tests.imageio.support import KIB, MIB, DiskSink, DiskSource, asked, content, noise
+from tests.imageio.support import KIB, MIB, DiskSink, DiskSource, asked, content, eventually, noise
 
 SIZE = 64 * MIB
 PIECE = 256 * KIB
@@ -268,10 +268,3 @@ def test_a_firewall_that_forgets_the_connections_of_a_download(
         ) as source:
             copy(source, sink, max_workers=1, buffer_size=MIB, buffer_memory=2 * MIB)
     assert sink.image == data
-
-
-def eventually(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline, "it never came true"
-        time.sleep(0.01)

@@ -12,7 +12,6 @@ import os
 import re
 import shutil
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -39,7 +38,7 @@ from tapestream.errors import LostWritesError
 from tapestream.extents import Extents
 from tapestream.testing import ImageioDaemon, ImageServer, create_image
 from tests.hostile import HONEST, Answer, Connection, Fault, HostileServer, Reply, Request
-from tests.imageio.support import MIB, DiskSource, Last, content, noise
+from tests.imageio.support import MIB, DiskSource, Last, content, eventually, noise
 
 SIZE = 32 * MIB
 ZEROS = 8 * MIB, 12 * MIB
@@ -109,13 +108,6 @@ class _PausingReader(Reader):
 
     def close(self) -> None:
         self._inner.close()
-
-
-def eventually(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline, "it never came true"
-        time.sleep(0.01)
 
 
 class Target:

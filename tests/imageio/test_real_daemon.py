@@ -36,7 +36,17 @@ from tapestream.errors import (
 from tapestream.extents import Extents
 from tapestream.testing import ImageioDaemon, compare_images, create_image, serve_image
 from tests.hostile import HostileServer
-from tests.imageio.support import KIB, MIB, SMALL, DiskSink, DiskSource, TLSServer, authority, noise
+from tests.imageio.support import (
+    KIB,
+    MIB,
+    SMALL,
+    DiskSink,
+    DiskSource,
+    TLSServer,
+    authority,
+    eventually,
+    noise,
+)
 
 SIZE = 64 * MIB
 BOTH = pytest.mark.parametrize("unix", [False, True], ids=["tls", "unix"])
@@ -91,13 +101,6 @@ def closed_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as sock:
         port: int = sock.getsockname()[1]
     return port
-
-
-def eventually(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline, "it never came true"
-        time.sleep(0.01)
 
 
 def refused(url: str, daemon: ImageioDaemon) -> bool:
