@@ -3,9 +3,14 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 
 from tapestream.testing import ImageioDaemon
+
+# A slow machine is no fault of what is tested.
+hypothesis.settings.register_profile("tapestream", deadline=None)
+hypothesis.settings.load_profile("tapestream")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

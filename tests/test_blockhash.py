@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from typing_extensions import Buffer
 
@@ -179,7 +179,6 @@ def cuts(draw: st.DrawFn, start: int, length: int) -> list[Stretch]:
 
 
 @given(disk=disks(), block_size=st.sampled_from([1, 512, 4096, 10000]))
-@settings(deadline=None)
 def test_any_order(disk: tuple[bytes, list[Stretch], list[Stretch]], block_size: int) -> None:
     image, data, pieces = disk
     with blocks_of(block_size):
@@ -189,7 +188,6 @@ def test_any_order(disk: tuple[bytes, list[Stretch], list[Stretch]], block_size:
 
 
 @given(disk=disks(), threads=st.integers(2, 4))
-@settings(deadline=None)
 def test_any_threads(disk: tuple[bytes, list[Stretch], list[Stretch]], threads: int) -> None:
     image, data, pieces = disk
     with blocks_of(4096):

@@ -114,7 +114,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(links=chains(), data=st.data())
 def test_restored(directory: Path, links: list[Link], data: st.DataObject) -> None:
     sink = MemorySink(max_writers=data.draw(st.integers(1, 4)), sequential=data.draw(st.booleans()))
@@ -127,7 +127,7 @@ def test_restored(directory: Path, links: list[Link], data: st.DataObject) -> No
     )
 
 
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 @given(links=chains(), data=st.data())
 def test_merged_to_a_tar(directory: Path, links: list[Link], data: st.DataObject) -> None:
     """It is a full backup as any other, and a base for later incremental ones."""
@@ -147,7 +147,7 @@ def test_merged_to_a_tar(directory: Path, links: list[Link], data: st.DataObject
     assert restored([*rest, TarStreamSource(out)]) == links[-1].disk
 
 
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 @given(links=chains(), data=st.data())
 def test_one_after_another_on_one_drive(links: list[Link], data: st.DataObject) -> None:
     """What shares a device is read one at a time, and every one to its end, once."""
@@ -220,7 +220,7 @@ def told(layers: Sequence[Extents]) -> list[tuple[Any, int]]:
     return found
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(layers=layered(), data=st.data())
 def test_the_newest_layer_wins(layers: list[Extents], data: st.DataObject) -> None:
     model = told(layers)

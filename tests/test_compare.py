@@ -397,7 +397,7 @@ def _stretches(blocks: Sequence[int], end: int) -> tuple[tuple[int, int], ...]:
     return tuple(found)
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
 def test_any_disks(data: st.DataObject) -> None:
     size = data.draw(st.sampled_from([1, 4096, MIB, 3 * MIB + 5, 5 * MIB]))

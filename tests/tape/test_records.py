@@ -78,7 +78,7 @@ def drive_with(
     size=st.integers(SIZE // 512, 400).map(lambda n: 512 * n),
     lengths=st.lists(st.integers(0, 300 * KIB), max_size=8),
 )
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_any_writes_make_records_of_one_size(size: int, lengths: list[int]) -> None:
     seen: list[Seen] = []
     double, drive = drive_with(seen=seen)
@@ -260,7 +260,7 @@ def test_a_record_that_is_larger_than_those_before(size: int) -> None:
 
 
 @given(st.lists(st.one_of(st.sampled_from(SIZES), st.integers(1, 4 * MIB)), max_size=6))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_records_of_mixed_sizes(sizes: list[int]) -> None:
     check_reading(tape_with(*sizes))
 
@@ -279,7 +279,7 @@ def test_a_drive_whose_largest_block_is_larger_than_the_buffer(largest: int) -> 
     largest=st.integers(512, LARGE - 1),
     parts=st.lists(st.floats(0, 1), min_size=1, max_size=4),
 )
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_any_drive_reads_all_that_it_could_write(largest: int, parts: list[float]) -> None:
     sizes = [max(1, int(largest * part)) for part in parts]
     check_reading(tape_with(*sizes), largest_block=largest)

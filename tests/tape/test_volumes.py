@@ -175,7 +175,6 @@ def with_label(cartridge: Cartridge, files: Sequence[bytes] = ()) -> Cartridge:
 
 @settings(
     max_examples=100,
-    deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 @given(data=st.data())

@@ -164,7 +164,6 @@ def hits(first: int) -> st.SearchStrategy[list[Hit]]:
 @settings(
     max_examples=50,
     suppress_health_check=[HealthCheck.too_slow],
-    deadline=None,
     report_multiple_bugs=False,
 )
 @given(st.data())
@@ -285,7 +284,7 @@ def test_records_of_a_pax_tar(tmp_path: Path) -> None:
             assert ours.told() <= around(BEFORE) | around(HIT)
 
 
-@settings(max_examples=50, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@settings(max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 @given(st.sampled_from(sorted(TARS, key=str)), hits(0))
 def test_records_anywhere_are_no_other_error(key: tuple[int, str | None], hit: list[Hit]) -> None:
     """In the preamble, too: there is a backup, or an error of the stream."""

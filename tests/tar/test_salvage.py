@@ -319,7 +319,7 @@ def test_a_salvage_is_read_once() -> None:
 # --- Any damage ---
 
 
-@settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
 def test_any_damage(data: st.DataObject) -> None:
     """Where each byte belongs follows from the extents, whatever the headers say."""

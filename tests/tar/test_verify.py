@@ -1052,7 +1052,7 @@ def damages(draw: st.DrawFn, layout: Layout) -> bytes:
     return tar
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
 def test_any_damage(data: st.DataObject) -> None:
     layout = data.draw(streams((*CHECKSUMS, None)))
@@ -1087,7 +1087,7 @@ def test_any_damage(data: st.DataObject) -> None:
         assert report.checksum == source.checksum
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
 def test_damaged_data_is_exactly_the_segments_that_hold_it(data: st.DataObject) -> None:
     layout = data.draw(streams())
@@ -1100,7 +1100,7 @@ def test_damaged_data_is_exactly_the_segments_that_hold_it(data: st.DataObject) 
     assert report.data_bytes == layout.data_bytes
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
 def test_a_cut_is_exactly_what_is_missing(data: st.DataObject) -> None:
     layout = data.draw(streams((*CHECKSUMS, None)))
@@ -1285,7 +1285,7 @@ def test_of_a_large_block_nothing_else_is_given_up(bad: tuple[int, int]) -> None
         assert list(verify(source).damage) == missing_and_damaged(BIG_LAYOUT, [bad])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.tuples(st.integers(1, 40), st.integers(1, 12)), min_size=1, max_size=5))
 def test_what_is_given_up_is_what_is_bad_and_little_more(runs: list[tuple[int, int]]) -> None:
     """Errors that follow each other are passed over in larger and larger steps, but not too far."""
