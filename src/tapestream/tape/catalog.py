@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any, NamedTuple
 
+from ..arguments import flag
 from ..arguments import path as checked_path
 from ..closing import Closing
 from ..errors import (
@@ -181,6 +182,11 @@ class Catalog(Closing):
                 is not known. Nothing is changed.
             LocalIOError: The file cannot be written. Nothing is changed.
         """
+        if not isinstance(backup, TapeReport):
+            raise UsageError(
+                f"the catalog keeps a TapeReport, not {backup!r}",
+                hint="Pass the tape of a CopyResult: it is None where the backup went to no tape.",
+            )
         volumes = [_reported(backup, number) for number in range(len(backup.places))]
         if not volumes:
             raise UsageError(f"the backup of {describe(backup.info)} is on no tape")
@@ -211,6 +217,8 @@ class Catalog(Closing):
             TapeError: The drive failed. Nothing is changed.
             LocalIOError: The file cannot be written. Nothing is changed.
         """
+        if not isinstance(drive, TapeDrive):
+            raise UsageError(f"a catalog scans a TapeDrive, not {drive!r}")
         began = datetime.now(timezone.utc).timestamp()
         with in_turn(drive):
             entries = list(drive.scan())
@@ -237,6 +245,8 @@ class Catalog(Closing):
         Raises:
             UsageError: It is not known, but one whose label differs in nothing but case or spaces.
         """
+        if not isinstance(label, str):
+            raise UsageError(f"a label is a text, not {label!r}")
         with self._transaction(write=True):
             known = self._labels()
             if label not in known and (twin := _twin(label, known)) is not None:
@@ -276,6 +286,7 @@ class Catalog(Closing):
         Raises:
             LocalIOError: The file cannot be read.
         """
+        flag("incomplete", incomplete)
         found = [
             backup
             for backup in self._backups()

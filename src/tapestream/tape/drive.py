@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
+from ..arguments import flag, number
 from ..errors import (
     BlockSizeError,
     NoMediumError,
@@ -94,6 +95,7 @@ class TapeDrive(Transport):
         Returns:
             Them, newest first; of several attempts at one backup the whole ones first.
         """
+        flag("incomplete", incomplete)
         entries = list(self.scan())
         for entry in entries:
             if entry.is_unknown:
@@ -120,9 +122,11 @@ class TapeDrive(Transport):
         """Go to the beginning of a tape file, by its number from 0.
 
         Raises:
+            UsageError: It is no number of a file.
             WrongTapeError: The tape has no such file.
             TapeError: The drive failed.
         """
+        number("file", file)
         try:
             self._wind_to_file(file)
         except TapeError as e:
@@ -169,6 +173,7 @@ class TapeDrive(Transport):
             UsageError: There is something on the tape.
             TapeError: The drive failed.
         """
+        flag("overwrite", overwrite)
         label_record(TapeLabel(label))  # refuses before it winds
         before = self._label_before()
         self.rewind()

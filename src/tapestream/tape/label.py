@@ -87,8 +87,8 @@ def read_label(members: MemberReader) -> TapeLabel:
     )
 
 
-def _is_name(name: str) -> bool:
-    return bool(name) and name.isprintable() and len(name) <= _LONGEST
+def _is_name(name: object) -> TypeGuard[str]:
+    return isinstance(name, str) and bool(name) and name.isprintable() and len(name) <= _LONGEST
 
 
 def _is_id(value: object) -> TypeGuard[str]:

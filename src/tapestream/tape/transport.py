@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Protocol
 
+from ..arguments import function, number
 from ..arguments import path as checked_path
 from ..closing import Closing
 from ..errors import (
@@ -42,6 +43,8 @@ _TOO_LARGE = (errno.EINVAL, errno.EBUSY)
 _MOVED, _LOST = -1, -2
 # More than a tape has; the driver itself counts so.
 _MOST_FILES = 0x7FFFFF
+# The driver takes no larger number with a command.
+_MOST = 2**31 - 1
 # Before more than this is written, or handed on, the drive is asked where it stands. Even one
 # record at a wrong place ends the tape there, and all after it is lost. So it is asked as often as
 # we can afford: at every record of the usual size. MTIOCPOS is one READ POSITION command, which
@@ -193,6 +196,7 @@ class Transport(Closing):
             NoMediumError: The time is over.
             TapeError: The device cannot be opened.
         """
+        function("on_wait", on_wait)
         began = time.monotonic()
         while not self.status().online:
             waited = time.monotonic() - began
@@ -224,6 +228,7 @@ class Transport(Closing):
 
         The drive keeps it. In fixed mode the record size must be a multiple of it.
         """
+        number("the block size", size, most=_MOST)
         self._ready()
         self._command(Command.SET_BLOCK_SIZE, f"set the block size to {size}", size)
         self._block_size = self.status().block_size
@@ -282,6 +287,7 @@ class Transport(Closing):
 
     def seek(self, block: int) -> None:
         """Go to a block, as `tell` gave it. The driver then does not know the file any more."""
+        number("the block", block, most=_MOST)
         self._command(Command.SEEK, f"seek block {block}", block)
 
     def rewind(self) -> None:
@@ -294,6 +300,7 @@ class Transport(Closing):
         Raises:
             TapeError: There are not so many; it stands at the end of data.
         """
+        number("the count of files", count, most=_MOST)
         self._command(Command.FORWARD_FILES, f"go forward {count} tape files", count)
 
     def backward_files(self, count: int = 1) -> None:
@@ -302,8 +309,7 @@ class Transport(Closing):
         Raises:
             TapeError: There are not so many; it stands at the beginning of the tape.
         """
-        if count < 0:
-            raise UsageError(f"cannot go back {count} files")
+        number("the count of files", count, most=_MOST)
         file = self.status().file
         if file == count:
             self.rewind()
@@ -314,6 +320,7 @@ class Transport(Closing):
 
     def backward_records(self, count: int = 1) -> None:
         """Go back over records, within the tape file."""
+        number("the count of records", count, most=_MOST)
         self._command(Command.BACKWARD_RECORDS, f"go back {count} records", count)
 
     def before_filemark(self) -> None:
