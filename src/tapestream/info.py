@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field, fields
@@ -13,6 +14,8 @@ from .blockhash import BlockHash
 from .errors import UsageError
 
 Context = Literal["zero", "dirty"]
+
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(Z|[+-]\d\d:\d\d)", re.ASCII)
 
 # Whose backup it is, and which one; a name is for people, but is compared all the same.
 IDS = (
@@ -126,13 +129,20 @@ class BackupInfo:
         known = {f.name: values[f.name] for f in fields(cls) if f.name in values}
         created = known.get("created")
         if isinstance(created, str):
-            try:
-                known["created"] = datetime.strptime(created, "%Y-%m-%dT%H:%M:%S%z")
-            except ValueError as e:
-                raise UsageError(f"created is not an RFC 3339 time: {created!r}") from e
+            known["created"] = _time_of(created)
         if known.get("block_hash") is not None:
             known["block_hash"] = BlockHash.from_dict(known["block_hash"])
         return cls(**known)
+
+
+def _time_of(text: str) -> datetime:
+    """Read a time. Not by strptime: it imports a module first, for which there may be no room."""
+    try:
+        if _TIME.fullmatch(text):
+            return datetime.fromisoformat(text.replace("Z", "+00:00"))
+    except ValueError:
+        pass
+    raise UsageError(f"created is not an RFC 3339 time: {text!r}")
 
 
 def describe(info: BackupInfo) -> str:

@@ -139,7 +139,8 @@ class World:
         path = self.directory / "fifo"
         os.mkfifo(path)
         command = ["cat"] if most is None else ["head", "-c", str(most)]
-        reader = subprocess.Popen([*command, str(path)], stdout=target.open("wb"))
+        with target.open("wb") as file:
+            reader = subprocess.Popen([*command, str(path)], stdout=file)
         self._stack.callback(_end, reader)
         return path, reader
 

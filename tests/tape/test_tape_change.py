@@ -292,7 +292,7 @@ def test_a_reset_on_the_second_tape(station: Station, drive: TapeDrive) -> None:
         station.swap("T0003")
         opener.before(nth)
 
-    for nth in cases(station, range(1, 18), [12]):
+    for nth in cases(station, range(1, 18), [8]):
         with pytest.raises(TapestreamError):
             backup(tape, DATA, "big", on_volume_full=partial(operator, nth=nth))
         assert opener.happened
