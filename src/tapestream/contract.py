@@ -414,12 +414,12 @@ def _opened(party: object, name: str, protocol: type) -> object:
 def _check_party(party: object, protocol: type, needed: str, example: str) -> None:
     if isinstance(party, type):
         raise UsageError(
-            f"{needed}, not the class {party.__qualname__} itself", hint=f"Such as: {example}."
+            f"{needed}, not the class {party.__qualname__} itself", hint=f"For example: {example}."
         )
     missing = _missing(party, protocol)
     opens = "open_reader" if protocol is Source else "open_writer"
     if opens in missing:
-        raise UsageError(f"{needed}, not a {class_of(party)}", hint=f"Such as: {example}.")
+        raise UsageError(f"{needed}, not a {class_of(party)}", hint=f"For example: {example}.")
     if missing:
         raise UsageError(
             f"{needed}, but {class_of(party)} has no {' and no '.join(missing)}",

@@ -51,7 +51,7 @@ class Expected:
         if self.set_id is not None and set_id != self.set_id:
             differing.append("set_id")
         if differing:
-            raise self.error(place, f"{describe(found)} ({', '.join(differing)} differ)")
+            raise self.error(place, f"{describe(found)} (differs in: {', '.join(differing)})")
 
     def error(self, place: str, found: str) -> WrongBackupError:
         """What to raise where something else was found.

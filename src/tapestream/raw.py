@@ -248,8 +248,9 @@ class RawImageSink(Sink):
         if size < info.size:
             raise TargetSizeError(
                 f"{self._path} would have {size} bytes, but {disk_of(info)} has {info.size}",
-                hint="Leave out size, or pass at least that of the disk. Restore an incremental "
-                "backup to an image that holds the backup before it.",
+                hint="Restore an incremental backup to an image that holds the backup before it."
+                if self._size is None
+                else "Leave out size, or pass at least that of the disk.",
             )
         return size
 

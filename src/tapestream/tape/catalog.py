@@ -55,11 +55,12 @@ _LATER_COLUMNS = {
 # What to do about an error of SQLite, by a word of its text: its numbers are new in Python 3.11.
 _HINTS = {
     "locked": "Another program is using it: try again when that has ended.",
-    "not a database": "Move the file away. Catalog.scan makes a new catalog from the tapes.",
+    "not a database": "Check the path. If this was the catalog, move the file away: Catalog.scan "
+    "makes a new one from the tapes.",
     "malformed": "Move the file away. Catalog.scan makes a new catalog from the tapes.",
     "full": "Free space on its file system, and try again: nothing was changed.",
     "readonly": "Permit writing the file and its folder, and try again: nothing was changed.",
-    "unable to open": "Make its folder, and permit writing there.",
+    "unable to open": "Check the path; make its folder, and permit writing there.",
 }
 _ADD_LATER = (
     "The backup itself is complete: when the catalog can be used again, Catalog.scan(drive) "

@@ -212,7 +212,9 @@ def _now() -> datetime:
 def _attachments(given: object) -> dict[str, bytes]:
     """The members that hold attachments: contents by name."""
     if given is not None and not isinstance(given, Mapping):
-        raise UsageError(f"attachments must be contents by name, not a {type(given).__name__}")
+        raise UsageError(
+            f"attachments must be a dict of names and contents, not a {type(given).__name__}"
+        )
     members = {
         fmt.attachment_member(name): _contents(name, data) for name, data in (given or {}).items()
     }
