@@ -51,7 +51,8 @@ class Expected:
         if self.set_id is not None and set_id != self.set_id:
             differing.append("set_id")
         if differing:
-            raise self.error(place, f"{describe(found)} (differs in: {', '.join(differing)})")
+            verb = "differs" if len(differing) == 1 else "differ"
+            raise self.error(place, f"{describe(found)} ({', '.join(differing)} {verb})")
 
     def error(self, place: str, found: str) -> WrongBackupError:
         """What to raise where something else was found.

@@ -78,7 +78,7 @@ class CatalogVolume:
         volume: Its number in the backup, from 1.
         complete: It is known to end with its manifest. Of a backup that was added this is known of
             the last volume only, for the end of a tape may have torn the others; a scan of the
-            tape tells.
+            tape shows it.
         continues: Another one follows, as its manifest says, or the report that was added.
     """
 

@@ -31,16 +31,16 @@ log = logging.getLogger("tapestream.tape")
 class TapeDrive(Transport):
     """A tape drive, by its no-rewind device.
 
-    It stands wherever it was left; nothing is rewound but on request. One thread at a time may
-    position, read or write it; backups and restores by several threads take turns, each for one
-    whole tape file, first come first served.
+    The tape stands wherever it was left; nothing is rewound unless you ask for it. One thread at a
+    time may position, read or write it. Backups and restores by several threads take turns, each
+    for one whole tape file, first come first served.
 
     The device is opened when it is first needed. While it is open, no other program can use the
-    drive (the driver says "busy"), nor, where that can be had, its SCSI generic device /dev/sgN;
-    `release` closes both until the next use.
+    drive (the driver says "busy"), nor, if the permissions allow that, its SCSI generic device
+    /dev/sgN. `release` closes both until the next use.
 
-    Before anything is written after an error, and before more than 1 MiB is written since it was
-    last asked, the drive is asked where it stands. Where that is not where we left it,
+    The drive is asked where the tape stands before anything is written after an error, and before
+    more than 1 MiB is written since it was last asked. If the tape is not where we left it,
     `PositionLostError` is raised and nothing more is written. A drive that was reset can be used
     again after `rewind`.
 

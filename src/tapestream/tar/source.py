@@ -29,9 +29,9 @@ class TarStreamSource(Source):
     where the next stream may begin, and a tape stands after the backup's filemark. Names in the
     tar are compared, never used as paths.
 
-    A tape is read from where it stands, and the drive is then this source's until it is closed; or
-    from the tape file that is asked for, and the drive is its own only while it is copied. Where
-    others use the same `TapeDrive`, it waits for its turn.
+    Without `file` and `expect`, a tape is read from where it stands, and this source keeps the
+    drive until it is closed. With one of them, it goes to that tape file, and keeps the drive only
+    while it is copied. If others use the same `TapeDrive`, it waits for its turn.
 
     Args:
         target: A path; "-" for standard input; a binary file object with `read`, which stays
