@@ -242,6 +242,7 @@ def test_a_qcow2_image_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFix
         ("vdi", []),
         ("vhdx", []),
         ("vpc", []),
+        ("vpc", ["-o", "subformat=fixed"]),
         ("parallels", []),
     ],
 )
@@ -279,14 +280,23 @@ def _is_kept(target: Path, context: Context) -> None:
     assert target.read_bytes() == before
 
 
-@pytest.mark.parametrize("kind", ["qcow2", "vmdk", "vdi", "vhdx"])
+@pytest.mark.parametrize("kind", ["qcow2", "vmdk", "vdi", "vhdx", "vpc -o subformat=fixed"])
 def test_an_image_is_not_replaced_by_a_tar(kind: str, tmp_path: Path) -> None:
     target = tmp_path / "vm.img"
-    subprocess.run(["qemu-img", "create", "-q", "-f", kind, str(target), "4M"], check=True)
+    made = ["qemu-img", "create", "-q", "-f", *kind.split(), str(target), "4M"]
+    subprocess.run(made, check=True)
     before = target.read_bytes()
     with pytest.raises(UsageError, match=f"{target} is a .* image: its contents would be lost"):
         TarStreamSink(target)
     assert target.read_bytes() == before
+
+
+def test_an_image_is_kept_where_there_is_no_memory_for_a_buffer(tmp_path: Path) -> None:
+    target = tmp_path / "disk.raw"
+    target.write_bytes(b"x" * 4096)
+    with RawImageSink(target) as sink, pytest.raises(LocalIOError, match="memory for buffer"):
+        copy(MemorySource(b"y" * 4096), sink, buffer_size=2**60, buffer_memory=2**62)
+    assert target.read_bytes() == b"x" * 4096
 
 
 def test_a_tar_replaces_an_older_one(tmp_path: Path) -> None:

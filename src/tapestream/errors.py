@@ -320,8 +320,8 @@ class ServerError(TransferError):
 
     @property
     def is_transient(self) -> bool:
-        """True when the connection broke, or the server failed (5xx)."""
-        return self.status is None or self.status >= 500
+        """True when the connection broke, or the server failed (5xx), but can do such a thing."""
+        return self.status is None or (self.status >= 500 and self.status != 501)
 
 
 class LostWritesError(TransferError):

@@ -1,4 +1,4 @@
-"""Recognize a file by its first bytes, so that no image of another format is overwritten."""
+"""Recognize a file by its first or last bytes, so that no other format is overwritten."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import io
 import os
 import stat
 
+_VHD = b"conectix"
 # (where, what, which format): as qemu's block drivers, or the format's own pages, have it.
 # LUKS is not here: a raw image begins like that when its guest has encrypted the whole disk.
 _OTHERS = (
@@ -16,7 +17,7 @@ _OTHERS = (
     (0, b"# Disk DescriptorFile", "a VMDK image"),
     (64, b"\x7f\x10\xda\xbe", "a VDI image"),
     (0, b"vhdxfile", "a VHDX image"),
-    (0, b"conectix", "a VHD image"),
+    (0, _VHD, "a VHD image"),
     (0, b"WithoutFreeSpace", "a Parallels image"),
     (0, b"WithouFreSpacExt", "a Parallels image"),
     (0, b"SQLite format 3\0", "an SQLite database, such as a catalog"),
@@ -34,21 +35,27 @@ _STREAMS = (
     *((0, magic, f"a file that {packer} compressed") for magic, packer in _PACKERS.items()),
 )
 
-# Bytes at the beginning of a file that are needed to recognize its format.
-HEAD = 512
+# Bytes at the beginning, and at the end, of a file that are needed to recognize its format.
+_SECTOR = 512
 
 
-def known_format(head: bytes, *, streams: bool = True) -> str | None:
-    """Which format a file has, by its first bytes; None for a raw image, or one that is not known.
+def known_format(fd: int, *, streams: bool = True) -> str | None:
+    """Which format a file has; None for a raw image, or one that is not known.
 
     Args:
-        head: The first `HEAD` bytes, or fewer of a shorter file.
+        fd: The file or disk.
         streams: False to leave out what a backup may be: a tar, as it is or compressed.
+
+    Raises:
+        OSError: It cannot be read.
     """
+    head = os.pread(fd, _SECTOR, 0)
     for offset, magic, name in _OTHERS + _STREAMS if streams else _OTHERS:
         if head.startswith(magic, offset):
             return name
-    return None
+    # One of fixed size is the disk itself, and its format's only sector comes after that.
+    last = max(0, os.lseek(fd, 0, os.SEEK_END) - _SECTOR)
+    return "a VHD image" if os.pread(fd, len(_VHD), last) == _VHD else None
 
 
 def packer_of(head: bytes) -> str | None:
@@ -56,13 +63,13 @@ def packer_of(head: bytes) -> str | None:
     return next((packer for magic, packer in _PACKERS.items() if head.startswith(magic)), None)
 
 
-def first_bytes(path: str) -> bytes:
-    """The first bytes of a file or a disk; none if it cannot be read, as the caller finds out."""
+def format_at(path: str, *, streams: bool = True) -> str | None:
+    """The same for a path; None if it cannot be read, as the caller finds out."""
     try:
         mode = os.stat(path).st_mode
         if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
-            return b""
+            return None
         with io.FileIO(path, "rb") as file:
-            return os.pread(file.fileno(), HEAD, 0)
+            return known_format(file.fileno(), streams=streams)
     except OSError:
-        return b""
+        return None

@@ -16,7 +16,7 @@ from .arguments import number
 from .arguments import path as checked_path
 from .errors import LocalIOError, TargetSizeError, UsageError
 from .extents import MAX_OFFSET, Extent, Extents
-from .formats import HEAD, first_bytes, known_format
+from .formats import format_at, known_format
 from .info import BackupInfo, check_info, disk_of
 from .inuse import begin_changing, begin_reading, close_file, descriptor
 from .partial import PartialFile
@@ -64,7 +64,7 @@ class RawImageSource(Source):
         try:
             size = _size_of_image(self._file, self._path)
             begin_reading(self._file.fileno())
-            found = known_format(os.pread(self._file.fileno(), HEAD, 0))
+            found = known_format(self._file.fileno())
             if found is not None:
                 log.warning("%s is %s, and is read as if it were the disk", self._path, found)
         except OSError as e:
@@ -139,7 +139,7 @@ class RawImageSink(Sink):
     device has no name to lose: after an error its contents are undefined.
 
     What is there must be a raw image. An image of another format, such as qcow2, a tar or a
-    compressed file, known by its first bytes, is refused.
+    compressed file, known by its first and last bytes, is refused.
 
     Args:
         path: The image.
@@ -355,7 +355,7 @@ def _refuse_other_format(path: str) -> None:
     Raises:
         UsageError: It would be.
     """
-    found = known_format(first_bytes(path))
+    found = format_at(path)
     if found is not None:
         _check_unread(path)
         raise UsageError(

@@ -73,6 +73,7 @@ SPARSE = noise(HOLE) + bytes(HOLE) + noise(HOLE) + bytes(HOLE) + noise(LAST)
 OLD_SERVERS: dict[str, dict[str, Any]] = {
     "405": {"options_status": 405},
     "204": {"options_status": 204},
+    "501": {"options_status": 501, "features": ()},
     "no extents": {"features": ("zero", "flush")},
     "no features": {"features": ()},
 }
@@ -290,7 +291,7 @@ def test_a_permanent_error_is_not_tried_again(code: int, n: int) -> None:
     assert not sink.committed
 
 
-@pytest.mark.parametrize("code", [400, 403, 404, 405, 416])
+@pytest.mark.parametrize("code", [400, 403, 404, 405, 416, 501])
 def test_a_permanent_error_of_the_extents_is_not_tried_again(code: int) -> None:
     with HostileServer(IMAGE, on_extents=always(Status(code, "this is why"))) as server:
         with pytest.raises(TransferError) as caught:

@@ -22,6 +22,7 @@ from tapestream.errors import (
 )
 from tests.hostile import (
     HONEST,
+    Answer,
     BytesImage,
     CloseBeforeReply,
     Cut,
@@ -74,6 +75,7 @@ OLD = b"\xee"
 OLD_SERVERS: dict[str, dict[str, Any]] = {
     "405": {"options_status": 405},
     "204": {"options_status": 204},
+    "501": {"options_status": 501, "features": ()},
     "no features": {"features": ()},
 }
 
@@ -337,6 +339,25 @@ def test_a_larger_disk_that_cannot_be_read(code: int) -> None:
     with HostileServer(old_disk(SIZE + 1000), on_get=refuse) as server:
         upload(server, source())
         assert content(server) == IMAGE + bytes(1000)
+
+
+@pytest.mark.parametrize("more", [1, 1000])
+def test_a_volume_of_which_the_ticket_allows_less_without_saying_how_much(more: int) -> None:
+    """It refuses by a 416 without a "Content-Range"."""
+
+    class Allows(HostileServer):
+        def answer(self, request: Request, body: Iterator[bytes]) -> Answer:
+            try:
+                return super().answer(request, body)
+            except Exception as e:
+                if getattr(e, "reply", Reply()).status != 416:
+                    raise
+                return Reply(), Status(416)
+
+    listed = to_json({"start": 0, "length": SIZE + more, "zero": False})
+    with Allows(old_disk(), extents=listed) as server:
+        upload(server, source())
+        assert content(server) == IMAGE
 
 
 def test_a_server_that_fails_to_tell_the_size() -> None:

@@ -24,6 +24,7 @@ from tapestream import (
 from tapestream.errors import (
     ServerError,
     ServerProtocolError,
+    TransferError,
     UnsupportedError,
 )
 from tapestream.info import Context
@@ -34,7 +35,16 @@ from tapestream.testing import (
     serve_image,
     write_pattern,
 )
-from tests.hostile import Connection, Fault, HostileServer, Reply, Request, Status, Whole
+from tests.hostile import (
+    CloseBeforeReply,
+    Connection,
+    Fault,
+    HostileServer,
+    Reply,
+    Request,
+    Status,
+    Whole,
+)
 from tests.imageio.support import (
     KIB,
     MIB,
@@ -212,10 +222,12 @@ def test_a_list_that_is_right(listed: list[dict[str, Any]], image: bytes, fault:
 class FailsBeyond(HostileServer):
     """The double, which fails where it should say that it has no such byte."""
 
+    fault: Fault = Status(500, "nbdsh failed")
+
     def _get(self, request: Request, body: Iterator[bytes]) -> tuple[Reply, Fault]:
         start = int(request.headers["range"].removeprefix("bytes=").partition("-")[0])
         if start >= self.image.size:
-            return Reply(), Status(500, "nbdsh failed")
+            return Reply(), self.fault
         return super()._get(request, body)
 
 
@@ -227,6 +239,30 @@ def test_a_server_that_fails_beyond_its_end(caplog: pytest.LogCaptureFixture) ->
     assert sink.image == IMAGE
     [warning] = [r for r in caplog.records if r.levelno == logging.WARNING]
     assert str(SIZE) in warning.getMessage()
+
+
+@pytest.mark.parametrize(
+    "fault", [Status(400), Status(403), Status(404), Say(204), CloseBeforeReply()], ids=str
+)
+def test_a_server_that_refuses_otherwise_beyond_its_end(
+    fault: Fault, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not every server knows 416. It does know the transfer: it sends the last byte."""
+    sink = DiskSink()
+    with FailsBeyond(IMAGE, on_get=always(NoTotal())) as server:
+        server.fault = fault
+        download(server, sink)
+    assert sink.image == IMAGE
+    assert f"ends at byte {SIZE}" in caplog.text
+
+
+@pytest.mark.parametrize("code", [400, 403, 404])
+def test_a_server_that_refuses_the_last_byte_too(code: int) -> None:
+    sink = DiskSink()
+    refuse = always(Status(code))
+    with HostileServer(IMAGE, on_get=refuse) as server, pytest.raises(TransferError):
+        download(server, sink)
+    assert not sink.committed
 
 
 def test_there_the_size_that_comes_with_data_counts() -> None:
@@ -325,6 +361,22 @@ def test_no_block_hash_is_recorded_of_more_than_the_disk(
         backup(url, daemon, tmp_path / "disk.tar", record_block_hash=True)
     with ImageioHTTPSource(url, cafile=daemon.cafile) as source, DiskSink() as sink:
         assert copy(source, sink, block_hash=True).size == DATA - 4096
+
+
+def test_an_empty_list_of_an_empty_disk() -> None:
+    sink = DiskSink()
+    with HostileServer(b"", extents=b"[]") as server:
+        assert download(server, sink).size == 0
+    assert sink.committed
+
+
+@pytest.mark.parametrize("context", ["zero", "dirty"])
+def test_an_empty_list_of_a_disk(context: Context) -> None:
+    with (
+        HostileServer(IMAGE, extents=b"[]") as server,
+        pytest.raises(ServerProtocolError, match="empty list"),
+    ):
+        download(server, DiskSink(), context=context)
 
 
 @pytest.mark.parametrize("kind", ["file", "nbd"])

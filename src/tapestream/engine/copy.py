@@ -270,6 +270,7 @@ def transfer(src: Source, dst: Sink, settings: Settings, run: Running) -> CopyRe
         check_order(src)
     hasher = _hasher(info, extents) if settings.block_hash else None
     report = reporter(settings.progress, data.bytes)
+    _check_memory(settings)
     run.check()
     done(dst, "begin", info, extents)
     n_readers = 1 if src.sequential else min(settings.readers(src), src.max_readers)
@@ -503,6 +504,16 @@ def _checked(found: BlockHash, src: Source, info: BackupInfo) -> BlockHash:
         read = f"{disk_of(info)} that was read{f' from {src.place}' if src.place else ''}"
         raise BlockHashMismatchError(read, expected.checksum, found.checksum)
     return found
+
+
+def _check_memory(settings: Settings) -> None:
+    """Make sure that there can be a buffer of the size that was asked for.
+
+    Raises:
+        LocalIOError: There cannot.
+    """
+    with closing(BufferPool(1, settings.buffer_size)) as pool:
+        pool.give_back(pool.take())
 
 
 def _gap(src: Source, settings: Settings, readers: int) -> Gap:

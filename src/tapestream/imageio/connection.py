@@ -498,7 +498,7 @@ class Connection:
         """Ask what the server can do. This keeps the ticket alive, too."""
         headers = {"User-Agent": f"tapestream/{__version__}"}
         reply = self._ask("OPTIONS", headers=headers, timeout=self._transfer.timeouts.read)
-        if reply.status in (204, 405):
+        if reply.status in (204, 405, 501):
             log.info("%s is an old server: it can only read and write", self._transfer.url)
             return Capabilities()
         if reply.status >= 500:

@@ -5,6 +5,7 @@
 | lists nothing dirty | for the full list | the same list: it ignores what it is asked for |
 | has no dirty list (404) | for the full list | a second 404: it does not know the transfer |
 | lists up to some byte | for the byte after it | if it comes, the list ends too early |
+| refuses that byte otherwise | for the last byte | if it comes, the disk may end there |
 | says that it has fewer (416) | for the byte after those | the ticket allows less than there is |
 """
 
@@ -17,6 +18,7 @@ from ..errors import (
     ExtentsError,
     ServerError,
     ServerProtocolError,
+    TicketError,
     TransferError,
     UnsupportedError,
 )
@@ -95,7 +97,7 @@ class Listing:
         try:
             return self._connection.extents(context)
         except ServerError as e:
-            if (e.status or 0) >= 500 and self._is_empty():
+            if e.status is not None and e.is_transient and self._is_empty():
                 return _OF_NO_BYTES  # imageio fails to list the extents of an empty NBD export
             raise
 
@@ -109,7 +111,7 @@ class Listing:
         if len(text) < _SHORT and _is_of_no_bytes(text):
             return _all_data(0)
         extents = Extents.parse(text, context=context)
-        if not extents:
+        if not extents and not self._is_empty():
             raise ServerProtocolError("the server sent an empty list of extents")
         return extents
 
@@ -133,7 +135,7 @@ class Listing:
     def _as_far_as_allowed(self, extents: Extents) -> Extents:
         """Make sure that the disk ends where the list does, or where the ticket does."""
         self.volume = size = extents.size
-        beyond = self._beyond(size)
+        beyond = self._after(size)
         if beyond.has_more:
             raise _ends_early(size, beyond.size)
         if beyond.has_more is None:
@@ -153,6 +155,14 @@ class Listing:
             )
         log.info("The ticket allows %d bytes of %d: only those belong to the disk", allowed, size)
         return extents.cut(allowed)
+
+    def _after(self, size: int) -> Beyond:
+        """Look for the byte after the last; not every server refuses that by a 416."""
+        try:
+            return self._beyond(size)
+        except (ServerError, TicketError) as e:
+            log.info("The server refuses the byte after its list: %s", e.args[0])
+            return Beyond(None, None)
 
     def _beyond(self, offset: int) -> Beyond:
         try:

@@ -335,7 +335,10 @@ class ImageioUploadSink(Sink):
         """
         if listed > wanted:
             beyond = self._look(connection, listed - 1)
-            return listed if beyond.has_more is not False or not beyond.size else beyond.size
+            if beyond.has_more is not False or beyond.size:
+                return beyond.size if beyond.has_more is False and beyond.size else listed
+            # It does not say how much it allows: if nothing after the backup, that is no matter.
+            return wanted if self._look(connection, wanted).has_more is False else listed
         if listed == wanted or not self._transfer.can.zero:
             return listed
         if listed and (self._look(connection, 0).size or 0) < wanted:

@@ -20,7 +20,7 @@ from typing import Protocol
 
 from ..errors import IncompleteStreamError, LocalIOError, UsageError
 from ..extents import MAX_OFFSET
-from ..formats import first_bytes, known_format
+from ..formats import format_at
 from ..inuse import begin_reading, close_file, descriptor
 from ..partial import PartialFile
 
@@ -468,7 +468,7 @@ def open_output(target: str | os.PathLike[str] | BinaryOutput) -> Output:
         return FileOutput(name)
     except OSError as e:
         raise LocalIOError(f"cannot open {name}", e) from e
-    found = known_format(first_bytes(name), streams=False)
+    found = format_at(name, streams=False)
     if found is not None:
         raise UsageError(
             f"{name} is {found}: its contents would be lost",
