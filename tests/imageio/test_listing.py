@@ -372,11 +372,31 @@ def test_an_empty_list_of_an_empty_disk() -> None:
 
 @pytest.mark.parametrize("context", ["zero", "dirty"])
 def test_an_empty_list_of_a_disk(context: Context) -> None:
-    with (
-        HostileServer(IMAGE, extents=b"[]") as server,
-        pytest.raises(ServerProtocolError, match="empty list"),
-    ):
-        download(server, DiskSink(), context=context)
+    sink = DiskSink()
+    with HostileServer(IMAGE, extents=b"[]") as server:
+        with pytest.raises(ServerProtocolError, match="empty list"):
+            download(server, sink, context=context)
+        assert {length for _, length in gets(server)} == {1}  # is it an empty disk?
+    assert sink.aborted
+    assert not sink.image
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "error"),
+    [
+        ({"on_get": always(Say(206, b"no"))}, "disk vda at {server}: asked for"),
+        ({"extents": {}}, "disk vda at {server}: .* 404"),
+        ({"extents": NOTHING_DIRTY}, "disk vda at {server}: the server does not know"),
+    ],
+    ids=["reply", "no list", "context"],
+)
+def test_a_refusal_names_the_disk_and_the_server(behaviour: dict[str, Any], error: str) -> None:
+    context: Context = "dirty" if "extents" in behaviour else "zero"
+    info = BackupInfo(disk_name="vda")
+    with HostileServer(IMAGE, **behaviour) as server:
+        wanted = error.format(server=server.url.partition("/images")[0])
+        with pytest.raises(TransferError, match=f"^{wanted}"):
+            download(server, DiskSink(), context=context, info=info)
 
 
 @pytest.mark.parametrize("kind", ["file", "nbd"])

@@ -873,8 +873,9 @@ class Connection:
         doing = f"{self._transfer}: {doing}"
         try:
             yield
-        except ServerProtocolError:
+        except ServerProtocolError as e:
             self.close()
+            e.tell_where(str(self._transfer))
             raise
         except TransferError:
             raise

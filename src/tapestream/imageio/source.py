@@ -172,10 +172,14 @@ class ImageioHTTPSource(Source):
             ExtentsError: What the server sent does not describe a disk.
         """
         if self._extents is None:
-            with self._transfer.connect() as connection:
-                listing = Listing(connection, self._retries)
-                self._extents = self._listed(listing)
-                self._volume = listing.volume
+            try:
+                with self._transfer.connect() as connection:
+                    listing = Listing(connection, self._retries)
+                    self._extents = self._listed(listing)
+                    self._volume = listing.volume
+            except TransferError as e:
+                e.tell_where(str(self._transfer))
+                raise
         return self._extents
 
     def block_hash(self) -> BlockHash:
