@@ -104,7 +104,8 @@ class Listing:
     def _is_empty(self) -> bool:
         try:
             return self._connection.look_beyond(0) == Beyond(False, 0)
-        except TransferError:
+        except TransferError as e:
+            log.info("The server does not say whether its disk is empty: %s", e.args[0])
             return False  # as for the extents: those are tried again
 
     def _parse(self, text: bytes, context: Context) -> Extents:
