@@ -226,6 +226,31 @@ def test_members_that_are_missing_are_listed(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("attachment", ATTACHMENTS)
+@pytest.mark.parametrize("into", [0, 2, 4])
+def test_attachments_and_the_first_members_that_are_lost(attachment: str, into: int) -> None:
+    """The first member that is left has quite another name than the one that was lost."""
+    begin, size = 123 * KIB, 96 * KIB
+    disk = bytes(begin) + random.Random(8).randbytes(size)
+    extents = [
+        Extent(0, begin, zero=True),
+        Extent(begin, 8 * KIB),
+        Extent(begin + 8 * KIB, size - 8 * KIB),
+    ]
+    tar = tar_of(disk, extents, part_size=4096, attachments=ATTACHMENTS)
+    layout = Layout(tar)
+    first = layout.place(f"attachments/{attachment}").header
+    damaged = lost(tar, first, layout.data[into].data + 512 - first)
+    sink = MemorySink()
+    with TarStreamSource(io.BytesIO(damaged), allow_incomplete=True) as source:
+        copy(source, sink)
+        assert source.findings is not None
+        told = {(d.start, d.length) for d in source.findings.damage}
+    rest = layout.data[into + 1]
+    assert sink.disk[rest.start :] == disk[rest.start :]
+    assert told == {(place.start, place.size) for place in layout.data[: into + 1]}
+
+
 def test_only_the_rest_of_a_short_member_is_missing(tmp_path: Path) -> None:
     ours = check(TAR, lost(TAR, HIT.data + 1024, 1536), tmp_path)
     missing = [d for d in ours.findings.damage if d.missing]

@@ -298,6 +298,8 @@ class Volumes:
                 return found
             distance = self._distance(table, attachments=True)  # for its size may be damaged, too
             return found if distance is None else fmt.Header(name, distance)
+        if found and not self.members.is_damaged and table.find(found) is not None:
+            return None  # those between are missing
         behind = table.following(self.preamble.volume_start)
         first, second = next(behind, None), next(behind, None)
         expected = [first.name, fmt.MANIFEST] if first else [fmt.MANIFEST]
