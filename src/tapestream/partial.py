@@ -229,7 +229,7 @@ class _Directory:
     """The directory of a file that gets its name; puts that name on stable storage."""
 
     def __init__(self, path: Path) -> None:
-        # At most one. It comes and goes in one step, lest an interrupt lose it.
+        # At most one. It comes and goes in one step, so that no interrupt loses it.
         self._fds: list[int] = []
         self._path = path
 

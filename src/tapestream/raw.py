@@ -153,7 +153,7 @@ class RawImageSink(Sink):
 
     sequential = False
     max_writers = MAX_THREADS
-    # Of one whose constructor failed, so that it can be closed.
+    # So that an object whose constructor failed can be closed.
     _file: PartialFile | None = None
     _device: io.FileIO | None = None
     _writer: _RawWriter | None = None

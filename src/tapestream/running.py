@@ -22,7 +22,7 @@ log = logging.getLogger("tapestream.copy")
 # block after it was cancelled would block on.
 CANCEL_AGAIN = 0.2
 
-# Of the two below. A signal handler may come by in the middle, in the same thread.
+# Protects the two below. A signal handler may run in the middle, in the same thread.
 _lock = threading.RLock()
 _users: dict[int, Running] = {}
 _here = threading.local()

@@ -714,7 +714,7 @@ class Connection:
         """The error for a failure that stays; its hint depends on what the server still can do."""
         if not isinstance(error, ServerError) or error.hint == _CANNOT_OPEN:
             return error
-        self.close()  # imageio opens the disk anew for a new connection
+        self.close()  # imageio opens the disk again for a new connection
         try:
             self.options()
         except TicketError as e:

@@ -201,7 +201,7 @@ class Catalog(Closing):
                     "coalesce(written, 0) <= ?)",
                     (volume.label, volume.file, volume.file, ended),
                 )
-                # Who wrote it has vouched for all of it, until a scan sees the manifest itself.
+                # Its writer vouches for all of it, until a scan reads the manifest itself.
                 vouches_from = 0 if _ends(volume) else None
                 row = _Row(volume, backup.set_id, backup.info, vouches_from=vouches_from)
                 self._insert(row, ended)

@@ -33,7 +33,7 @@ def label_record(label: TapeLabel, block_size: int = 0) -> bytes:
     """
     if not _is_name(label.name):
         raise UsageError(f"a label must be a short text of one line, not {label.name!r}")
-    # A clock that is far off is no reason to have no label.
+    # A wrong clock must not prevent a label.
     now = min(max(int(time.time()), 0), fmt.MAX_MEMBER)
     values = {
         "format": _FORMAT,

@@ -112,7 +112,7 @@ class Transport(Closing):
     Arguments, guarantees and errors are described there.
     """
 
-    # Of one whose constructor failed, so that it can be closed.
+    # So that an object whose constructor failed can be closed.
     _device: TapeDevice | None = None
     _writing = False
 

@@ -29,7 +29,7 @@ log = logging.getLogger("tapestream.tape")
 MAX_REQUESTS = 10
 # A drive takes 15 to 60 s to take a cartridge; the kernel, too, waits for two minutes.
 LOAD_SECONDS = 120.0
-# What another tape, or another setting of the drive, mends.
+# Errors that go away with another tape, or another setting of the drive.
 _WILL_NOT_DO = (
     BlockSizeError,
     EndOfTapeError,

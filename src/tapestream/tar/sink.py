@@ -42,7 +42,7 @@ class TarStreamSink(Sink):
     A tape is appended to: the backup becomes one tape file, after everything that is there,
     wherever the tape stands. When `copy` returns, the filemark is written and the drive's own
     buffer is empty. The sink waits for its turn where others use the same `TapeDrive`. When a tape
-    is full, the backup goes on on another, after whatever is on that.
+    is full, the backup continues on another one, after whatever is on it.
 
     Args:
         target: A path; "-" for standard output; a binary file object with `write`, which stays
@@ -66,7 +66,7 @@ class TarStreamSink(Sink):
 
     max_writers = 1
     sequential = True
-    _ended = True  # of one whose constructor failed, so that it can be closed
+    _ended = True  # so that an object whose constructor failed can be closed
 
     def __init__(
         self,
