@@ -42,7 +42,7 @@ class TapeEntry:
         set_id: Identifies the volumes of a backup.
         volume: Number of the volume, from 1.
         volume_start: Offset in the disk at which the volume goes on.
-        continues: True when the backup goes on on another volume.
+        continues: True when the backup continues on another volume.
         vouches_from: Of a complete volume, the offset in the disk from which on its manifest
             vouches for the data. Before `volume_start`, where the end of the tape tore the volume
             before.

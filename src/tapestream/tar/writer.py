@@ -24,7 +24,7 @@ GATHER_SIZE = fmt.MIB
 class TarWriter(Writer):
     """Puts members around the data that comes by, in one pass.
 
-    On tape, the stream goes on on another volume when the tape is full: in the early-warning zone
+    On tape, the stream continues on another volume when the tape is full: in the early-warning zone
     at the next border of members, with a manifest; or else at the hard end, where the members that
     are not wholly on the tape are written again on the next.
 
