@@ -488,8 +488,9 @@ def imageio_jobs(daemon: ImageioDaemon, directory: Path) -> Iterator[dict[str, J
         serve_image(served, format="raw") as read,
         serve_image(target, format="raw", read_only=False) as write,
     ):
-        download = daemon.add_ticket(read, SIZE)
-        upload = daemon.add_ticket(write, SIZE, ops=["read", "write"])
+        # The tickets outlive all the jobs before.
+        download = daemon.add_ticket(read, SIZE, timeout=86400)
+        upload = daemon.add_ticket(write, SIZE, ops=["read", "write"], timeout=86400)
 
         def back_up(place: Path) -> None:
             with (

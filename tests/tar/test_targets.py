@@ -277,6 +277,9 @@ def test_attachments_come_back() -> None:
         {"part_size": 10**9},
         {"part_size": 4096.0},
         {"attachments": {"\udc80": b""}},
+        {"attachments": {"a\x9b31m": b""}},
+        {"attachments": {"fdp.\u202eexe": b""}},
+        {"attachments": {"a\u2028b": b""}},
     ],
     ids=lambda wrong: str(wrong)[:40],
 )

@@ -115,6 +115,7 @@ class Transport(Closing):
     # So that an object whose constructor failed can be closed.
     _device: TapeDevice | None = None
     _writing = False
+    _position: int | None = None
 
     def __init__(
         self, path: str | os.PathLike[str], *, open_device: OpenDevice | None = None
@@ -130,7 +131,7 @@ class Transport(Closing):
         # None until the drive was asked.
         self._block_size: int | None = None
         # Where the tape must stand; None until the drive was asked, or one of the two below.
-        self._position: int | None = None
+        self._position = None
         # Where it stood when it was last asked, the bytes written or read since, and whether no
         # error came between.
         self._confirmed: int | None = None

@@ -246,6 +246,24 @@ def resembles(name: str, other: str) -> bool:
     return sum(a == b for a, b in zip(name, other, strict=False)) > len(other) - 3
 
 
+# What a terminal obeys and nobody sees: C1 controls, separators of lines, and marks that change the
+# direction in which what follows is read.
+_UNSEEN = re.compile("[\x80-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+
+
+def check_new_name(name: str) -> None:
+    """Make sure that a new attachment's name is what it looks like; older streams may have others.
+
+    Raises:
+        UsageError: There are control characters, or marks of direction, in it.
+    """
+    if _UNSEEN.search(name):
+        raise UsageError(
+            f"an attachment's name must have no control characters and no marks of direction, "
+            f"unlike {name!r}"
+        )
+
+
 def attachment_member(name: str) -> str:
     """Name of the member that holds an attachment.
 

@@ -218,6 +218,8 @@ def _attachments(given: object) -> dict[str, bytes]:
     members = {
         fmt.attachment_member(name): _contents(name, data) for name, data in (given or {}).items()
     }
+    for name in given or {}:
+        fmt.check_new_name(name)
     if len(members) > MAX_FILES:
         raise UsageError(f"there must be no more than {MAX_FILES} attachments")
     if sum(map(len, members.values())) > MAX_ATTACHMENTS:
