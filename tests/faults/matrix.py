@@ -447,8 +447,11 @@ class _Run:
 
     def _stop_serving(self) -> None:
         """Let qemu-nbd write what it has cached, as finalizing a transfer does."""
-        for side in self._world.sides:
-            side.server.stop()
+        try:
+            for side in self._world.sides:
+                side.server.stop()
+        except RuntimeError as e:
+            raise WrongEndError(str(e)) from e
 
 
 def _collect(stream: IO[str], lines: queue.Queue[dict[str, Any] | None]) -> None:

@@ -120,8 +120,7 @@ class World:
         with contextlib.suppress(RuntimeError, ProcessLookupError):
             os.kill(self.daemon.pid, signal.SIGCONT)
         for side in self.sides:
-            with contextlib.suppress(RuntimeError, ProcessLookupError):
-                os.kill(side.server.pid, signal.SIGCONT)
+            side.server.kill()  # nobody wants what it has cached
         self._stack.close()
 
     def serve(self, image: Path, *, writable: bool = False, dirty: bool = False) -> str:
