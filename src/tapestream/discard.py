@@ -17,6 +17,10 @@ class DiscardSink(Sink):
     max_writers = 1
     sequential = False
 
+    # Without it, help() shows the arguments of Protocol's own, until one was made.
+    def __init__(self) -> None:
+        """Make one; there is nothing to choose."""
+
     def begin(self, info: BackupInfo, extents: Extents) -> None:
         """See `Sink.begin`."""
 

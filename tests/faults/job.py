@@ -209,6 +209,8 @@ def _left(before: set[str]) -> dict[str, object]:
 def main() -> None:
     spec: Spec = json.loads(sys.argv[1])
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    # Whoever starts this in the background may have SIGINT ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, _terminated)
     before = open_files()
     gate = Gate(spec.get("gate"))
