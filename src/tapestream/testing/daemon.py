@@ -265,7 +265,12 @@ class ImageioDaemon:
         return self._running
 
     def _control(self, method: str, ticket_id: str, body: bytes | None = None) -> bytes:
-        status, answer = _ticket_request(self._state().control_socket, method, ticket_id, body)
+        control_socket = self._state().control_socket
+        status, answer = _ticket_request(control_socket, method, ticket_id, body)
+        if method == "DELETE" and status == http.client.INTERNAL_SERVER_ERROR:
+            # The daemon cancels the transfer, and fails if a connection is closing just then: its
+            # buffer is still in use. Another try removes the ticket.
+            status, answer = _ticket_request(control_socket, method, ticket_id, body)
         if status == http.client.NOT_FOUND:
             raise LookupError("the imageio daemon has no such ticket")
         if status >= 400:
