@@ -105,18 +105,28 @@ class Pause:
     """Lasts until every connection was used several times to keep the ticket.
 
     Attributes:
-        requests: What the server was asked meanwhile.
+        requests: What the server was asked meanwhile, once every connection had carried data.
     """
 
-    def __init__(self, server: HostileServer, connections: int) -> None:
+    def __init__(self, server: HostileServer, method: str, connections: int) -> None:
         self.requests: list[Request] = []
-        self._server, self._connections = server, connections
+        self._server, self._method, self._connections = server, method, connections
 
     def __call__(self, _: int = 0) -> None:
+        eventually(lambda: self._used() >= self._connections)
+        # Until then it was asked over another connection, and may be so once more: one such
+        # request may be on its way, and be counted next.
+        self._wait_for(2)
         before = len(self._server.requests)
-        enough = len(asked(self._server, "OPTIONS")) + 4 * self._connections
-        eventually(lambda: len(asked(self._server, "OPTIONS")) >= enough)
+        self._wait_for(4 * self._connections)
         self.requests = self._server.requests[before:]
+
+    def _used(self) -> int:
+        return len({request.connection for request in asked(self._server, self._method)})
+
+    def _wait_for(self, number: int) -> None:
+        enough = len(asked(self._server, "OPTIONS")) + number
+        eventually(lambda: len(asked(self._server, "OPTIONS")) >= enough)
 
 
 @pytest.mark.parametrize("limit", [1, 2, 8])
@@ -130,7 +140,7 @@ def test_to_keep_the_ticket_of_an_upload_takes_no_connection_more(
         HostileServer(bytes(SIZE), max_writers=limit) as server,
         ImageioUploadSink(server.url, secure=False) as sink,
     ):
-        pause = Pause(server, 2 if limit == 8 else 1)
+        pause = Pause(server, "PUT", 2 if limit == 8 else 1)
         copy(Paused(data, pause), sink, max_workers=1)
         assert content(server) == data
         used = {put.connection for put in asked(server, "PUT")}
@@ -148,7 +158,7 @@ def test_to_keep_the_ticket_of_a_download_takes_no_connection_more(
         HostileServer(data, max_readers=limit) as server,
         ImageioHTTPSource(server.url, secure=False) as source,
     ):
-        pause = Pause(server, 2 if limit == 8 else 1)
+        pause = Pause(server, "GET", 2 if limit == 8 else 1)
         waits = iter([pause])
 
         def wait(start: int) -> None:
