@@ -13,8 +13,8 @@ from pathlib import Path
 
 from benchmarks.model import GIB, KIB, MIB
 from tapestream import BackupInfo, Extent, RawImageSource, TarStreamSink, copy
-from tapestream.extents import Extents
-from tapestream.info import Context
+from tapestream.model.extents import Extents
+from tapestream.model.info import Context
 
 CHUNK = 64 * KIB
 

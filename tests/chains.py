@@ -12,7 +12,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from tapestream import BackupInfo, Extent, Reader, Source, TarStreamSink, TarStreamSource, copy
-from tapestream.extents import Extents, Kind
+from tapestream.model.extents import Extents, Kind
 from tests.memory import MemorySink, MemorySource
 
 CREATED = datetime(2026, 11, 22, 21, 0, 0, tzinfo=timezone.utc)

@@ -54,7 +54,7 @@ from tapestream import (
     verify,
 )
 from tapestream.errors import CorruptStreamError
-from tapestream.extents import Extent
+from tapestream.model.extents import Extent
 from tapestream.tape import TapeDrive
 from tapestream.testing import ImageioDaemon, serve_image
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from tapestream import BackupInfo, Extent, Reader, Sink, Source, Writer
-from tapestream.extents import Extents, Kind
+from tapestream.model.extents import Extents, Kind
 
 Hook = Callable[[int, int], None]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from tapestream.extents import Extent
+from tapestream.model.extents import Extent
 
 
 @st.composite

@@ -185,8 +185,8 @@ class TapeLibrary:
 @pytest.fixture
 def library(monkeypatch: pytest.MonkeyPatch) -> TapeLibrary:
     library = TapeLibrary()
-    monkeypatch.setattr("tapestream.tape.transport.StDevice", library.open)
-    monkeypatch.setattr("tapestream.tape.transport._check_path", lambda path: None)
+    monkeypatch.setattr("tapestream.drive.position.StDevice", library.open)
+    monkeypatch.setattr("tapestream.drive.position._check_path", lambda path: None)
     return library
 
 
@@ -385,9 +385,13 @@ def test_everything_that_can_be_called_has_a_signature_in_the_reference() -> Non
     documented = {name for name, _ in documented_signatures()}
     protocols = {"Reader", "Sink", "Source", "Writer"}
     given_to_the_user = {
+        "BlockHash",
         "CompareReport",
         "CopyResult",
         "Damage",
+        "Extents",
+        "Findings",
+        "Kind",
         "TapestreamError",
         "VerifyReport",
     }

@@ -29,7 +29,6 @@ from tapestream import (
     TapestreamError,
     VerifyReport,
 )
-from tapestream.blockhash import BlockHash
 from tapestream.errors import (
     CorruptStreamError,
     DigestMismatchError,
@@ -38,9 +37,10 @@ from tapestream.errors import (
     LocalIOError,
     TapeError,
 )
-from tapestream.extents import Extents
-from tapestream.report import TapePlace, TapeReport
+from tapestream.model.blockhash import BlockHash
+from tapestream.model.extents import Extents
 from tapestream.tape import TapeEntry
+from tapestream.tape.report import TapePlace, TapeReport
 
 from .memory import MemorySource
 

@@ -17,7 +17,7 @@ from tapestream import (
     copy,
 )
 from tapestream.engine.copy import REQUEST_SIZE
-from tapestream.extents import Extents
+from tapestream.model.extents import Extents
 
 # The byte at an offset of the disk is that at the offset modulo 1 MiB here.
 PATTERN = memoryview(Random(1).randbytes(MIB) * (1 + REQUEST_SIZE // MIB))

@@ -30,13 +30,7 @@ from tapestream import (
     TarStreamSource,
     copy,
 )
-from tapestream.testing import (
-    ImageioDaemon,
-    create_image,
-    serve_image,
-    virtual_size,
-    write_pattern,
-)
+from tapestream.testing import ImageioDaemon, create_image, serve_image, virtual_size, write_pattern
 
 MIB = 1024**2
 DISK_SIZE = 256 * MIB

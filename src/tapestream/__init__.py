@@ -8,33 +8,36 @@ with ImageioHTTPSource(url, cafile="ca.pem") as src, TarStreamSink("disk.tar") a
 
 from __future__ import annotations
 
-__version__ = "0.1.0"
-
-from .chain import merge_chain, restore_chain
-from .compare import CompareReport, compare
-from .damage import Damage
-from .discard import DiscardSink
+from .backend.protocols import Reader, Sink, Source, Writer
 from .engine.copy import CopyResult, copy
 from .errors import TapestreamError
-from .extents import Extent
+from .files.raw import RawImageSink, RawImageSource
 from .imageio.sink import ImageioUploadSink
 from .imageio.source import ImageioHTTPSource
-from .info import BackupInfo
-from .protocols import Reader, Sink, Source, Writer
-from .raw import RawImageSink, RawImageSource
-from .tar.sink import TarStreamSink
-from .tar.source import TarStreamSource
-from .verify import VerifyReport, verify
+from .model.blockhash import BlockHash
+from .model.damage import Damage, Findings
+from .model.extents import Extent, Extents, Kind
+from .model.info import BackupInfo
+from .stream.sink import TarStreamSink
+from .stream.source import TarStreamSource
+from .workflows.chain import merge_chain, restore_chain
+from .workflows.compare import CompareReport, compare
+from .workflows.discard import DiscardSink
+from .workflows.verify import VerifyReport, verify
 
 __all__ = [
     "BackupInfo",
+    "BlockHash",
     "CompareReport",
     "CopyResult",
     "Damage",
     "DiscardSink",
     "Extent",
+    "Extents",
+    "Findings",
     "ImageioHTTPSource",
     "ImageioUploadSink",
+    "Kind",
     "RawImageSink",
     "RawImageSource",
     "Reader",

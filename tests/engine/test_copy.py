@@ -24,13 +24,13 @@ from tapestream import (
     TarStreamSource,
     copy,
 )
-from tapestream.blockhash import BlockHash, BlockHasher
 from tapestream.engine.copy import CopyOptions
 from tapestream.errors import BlockHashMismatchError, ExtentsError, UsageError
-from tapestream.extents import Extent, Extents
-from tapestream.info import Context
+from tapestream.model.blockhash import BlockHash, BlockHasher
+from tapestream.model.extents import Extent, Extents
+from tapestream.model.info import Context
 from tests.memory import MemorySink, MemorySource
-from tests.test_blockhash import reference
+from tests.model.test_blockhash import reference
 
 MIB = 1024**2
 

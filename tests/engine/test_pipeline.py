@@ -16,14 +16,14 @@ from typing import Any
 import pytest
 from typing_extensions import Buffer
 
-from tapestream.engine.arrange import in_any_order, in_order
+from tapestream.backend.protocols import Digester, Reader, Writer
 from tapestream.engine.buffers import BufferPool
 from tapestream.engine.gap import Limits
-from tapestream.engine.handover import Moved
+from tapestream.engine.operations import in_any_order, in_order
 from tapestream.engine.pipeline import run
 from tapestream.engine.plan import plan_requests
-from tapestream.extents import Extent, Extents, Run
-from tapestream.protocols import Digester, Reader, Writer
+from tapestream.engine.queue import Moved
+from tapestream.model.extents import Extent, Extents, Run
 
 BUFFER = 4096
 SEGMENT = 4 * BUFFER

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from tapestream.engine.gap import Limits
 from tapestream.engine.plan import MAX_PIECES, Request, lost_parts, plan_requests
-from tapestream.extents import Extent, Extents, Kind
+from tapestream.model.extents import Extent, Extents, Kind
 from tests.strategies import extent_lists
 
 

@@ -24,7 +24,7 @@ from tapestream import (
     verify,
 )
 from tapestream.engine.copy import CopyOptions
-from tapestream.extents import Extents
+from tapestream.model.extents import Extents
 from tests.memory import MemorySource
 
 KIB = 1024

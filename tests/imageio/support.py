@@ -30,8 +30,8 @@ from tapestream import (
     Writer,
     copy,
 )
-from tapestream.extents import Extents
-from tapestream.info import Context
+from tapestream.model.extents import Extents
+from tapestream.model.info import Context
 from tests.hostile import (
     BytesImage,
     Connection,

@@ -29,7 +29,6 @@ from tapestream import (
     TarStreamSource,
     copy,
 )
-from tapestream.blockhash import BlockHash
 from tapestream.errors import (
     BlockHashMismatchError,
     ServerError,
@@ -39,13 +38,8 @@ from tapestream.errors import (
     UnsupportedError,
     UsageError,
 )
-from tapestream.testing import (
-    ImageioDaemon,
-    create_image,
-    serve_image,
-    virtual_size,
-    write_pattern,
-)
+from tapestream.model.blockhash import BlockHash
+from tapestream.testing import ImageioDaemon, create_image, serve_image, virtual_size, write_pattern
 from tests.hostile import CloseBeforeReply, Cut, Fault, HostileServer, Reset, Stall, Status
 from tests.imageio.support import (
     FOREVER,
@@ -59,7 +53,7 @@ from tests.imageio.support import (
     noise,
     on,
 )
-from tests.test_blockhash import reference
+from tests.model.test_blockhash import reference
 
 BOTH = pytest.mark.parametrize("unix", [False, True], ids=["tls", "unix"])
 # 64 KiB, of other sizes than the grid: pieces cross its borders everywhere.

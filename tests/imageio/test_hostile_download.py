@@ -22,7 +22,7 @@ from tapestream.errors import (
     TransferError,
     UnsupportedError,
 )
-from tapestream.imageio.exchange import Exchange
+from tapestream.imageio.http import Exchange
 from tests.hostile import (
     HONEST,
     Chunked,

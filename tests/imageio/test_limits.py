@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from tapestream import BackupInfo, Extent, ImageioHTTPSource, ImageioUploadSink, Reader, copy
-from tapestream.engine import alive
-from tapestream.extents import Extents
+from tapestream.engine import keepalive
+from tapestream.model.extents import Extents
 from tapestream.testing import ImageioDaemon, create_image, serve_image
 from tests.hostile import HostileServer, Request
 from tests.imageio.support import KIB, MIB, DiskSink, DiskSource, asked, content, eventually, noise
@@ -134,7 +134,7 @@ def test_to_keep_the_ticket_of_an_upload_takes_no_connection_more(
     limit: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It asks over those that upload."""
-    monkeypatch.setattr(alive, "INTERVAL", 0.01)
+    monkeypatch.setattr(keepalive, "INTERVAL", 0.01)
     data = noise(SIZE)
     with (
         HostileServer(bytes(SIZE), max_writers=limit) as server,
@@ -152,7 +152,7 @@ def test_to_keep_the_ticket_of_a_download_takes_no_connection_more(
     limit: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It asks over those that download, each of which is made anew: its reply came to nobody."""
-    monkeypatch.setattr(alive, "INTERVAL", 0.01)
+    monkeypatch.setattr(keepalive, "INTERVAL", 0.01)
     data = noise(SIZE)
     with (
         HostileServer(data, max_readers=limit) as server,
@@ -181,7 +181,7 @@ def test_connections_are_not_idle_while_the_source_pauses(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """The daemon would close them, and give the ticket up."""
-    monkeypatch.setattr(alive, "INTERVAL", 0.5)
+    monkeypatch.setattr(keepalive, "INTERVAL", 0.5)
     path = tmp_path / "target.raw"
     create_image(path, SIZE, "raw")
     data = noise(SIZE)
@@ -237,7 +237,7 @@ class Firewall:
 def test_a_firewall_that_forgets_the_connections_of_an_upload(
     daemon: ImageioDaemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(alive, "INTERVAL", 0.3)
+    monkeypatch.setattr(keepalive, "INTERVAL", 0.3)
     path = tmp_path / "target.raw"
     create_image(path, SIZE, "raw")
     data = noise(SIZE)

@@ -21,13 +21,8 @@ from tapestream import (
     copy,
     restore_chain,
 )
-from tapestream.errors import (
-    ServerError,
-    ServerProtocolError,
-    TransferError,
-    UnsupportedError,
-)
-from tapestream.info import Context
+from tapestream.errors import ServerError, ServerProtocolError, TransferError, UnsupportedError
+from tapestream.model.info import Context
 from tapestream.testing import (
     ImageioDaemon,
     compare_images,

@@ -33,9 +33,9 @@ from tapestream import (
     copy,
     merge_chain,
 )
-from tapestream.engine import alive
+from tapestream.engine import keepalive
 from tapestream.errors import LostWritesError
-from tapestream.extents import Extents
+from tapestream.model.extents import Extents
 from tapestream.testing import ImageioDaemon, ImageServer, create_image
 from tests.hostile import HONEST, Answer, Connection, Fault, HostileServer, Reply, Request
 from tests.imageio.support import MIB, DiskSource, Last, content, eventually, noise
@@ -295,7 +295,7 @@ class Written:
 def test_what_was_flushed_in_a_pause_is_not_sent_again(
     target: Target, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(alive, "INTERVAL", 0.1)
+    monkeypatch.setattr(keepalive, "INTERVAL", 0.1)
     caplog.set_level(logging.INFO)
     written = Written()
 

@@ -25,7 +25,7 @@ from tapestream import (
     TapestreamError,
     copy,
 )
-from tapestream.engine import alive
+from tapestream.engine import keepalive
 from tapestream.errors import (
     CertificateError,
     ServerUnreachableError,
@@ -33,7 +33,7 @@ from tapestream.errors import (
     TicketError,
     UsageError,
 )
-from tapestream.extents import Extents
+from tapestream.model.extents import Extents
 from tapestream.testing import ImageioDaemon, compare_images, create_image, serve_image
 from tests.hostile import HostileServer
 from tests.imageio.support import (
@@ -617,7 +617,7 @@ def test_the_ticket_of_a_download_outlives_a_stall(
     often: bool,
 ) -> None:
     """And it would not, were it not used meanwhile."""
-    monkeypatch.setattr(alive, "INTERVAL", 0.5 if often else 1000)
+    monkeypatch.setattr(keepalive, "INTERVAL", 0.5 if often else 1000)
     url = daemon.add_ticket(export, SIZE, timeout=2)
     sink = StalledSink()
     with ImageioHTTPSource(url, cafile=daemon.cafile, use_unix_socket=unix) as source:
@@ -639,7 +639,7 @@ def test_the_ticket_of_an_upload_outlives_a_stall(
     unix: bool,
     often: bool,
 ) -> None:
-    monkeypatch.setattr(alive, "INTERVAL", 0.5 if often else 1000)
+    monkeypatch.setattr(keepalive, "INTERVAL", 0.5 if often else 1000)
     url = daemon.add_ticket(target, SIZE, ops=["write"], timeout=2)
     with (
         StalledSource(disk) as source,

@@ -15,8 +15,8 @@ import pytest
 import trustme
 
 from tapestream import ImageioHTTPSource, ImageioUploadSink, TapestreamError, TarStreamSink, copy
-from tapestream.blockhash import BlockHash
 from tapestream.errors import UsageError
+from tapestream.model.blockhash import BlockHash
 from tests.hostile import CloseBeforeReply, Cut, Fault, Garbage, HostileServer, Reset, Stall, Status
 from tests.imageio.support import (
     FOREVER,

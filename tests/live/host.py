@@ -18,7 +18,7 @@ from tapestream import (
     copy,
     restore_chain,
 )
-from tapestream.progress import Progress
+from tapestream.engine.progress import Progress
 from tapestream.testing import ImageioDaemon, compare_images, create_image, serve_image
 
 from .machine import Backup, Machine

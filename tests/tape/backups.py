@@ -10,10 +10,10 @@ from datetime import datetime, timezone
 from typing import Any
 
 from tapestream import BackupInfo, Extent, TarStreamSink, TarStreamSource, copy
+from tapestream.drive.position import OpenDevice
 from tapestream.engine.copy import CopyResult
-from tapestream.extents import Kind
+from tapestream.model.extents import Kind
 from tapestream.tape import TapeDrive, TapeEntry, VolumeRequest
-from tapestream.tape.transport import OpenDevice
 from tapestream.tar import format as fmt
 from tests.memory import MemorySink, MemorySource
 

@@ -15,9 +15,10 @@ from typing import Literal
 
 import pytest
 
-from tapestream.tape import transport, volumes
-from tapestream.tape.device import Command, StDevice, TapeDevice
-from tapestream.tape.records import MIN_RECORD
+from tapestream.drive import position
+from tapestream.drive.device import Command, StDevice, TapeDevice
+from tapestream.drive.records import MIN_RECORD
+from tapestream.tape import volumes
 from tapestream.tar import writer
 
 from .fake import Cartridge, FakeDrive, Resets
@@ -333,7 +334,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """An operator who does not come is not waited for, and less is gathered than a tape holds."""
     monkeypatch.setattr(writer, "GATHER_SIZE", MIN_RECORD)
     monkeypatch.setattr(volumes, "LOAD_SECONDS", 0.01)
-    monkeypatch.setattr(transport, "POLL_SECONDS", 0.001)
+    monkeypatch.setattr(position, "POLL_SECONDS", 0.001)
     logging.getLogger("tapestream.tape").disabled = True
     yield
     logging.getLogger("tapestream.tape").disabled = False

@@ -29,7 +29,7 @@ from dataclasses import dataclass, field
 from enum import Enum, IntEnum, auto
 from typing import Literal
 
-from tapestream.tape.device import Command, DeviceStatus, Flag, TapeDevice
+from tapestream.drive.device import Command, DeviceStatus, Flag, TapeDevice
 
 DENSITY = 0x58
 Operation = Literal[

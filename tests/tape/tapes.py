@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from tapestream import BackupInfo, CopyResult, Extent, TarStreamSink, TarStreamSource, copy
+from tapestream.drive.device import Command, DeviceStatus, TapeDevice
 from tapestream.tape import TapeDrive, TapeEntry, VolumeRequest
-from tapestream.tape.device import Command, DeviceStatus, TapeDevice
 
 from ..memory import Hook, MemorySink, MemorySource, nothing
 from .conftest import FakeStation, Station

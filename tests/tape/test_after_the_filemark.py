@@ -57,7 +57,7 @@ def test_the_device_cannot_be_closed(
     """One that the sink has opened itself."""
     drive = FakeDrive(Cartridge())
     monkeypatch.setattr(
-        "tapestream.tar.sink.drive_of",
+        "tapestream.stream.sink.drive_of",
         lambda path: (TapeDrive(path, open_device=drive.open), True),
     )
     close = FakeDevice.close

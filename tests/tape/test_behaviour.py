@@ -15,7 +15,7 @@ from typing import get_args
 
 import pytest
 
-from tapestream.tape.device import Command, DeviceStatus, Flag, TapeDevice
+from tapestream.drive.device import Command, DeviceStatus, Flag, TapeDevice
 
 from .conftest import FakeStation, Fault, MachineStation, Station
 from .fake import Cartridge, FakeDrive, Resets

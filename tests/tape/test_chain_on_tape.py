@@ -23,6 +23,8 @@ from tapestream import (
     merge_chain,
     restore_chain,
 )
+from tapestream.drive import position
+from tapestream.drive.device import Command, DeviceStatus, TapeDevice
 from tapestream.errors import (
     CorruptStreamError,
     IncompleteStreamError,
@@ -31,8 +33,7 @@ from tapestream.errors import (
     UsageError,
     WrongTapeError,
 )
-from tapestream.tape import TapeDrive, VolumeRequest, transport, volumes
-from tapestream.tape.device import Command, DeviceStatus, TapeDevice
+from tapestream.tape import TapeDrive, VolumeRequest, volumes
 
 from ..chains import CLEAN, DATA, ZERO, Link, chain, untouched
 from ..memory import MemorySink
@@ -171,8 +172,8 @@ def by_path(station: Station, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     with monkeypatch.context() as patch:
         if isinstance(station, FakeStation):
             patch.setattr(volumes, "is_tape", lambda path: path == station.path)
-            patch.setattr(transport, "_check_path", lambda path: None)
-            patch.setattr(transport, "StDevice", station.open_device)
+            patch.setattr(position, "_check_path", lambda path: None)
+            patch.setattr(position, "StDevice", station.open_device)
         yield station.path
 
 

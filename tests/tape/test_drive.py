@@ -12,6 +12,8 @@ from types import SimpleNamespace
 import pytest
 
 from tapestream import TarStreamSink, TarStreamSource
+from tapestream.drive import position
+from tapestream.drive.device import TapeDevice
 from tapestream.errors import (
     DriveBusyError,
     EndOfTapeError,
@@ -23,8 +25,7 @@ from tapestream.errors import (
     UsageError,
     WriteProtectedError,
 )
-from tapestream.tape import Flag, TapeDrive, transport
-from tapestream.tape.device import TapeDevice
+from tapestream.tape import Flag, TapeDrive
 
 from .conftest import FakeStation, Station
 from .tapes import KIB, RECORD, backup, disk, listing, restore_disk, tape_drive
@@ -282,7 +283,7 @@ def test_another_device() -> None:
 
 def as_device(monkeypatch: pytest.MonkeyPatch, major: int, minor: int) -> None:
     found = SimpleNamespace(st_mode=stat.S_IFCHR | 0o660, st_rdev=os.makedev(major, minor))
-    monkeypatch.setattr(transport.os, "stat", lambda path: found)  # type: ignore[attr-defined]
+    monkeypatch.setattr(position.os, "stat", lambda path: found)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
@@ -314,9 +315,9 @@ def test_a_device_that_does_not_rewind(
     with monkeypatch.context() as patch:
         as_device(patch, 9, minor)
         TapeDrive("/dev/nst0")
-        assert transport.is_tape("/dev/nst0")
+        assert position.is_tape("/dev/nst0")
         as_device(patch, 10, minor)
-        assert not transport.is_tape("/dev/nst0")
+        assert not position.is_tape("/dev/nst0")
     assert caplog.text == ""
 
 

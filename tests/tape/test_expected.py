@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from tapestream import BackupInfo, RawImageSink, TarStreamSink, TarStreamSource, copy, verify
-from tapestream.chain import restore_chain
 from tapestream.errors import UsageError, WrongBackupError
 from tapestream.tape import Catalog, TapeDrive, TapePlace, TapeReport
+from tapestream.workflows.chain import restore_chain
 
 from ..memory import MemorySink, MemorySource
 from .conftest import Station

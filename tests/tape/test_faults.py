@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-import tapestream.tar.sink
+import tapestream.stream.sink
 from tapestream import TarStreamSource
+from tapestream.drive.device import Command, DeviceStatus, TapeDevice
 from tapestream.errors import LocalIOError, PositionLostError, StreamError, TapeError
-from tapestream.tape.device import Command, DeviceStatus, TapeDevice
 from tests.memory import MemorySink
 
 from .backups import KIB, RECORD_SIZE, Station, noise, quick_copy, scan
@@ -238,7 +238,7 @@ def each_with_close(
 ) -> Iterator[tuple[FaultyStation, BaseException | None]]:
     """As `each`, with sinks that close the drive at their end."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tapestream.tar.sink, "drive_of", lambda target: (target, True))
+        patch.setattr(tapestream.stream.sink, "drive_of", lambda target: (target, True))
         yield from each(begin, **options)
 
 

@@ -16,6 +16,8 @@ from functools import partial
 import pytest
 
 from tapestream import BackupInfo, TarStreamSink, TarStreamSource, copy
+from tapestream.drive.position import CHECK_BYTES
+from tapestream.drive.records import RecordReader, RecordWriter
 from tapestream.errors import (
     EndOfTapeError,
     LocalIOError,
@@ -24,8 +26,6 @@ from tapestream.errors import (
     TapeError,
 )
 from tapestream.tape import TapeDrive
-from tapestream.tape.records import RecordReader, RecordWriter
-from tapestream.tape.transport import CHECK_BYTES
 
 from ..memory import MemorySink, MemorySource
 from . import generic

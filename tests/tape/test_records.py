@@ -12,10 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tapestream.errors import DriveBusyError, TapeError, UsageError
-from tapestream.tape import TapeDrive
-from tapestream.tape.device import TapeDevice
-from tapestream.tape.records import (
+from tapestream.drive.device import TapeDevice
+from tapestream.drive.records import (
     MAX_RECORD,
     MIN_RECORD,
     RecordReader,
@@ -23,6 +21,8 @@ from tapestream.tape.records import (
     VolumeFull,
     check_record_size,
 )
+from tapestream.errors import DriveBusyError, TapeError, UsageError
+from tapestream.tape import TapeDrive
 
 from .backups import noise
 from .fake import Cartridge, FakeDevice, FakeDrive

@@ -9,6 +9,7 @@ from functools import partial
 
 import pytest
 
+from tapestream.drive.device import Command, TapeDevice
 from tapestream.errors import (
     EndOfTapeError,
     IncompleteStreamError,
@@ -19,7 +20,6 @@ from tapestream.errors import (
     WrongTapeError,
 )
 from tapestream.tape import DeviceStatus, Flag, TapeDrive, VolumeRequest
-from tapestream.tape.device import Command, TapeDevice
 from tapestream.tape.volumes import DriveTurn, ask
 
 from ..memory import MemorySink

@@ -9,9 +9,9 @@ from typing import Literal
 import pytest
 
 from tapestream import BackupInfo, TarStreamSink, copy
+from tapestream.drive.records import RecordReader, RecordWriter
 from tapestream.errors import PositionLostError, TapeError
 from tapestream.tape import TapeDrive
-from tapestream.tape.records import RecordReader, RecordWriter
 
 from ..memory import MemorySink, MemorySource
 from .conftest import Station

@@ -10,9 +10,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from tapestream.drive import lease
+from tapestream.drive.lease import Turns
 from tapestream.errors import UsageError
-from tapestream.tape import turns
-from tapestream.tape.turns import Turns
 
 pytestmark = pytest.mark.timeout(30)
 
@@ -103,7 +103,7 @@ def interrupt(
         get_ident=threading.get_ident, Event=lambda: next(events, None) or threading.Event()
     )
     with monkeypatch.context() as patch:
-        patch.setattr(turns, "threading", stand_in)
+        patch.setattr(lease, "threading", stand_in)
         with pytest.raises(KeyboardInterrupt):
             queue.begin("it")
 

@@ -20,10 +20,10 @@ from tapestream import (
     copy,
     verify,
 )
-from tapestream.damage import Findings
+from tapestream.drive.records import RecordReader
 from tapestream.errors import LocalIOError, TapeError, UsageError
+from tapestream.model.damage import Findings
 from tapestream.tape import TapeDrive, VolumeRequest
-from tapestream.tape.records import RecordReader
 from tests.memory import MemorySource
 from tests.tar.layouts import Layout, flipped, joined
 

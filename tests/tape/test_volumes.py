@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import tapestream.tape.transport
+import tapestream.drive.position
 import tapestream.tape.volumes
 import tapestream.tar.writer
 from tapestream import Extent, TarStreamSource
@@ -27,7 +27,7 @@ from tapestream.errors import (
     WrongTapeError,
     WrongVolumeError,
 )
-from tapestream.extents import Extents, Kind
+from tapestream.model.extents import Extents, Kind
 from tapestream.tape import TapeDrive, TapeEntry, VolumeRequest
 from tapestream.tape.volumes import MAX_REQUESTS
 from tapestream.tar import format as fmt
@@ -57,7 +57,7 @@ DISK = noise(1000 * KIB)
 def _quick() -> Iterator[None]:
     """Waits for nothing, and gathers less than a small tape holds."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tapestream.tape.transport, "POLL_SECONDS", 0.001)
+        patch.setattr(tapestream.drive.position, "POLL_SECONDS", 0.001)
         patch.setattr(tapestream.tape.volumes, "LOAD_SECONDS", 0.01)
         patch.setattr(tapestream.tar.writer, "GATHER_SIZE", 4 * KIB)
         logging.getLogger("tapestream.tape").addFilter(_is_no_wrong_tape)

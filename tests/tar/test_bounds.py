@@ -26,8 +26,8 @@ from tapestream import (
     copy,
     verify,
 )
-from tapestream.damage import Findings
 from tapestream.errors import CorruptStreamError, StreamError, UsageError
+from tapestream.model.damage import Findings
 from tapestream.tar.format import HeaderWriter
 from tests.memory import MemorySource
 from tests.tar.layouts import Layout

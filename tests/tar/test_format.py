@@ -25,7 +25,7 @@ from tapestream.errors import (
     StreamError,
     UsageError,
 )
-from tapestream.extents import Extent, Extents, Kind
+from tapestream.model.extents import Extent, Extents, Kind
 from tapestream.tar.digests import ALGORITHMS, check_algorithm, digest_of
 from tapestream.tar.format import (
     BLOCK,

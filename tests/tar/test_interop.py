@@ -16,7 +16,7 @@ from typing import NamedTuple
 import pytest
 
 from tapestream import BackupInfo, RawImageSource, TarStreamSink, copy
-from tapestream.extents import Extents
+from tapestream.model.extents import Extents
 
 KIB, MIB = 1024, 1024**2
 CREATED = datetime(2026, 11, 23, 15, 46, 1, tzinfo=timezone.utc)

@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tapestream import Damage, Extent, TarStreamSource, copy, verify
-from tapestream.damage import Findings
 from tapestream.errors import StreamError
+from tapestream.model.damage import Findings
 from tests.memory import MemorySink
 from tests.tar.layouts import Layout, Place
 from tests.tar.test_salvage import tar_of

@@ -25,7 +25,6 @@ from tapestream import (
     restore_chain,
     verify,
 )
-from tapestream.damage import Findings
 from tapestream.errors import (
     CorruptStreamError,
     DigestMismatchError,
@@ -34,7 +33,8 @@ from tapestream.errors import (
     StreamError,
     UsageError,
 )
-from tapestream.extents import Kind
+from tapestream.model.damage import Findings
+from tapestream.model.extents import Kind
 from tests.chains import WEEK, K, Link
 from tests.memory import MemorySink, MemorySource
 from tests.tar.layouts import Layout, flipped, zeroed

@@ -13,8 +13,7 @@ from itertools import chain
 from typing import Literal, TypedDict
 
 from ..arguments import flag, number
-from ..blockhash import BlockHash, BlockHasher
-from ..contract import (
+from ..backend.contract import (
     Digesters,
     check_sink,
     check_source,
@@ -31,20 +30,21 @@ from ..contract import (
     source_of,
     writer_of,
 )
+from ..backend.protocols import Digester, Reader, Sink, Source, Writer
+from ..backend.running import Running, running
 from ..errors import BlockHashMismatchError, LostWritesError, UsageError
-from ..extents import Extents, Kind, Run
-from ..info import BackupInfo, disk_of
-from ..progress import Progress, check_progress, reporter
-from ..protocols import Digester, Reader, Sink, Source, Writer
-from ..report import TapeReport
-from ..running import Running, running
+from ..model.blockhash import BlockHash, BlockHasher
+from ..model.extents import Extents, Kind, Run
+from ..model.info import BackupInfo, disk_of
+from ..tape.report import TapeReport
 from . import pipeline
-from .alive import kept_alive
-from .arrange import in_any_order, in_order
 from .buffers import BufferPool
 from .gap import AutoGap, FixedGap, Gap
-from .handover import Moved
+from .keepalive import kept_alive
+from .operations import in_any_order, in_order
 from .plan import lost_parts, plan_requests
+from .progress import Progress, check_progress, reporter
+from .queue import Moved
 from .threads import enough_memory
 
 log = logging.getLogger("tapestream.copy")

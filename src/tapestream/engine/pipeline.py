@@ -15,15 +15,15 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 
-from ..contract import done, fill, write, zero
-from ..protocols import Digester, Reader, Writer
-from ..running import Running
-from .arrange import Operation, data_of
-from .balance import Spent
+from ..backend.contract import done, fill, write, zero
+from ..backend.protocols import Digester, Reader, Writer
+from ..backend.running import Running
 from .buffers import BufferPool
 from .gap import Limits, Seen
-from .handover import Cancelled, Filled, Handover, Moved
+from .operations import Operation, data_of
+from .placement import Spent
 from .plan import Block, Request
+from .queue import Cancelled, Filled, Handover, Moved
 from .threads import start
 
 Arrange = Callable[[Block, memoryview | None], Iterable[Operation]]

@@ -15,7 +15,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from ..extents import Kind, Run
+from ..model.extents import Kind, Run
 from .gap import Limits
 
 # A disk that was trimmed everywhere is one long run of zeros and nothing: it must not become one

@@ -30,9 +30,8 @@ from typing_extensions import Self
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError
 
-from .. import __version__
+from .._version import __version__
 from ..arguments import flag, number, path
-from ..blockhash import ALGORITHM, BLOCK_SIZE, BlockHash
 from ..errors import (
     CertificateError,
     LocalIOError,
@@ -44,7 +43,8 @@ from ..errors import (
     UnsupportedError,
     UsageError,
 )
-from .exchange import Exchange, HeadTooLong
+from ..model.blockhash import ALGORITHM, BLOCK_SIZE, BlockHash
+from .http import Exchange, HeadTooLong
 from .unix import UnixHTTPConnection, trusted_users
 
 log = logging.getLogger("tapestream.imageio")

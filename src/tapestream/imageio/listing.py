@@ -22,8 +22,8 @@ from ..errors import (
     TransferError,
     UnsupportedError,
 )
-from ..extents import Extent, Extents, Kind
-from ..info import Context
+from ..model.extents import Extent, Extents, Kind
+from ..model.info import Context
 from .connection import Beyond, Connection
 
 log = logging.getLogger("tapestream.imageio")

@@ -14,7 +14,7 @@ from heapq import merge
 from itertools import cycle
 
 from ..arguments import flag, number
-from ..blockhash import BlockHash
+from ..backend.protocols import Sink, Writer
 from ..errors import (
     BlockHashMismatchError,
     ExtentsError,
@@ -26,18 +26,10 @@ from ..errors import (
     TransferError,
     UsageError,
 )
-from ..extents import Extent, Extents, Kind
-from ..info import BackupInfo
-from ..protocols import Sink, Writer
-from .connection import (
-    FIRST_REQUEST,
-    Beyond,
-    Connection,
-    Timeouts,
-    Transfer,
-    Tries,
-    open_transfer,
-)
+from ..model.blockhash import BlockHash
+from ..model.extents import Extent, Extents, Kind
+from ..model.info import BackupInfo
+from .connection import FIRST_REQUEST, Beyond, Connection, Timeouts, Transfer, Tries, open_transfer
 
 log = logging.getLogger("tapestream.imageio")
 

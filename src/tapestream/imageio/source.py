@@ -12,11 +12,11 @@ from itertools import islice
 from typing import Literal
 
 from ..arguments import flag
-from ..blockhash import BlockHash
+from ..backend.protocols import Reader, Source
 from ..errors import TransferError, UnsupportedError, UsageError
-from ..extents import Extents
-from ..info import BackupInfo, Context, check_info
-from ..protocols import Reader, Source
+from ..model.blockhash import BlockHash
+from ..model.extents import Extents
+from ..model.info import BackupInfo, Context, check_info
 from .connection import FIRST_REQUEST, Timeouts, Transfer, Tries, open_transfer
 from .listing import Listing
 

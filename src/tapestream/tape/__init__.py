@@ -1,11 +1,11 @@
 """Tape drives: `TapeDrive`, what is on a tape, and how backups go on on the next one."""
 
-from ..report import TapeLabel, TapePlace, TapeReport
+from ..drive.device import Command, DeviceStatus, Flag, StDevice, TapeDevice
+from ..drive.position import TapeStatus
 from .catalog import Catalog, CatalogBackup, CatalogVolume
-from .device import Command, DeviceStatus, Flag, StDevice, TapeDevice
 from .drive import TapeDrive
+from .report import TapeLabel, TapePlace, TapeReport
 from .scan import TapeEntry
-from .transport import TapeStatus
 from .volumes import VolumeRequest
 
 __all__ = [

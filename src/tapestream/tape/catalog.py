@@ -16,18 +16,12 @@ from typing import Any, NamedTuple
 
 from ..arguments import flag
 from ..arguments import path as checked_path
-from ..closing import Closing
-from ..errors import (
-    LocalIOError,
-    NoMediumError,
-    PositionLostError,
-    TapeError,
-    UsageError,
-)
-from ..expected import Expected
-from ..info import BackupInfo, describe
-from ..report import TapeLabel, TapeReport
+from ..backend.closing import Closing
+from ..errors import LocalIOError, NoMediumError, PositionLostError, TapeError, UsageError
+from ..model.expected import Expected
+from ..model.info import BackupInfo, describe
 from .drive import TapeDrive, in_turn
+from .report import TapeLabel, TapeReport
 from .scan import TapeEntry, holds_data, unreadable_label
 from .search import matches, newest_first
 

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from ..arguments import flag, number
+from ..drive.lease import Turns
+from ..drive.position import OpenDevice, Transport
 from ..errors import (
     BlockSizeError,
     NoMediumError,
@@ -17,13 +19,11 @@ from ..errors import (
     UsageError,
     WrongTapeError,
 )
-from ..info import describe
-from ..report import TapeLabel
+from ..model.info import describe
 from .label import label_record, new_label
+from .report import TapeLabel
 from .scan import TapeEntry, first_label, is_empty, scan
 from .search import matches, newest_first
-from .transport import OpenDevice, Transport
-from .turns import Turns
 
 log = logging.getLogger("tapestream.tape")
 

@@ -6,6 +6,7 @@ import logging
 import os
 from contextlib import suppress
 
+from ..drive.records import RecordReader
 from ..errors import (
     IncompleteStreamError,
     NoMediumError,
@@ -14,11 +15,10 @@ from ..errors import (
     UsageError,
     WrongTapeError,
 )
-from ..info import describe
+from ..model.info import describe
 from ..tar.format import INFO, MAX_INFO, Preamble
 from ..tar.members import MemberReader
 from .drive import TapeDrive
-from .records import RecordReader
 from .scan import TapeEntry, holds_data, look, scan
 from .volumes import DriveTurn, LoadVolume, VolumeRequest, ask, place_in_words
 

@@ -7,11 +7,11 @@ import time
 import uuid
 from typing import TypeGuard
 
+from ..drive.records import MIN_RECORD
 from ..errors import CorruptStreamError, UsageError
-from ..report import TapeLabel
 from ..tar import format as fmt
 from ..tar.members import MemberReader
-from .records import MIN_RECORD
+from .report import TapeLabel
 
 MEMBER = "tape-label.json"
 _FORMAT = "tapestream-label"

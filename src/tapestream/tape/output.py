@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from datetime import datetime, timezone
 
+from ..drive.records import RecordWriter, check_record_size
 from ..errors import EndOfTapeError, TapeError, WriteProtectedError, WrongTapeError
-from ..info import BackupInfo, describe
-from ..report import TapeLabel, TapePlace, TapeReport
+from ..model.info import BackupInfo, describe
 from ..tar.format import Preamble
 from .drive import TapeDrive
-from .records import RecordWriter, check_record_size
+from .report import TapeLabel, TapePlace, TapeReport
 from .volumes import DriveTurn, LoadVolume, VolumeRequest, ask, place_in_words
 
 

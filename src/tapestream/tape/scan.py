@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from ..drive.position import Transport
+from ..drive.records import RecordReader
 from ..errors import (
     BlockSizeError,
     PositionLostError,
@@ -13,14 +15,12 @@ from ..errors import (
     UnreadableLabelError,
     UsageError,
 )
-from ..expected import Expected
-from ..info import BackupInfo
-from ..report import TapeLabel
+from ..model.expected import Expected
+from ..model.info import BackupInfo
 from ..tar import format as fmt
 from ..tar.members import MemberReader
 from .label import is_label, read_label
-from .records import RecordReader
-from .transport import Transport
+from .report import TapeLabel
 
 # No end of a manifest is longer, nor are the zeros after it that count.
 _END_SIZE = 4 * fmt.BLOCK

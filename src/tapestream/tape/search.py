@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
-from ..info import BackupInfo
+from ..model.info import BackupInfo
 
 
 class Found(Protocol):

@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from ..arguments import path
+from ..drive.position import is_tape
 from ..errors import (
     BlockSizeError,
     EndOfTapeError,
@@ -21,7 +22,6 @@ from ..errors import (
     WrongTapeError,
 )
 from .drive import TapeDrive
-from .transport import is_tape
 
 log = logging.getLogger("tapestream.tape")
 

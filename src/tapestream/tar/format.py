@@ -21,8 +21,8 @@ from ..errors import (
     NewerFormatError,
     UsageError,
 )
-from ..extents import Extents, Kind
-from ..info import BackupInfo
+from ..model.extents import Extents, Kind
+from ..model.info import BackupInfo
 from .digests import ALGORITHMS, digest_of
 
 FORMAT = "tapestream"

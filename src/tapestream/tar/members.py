@@ -17,7 +17,7 @@ from ..errors import (
     LocalIOError,
     UsageError,
 )
-from ..formats import packer_of
+from ..model.formats import packer_of
 from . import extended
 from . import format as fmt
 

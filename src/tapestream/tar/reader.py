@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ..backend.protocols import Reader
 from ..errors import CorruptStreamError, IncompleteStreamError, LocalIOError, UsageError
-from ..extents import Extents
-from ..protocols import Reader
+from ..model.extents import Extents
 from . import format as fmt
 from .digests import ALGORITHMS, Hash
 from .members import READ_STEP

@@ -8,7 +8,7 @@ from bisect import bisect_left
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from ..extents import Extents, Kind
+from ..model.extents import Extents, Kind
 from . import format as fmt
 
 # No number in a name is larger than any offset.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-from ..damage import Findings
 from ..errors import (
     CorruptStreamError,
     ExtentsError,
@@ -16,16 +15,17 @@ from ..errors import (
     WrongBackupError,
     WrongVolumeError,
 )
-from ..expected import Expected
-from ..extents import Extents
-from ..info import BackupInfo, describe
+from ..files.streams import Input
+from ..model.damage import Findings
+from ..model.expected import Expected
+from ..model.extents import Extents
+from ..model.info import BackupInfo, describe
 from ..tape.input import TapeInput
 from . import format as fmt
 from .digests import hex_digest
 from .members import MAX_AHEAD, MemberReader
-from .streams import Input
 from .table import MemberTable
-from .unreadable import BridgedInput
+from .zerofill import BridgedInput
 
 # Attachments are kept in memory, on both sides.
 MAX_ATTACHMENTS = 64 * fmt.MIB

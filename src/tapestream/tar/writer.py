@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
+from ..backend.protocols import Digester, Writer
+from ..drive.records import VolumeFull
 from ..errors import EndOfTapeError, UsageError
-from ..extents import Extents, Kind
-from ..info import describe
-from ..protocols import Digester, Writer
-from ..report import TapeReport
+from ..files.streams import Output
+from ..model.extents import Extents, Kind
+from ..model.info import describe
 from ..tape.output import TapeOutput
-from ..tape.records import VolumeFull
+from ..tape.report import TapeReport
 from . import format as fmt
 from .digests import ALGORITHMS, Hash, hex_digest
-from .streams import Output
-from .unconfirmed import NOWHERE, Unconfirmed
+from .replay import NOWHERE, Unconfirmed
 
 # Small writes are gathered up to this; from half of it on, data goes out without a copy.
 GATHER_SIZE = fmt.MIB

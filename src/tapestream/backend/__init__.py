@@ -1,0 +1,1 @@
+"""What a backend is, and what it may be able to do besides."""

@@ -1,0 +1,463 @@
+"""Checks that sources and sinks, whoever wrote them, keep their contract.
+
+What a backend returns, and what it says of itself, is checked where it is used: its mistake must
+not become a backup of garbage. A class that has the required names, and inherits from nothing, gets
+the defaults of the protocol for the rest.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from inspect import getattr_static
+from typing import Any, cast
+
+from ..errors import BackendError, ExtentsError, UsageError
+from ..model.extents import Extents, Kind, Run
+from ..model.info import BackupInfo
+from .protocols import Digester, Reader, Sink, Source, Writer
+
+log = logging.getLogger("tapestream.copy")
+
+
+def source_of(source: object) -> Source:
+    """Make sure that an object is a source, and not a path or a sink.
+
+    Returns:
+        The source, with the defaults of what is optional.
+
+    Raises:
+        UsageError: It is not a source.
+    """
+    _check_party(source, Source, "a source is needed to read from", "TarStreamSource(path)")
+    return cast("Source", _completed(source, Source))
+
+
+def sink_of(sink: object) -> Sink:
+    """Make sure that an object is a sink, and not a path or a source.
+
+    Returns:
+        The sink, with the defaults of what is optional.
+
+    Raises:
+        UsageError: It is not a sink.
+    """
+    _check_party(sink, Sink, "a sink is needed to write to", "TarStreamSink(path)")
+    return cast("Sink", _completed(sink, Sink))
+
+
+def reader_of(source: Source) -> Reader:
+    """Open a reader of a source.
+
+    Raises:
+        BackendError: What it opened is no reader.
+    """
+    return cast("Reader", _opened(source, "open_reader", Reader))
+
+
+def writer_of(sink: Sink) -> Writer:
+    """Open a writer of a sink.
+
+    Raises:
+        BackendError: What it opened is no writer.
+    """
+    return cast("Writer", _opened(sink, "open_writer", Writer))
+
+
+def info_of(source: Source) -> BackupInfo:
+    """What a source says of its backup.
+
+    Raises:
+        BackendError: It is no `BackupInfo`.
+    """
+    info: object = source.info
+    if not isinstance(info, BackupInfo):
+        raise BackendError(f"{class_of(source)}.info is {_shown(info)}, not a BackupInfo")
+    return info
+
+
+def extents_of(source: Source) -> Extents:
+    """Get the extents of a source, and check that they are those of its disk.
+
+    Raises:
+        ExtentsError: They are not.
+        BackendError: They are no list.
+    """
+    with _placed(source):
+        return _checked_extents(source)
+
+
+def _checked_extents(source: Source) -> Extents:
+    listed: object = source.extents()
+    if not isinstance(listed, Iterable):
+        raise BackendError(f"{class_of(source)}.extents() returned {_shown(listed)}, not a list")
+    info = info_of(source)
+    extents = Extents.of(listed, context=info.context)
+    if extents.size != info.size:
+        raise ExtentsError(f"the extents cover {extents.size} bytes of a disk of {info.size} bytes")
+    return extents
+
+
+@contextmanager
+def _placed(source: Source) -> Iterator[None]:
+    """Let an error about extents name their source."""
+    try:
+        yield
+    except ExtentsError as e:
+        e.tell_where(text_of(source, "place") or class_of(source))
+        raise
+
+
+def check_unchanged(source: Source, before: BackupInfo) -> None:
+    """Make sure that a source still says that it is the disk that was read.
+
+    Raises:
+        BackendError: It says something else by now.
+    """
+    now = info_of(source)
+    for name in ("size", "context"):
+        was, is_now = getattr(before, name), getattr(now, name)
+        if was != is_now:
+            raise BackendError(
+                f"{class_of(source)}.info changed while it was read: {name} was {was}, "
+                f"and is now {is_now}"
+            )
+
+
+def covered(
+    source: Source, passes: Sequence[Iterable[Run]], extents: Extents
+) -> Iterator[Iterator[Run]]:
+    """Yield a source's passes, and make sure that together they read each byte of the disk once.
+
+    Raises:
+        BackendError: They do not. Known at the end.
+    """
+    # Of each run the sum takes its start and subtracts its end, so where two runs touch, nothing
+    # is left: it is the same for all ways to cut the same bytes, and takes no memory.
+    if not isinstance(passes, Sequence) or not all(isinstance(each, Iterable) for each in passes):
+        raise BackendError(f"{class_of(source)}.passes() returned {_shown(passes)}, not lists")
+    left = sum(_border_sum(*run) for run in extents.runs() if run[2] is not Kind.CLEAN)
+
+    def walk(runs: Iterable[Run]) -> Iterator[Run]:
+        nonlocal left
+        at = 0
+        for run in runs:
+            if not _is_run(run):
+                raise BackendError(f"{class_of(source)}.passes() has something that is not a run")
+            start, length, kind = run
+            if not at <= start <= start + length <= extents.size:
+                raise BackendError(f"{class_of(source)}.passes() is not in order at offset {start}")
+            at = start + length
+            if kind is not Kind.CLEAN:
+                left -= _border_sum(start, length, kind)
+            yield start, length, kind
+
+    for runs in passes:
+        yield walk(runs)
+    if left:
+        raise BackendError(
+            f"{class_of(source)}.passes() must have all data and all zeros of its extents, "
+            "each byte once"
+        )
+
+
+def _is_run(run: object) -> bool:
+    return (
+        isinstance(run, tuple)
+        and len(run) == 3
+        and type(run[0]) is type(run[1]) is int
+        and isinstance(run[2], Kind)
+    )
+
+
+def _border_sum(start: int, length: int, kind: Kind) -> int:
+    return hash((start, kind)) - hash((start + length, kind))
+
+
+def number_of(party: object, name: str, *, least: int) -> int:
+    """A number that a backend says of itself.
+
+    Raises:
+        BackendError: It is no whole number.
+        UsageError: It is less than `least`.
+    """
+    value = getattr(party, name)
+    if type(value) is not int:
+        raise BackendError(f"{class_of(party)}.{name} is {_shown(value)}, not a whole number")
+    if value < least:
+        raise UsageError(f"{class_of(party)}.{name} is {value}: it must be at least {least}")
+    return value
+
+
+def flag_of(party: object, name: str) -> bool:
+    """What a backend says of itself, True or False. A method that was not called is neither.
+
+    Raises:
+        BackendError: It is neither.
+    """
+    value = getattr(party, name)
+    if not isinstance(value, bool):
+        raise BackendError(f"{class_of(party)}.{name} is {_shown(value)}, not True or False")
+    return value
+
+
+def text_of(party: object, name: str) -> str | None:
+    """A name that a backend says of itself.
+
+    Raises:
+        BackendError: It is no text.
+    """
+    value = getattr(party, name)
+    if value is not None and not isinstance(value, str):
+        raise BackendError(f"{class_of(party)}.{name} is {_shown(value)}, not a str or None")
+    return value
+
+
+def check_sink(sink: Sink) -> None:
+    """Check all that a sink says of itself, before anything is touched.
+
+    Raises:
+        BackendError: A value has the wrong type.
+        UsageError: A number is too small, such as no writers at all.
+    """
+    number_of(sink, "max_writers", least=1)
+    number_of(sink, "join_gap", least=0)
+    if sink.segment_size is not None:
+        number_of(sink, "segment_size", least=1)
+    for name in ("sequential", "streaming"):
+        flag_of(sink, name)
+    text_of(sink, "checksum")
+
+
+def check_source(source: Source) -> None:
+    """Check all that a source says of itself, before anything is touched.
+
+    Raises:
+        BackendError: A value has the wrong type.
+        UsageError: A number is too small, such as no readers at all.
+    """
+    number_of(source, "max_readers", least=1)
+    for name in ("sequential", "shares_processors"):
+        flag_of(source, name)
+    for name in ("checksum", "device", "place"):
+        text_of(source, name)
+
+
+def fill(reader: Reader, start: int, buffer: memoryview) -> None:
+    """Let a reader fill a buffer, which it can no longer reach afterwards.
+
+    Raises:
+        BackendError: It says that it filled another number of bytes, or keeps the buffer.
+    """
+    length = len(buffer)
+    returned: object = reader.readinto(start, buffer)
+    if returned is not None:
+        _check_count(reader, "readinto", start, length, returned)
+    _take_back(reader, "readinto", start, buffer)
+
+
+def write(writer: Writer, start: int, buffer: memoryview) -> None:
+    """Let a writer write a buffer, which it can no longer reach afterwards.
+
+    Raises:
+        BackendError: It says that it wrote another number of bytes, or keeps the buffer.
+    """
+    length = len(buffer)
+    returned: object = writer.write(start, buffer)
+    if returned is not None:
+        _check_count(writer, "write", start, length, returned)
+    _take_back(writer, "write", start, buffer)
+
+
+def zero(writer: Writer, start: int, length: int) -> None:
+    """Let a writer zero a stretch.
+
+    Raises:
+        BackendError: It says that it zeroed another number of bytes.
+    """
+    returned: object = writer.zero(start, length)
+    if returned is not None:
+        _check_count(writer, "zero", start, length, returned)
+
+
+def done(party: object, name: str, *args: object) -> None:
+    """Call a method that returns nothing. An awaitable would be work that has not begun.
+
+    Raises:
+        BackendError: It returned an awaitable, or False.
+    """
+    returned: object = getattr(party, name)(*args)
+    if returned is False or hasattr(returned, "__await__"):
+        raise BackendError(f"{class_of(party)}.{name}() returned {_shown(returned)}, not None")
+
+
+def lost_of(sink: Sink) -> list[tuple[int, int]]:
+    """What a sink has lost, and must be written again; see `Sink.lost`.
+
+    Raises:
+        BackendError: These are not ranges of a disk, in order.
+    """
+    lost: object = sink.lost()
+    at = -1
+    if not isinstance(lost, Sequence):
+        raise BackendError(f"{class_of(sink)}.lost() returned {_shown(lost)}, not a list")
+    for each in lost:
+        if not isinstance(each, tuple) or len(each) != 2 or not at < each[0] < each[1]:
+            raise BackendError(f"{class_of(sink)}.lost() must return ordered (start, end) ranges")
+        at = each[1]
+    return list(lost)
+
+
+def finish(source: Source) -> str | None:
+    """Let a source check what can only be checked at the end.
+
+    Returns:
+        Name of the digest that it compared all data with; None for none.
+
+    Raises:
+        BackendError: It returned something else.
+    """
+    confirmed: object = source.finish()
+    if confirmed is not None and not isinstance(confirmed, str):
+        raise BackendError(
+            f"{class_of(source)}.finish() returned {_shown(confirmed)}: it must return the name of "
+            "the digest that it compared all data with, or None"
+        )
+    if confirmed is None and source.checksum is not None:
+        log.warning(
+            "%s says that its data has %s digests, but its finish() compared none: a source that "
+            "wraps another must return what finish() of the other returned",
+            class_of(source),
+            source.checksum,
+        )
+    return confirmed
+
+
+class Digesters:
+    """The digesters of a sink, one for each segment.
+
+    Attributes:
+        is_complete: True while no segment was without one.
+    """
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+        self.is_complete = True
+
+    def __call__(self, start: int, length: int) -> Digester | None:
+        """See `Sink.digester`.
+
+        Raises:
+            BackendError: It is no digester.
+        """
+        digester = self._sink.digester(start, length)
+        if digester is None:
+            self.is_complete = False
+        elif not callable(getattr(digester, "update", None)):
+            raise BackendError(
+                f"{class_of(self._sink)}.digester({start}, {length}) returned "
+                f"{_shown(digester)}, which has no update(data)"
+            )
+        return digester
+
+
+def class_of(party: object) -> str:
+    """The name of a backend's class, for errors. Not its text, which may be a transfer URL."""
+    return type(itself(party)).__qualname__
+
+
+def itself(party: object) -> object:
+    """The object that the caller gave, before `source_of` or `sink_of` added the defaults."""
+    return party.party if isinstance(party, _Completed) else party
+
+
+class _Completed:
+    """A backend that inherits from nothing, with the defaults of its protocol."""
+
+    def __init__(self, party: object, protocol: type) -> None:
+        self.party = party
+        self._protocol = protocol
+
+    def __getattr__(self, name: str) -> Any:
+        if _has(self.party, name) or not hasattr(self._protocol, name):
+            return getattr(self.party, name)
+        return getattr_static(self._protocol, name).__get__(self)
+
+
+def _completed(party: object, protocol: type) -> object:
+    inherits = isinstance(party, _Completed) or protocol in type(party).__mro__
+    return party if inherits else _Completed(party, protocol)
+
+
+def _opened(party: object, name: str, protocol: type) -> object:
+    opened: object = None
+    try:
+        opened = getattr(party, name)()
+        missing = _missing(opened, protocol)
+        if missing:
+            raise BackendError(
+                f"{class_of(party)}.{name}() returned {_shown(opened)}, which has no "
+                f"{' and no '.join(missing)}"
+            )
+        opened = _completed(opened, protocol)
+        if protocol is Reader:
+            number_of(opened, "ahead", least=1)
+        return opened  # noqa: TRY300 - an interrupt may come here, too
+    except BaseException:  # an interrupt, too: nobody else has it yet
+        close = getattr(opened, "close", None)
+        if close is not None:
+            close()
+        raise
+
+
+def _check_party(party: object, protocol: type, needed: str, example: str) -> None:
+    if isinstance(party, type):
+        raise UsageError(
+            f"{needed}, not the class {party.__qualname__} itself", hint=f"For example: {example}."
+        )
+    missing = _missing(party, protocol)
+    opens = "open_reader" if protocol is Source else "open_writer"
+    if opens in missing:
+        raise UsageError(f"{needed}, not a {class_of(party)}", hint=f"For example: {example}.")
+    if missing:
+        raise UsageError(
+            f"{needed}, but {class_of(party)} has no {' and no '.join(missing)}",
+            hint="docs/own-backend.md says what a source and a sink must have.",
+        )
+
+
+def _missing(party: object, protocol: type) -> list[str]:
+    """The required names that this backend does not have."""
+    core: Iterable[str] = protocol.__abstractmethods__  # type: ignore[attr-defined]
+    return [name for name in sorted(core) if not _has(party, name)]
+
+
+def _has(party: object, name: str) -> bool:
+    # Look at the class first: asking the object for a property would call it.
+    return hasattr(type(party), name) or hasattr(party, name)
+
+
+def _check_count(party: object, name: str, start: int, length: int, returned: object) -> None:
+    if type(returned) is int and returned == length:
+        return
+    raise BackendError(
+        f"{class_of(party)}.{name}() at offset {start} returned {_shown(returned)} for {length} "
+        "bytes: it must do all of it, or raise an error, and return None"
+    )
+
+
+def _take_back(party: object, name: str, start: int, buffer: memoryview) -> None:
+    try:
+        buffer.release()
+    except BufferError:
+        raise BackendError(
+            f"{class_of(party)}.{name}() at offset {start} still uses its buffer after it "
+            "returned: the buffer is used again for other data"
+        ) from None
+
+
+def _shown(value: object) -> str:
+    """A value for an error text: of most values only the type, since their text may be anything."""
+    is_plain = value is None or type(value) in (int, float, bool)
+    return repr(value) if is_plain else f"a {type(value).__qualname__}"

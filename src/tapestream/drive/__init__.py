@@ -1,0 +1,1 @@
+"""One tape drive with a cartridge: records, filemarks, where it stands, whose it is."""

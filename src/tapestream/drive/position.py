@@ -1,0 +1,885 @@
+"""A drive with a cartridge, and where it must stand before anything is written."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import re
+import stat
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Protocol
+
+from ..arguments import function, number
+from ..arguments import path as checked_path
+from ..backend.closing import Closing
+from ..errors import (
+    DriveBusyError,
+    EndOfTapeError,
+    LocalIOError,
+    NoMediumError,
+    NotATapeError,
+    PositionLostError,
+    TapeError,
+    UsageError,
+    WriteProtectedError,
+)
+from ..tape.report import TapeLabel
+from .device import Command, Flag, StDevice, TapeDevice
+
+log = logging.getLogger("tapestream.tape")
+
+# How often to look whether a drive is ready, in seconds. LTO takes 15 s to load a cartridge, and
+# hours for the first load of a blank LTO-9 one.
+POLL_SECONDS = 1.0
+# The first command after a cartridge was loaded is refused: so the driver reports the change.
+_OPEN_ATTEMPTS = 3
+# What the driver answers to a record larger than the drive or the host adapter takes.
+_TOO_LARGE = (errno.EINVAL, errno.EBUSY)
+# Where a tape stands that was read, when how far was not counted; and one that failed at that.
+_MOVED, _LOST = -1, -2
+# More than a tape has; the driver itself counts so.
+_MOST_FILES = 0x7FFFFF
+# The driver takes no larger number with a command.
+_MOST = 2**31 - 1
+# Before more than this is written, or handed on, the drive is asked where it stands. Even one
+# record at a wrong place ends the tape there, and all after it is lost. So it is asked as often as
+# we can afford: at every record of the usual size. MTIOCPOS is one READ POSITION command, which
+# does not move the tape. A real drive (none was measured) needs the time of one command without
+# data, and meanwhile writes on from its buffer; on the fastest, LTO-9 with 400 MB/s, 1 MiB lasts
+# 2.5 ms. In the virtual machine of the tests, where every command is expensive, it took a fifth of
+# the time of a record of 1 MiB, and two thirds of that of one of 64 KiB: so not at every small one.
+CHECK_BYTES = 1024**2
+# These never leave a tape before the place where it stood.
+_GOES_ON = frozenset(
+    {Command.FORWARD_FILES, Command.FORWARD_RECORDS, Command.WRITE_FILEMARKS, Command.END_OF_DATA}
+)
+# After a reset newer drivers let these through, which leave the tape at a place that is known.
+_FINDS_PLACE = frozenset({Command.REWIND, Command.SEEK, Command.END_OF_DATA})
+# The driver counts the tape files that these pass; after others it counts anew, or says nothing.
+_PASSES_FILES = frozenset({Command.FORWARD_FILES, Command.BACKWARD_FILES, Command.END_OF_DATA})
+_FORGETS_COUNT = frozenset({Command.REWIND, Command.SEEK})
+_SMALLER = "Pass a smaller record_size, or in fixed mode a multiple of the block size."
+
+
+@dataclass(frozen=True)
+class TapeStatus:
+    """What a drive says of itself.
+
+    Attributes:
+        online: A cartridge is loaded and ready.
+        write_protected: It cannot be written.
+        file: Number of the tape file at which it stands, from 0; None when the driver has lost
+            count, as after a seek.
+        block: Number of the block in that file; None when the driver has lost count.
+        block_size: Size of all blocks in bytes; 0 in variable mode.
+        density: Density code of the cartridge, as `mt status` shows it.
+        at_beginning: It stands at the beginning of the tape.
+        at_filemark: It stands right after a filemark.
+        at_end_of_data: There is nothing after this place.
+        at_end_of_tape: It stands in the early-warning zone at the end, or after it.
+        is_empty: There is no cartridge in the drive; neither online nor empty is a drive that has
+            not yet taken its cartridge.
+    """
+
+    online: bool
+    write_protected: bool
+    file: int | None
+    block: int | None
+    block_size: int
+    density: int
+    at_beginning: bool
+    at_filemark: bool
+    at_end_of_data: bool
+    at_end_of_tape: bool
+    is_empty: bool
+
+
+class OpenDevice(Protocol):
+    """Opens the device of a drive: `StDevice`, or a stand-in for it."""
+
+    def __call__(self, path: str, *, read_only: bool) -> TapeDevice:
+        """Open it, or raise OSError."""
+        ...
+
+
+class Transport(Closing):
+    """A drive with a cartridge: `TapeDrive`, but for what is on the tape, and whose turn it is.
+
+    Arguments, guarantees and errors are described there.
+    """
+
+    # So that an object whose constructor failed can be closed.
+    _device: TapeDevice | None = None
+    _writing = False
+    _position: int | None = None
+
+    def __init__(
+        self, path: str | os.PathLike[str], *, open_device: OpenDevice | None = None
+    ) -> None:
+        self.path = checked_path("path", path)
+        if open_device is not None and not callable(open_device):
+            raise UsageError(f"open_device must be a function or None, not {open_device!r}")
+        if open_device is None:
+            _check_path(self.path)
+        self._open_device = open_device or StDevice
+        self._device = None
+        self._read_only = self._protected = False
+        # None until the drive was asked.
+        self._block_size: int | None = None
+        # Where the tape must stand; None until the drive was asked, or one of the two below.
+        self._position = None
+        # Where it stood when it was last asked, the bytes written or read since, and whether no
+        # error came between.
+        self._confirmed: int | None = None
+        self._unchecked = 0
+        self._sure = False
+        # Something was written, and no filemark yet.
+        self._writing = False
+        # A filemark was written, and nothing was done since.
+        self._at_end = False
+        # The driver does not count files on its way to the end of data.
+        self._loses_count = False
+        # It has counted files that were not passed.
+        self._miscounts = False
+        # How often the device was opened: another tape may have been loaded in between.
+        self.openings = 0
+        # The tape's label, if it has one, and if that was read since the drive was opened.
+        self.tape_label: TapeLabel | None = None
+        self.knows_label = False
+
+    def __repr__(self) -> str:
+        path = getattr(self, "path", "without a path")  # the constructor may have failed
+        return f"<{type(self).__name__} {path}>"
+
+    # The drive and its cartridge
+
+    def status(self) -> TapeStatus:
+        """What the drive says of itself; immediately, and also without a cartridge.
+
+        Raises:
+            TapeError: The device cannot be opened, or does not answer.
+        """
+        with self._errors("cannot tell its status"):
+            flags, file, block, block_size, density = self._opened().status()
+        if Flag.ONLINE not in flags:
+            # An open device does not notice a cartridge that comes; opening it does.
+            self.release()
+        return TapeStatus(
+            online=Flag.ONLINE in flags,
+            write_protected=Flag.WRITE_PROTECTED in flags,
+            file=None if file < 0 or self._miscounts else file,
+            block=None if block < 0 else block,
+            block_size=block_size,
+            density=density,
+            at_beginning=Flag.BEGINNING in flags,
+            at_filemark=Flag.FILEMARK in flags,
+            at_end_of_data=Flag.END_OF_DATA in flags,
+            at_end_of_tape=Flag.END_OF_TAPE in flags,
+            is_empty=Flag.NO_MEDIUM in flags,
+        )
+
+    def wait_ready(
+        self, timeout: float | None = None, *, on_wait: Callable[[float], object] | None = None
+    ) -> None:
+        """Wait until a cartridge is loaded and the drive has taken it.
+
+        Args:
+            timeout: Longest time to wait in seconds; None for ever: the first load of a blank
+                LTO-9 cartridge can take two hours.
+            on_wait: Called about once a second with the seconds waited so far; may raise to give
+                up.
+
+        Raises:
+            NoMediumError: The time is over.
+            TapeError: The device cannot be opened.
+        """
+        function("on_wait", on_wait)
+        began = time.monotonic()
+        while not self.status().online:
+            waited = time.monotonic() - began
+            if timeout is not None and waited >= timeout:
+                raise NoMediumError(f"{self.path} is not ready after {waited:.0f} s")
+            if on_wait is not None:
+                on_wait(waited)
+            time.sleep(POLL_SECONDS)
+
+    def load(self) -> None:
+        """Load the cartridge that lies in the drive, after `eject`; it stands at its beginning."""
+        self._command(Command.LOAD, "load the cartridge")
+        self.release()
+        self._ready()
+
+    def eject(self) -> None:
+        """Rewind, and unload the cartridge."""
+        self._command(Command.EJECT, "eject the cartridge", ask=False)
+        self.release()
+
+    def erase(self) -> None:
+        """Erase everything from here to the end of the tape: takes hours on many drives."""
+        self._check_writable()
+        self._check_position()
+        self._command(Command.ERASE, "erase")
+
+    def set_block_size(self, size: int) -> None:
+        """Set the size of all blocks, that is fixed mode; 0 for variable mode, the usual one.
+
+        The drive keeps it. In fixed mode the record size must be a multiple of it.
+        """
+        number("the block size", size, most=_MOST)
+        self._ready()
+        self._command(Command.SET_BLOCK_SIZE, f"set the block size to {size}", size)
+        self._block_size = self.status().block_size
+
+    @property
+    def block_size(self) -> int:
+        """Size of all blocks in bytes; 0 in variable mode."""
+        self._ready()
+        return self._block_size or 0
+
+    # Where it stands
+
+    def tell(self) -> int:
+        """The number of the block at which it stands, counted from the beginning of the tape.
+
+        A filemark counts too.
+
+        Raises:
+            PositionLostError: The drive does not say, as after a reset. Rewind it.
+            TapeError: The drive failed.
+        """
+        doing, is_first = "cannot tell its position", self._position is None
+        device = self._ready()
+        if is_first and self.is_lost:
+            raise self._silent(doing)
+        with self._errors(doing):
+            try:
+                found, _ = _position(device)
+            except OSError as e:
+                self._look_after(device)
+                if self.is_lost and e.errno == errno.EIO:
+                    raise self._silent(doing) from e
+                raise
+        if self._position in (found, _MOVED):
+            self._confirm(found)
+        return found
+
+    @property
+    def is_lost(self) -> bool:
+        """True after an error that left it unknown where it stands."""
+        return self._position == _LOST
+
+    def _stands_as_counted(self) -> bool:
+        """True if the drive says that the tape stands where it was left.
+
+        Only then does the driver know the number of the tape file: it does not notice what others
+        do, neither meanwhile nor while the device was closed.
+
+        Raises:
+            PositionLostError: The drive was reset, or has another tape.
+        """
+        expected = self._position
+        if expected in (None, _LOST):
+            return False
+        return self.tell() == expected or expected == _MOVED
+
+    def seek(self, block: int) -> None:
+        """Go to a block, as `tell` gave it. The driver then does not know the file any more."""
+        number("the block", block, most=_MOST)
+        self._command(Command.SEEK, f"seek block {block}", block)
+
+    def rewind(self) -> None:
+        """Go to the beginning of the tape. A drive that was reset can be used again then."""
+        self._command(Command.REWIND, "rewind")
+
+    def forward_files(self, count: int = 1) -> None:
+        """Go past the `count`-th filemark from here: to the beginning of a later tape file.
+
+        Raises:
+            TapeError: There are not so many; it stands at the end of data.
+        """
+        number("the count of files", count, most=_MOST)
+        self._command(Command.FORWARD_FILES, f"go forward {count} tape files", count)
+
+    def backward_files(self, count: int = 1) -> None:
+        """Go to the beginning of an earlier tape file: `count` before this one; 0 for this one.
+
+        Raises:
+            TapeError: There are not so many; it stands at the beginning of the tape.
+        """
+        number("the count of files", count, most=_MOST)
+        file = self.status().file
+        if file == count:
+            self.rewind()
+            return
+        self._command(Command.BACKWARD_FILES, f"go back {count} tape files", count + 1)
+        # It stands before the filemark that ends the file before.
+        self.forward_files(1)
+
+    def backward_records(self, count: int = 1) -> None:
+        """Go back over records, within the tape file."""
+        number("the count of records", count, most=_MOST)
+        self._command(Command.BACKWARD_RECORDS, f"go back {count} records", count)
+
+    def before_filemark(self) -> None:
+        """Go back over the nearest filemark: to the end of the tape file before it."""
+        self._command(Command.BACKWARD_FILES, "go back over a filemark")
+
+    def end_of_data(self) -> None:
+        """Go past everything that was written: where the next backup goes.
+
+        Raises:
+            PositionLostError: The drive was reset, or has another tape. Rewind it.
+            TapeError: The drive failed.
+        """
+        if self._at_end:
+            self._at_end = False  # asked only once: after an error the tape must be wound
+            self._check_position()
+            self._at_end = True
+            return
+        if not (self._loses_count and self.status().file is not None):
+            self._command(Command.END_OF_DATA, "go to the end of data")
+            self._loses_count = self.status().file is None
+            if self._loses_count:
+                self.rewind()
+        if self._loses_count:
+            self._pass_all_files()
+        end = self._position
+        # Once more, which moves nothing: it may have been moved before it was asked where it stood.
+        if self._loses_count:
+            self._pass_all_files()
+        else:
+            self._command(Command.END_OF_DATA, "go to the end of data")
+        if self._position != end:
+            self._lose()
+            raise PositionLostError(f"{self.path} was moved from the end of data")
+        file = self.status().file
+        # The driver overlooks the news of a reset here: it counts the most files a tape can have.
+        if file is not None and self._position is not None and file > self._position:
+            self._lose()
+            raise PositionLostError(f"{self.path} was reset, or has another tape")
+
+    def _pass_all_files(self) -> None:
+        """Go to the end of data and count the tape files, where the driver's own way does not.
+
+        It counts none with its option fast-eod.
+        """
+        try:
+            self._command(Command.FORWARD_FILES, "go to the end of data", _MOST_FILES)
+        except PositionLostError:
+            raise
+        except TapeError:
+            if not self.status().at_end_of_data:
+                raise
+
+    def begin_file(self) -> None:
+        """Make sure that a tape file begins where it stands, to be written.
+
+        Where a drive lost its power while it wrote, the tape file before has no filemark yet.
+
+        Raises:
+            PositionLostError: The tape is not where it was left; nothing was written.
+            TapeError: The drive failed.
+        """
+        self._check_writable()
+        self._check_position()
+        if self._position == 0:
+            self.learn_label(None)  # what is written here takes its place
+        elif self.status().block != 0 and not self._is_behind_filemark():
+            self.write_filemark()
+
+    def _is_behind_filemark(self) -> bool:
+        """Go back over what is before, to see if it is a filemark, and forward again."""
+        where = self._position
+        try:
+            self.backward_records(1)
+        except TapeError:
+            self.forward_files(1)
+            found = True
+        else:
+            self._command(Command.FORWARD_RECORDS, "go forward a record")
+            found = False
+        if self._position != where:
+            self._lose()
+            raise PositionLostError(f"{self.path} was moved from where it stood")
+        return found
+
+    # The label
+
+    @property
+    def label(self) -> str | None:
+        """What the tape is called, as far as it was read since the drive was opened."""
+        return self.tape_label.name if self.tape_label else None
+
+    def learn_label(self, label: TapeLabel | None) -> None:
+        """Remember the label that was read off the tape; None if it has none."""
+        self.tape_label, self.knows_label = label, True
+
+    def _forget_label(self) -> None:
+        self.tape_label, self.knows_label = None, False
+
+    # Reading and writing
+
+    def write_filemark(self) -> None:
+        """End a tape file, and wait until everything before it is on the tape.
+
+        Raises:
+            PositionLostError: The tape is not where it was left, and nothing more was written; or
+                it was moved just before the filemark, which is elsewhere then.
+            TapeError: Something before it may not be on the tape.
+        """
+        self._check_writable()
+        self._check_position()
+        assert self._position is not None
+        behind = self._position + 1
+        self._command(Command.WRITE_FILEMARKS, "write a filemark")
+        if self._position not in (behind, _LOST):
+            raise self._moved(behind, self._position, "the filemark", 1)
+
+    def write_record(self, record: memoryview) -> int:
+        """Write one record.
+
+        Args:
+            record: Becomes one block; in fixed mode a multiple of the block size.
+
+        Returns:
+            How many bytes are on tape; in fixed mode fewer than all at the end of the tape.
+
+        Raises:
+            EndOfTapeError: Nothing of it was written. In the early-warning zone every other
+                record is refused so, and goes on the tape when it is written again; after it,
+                every one.
+            PositionLostError: The tape is not where it was left. This record was not written;
+                those before it, since the drive was last asked, may have gone elsewhere. These are
+                `CHECK_BYTES` at most, or one record if that is larger.
+            TapeError: Nothing more should be written.
+        """
+        self._check_writable()
+        too_much = self._unchecked and self._unchecked + len(record) > CHECK_BYTES
+        if (too_much or not self._sure) and self._check_position():
+            raise EndOfTapeError(f"{self.path}: the tape will soon be full")
+        doing = f"cannot write a record of {len(record)} bytes"
+        began, device = not self._writing, self._ready()
+        self._writing, self._at_end = True, False
+        with self._errors(doing):
+            try:
+                count = device.write(record)
+            except OSError as e:
+                if e.errno in _TOO_LARGE:
+                    if began:  # or closing would make a tape file of nothing
+                        self._stop_writing()
+                    raise TapeError(f"{self.path}: {doing}", e, hint=_SMALLER) from e
+                if e.errno != errno.ENOSPC:
+                    self._look_after_record(device, len(record), e)
+                raise
+        assert self._position is not None
+        self._position += count // self._block_size if self._block_size else 1
+        self._unchecked += count
+        return count
+
+    def _look_after_record(self, device: TapeDevice, size: int, error: OSError) -> None:
+        """Make sure that a tape on which a record could not be written was not moved.
+
+        Raises:
+            PositionLostError: It was, or it is not known.
+        """
+        expected, found = self._position, _found(device)
+        assert expected is not None
+        blocks = size // self._block_size if self._block_size else 1
+        # The driver may report with this record that the one before could not be written.
+        if not isinstance(found, int) or not expected - 1 <= found <= expected + blocks:
+            raise self._moved(expected, found) from error
+        if not found:  # it may have been reset, or be another tape
+            self._stop_writing()
+            self._lose()
+
+    def read_record(self, buffer: memoryview) -> int:
+        """Read one record; 0 at a filemark, after which it then stands, and at the end of data.
+
+        Raises:
+            OSError: As the driver said; the position is to be asked for.
+        """
+        device = self._ready()
+        self._sure = self._at_end = False
+        try:
+            count = device.readinto(buffer)
+        except OSError as e:
+            if e.errno == errno.EIO:
+                self._lose()  # it may be another tape
+            raise
+        self._count_read(count)
+        return count
+
+    def _counted(self) -> int | None:
+        self._ready()
+        return None if self._position in (_MOVED, _LOST) else self._position
+
+    def _should_ask(self) -> bool:
+        return self._unchecked >= CHECK_BYTES and not self._block_size
+
+    def _count_read(self, size: int) -> None:
+        """Count a record that was read."""
+        if self._position is None or self._position in (_MOVED, _LOST):
+            return
+        # In fixed mode it may have been several blocks, the last of them in part; and at the end of
+        # data nothing was passed.
+        self._position = self._position + 1 if size and not self._block_size else _MOVED
+        self._unchecked += size
+
+    # Opening and closing
+
+    def release(self) -> None:
+        """Close the device until it is needed again, so that other programs can use the drive.
+
+        The tape stays where it is. What was written since the last filemark gets one.
+
+        Raises:
+            TapeError: Something that was written may not be on the tape.
+        """
+        try:
+            if self._writing:
+                self._check_position()
+        finally:
+            device, self._device = self._device, None
+            was_lost = self.is_lost
+            self._sure = self._writing = self._at_end = self._read_only = False
+            self._position = self._block_size = None
+            self._forget_label()
+            if device is not None:
+                with self._errors("cannot close it"):
+                    try:
+                        device.close()
+                    except OSError as e:
+                        # Newer drivers say once more that the drive was reset.
+                        if not was_lost or e.errno != errno.EIO:
+                            raise
+
+    def close(self) -> None:
+        """Close the device; the tape stays where it is. May be called more than once.
+
+        Raises:
+            TapeError: Something that was written may not be on the tape.
+        """
+        self.release()
+
+    def _opened(self) -> TapeDevice:
+        if self._device is None:
+            self._device = self._open()
+            self.openings += 1
+        return self._device
+
+    def _open(self) -> TapeDevice:
+        left = _OPEN_ATTEMPTS
+        while True:
+            try:
+                return self._open_device(self.path, read_only=self._read_only)
+            except OSError as e:
+                left -= 1
+                if e.errno == errno.EROFS and not self._read_only:
+                    self._read_only = True  # and once more, even if that was the last attempt
+                elif e.errno != errno.EIO or left <= 0:
+                    hint = _NOT_PERMITTED if e.errno in (errno.EACCES, errno.EPERM) else None
+                    raise _translated(e, f"cannot open {self.path}", hint) from e
+
+    def _ready(self) -> TapeDevice:
+        """The device, with a cartridge; where it stands is known from here on, or known as lost."""
+        device = self._opened()
+        if self._block_size is None:
+            status = self.status()
+            if not status.online:
+                raise NoMediumError(f"{self.path} has no cartridge that is ready")
+            self._protected = status.write_protected
+            self._block_size = status.block_size
+        if self._position is None:
+            try:
+                self._confirm(device.position())
+            except OSError as e:
+                if e.errno != errno.EIO:
+                    raise _translated(e, f"{self.path}: cannot tell its position") from e
+                self._lose()  # after a reset newer drivers say no more until it is rewound
+        return device
+
+    def _ready_to_wind(self) -> TapeDevice:
+        """The device; after a reset some drivers do not even show their status before a rewind."""
+        try:
+            return self._ready()
+        except TapeError as e:
+            if e.errno != errno.EIO or self._device is None:
+                raise
+            return self._device
+
+    def _command(self, command: Command, doing: str, count: int = 1, *, ask: bool = True) -> None:
+        """Do it; where the tape then stands is asked for, and believed."""
+        if self._writing and command is not Command.WRITE_FILEMARKS:
+            self._check_position()
+        with self._errors(f"cannot {doing}"):
+            if command in (Command.LOAD, Command.EJECT):
+                device = self._opened()
+            elif command in _FINDS_PLACE:
+                device = self._ready_to_wind()
+            else:
+                device = self._ready()
+            try:
+                self._at_end = False
+                device.command(command, count)
+                self._writing = False
+                self._at_end = command is Command.WRITE_FILEMARKS
+                self._miscounts = self._miscounts and command not in _FORGETS_COUNT
+                if ask:
+                    self._ask_position(device, command)
+            except OSError as e:
+                before = self._position
+                found = self._look_after(device)
+                self._check_count(device, command, found)
+                if e.errno == errno.EIO:
+                    if found is None:
+                        raise self._silent(f"cannot {doing}") from e
+                    if command in _GOES_ON and before is not None and found < before:
+                        raise self._moved(before, found) from e
+                raise
+            except KeyboardInterrupt:
+                self._look_after(device)
+                raise
+
+    def _ask_position(self, device: TapeDevice, command: Command) -> None:
+        try:
+            self._confirm(device.position())
+        except OSError as e:
+            if command is not Command.WRITE_FILEMARKS:
+                raise
+            # All that the filemark ends is on the tape: only where that stands is not known.
+            log.warning("%s: wrote a filemark, but cannot tell the position: %s", self.path, e)
+            self._lose()
+
+    def _confirm(self, position: int) -> None:
+        """Note where the drive says that it stands."""
+        self._position = self._confirmed = position
+        self._unchecked = 0
+        self._sure = True
+
+    def _lose(self) -> None:
+        """Note that it may stand anywhere, and have any tape."""
+        self._position = _LOST
+        self._sure = self._at_end = False
+        self._forget_label()
+
+    def _look_after(self, device: TapeDevice) -> int | None:
+        """Learn where a failed command left the tape; None where the drive does not say.
+
+        At the beginning it may be another tape, or the drive was reset: the driver reports that
+        only once. Or the tape is blank.
+        """
+        if self._position is None:
+            return 0
+        found = _found(device)
+        with suppress(OSError):
+            if isinstance(found, int) and (found or Flag.END_OF_DATA in device.status().flags):
+                self._position = found
+                return found
+        self._lose()
+        return found if isinstance(found, int) else None
+
+    def _check_count(self, device: TapeDevice, command: Command, found: int | None) -> None:
+        """Note where the driver may have the wrong number of the tape file after an error.
+
+        Where a drive does not say how many filemarks it has not passed, the driver counts them all.
+        At the end of data, drives say it; at the beginning of the tape, the driver knows its place.
+        """
+        if command not in _PASSES_FILES or found == 0:
+            return
+        with suppress(OSError):
+            if Flag.END_OF_DATA in device.status().flags:
+                return
+        self._miscounts = True
+
+    def _check_position(self) -> bool:
+        """Make sure that the tape is where it was left.
+
+        Returns:
+            True where the drive took the opportunity to warn of the end of the tape.
+
+        Raises:
+            PositionLostError: It is not, or the drive does not say.
+        """
+        device, expected = self._ready(), self._position
+        assert expected is not None
+        found: int | str
+        try:
+            found, warned = _position(device)
+        except OSError as e:
+            found, warned = _reason(e), False
+        if isinstance(found, int) and expected == _MOVED:
+            expected = found
+        if found != expected:
+            raise self._moved(expected, found)
+        self._confirm(expected)
+        return warned
+
+    def _silent(self, doing: str) -> PositionLostError:
+        return PositionLostError(f"{self.path}: {doing}: the drive did not say where it stands")
+
+    def _moved(
+        self, expected: int, found: int | str, what: str = "", blocks: int = 0
+    ) -> PositionLostError:
+        """Stop writing; the error that says what is known, and what may be lost.
+
+        Args:
+            expected: Where the tape should stand.
+            found: Where it stands, or why the drive does not say.
+            what: What was written since the drive was asked, if that is not records.
+            blocks: How many blocks that is.
+        """
+        if not what and self._writing and self._unchecked and self._confirmed is not None:
+            blocks = max(expected - self._confirmed, 1)
+            what = f"what was written from block {self._confirmed} on ({self._unchecked} bytes)"
+        self._stop_writing()
+        self._lose()
+        place = f"at block {expected}" if expected >= 0 else "elsewhere"
+        text = f"{self.path} should stand {place}"
+        text += f", but stands at block {found}" if isinstance(found, int) else f": {found}"
+        if not what:
+            return PositionLostError(text)
+        begin = max(found - blocks, 0) if isinstance(found, int) else 0
+        return PositionLostError(
+            f"{text}; {what} may have gone elsewhere. The tape then ends there, and "
+            f"what was on it from block {begin} on may be lost"
+        )
+
+    def _stop_writing(self) -> None:
+        """Let the driver forget that it was writing; moves nothing.
+
+        It would write a filemark before it closes or rewinds, wherever the tape is by now: over
+        what is there.
+        """
+        if self._writing and self._device is not None:
+            self._writing = False
+            for _ in range(2):  # the first may only report an error that came late
+                with suppress(OSError):
+                    self._device.command(Command.FORWARD_RECORDS, 0)
+
+    def _check_writable(self) -> None:
+        self._ready()
+        if self._protected:
+            raise WriteProtectedError(f"{self.path}: the cartridge is write-protected")
+
+    @contextmanager
+    def _errors(self, doing: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as e:
+            self._sure = False
+            raise _translated(e, f"{self.path}: {doing}") from e
+
+
+def expected_block(drive: Transport) -> int | None:
+    """The block at which a tape must stand, as far as it was counted: the drive is not asked.
+
+    Returns:
+        None where that is not known: after an error, a filemark that was read, or in fixed mode any
+        record that was read.
+
+    Raises:
+        TapeError: The device was closed, and cannot be opened again.
+    """
+    return drive._counted()  # noqa: SLF001 - not for the users of a `TapeDrive`
+
+
+def forget_position(drive: Transport) -> None:
+    """Trust no longer where a tape stands: nothing is written before it was wound."""
+    drive._position, drive._sure = _LOST, False  # noqa: SLF001 - likewise
+
+
+def should_ask(drive: Transport) -> bool:
+    """True when enough was read that the drive should be asked again where the tape stands.
+
+    Never in fixed mode: the driver would drop the rest of a block that was read in part, and go
+    back over a filemark that it has not yet reported.
+    """
+    return drive._should_ask()  # noqa: SLF001 - not for the users of a `TapeDrive`
+
+
+def is_tape(path: str) -> bool:
+    """True when the path is that of a SCSI tape device."""
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):  # of a path that cannot be one
+        return False
+    return stat.S_ISCHR(found.st_mode) and os.major(found.st_rdev) == _ST_MAJOR
+
+
+def _position(device: TapeDevice) -> tuple[int, bool]:
+    """Where a tape stands, and whether the drive warned of its end first."""
+    try:
+        return device.position(), False
+    except OSError as e:
+        if e.errno != errno.ENOSPC:
+            raise
+        # The early warning of a record that another program wrote, and that is on the tape.
+        return device.position(), True
+
+
+def _found(device: TapeDevice) -> int | str:
+    """Where a tape stands, or why the drive does not say."""
+    try:
+        return _position(device)[0]
+    except OSError as e:
+        return _reason(e)
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or str(error)
+
+
+def _check_path(path: str) -> None:
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError) as e:
+        raise NotATapeError(f"cannot open {path!r}", e) from e
+    if not is_tape(path):
+        raise NotATapeError(f"{path} is not a tape device")
+    if not os.minor(found.st_rdev) & _NO_REWIND:
+        log.warning(
+            "%s rewinds whenever it is closed: the next backup would overwrite this one; use the "
+            "no-rewind device, %s",
+            path,
+            _no_rewind_path(path),
+        )
+
+
+def _no_rewind_path(path: str) -> str:
+    """The device of the same drive that does not rewind: by the same kind of name, if there is one.
+
+    In /dev/tape/by-id and by-path, udev gives both devices of a drive a name.
+    """
+    real = path if _REWINDING.fullmatch(path) else os.path.realpath(path)
+    if real != path and os.path.exists(f"{path}-nst"):
+        return f"{path}-nst"
+    if _REWINDING.fullmatch(real):
+        return real.replace("/st", "/nst")
+    return "such as /dev/nst0"
+
+
+# The kernel's Documentation/admin-guide/devices.txt: the SCSI tapes, and their no-rewind bit.
+_ST_MAJOR = 9
+_NO_REWIND = 0x80
+_REWINDING = re.compile(r"/dev/st\d+[alm]?")
+
+_KINDS: dict[int, type[LocalIOError]] = {
+    errno.ENOSPC: EndOfTapeError,
+    errno.ENOMEDIUM: NoMediumError,
+    errno.EROFS: WriteProtectedError,
+    errno.EBUSY: DriveBusyError,
+    errno.ENXIO: NotATapeError,
+    errno.ENODEV: NotATapeError,
+    errno.ENOTTY: NotATapeError,
+}
+
+
+_NOT_PERMITTED = "On most systems, whoever uses a tape drive must be in the group 'tape'."
+
+
+def _translated(error: OSError, doing: str, hint: str | None = None) -> LocalIOError:
+    return _KINDS.get(error.errno or 0, TapeError)(doing, error, hint=hint)

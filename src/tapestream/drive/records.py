@@ -1,0 +1,336 @@
+"""Bytes in records: what is between a stream and a tape.
+
+One record is one `write()`, in one piece, and so one block on the tape. A tape file is a run of
+records, ended by a filemark. Buffers begin at a page, so that the drive's host adapter can take
+the data from where it lies (kernel, Documentation/scsi/st.rst, "Buffering").
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import time
+
+from ..errors import (
+    BlockSizeError,
+    EndOfTapeError,
+    LocalIOError,
+    PositionLostError,
+    TapeError,
+    UsageError,
+)
+from .position import Transport, expected_block, forget_position, should_ask
+
+BLOCK, KIB, MIB = 512, 1024, 1024**2
+
+RECORD_SIZE = MIB
+MIN_RECORD, MAX_RECORD = 64 * KIB, 16 * MIB - 1
+# What the driver answers where the drive, or the host adapter, takes no buffer of this size.
+_TOO_LARGE = (errno.EINVAL, errno.EBUSY)
+# Reading begins with this. What other programs write is smaller.
+_FIRST_BUFFER = MIB
+
+
+class VolumeFull(Exception):  # noqa: N818 - not an error: the next tape is asked for
+    """The hard end of the tape: it takes no more records, but still a filemark."""
+
+
+class RecordWriter:
+    """Writes one tape file, and nothing anywhere else: not where somebody has moved the tape.
+
+    Args:
+        drive: Stands where the file is to begin, as after `begin_file`.
+        record_size: Bytes in every record.
+
+    Attributes:
+        accepted: Bytes of the file that are on tape.
+        records: How many records they are.
+        seconds: How long the drive took to write them.
+        is_ending: The tape has warned that it will soon be full.
+    """
+
+    def __init__(self, drive: Transport, record_size: int) -> None:
+        block_size = drive.block_size
+        if block_size and record_size % block_size:
+            raise UsageError(
+                f"{drive.path} is in fixed mode: record_size must be a multiple of {block_size}, "
+                f"not {record_size}",
+                hint="Or use variable mode: drive.set_block_size(0).",
+            )
+        self.accepted = self.records = 0
+        self.seconds = 0.0
+        self.is_ending = False
+        self._drive = drive
+        self._block_size = block_size
+        self._record = memoryview(mmap.mmap(-1, record_size))
+        self._filled = 0
+        self._next_block = drive.tell()
+        self._opening = drive.openings
+
+    def write(self, data: memoryview) -> None:
+        """Put data into records, and write those that are full.
+
+        Raises:
+            VolumeFull: The tape is full; what was `accepted` is on it, and nothing else.
+            PositionLostError: The tape was moved since the last record, or since the drive was last
+                asked; no more is written.
+            TapeError: Nothing more should be written.
+        """
+        while data:
+            count = min(len(data), len(self._record) - self._filled)
+            self._record[self._filled : self._filled + count] = data[:count]
+            self._filled += count
+            data = data[count:]
+            if self._filled == len(self._record):
+                self._write_record()
+
+    def end_file(self) -> None:
+        """Write the filemark, and wait until everything before it is on the tape.
+
+        What does not fill a record is dropped: a stream is padded to whole ones.
+
+        Raises:
+            PositionLostError: The tape was moved since the last record, or since the drive was last
+                asked.
+            TapeError: Something before it may not be on the tape.
+        """
+        self._check_place()
+        self._drive.write_filemark()
+
+    def _write_record(self) -> None:
+        rest, self._filled = self._record, 0
+        while rest:
+            self._check_place()
+            count = self._write_once(rest)
+            self.accepted += count
+            self._next_block += count // self._block_size if self._block_size else 1
+            rest = rest[count:]
+        self.records += 1
+
+    def _write_once(self, record: memoryview) -> int:
+        """Write; once again when the early warning refused it."""
+        began = time.monotonic()
+        try:
+            try:
+                return self._drive.write_record(record)
+            except EndOfTapeError:
+                self.is_ending = True
+            try:
+                return self._drive.write_record(record)
+            except EndOfTapeError as e:
+                raise VolumeFull from e
+        finally:
+            self.seconds += time.monotonic() - began
+
+    def _check_place(self) -> None:
+        """Make sure that nobody has moved the tape since our last record, or given it away.
+
+        The drive knows only where it should be after the last command, whoever gave that.
+        """
+        drive = self._drive
+        if (expected_block(drive), drive.openings) != (self._next_block, self._opening):
+            raise PositionLostError(
+                f"{drive.path} was moved, or closed, before block {self._next_block} was written"
+            )
+
+
+class RecordReader:
+    """Reads one tape file, whatever its records are; learns how large they are.
+
+    Args:
+        drive: Stands at the beginning of the file, and is used by nobody else until it is read.
+
+    Attributes:
+        ended: The filemark was read; the tape stands after it.
+
+    Raises:
+        PositionLostError: Where the drive stands is not known since an error.
+    """
+
+    def __init__(self, drive: Transport) -> None:
+        self.name = drive.path
+        self._drive = drive
+        self._memory = mmap.mmap(-1, _FIRST_BUFFER)
+        self._too_small, self._too_large = 0, MAX_RECORD + 1
+        self._unread = memoryview(b"")
+        if drive.is_lost:
+            raise PositionLostError(
+                f"{drive.path}: since an error it is not known where the tape stands"
+            )
+        self._next_block = drive.tell()
+        self._opening = drive.openings
+        self._length = 0
+        self._lost: str | None = None
+        self.ended = False
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Read at least one byte; 0 at the filemark, after which the tape then stands.
+
+        Raises:
+            PositionLostError: The tape was moved since the last record, or since the drive was last
+                asked: what was read since may come from elsewhere.
+            TapeError: The record cannot be read; the tape stands before it or after it, which
+                `pass_over` finds out.
+        """
+        if not self._unread:
+            self._unread = self.record()
+        count = min(len(buffer), len(self._unread))
+        buffer[:count], self._unread = self._unread[:count], self._unread[count:]
+        return count
+
+    def record(self) -> memoryview:
+        """The next whole record; empty at the filemark. Good until the next one is read.
+
+        Raises:
+            TapeError: As `readinto` does.
+        """
+        if self._lost is not None:
+            raise PositionLostError(self._lost)
+        if self.ended:
+            return memoryview(b"")
+        self._check_place()
+        while True:
+            view = memoryview(self._memory)
+            try:
+                count = self._drive.read_record(view)
+            except OSError as e:
+                self._learn(e)
+                continue
+            self.ended = count == 0
+            self._next_block += 1
+            self._length = count
+            if should_ask(self._drive):
+                self.check_place()
+            return view[:count]
+
+    def pass_over(self) -> int:
+        """Go past a record that cannot be read; returns its size.
+
+        Returns:
+            0 where that is not known, or the tape stands elsewhere.
+        """
+        # A drive stands before the record that it could not read, or after it.
+        beside = self._drive.tell() in (self._next_block, self._next_block + 1)
+        if not beside or not self._length or self._drive.block_size:
+            return 0
+        self._next_block += 1
+        self._drive.seek(self._next_block)
+        return self._length
+
+    def check_place(self) -> None:
+        """Ask the drive whether the tape stands after what was read.
+
+        Not in fixed mode, where the driver does not say without moving the tape.
+
+        Raises:
+            PositionLostError: It does not: what was read may come from elsewhere.
+        """
+        if self._drive.block_size:
+            return
+        self._check_place()
+        found = self._drive.tell()
+        # The end of data reads as a filemark does, but is no block.
+        if found not in (self._next_block, self._next_block - self.ended):
+            raise self._moved(found)
+
+    def _moved(self, found: int) -> PositionLostError:
+        return self._stop(
+            f"{self.name} should stand at block {self._next_block}, but stands at block {found}: "
+            "what was read may come from elsewhere"
+        )
+
+    def _stop(self, why: str) -> PositionLostError:
+        """Read no more: skipping what cannot be read must not go on elsewhere on the tape."""
+        self._lost = why
+        return PositionLostError(why)
+
+    def _check_place(self) -> None:
+        """Make sure, as far as it is known, that nobody has moved the tape, or given it away."""
+        drive = self._drive
+        if expected_block(drive) not in (None, self._next_block) or drive.openings != self._opening:
+            raise self._stop(
+                f"{self.name} was moved, or closed, before block {self._next_block} was read"
+            )
+
+    def _learn(self, error: OSError) -> None:
+        """Change the size of the buffer, and stand before the record once more."""
+        size = len(self._memory)
+        if error.errno == errno.ENOMEM:  # larger than the buffer, and passed over
+            self._drive.backward_records(1)
+            self._too_small = max(self._too_small, size)
+        elif error.errno in _TOO_LARGE and size > self._too_small:
+            self._too_large = min(self._too_large, size)
+        else:
+            raise self._unreadable(error)
+        size = self._next_size(size)
+        if not self._too_small < size < self._too_large:
+            raise TapeError(
+                f"{self.name}: cannot read the next record: it has more than {self._too_small} "
+                f"bytes, and the drive, or this host, takes no more than {self._too_large - 1}",
+                hint="Nothing is damaged: read it on a host that takes larger transfers, such as "
+                "the one that wrote it.",
+            )
+        self._memory = mmap.mmap(-1, size)
+
+    def _next_size(self, size: int) -> int:
+        if self._too_large > MAX_RECORD:
+            return min(2 * size, MAX_RECORD)
+        if not self._too_small:
+            return size // 2
+        return (self._too_small + self._too_large) // 2
+
+    def _unreadable(self, error: OSError) -> LocalIOError:
+        """The record's error, or that the tape was moved: after a reset the drive reports both."""
+        drive, unreadable = (
+            self._drive,
+            TapeError(f"{self.name}: cannot read the next record", error),
+        )
+        if error.errno != errno.EIO:
+            return unreadable
+        try:
+            found = drive.tell()
+        except PositionLostError as e:
+            return self._stop(str(e.args[0]))
+        except TapeError:
+            return unreadable
+        if not drive.block_size:
+            beside = found in (self._next_block, self._next_block + 1)
+            return unreadable if beside else self._moved(found)
+        is_first = not self._length and found == self._next_block
+        size = _measured_block(drive) if is_first else 0
+        if size not in (0, drive.block_size):
+            return BlockSizeError(
+                f"{self.name} is in fixed mode, with blocks of {drive.block_size} bytes, but the "
+                f"tape file has a block of {size}"
+            )
+        return unreadable
+
+
+def _measured_block(drive: Transport) -> int:
+    """The size of the block at which a drive in fixed mode stands; 0 if it cannot be read.
+
+    In fixed mode the driver says no more than that it cannot read a block of another size. The
+    tape must be wound afterwards.
+    """
+    fixed = drive.block_size
+    try:
+        drive.set_block_size(0)
+        return len(RecordReader(drive).record())
+    except TapeError:
+        return 0
+    finally:
+        drive.set_block_size(fixed)
+        forget_position(drive)
+
+
+def check_record_size(size: int) -> None:
+    """Make sure that a drive can write such records.
+
+    Raises:
+        UsageError: It cannot.
+    """
+    if type(size) is not int or not MIN_RECORD <= size <= MAX_RECORD or size % BLOCK:
+        raise UsageError(
+            f"on tape, record_size must be a multiple of {BLOCK} from {MIN_RECORD} to "
+            f"{MAX_RECORD}, not {size!r}"
+        )

@@ -1,0 +1,63 @@
+"""Keeps what expires when it is not used: the ticket of a transfer, while the other side stalls."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from ..backend.protocols import Sink, Source
+from ..backend.running import Running
+from .threads import start
+
+log = logging.getLogger("tapestream.copy")
+
+# A third of the time, in seconds, after which oVirt by default gives a transfer up that nobody
+# uses (its TransferImageClientInactivityTimeoutInSeconds). A tape change takes longer.
+INTERVAL = 20.0
+# So many seconds calls may take after the end before they are left alone.
+PATIENCE = 1.0
+
+
+@contextmanager
+def kept_alive(*parties: Source | Sink, run: Running) -> Iterator[None]:
+    """Let sources and sinks keep themselves alive in this block, each from a thread of its own.
+
+    One whose server hangs delays no other. A thread may outlive the block by one call that a server
+    does not answer.
+    """
+    ended = threading.Event()
+    threads = [
+        threading.Thread(
+            target=_keep_alive,
+            args=(ended, party.keep_alive, run),
+            name="tapestream-keep-alive",
+            daemon=True,
+        )
+        for party in parties
+    ]
+    try:
+        try:
+            for thread in threads:
+                start(thread)
+            yield
+        finally:
+            ended.set()
+    finally:
+        ended.set()  # an interrupt may have come before the one above
+        # Such a call ends by its own timeouts, for which who interrupts a copy does not wait.
+        until = time.monotonic() + PATIENCE
+        for thread in threads:
+            if thread.is_alive():  # it never began, where start() was interrupted
+                thread.join(max(0.0, until - time.monotonic()))
+
+
+def _keep_alive(ended: threading.Event, call: Callable[[], None], run: Running) -> None:
+    with run.here():
+        while not ended.wait(INTERVAL):
+            try:
+                call()
+            except Exception as e:  # noqa: BLE001 - the copy itself finds out whether it matters
+                log.warning("cannot keep the transfer alive: %s", e)

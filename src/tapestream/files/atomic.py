@@ -1,0 +1,286 @@
+"""A file that has its name only while it is complete."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import io
+import os
+import secrets
+import warnings
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+from ..errors import LocalIOError, NotDurableError, UsageError
+from .locks import begin_changing, close_file
+
+SUFFIX = ".partial"
+
+
+class PartialFile:
+    """A regular file, written under a temporary name beside its final one.
+
+    A new file is created with mode 0600, for a backup is as secret as the disk, and is removed
+    when aborted; until the commit an older file of that name stays. With `modify`, an existing
+    file is itself moved to the temporary name, keeping its owner, mode and contents, and stays
+    there when aborted after `touched` was set: it is then neither the old nor the new.
+
+    One that is neither committed nor aborted is aborted, with a `ResourceWarning`, when nobody has
+    it any more.
+
+    Args:
+        path: The final name; where it is a symbolic link, that of the file it points to.
+        modify: Write into the file of that name, if there is one, instead of replacing it.
+
+    Attributes:
+        path: The final name.
+        created: True when the file is new, and so empty.
+        touched: Set by the user before what is in it is changed.
+
+    Raises:
+        LocalIOError: The file cannot be created or moved.
+        UsageError: The path names something that is not a regular file, or, with `modify`, one
+            that somebody reads; or it is that of a device that is not there.
+    """
+
+    # Where the contents are, or are about to be, until they have their name.
+    _partial: Path | None = None
+    _file: io.FileIO | None = None
+    _size = 0
+
+    def __init__(self, path: str | os.PathLike[str], *, modify: bool = False) -> None:
+        self.path = Path(os.path.realpath(path))
+        self.touched = False
+        try:
+            exists = self.path.exists()
+            is_file = self.path.is_file()
+            is_device = not exists and _is_for_devices(self.path.parent)
+        except OSError as e:
+            raise LocalIOError(f"cannot look at {self.path}", e) from e
+        if exists and not is_file:
+            raise UsageError(f"{self.path} is not a regular file")
+        if is_device:
+            raise UsageError(
+                f"there is no {self.path}, and a file there would be kept in memory",
+                hint="Is the device on, and its driver loaded ('modprobe st' for a tape drive)?",
+            )
+        self.created = not (modify and exists)
+        try:
+            if self.created:
+                self._file = self._create()
+            else:
+                self._file = io.FileIO(self.path, "r+b", opener=os.open)
+                self._take_aside()
+        except OSError as e:
+            self.abort()
+            raise LocalIOError(f"cannot create {self.path}", e) from e
+        except BaseException:
+            self.abort()
+            raise
+
+    @property
+    def file(self) -> io.FileIO:
+        """The open file, unbuffered.
+
+        Raises:
+            LocalIOError: It is not open any more.
+        """
+        if self._file is None:
+            raise LocalIOError(f"{self.path} is closed")
+        return self._file
+
+    @property
+    def fd(self) -> int:
+        """The descriptor of the open file."""
+        return self.file.fileno()
+
+    def resize(self, size: int, *, empty: bool) -> None:
+        """Make it `size` bytes large.
+
+        Args:
+            size: How large.
+            empty: Drop what it holds; all of it then reads as zeros.
+
+        Raises:
+            LocalIOError: It cannot become so large.
+        """
+        try:
+            if size > self._size:  # if that fails, nothing is lost
+                os.ftruncate(self.fd, size)
+            if empty and not self.created:
+                os.ftruncate(self.fd, 0)
+                self.touched = True
+            os.ftruncate(self.fd, size)
+        except OSError as e:
+            raise LocalIOError(f"cannot resize {self.path} to {size} bytes", e) from e
+
+    def commit(self) -> None:
+        """Put the file on stable storage, and give it its name.
+
+        Raises:
+            LocalIOError: The file is not complete on stable storage, or has not got its name; it is
+                still to be aborted.
+            NotDurableError: It is complete, and has its name for good if no power failure comes
+                soon: the directory could not be put on stable storage.
+        """
+        assert self._partial is not None
+        directory = _Directory(self.path.parent)
+        try:
+            try:
+                os.fsync(self.fd)
+                directory.open()
+                self._partial.rename(self.path)
+                self._partial = None
+            except OSError as e:
+                raise LocalIOError(f"cannot finish {self.path}", e) from e
+            try:
+                directory.sync(self.fd)
+            except OSError as e:
+                raise NotDurableError(
+                    f"{self.path} is complete, but its directory is not on stable storage", e
+                ) from e
+            self._close()
+        finally:
+            directory.close()
+
+    def abort(self) -> Path | None:
+        """Take the half-written file away; does nothing after a commit.
+
+        Returns:
+            Where an existing file is now that had been changed already; None otherwise.
+
+        Raises:
+            LocalIOError: It cannot be taken away; it still has its temporary name.
+        """
+        left = None
+        try:
+            if self._partial is not None:
+                left = self._take_away(self._partial)
+        except LocalIOError:
+            self._end()
+            raise
+        self._end()
+        return left
+
+    def __del__(self) -> None:
+        if self._partial is not None:
+            warnings.warn(f"{self.path} was neither finished nor closed", ResourceWarning, 1, self)
+            self.abort()
+
+    def _create(self) -> io.FileIO:
+        while True:
+            name = f".{_short(self.path.name)}.{secrets.token_hex(4)}{SUFFIX}"
+            self._partial = self.path.with_name(name)
+            try:
+                return io.FileIO(self._partial, "x+b", opener=partial(os.open, mode=0o600))
+            except FileExistsError:
+                continue
+            except OSError:
+                self._partial = None
+                raise
+
+    def _take_aside(self) -> None:
+        begin_changing(self.fd, self.path)
+        aside = self.path.with_name(_short(self.path.name) + SUFFIX)
+        if aside.exists():
+            raise FileExistsError(
+                errno.EEXIST,
+                f"{aside.name} is left from an earlier, failed run: remove it first",
+            )
+        self._size = os.fstat(self.fd).st_size
+        self._partial = aside
+        self.path.rename(aside)
+
+    def _take_away(self, temporary: Path) -> Path | None:
+        try:
+            if self.created:
+                temporary.unlink()
+            elif self._is_as_it_was():
+                temporary.rename(self.path)
+            elif temporary.exists():
+                return temporary
+        except FileNotFoundError:
+            return None  # somebody removed it, or it has its name already
+        except OSError as e:
+            raise LocalIOError(f"cannot remove {temporary}", e) from e
+        return None
+
+    def _is_as_it_was(self) -> bool:
+        """Whether an existing file was not changed. If it has only grown, shrink it again."""
+        size = os.fstat(self.fd).st_size
+        if self.touched or size < self._size:
+            return False
+        if size > self._size:
+            os.ftruncate(self.fd, self._size)
+        return True
+
+    def _end(self) -> None:
+        self._partial = None
+        self._close()
+
+    def _close(self) -> None:
+        file, self._file = self._file, None
+        if file is not None:
+            close_file(file, str(self.path))  # what was to be kept is on stable storage
+
+
+class _Directory:
+    """The directory of a file that gets its name; puts that name on stable storage."""
+
+    def __init__(self, path: Path) -> None:
+        # At most one. It comes and goes in one step, so that no interrupt loses it.
+        self._fds: list[int] = []
+        self._path = path
+
+    def open(self) -> None:
+        """Find out how it can be put on stable storage, before anything in it is changed.
+
+        Raises:
+            OSError: It cannot.
+        """
+        try:
+            self._fds.append(os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+            os.fsync(self._fds[0])
+        except OSError as e:
+            # It may be written, but not listed; or its file system does not sync directories.
+            if e.errno not in (errno.EACCES, errno.EPERM, errno.EINVAL, errno.ENOTSUP):
+                raise
+            self.close()
+
+    def sync(self, fd: int) -> None:
+        """Put the directory on stable storage, or else the whole file system of a file in it.
+
+        Raises:
+            OSError: That failed.
+        """
+        if self._fds:
+            os.fsync(self._fds[0])
+        elif ctypes.CDLL(None, use_errno=True).syncfs(fd):
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+
+    def close(self) -> None:
+        """Close it, if it is open."""
+        with suppress(OSError):
+            while self._fds:
+                os.close(self._fds.pop())
+
+    def __del__(self) -> None:
+        with suppress(AttributeError):  # its constructor was interrupted
+            self.close()
+
+
+def _is_for_devices(directory: Path) -> bool:
+    """True for /dev and what is below it, but for /dev/shm, which is for files."""
+    devices = os.stat("/dev").st_dev
+    return (
+        directory.is_dir()
+        and directory.stat().st_dev == devices != os.stat("/").st_dev
+        and directory.parts[:3] != ("/", "dev", "shm")
+    )
+
+
+def _short(name: str) -> str:
+    """Leave room for what is added: a file system counts bytes, mostly up to 255."""
+    return os.fsdecode(os.fsencode(name)[:230])

@@ -1,0 +1,432 @@
+"""Raw images and block devices on this machine, sparse both ways."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import io
+import logging
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cache
+
+from ..arguments import number
+from ..arguments import path as checked_path
+from ..backend.protocols import Reader, Sink, Source, Writer
+from ..errors import LocalIOError, TargetSizeError, UsageError
+from ..model.extents import MAX_OFFSET, Extent, Extents
+from ..model.formats import format_at, known_format
+from ..model.info import BackupInfo, check_info, disk_of
+from .atomic import PartialFile
+from .locks import begin_changing, begin_reading, close_file, descriptor
+
+log = logging.getLogger("tapestream.files.raw")
+
+# More threads than this do not make a local disk faster.
+MAX_THREADS = 8
+
+# linux/falloc.h
+_FALLOC_FL_KEEP_SIZE = 1
+_FALLOC_FL_PUNCH_HOLE = 2
+# Where holes cannot be punched, zeros are written in pieces of this size.
+_ZEROS = bytes(1024**2)
+
+
+class RawImageSource(Source):
+    """Read a raw image file or a block device; its holes are zero extents.
+
+    The image must not change while it is read: stop the VM, or read a snapshot. An image in another
+    format, such as qcow2, is taken as it is, with a warning in the log.
+
+    Args:
+        path: The image.
+        info: What is known of the backup; size and context are filled in.
+
+    Raises:
+        LocalIOError: The image cannot be opened.
+        UsageError: It is neither a regular file nor a block device, or an argument cannot work.
+    """
+
+    max_readers = MAX_THREADS
+    sequential = False
+
+    def __init__(self, path: str | os.PathLike[str], *, info: BackupInfo | None = None) -> None:
+        self._path = checked_path("path", path)
+        given = check_info(info)
+        try:
+            self._file = io.FileIO(self._path, "rb", opener=os.open)
+        except IsADirectoryError:
+            raise _no_image(self._path) from None
+        except OSError as e:
+            raise LocalIOError(f"cannot open {self._path}", e) from e
+        try:
+            size = _size_of_image(self._file, self._path)
+            begin_reading(self._file.fileno())
+            found = known_format(self._file.fileno())
+            if found is not None:
+                log.warning("%s is %s, and is read as if it were the disk", self._path, found)
+        except OSError as e:
+            self.close()
+            raise LocalIOError(f"cannot read {self._path}", e) from e
+        except BaseException:
+            self.close()
+            raise
+        self._info = replace(given, size=size, context="zero")
+
+    @property
+    def info(self) -> BackupInfo:
+        """See `Source.info`."""
+        return self._info
+
+    @property
+    def place(self) -> str:
+        """See `Source.place`: the path."""
+        return self._path
+
+    def extents(self) -> Extents:
+        """See `Source.extents`: the data and holes that the file system knows of."""
+        try:
+            return Extents.of(_allocation(descriptor(self._file, self._path), self._info.size))
+        except OSError as e:
+            raise LocalIOError(f"cannot find the holes in {self._path}", e) from e
+
+    def rewind(self) -> None:
+        """See `Source.rewind`: it can be read any number of times."""
+
+    def open_reader(self) -> Reader:
+        """See `Source.open_reader`."""
+        return _RawReader(self._file, self._path)
+
+    def close(self) -> None:
+        """See `Source.close`."""
+        file = getattr(self, "_file", None)  # its constructor may have failed
+        if file is not None:
+            close_file(file, self._path)
+
+
+class _RawReader(Reader):
+    def __init__(self, file: io.FileIO, path: str) -> None:
+        self._file = file
+        self._path = path
+
+    def readinto(self, start: int, buffer: memoryview) -> None:
+        """See `Reader.readinto`."""
+        while buffer:
+            try:
+                count = os.preadv(descriptor(self._file, self._path), [buffer], start)
+            except OSError as e:
+                raise LocalIOError(f"cannot read {self._path} at {start}", e) from e
+            if count == 0:
+                raise LocalIOError(
+                    f"{self._path} ends at {start}: it became shorter while it was read",
+                    hint="Nothing may write to it meanwhile: stop the VM, or read a snapshot.",
+                )
+            start, buffer = start + count, buffer[count:]
+
+    def close(self) -> None:
+        """See `Reader.close`: the file is the source's."""
+
+
+class RawImageSink(Sink):
+    """Write a raw image file or a block device.
+
+    A new image is written under a temporary name beside its own, with mode 0600, and renamed
+    when it is complete. An image that exists keeps its owner and mode: it is emptied for a full
+    backup, and changed in place by an incremental one, with holes punched where that has zeros;
+    meanwhile it is renamed to NAME.partial, and stays so when the restore fails half-way. A block
+    device has no name to lose: after an error its contents are undefined.
+
+    What is there must be a raw image. An image of another format, such as qcow2, a tar or a
+    compressed file, known by its first and last bytes, is refused.
+
+    Args:
+        path: The image.
+        size: Size in bytes that the image shall have; that of the backup when None. A block
+            device has its own.
+
+    Raises:
+        UsageError: An argument cannot work, or what is there is in another format. Nothing was
+            touched.
+    """
+
+    sequential = False
+    max_writers = MAX_THREADS
+    # So that an object whose constructor failed can be closed.
+    _file: PartialFile | None = None
+    _device: io.FileIO | None = None
+    _writer: _RawWriter | None = None
+    _ended = True
+
+    def __init__(self, path: str | os.PathLike[str], *, size: int | None = None) -> None:
+        self._size = None if size is None else number("size, in bytes,", size, most=MAX_OFFSET)
+        self._path = checked_path("path", path)
+        _refuse_other_format(self._path)
+        self._ended = False
+
+    def begin(self, info: BackupInfo, extents: Extents) -> None:
+        """See `Sink.begin`: opens the image, and checks or sets its size.
+
+        Raises:
+            TargetSizeError: The image would be smaller than the disk.
+            LocalIOError: It cannot be opened.
+            UsageError: An incremental backup, and there is no image to apply it to; or what is
+                there is in another format.
+        """
+        if self._writer is not None or self._ended:
+            raise UsageError("a RawImageSink takes one backup: make a new one")
+        _refuse_other_format(self._path)
+        found = _existing(self._path)
+        if found is not None and stat.S_ISBLK(found.st_mode):
+            self._begin_device(info)
+        else:
+            self._begin_file(info)
+
+    def open_writer(self) -> Writer:
+        """See `Sink.open_writer`."""
+        if self._writer is None:
+            raise UsageError("the sink has not begun")
+        return self._writer
+
+    def commit(self) -> None:
+        """See `Sink.commit`."""
+        if self._writer is None or self._ended:
+            raise UsageError("the sink has not begun, or has already ended")
+        if self._file is not None:
+            self._file.commit()
+        elif self._device is not None:
+            try:
+                os.fsync(self._device.fileno())
+            except OSError as e:
+                raise LocalIOError(f"cannot finish {self._path}", e) from e
+        self._end()
+
+    def abort(self) -> None:
+        """See `Sink.abort`.
+
+        Raises:
+            LocalIOError: The half-written image could not be taken away.
+        """
+        if self._writer is not None:
+            self._writer.end()
+        try:
+            left = None if self._ended or self._file is None else self._file.abort()
+            if left is not None:
+                log.warning("%s is only restored in part, and is now %s", self._path, left)
+        except LocalIOError:
+            self._end()
+            raise
+        self._end()
+
+    def close(self) -> None:
+        """See `Sink.close`."""
+        self.abort()
+
+    def _begin_file(self, info: BackupInfo) -> None:
+        size = self._size_of_file(info)
+        self._file = PartialFile(self._path, modify=True)
+        full = info.context == "zero"
+        self._file.resize(size, empty=full)  # full: without holes to be punched
+        writer = _RawWriter(self._file.fd, self._path, blank=full, changed=self._file)
+        self._start(writer, info, size)
+
+    def _size_of_file(self, info: BackupInfo) -> int:
+        """Decide how large the image shall be, before anything is touched."""
+        size = info.size if self._size is None else self._size
+        if info.context == "dirty":
+            existing, parent = _existing(self._path), info.parent_checkpoint_id
+            if existing is None:
+                raise UsageError(
+                    f"an incremental backup of {disk_of(info)} changes an image, but there is no "
+                    f"{self._path}",
+                    hint="Restore the backup it is based on first, "
+                    f"{f'which made checkpoint {parent}, ' if parent else ''}or all of the chain "
+                    "with restore_chain.",
+                )
+            size = existing.st_size if self._size is None else self._size
+        if size < info.size:
+            raise TargetSizeError(
+                f"{self._path} would have {size} bytes, but {disk_of(info)} has {info.size}",
+                hint="Restore an incremental backup to an image that holds the backup before it."
+                if self._size is None
+                else "Leave out size, or pass at least that of the disk.",
+            )
+        return size
+
+    def _begin_device(self, info: BackupInfo) -> None:
+        try:
+            flags = os.O_RDWR | os.O_CLOEXEC | os.O_EXCL
+            self._device = io.FileIO(os.open(self._path, flags), "r+b")
+            size, wanted = _size_of_image(self._device, self._path), max(info.size, self._size or 0)
+        except OSError as e:
+            raise LocalIOError(f"cannot open {self._path}", e) from e
+        if size < wanted:
+            raise TargetSizeError(
+                f"{self._path} has {size} bytes, but {wanted} are needed for {disk_of(info)}"
+            )
+        self._start(_RawWriter(self._device.fileno(), self._path, blank=False), info, size)
+
+    def _start(self, writer: _RawWriter, info: BackupInfo, size: int) -> None:
+        self._writer = writer
+        if info.context == "zero":
+            writer.zero(info.size, size - info.size)
+
+    def _end(self) -> None:
+        if self._writer is not None:
+            self._writer.end()
+        self._ended = True
+        if self._device is not None:
+            close_file(self._device, self._path)  # what was written is on stable storage, or void
+
+
+class _RawWriter(Writer):
+    """Writes at offsets: one object serves all threads.
+
+    Args:
+        fd: The image.
+        path: Its name, for errors.
+        blank: True when the image reads as zeros already.
+        changed: Is `touched` before anything is written.
+    """
+
+    def __init__(
+        self, fd: int, path: str, *, blank: bool, changed: PartialFile | None = None
+    ) -> None:
+        self._fd = fd
+        self._path = path
+        self._blank = blank
+        self._changed = changed
+        self._cancelled = False
+
+    def write(self, start: int, buffer: memoryview) -> None:
+        """See `Writer.write`."""
+        self._note()
+        while buffer:
+            try:
+                count = os.pwrite(self._fd, buffer, start)
+            except OSError as e:
+                raise LocalIOError(f"cannot write {self._path} at {start}", e) from e
+            start, buffer = start + count, buffer[count:]
+
+    def zero(self, start: int, length: int) -> None:
+        """See `Writer.zero`."""
+        if self._blank or length == 0:
+            return
+        self._note()
+        if _punch_hole(self._fd, start, length):
+            return
+        end = start + length
+        while start < end:
+            if self._cancelled:
+                raise LocalIOError("cancelled")
+            step = min(len(_ZEROS), end - start)
+            self.write(start, memoryview(_ZEROS)[:step])
+            start += step
+
+    def cancel(self) -> None:
+        """See `Writer.cancel`: zeros may be many."""
+        self._cancelled = True
+
+    def close(self) -> None:
+        """See `Writer.close`: the file is the sink's."""
+
+    def end(self) -> None:
+        """Write nothing more: the descriptor is about to be closed, and may be another file's."""
+        self._fd = -1
+
+    def _note(self) -> None:
+        if self._changed is not None:
+            self._changed.touched = True
+
+
+def _existing(path: str) -> os.stat_result | None:
+    try:
+        return os.stat(path)
+    except FileNotFoundError:
+        return None
+    except OSError as e:
+        raise LocalIOError(f"cannot look at {path}", e) from e
+
+
+def _refuse_other_format(path: str) -> None:
+    """Make sure that no image of another format is taken for a raw one, and lost.
+
+    Raises:
+        UsageError: It would be.
+    """
+    found = format_at(path)
+    if found is not None:
+        _check_unread(path)
+        raise UsageError(
+            f"{path} is {found}, not a raw image: its contents would be lost",
+            hint="Restore to a new file and convert that, with 'qemu-img convert -f raw -O qcow2 "
+            "NEW IMAGE' for example; or remove what is there first (on a device: overwrite its "
+            "first MiB with zeros).",
+        )
+
+
+def _check_unread(path: str) -> None:
+    """Refuse it first because somebody reads it: it may be the source of this restore."""
+    try:
+        file = io.FileIO(path, "rb")
+    except OSError:
+        return
+    with file:
+        begin_changing(file.fileno(), path)
+
+
+def _size_of_image(file: io.FileIO, path: str) -> int:
+    mode = os.fstat(file.fileno()).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
+        raise _no_image(path)
+    return os.lseek(file.fileno(), 0, os.SEEK_END)
+
+
+def _no_image(path: str) -> UsageError:
+    return UsageError(f"{path} is neither a regular file nor a block device")
+
+
+def _allocation(fd: int, size: int) -> Iterator[Extent]:
+    """Data and holes of a file; lseek(2): SEEK_DATA fails with ENXIO after the last data."""
+    position = 0
+    while position < size:
+        try:
+            data = os.lseek(fd, position, os.SEEK_DATA)
+        except OSError as e:
+            if e.errno == errno.EINVAL:  # a block device, or a file system without holes
+                data = position
+            elif e.errno == errno.ENXIO:
+                data = size
+            else:
+                raise
+        if data > position:
+            yield Extent(position, data - position, zero=True, hole=True)
+        if data < size:
+            position = _end_of_data(fd, data, size)
+            yield Extent(data, position - data, zero=False, hole=False)
+        else:
+            position = size
+
+
+def _end_of_data(fd: int, start: int, size: int) -> int:
+    try:
+        return min(os.lseek(fd, start, os.SEEK_HOLE), size)
+    except OSError as e:
+        if e.errno == errno.EINVAL:
+            return size
+        raise
+
+
+@cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def _punch_hole(fd: int, start: int, length: int) -> bool:
+    """Deallocate a range; False where that is not possible and zeros must be written."""
+    # Both libraries take 64-bit offsets under this name, also on 32-bit machines.
+    fallocate = getattr(_libc(), "fallocate64", None) or _libc().fallocate
+    mode = ctypes.c_int(_FALLOC_FL_PUNCH_HOLE | _FALLOC_FL_KEEP_SIZE)
+    done: int = fallocate(fd, mode, ctypes.c_int64(start), ctypes.c_int64(length))
+    return done == 0

@@ -1,0 +1,1 @@
+"""What a disk and a backup are: values, without I/O and threads."""

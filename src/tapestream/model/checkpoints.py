@@ -1,0 +1,155 @@
+"""Which backups make a chain: by their checkpoint ids, not by names, dates or the order given."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+
+from ..errors import ChainError, UsageError
+from .info import BackupInfo, local_time
+
+log = logging.getLogger("tapestream.workflows.chain")
+
+
+def in_order(backups: Sequence[BackupInfo], places: Sequence[str | None] = ()) -> list[int]:
+    """Put backups in the order of their chain, from its last full backup on.
+
+    Args:
+        backups: The backups, in any order. A full backup has a parent if it was taken instead of an
+            incremental one. What is before it is not needed.
+        places: Where each of them is, for errors.
+
+    Returns:
+        Their indexes, oldest first.
+
+    Raises:
+        ChainError: They are not one chain of one disk.
+        UsageError: There are none.
+    """
+    if not backups:
+        raise UsageError("there is no backup to restore")
+    return _Links(backups, places or [None] * len(backups)).in_order()
+
+
+def name(backup: BackupInfo, place: str | None = None) -> str:
+    """Name a backup in an error, and where it is."""
+    kind = "full" if backup.context == "zero" else "incremental"
+    which = backup.backup_id or backup.checkpoint_id or "without id"
+    disk = f" of disk {backup.disk_name}" if backup.disk_name else ""
+    when = f" of {local_time(backup.created)}" if backup.created else ""
+    return f"the {kind} backup {which}{disk}{when}{f' ({place})' if place else ''}"
+
+
+class _Links:
+    """Backups, and how they are called."""
+
+    def __init__(self, backups: Sequence[BackupInfo], places: Sequence[str | None]) -> None:
+        self._backups = backups
+        self._names = [name(*each) for each in zip(backups, places, strict=True)]
+
+    def in_order(self) -> list[int]:
+        """See the function."""
+        self._check_disk()
+        by_checkpoint = self._by_checkpoint()
+        i: int | None = self._last(by_checkpoint)
+        newest_first: list[int] = []
+        while i is not None:  # in no circle: two backups would start from where one is entered
+            newest_first.append(i)
+            based = any(self._backups[i].context == "zero" for i in newest_first)
+            i = self._parent(i, by_checkpoint, needed=not based)
+        others = [called for i, called in enumerate(self._names) if i not in newest_first]
+        if others:
+            raise ChainError(
+                f"{others[0]} is not of the chain of the others",
+                hint="Leave it out, or pass its own chain alone.",
+            )
+        full = [self._backups[i].context for i in newest_first].index("zero")
+        return newest_first[full::-1]
+
+    def _check_disk(self) -> None:
+        first = self._backups[0]
+        if first.disk_id is None and len(self._backups) > 1:
+            log.warning("the backups do not say of which disk they are: that is not checked")
+        for backup, called in zip(self._backups, self._names, strict=True):
+            if backup.disk_id != first.disk_id:
+                raise ChainError(
+                    f"{self._names[0]} is of disk {first.disk_id}, {called} of {backup.disk_id}",
+                    hint="Pass the backups of one disk: each disk of a VM has its own chain.",
+                )
+
+    def _by_checkpoint(self) -> dict[str, int]:
+        found: dict[str, int] = {}
+        for i, backup in enumerate(self._backups):
+            if backup.checkpoint_id is None:
+                continue
+            other = found.setdefault(backup.checkpoint_id, i)
+            if other != i:
+                raise ChainError(
+                    f"two backups made checkpoint {backup.checkpoint_id}: {self._names[other]} and "
+                    f"{self._names[i]}",
+                    hint="Pass only one of them: they are copies, or one was tried again.",
+                )
+        return found
+
+    def _last(self, by_checkpoint: Mapping[str, int]) -> int:
+        """The backup from which no other starts."""
+        by_parent: dict[str, int] = {}
+        for i, backup in enumerate(self._backups):
+            parent = backup.parent_checkpoint_id
+            if parent is None:
+                continue
+            other = by_parent.setdefault(parent, i)
+            if other != i:
+                raise ChainError(
+                    f"two backups start from checkpoint {parent}: {self._names[other]} and "
+                    f"{self._names[i]}",
+                    hint="Pass the one that leads to the point in time to restore.",
+                )
+        ends = [
+            i for i, backup in enumerate(self._backups) if backup.checkpoint_id not in by_parent
+        ]
+        if not ends:
+            raise ChainError("the backups start from one another in a circle")
+        if len(ends) > 1:
+            raise self._gap(ends, by_checkpoint)
+        return ends[0]
+
+    def _gap(self, ends: Sequence[int], by_checkpoint: Mapping[str, int]) -> ChainError:
+        """The error for backups of more than one chain: says what is missing between them."""
+        first, second = (self._names[i] for i in ends[:2])
+        between = f"no backup leads from {first} to {second}"
+        for i, backup in enumerate(self._backups):
+            if backup.context == "dirty" and backup.parent_checkpoint_id not in by_checkpoint:
+                lacking = self._lacking(i)
+                return ChainError(f"{between}: {lacking.args[0]}", hint=lacking.hint)
+        return ChainError(
+            f"{between}, nor back: they belong to two chains",
+            hint="Pass the chain of one of them alone, from its full backup on.",
+        )
+
+    def _parent(self, i: int, by_checkpoint: Mapping[str, int], *, needed: bool) -> int | None:
+        """The backup that this one starts from; None if there is none and none is needed."""
+        parent = self._backups[i].parent_checkpoint_id
+        found = None if parent is None else by_checkpoint.get(parent)
+        if found is None and needed:
+            raise self._lacking(i)
+        return found
+
+    def _lacking(self, i: int) -> ChainError:
+        """The error for an incremental backup whose parent is not there."""
+        parent = self._backups[i].parent_checkpoint_id
+        if parent is None:
+            return ChainError(f"{self._names[i]} does not say from which checkpoint it starts")
+        silent = [
+            called
+            for backup, called in zip(self._backups, self._names, strict=True)
+            if backup.checkpoint_id is None and called != self._names[i]
+        ]
+        but = f"; {silent[0]} does not say which checkpoint it made" if silent else ""
+        return ChainError(
+            f"{self._names[i]} starts from checkpoint {parent}: no backup that made it was "
+            f"given{but}",
+            hint=f"Add the backup whose checkpoint_id is {parent}, and all that it needs itself: "
+            "see the backup-info.json of your backups, or Catalog.find(checkpoint_id=...) for "
+            "tapes.",
+        )

@@ -1,0 +1,101 @@
+"""What an index says is in a place, and the check that it is there.
+
+An index is a catalog, a list from `TapeDrive.find`, or what the caller remembers. It does not
+notice when a tape is relabelled, rewritten or exchanged. So a stream that is opened by an index is
+compared with it before anything is written to the target.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from ..errors import UsageError, WrongBackupError
+from .info import IDS, BackupInfo, describe
+
+
+@dataclass(frozen=True)
+class Expected:
+    """The backup that must be in a place.
+
+    Attributes:
+        info: What it must say of itself: every id that is given, the time and the size.
+        set_id: What its volumes must be identified by; None where that is not known.
+        file: The number of its tape file; None where it is on no tape, or that is not known.
+        label: The label of its tape, for people.
+        whole_info: True if the backup must not have ids that are not given: an index lists all.
+    """
+
+    info: BackupInfo
+    set_id: str | None = None
+    file: int | None = None
+    label: str | None = None
+    whole_info: bool = False
+
+    def check(self, found: BackupInfo, set_id: str | None, place: str) -> None:
+        """Compare with what is there.
+
+        Args:
+            found: What that says of itself.
+            set_id: What its volumes are identified by.
+            place: Where it was found, for the error.
+
+        Raises:
+            WrongBackupError: It is another backup.
+        """
+        differing = [name for name in IDS if self._differs(name, found)]
+        if self.info.created is not None and found.created != self.info.created:
+            differing.append("created")
+        if self.info.size and found.size != self.info.size:
+            differing.append("size")
+        if self.set_id is not None and set_id != self.set_id:
+            differing.append("set_id")
+        if differing:
+            verb = "differs" if len(differing) == 1 else "differ"
+            raise self.error(place, f"{describe(found)} ({', '.join(differing)} {verb})")
+
+    def error(self, place: str, found: str) -> WrongBackupError:
+        """What to raise where something else was found.
+
+        Args:
+            place: Where.
+            found: What, in words.
+        """
+        tape = f", which should be in file {self.file}" if self.file is not None else ""
+        label = f" of tape {self.label}" if tape and self.label else ""
+        return WrongBackupError(f"{place}: found {found}, not {describe(self.info)}{tape}{label}")
+
+    def _differs(self, name: str, found: BackupInfo) -> bool:
+        wanted = getattr(self.info, name)
+        return (self.whole_info or wanted is not None) and getattr(found, name) != wanted
+
+
+class IndexEntry(Protocol):
+    """What an index has of a backup: a `TapeEntry`, a `CatalogBackup` or a `TapeReport`."""
+
+    @property
+    def expected(self) -> Expected:
+        """What must be where the entry says that it is."""
+        ...
+
+
+def expected_of(expect: BackupInfo | IndexEntry) -> Expected:
+    """What a caller expects.
+
+    Raises:
+        UsageError: It is nothing that a backup could be compared with.
+    """
+    if not isinstance(expect, BackupInfo):
+        found = getattr(expect, "expected", None)
+        if not isinstance(found, Expected):
+            raise UsageError(
+                f"expect must be a BackupInfo or an entry of an index, not {type(expect).__name__}",
+                hint="Pass what Catalog.find or TapeDrive.find gave.",
+            )
+        return found
+    if expect.created is None and all(getattr(expect, name) is None for name in IDS):
+        raise UsageError(
+            "expect has no id to compare the backup with",
+            hint="Give it a disk_id and a checkpoint_id, or a backup_id.",
+        )
+    return Expected(expect)

@@ -1,0 +1,254 @@
+"""TarStreamSink: a backup into a tar, strictly forward."""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime, timezone
+
+from .._version import __version__
+from ..arguments import function
+from ..backend.protocols import Digester, Sink, Writer
+from ..drive import records
+from ..errors import LocalIOError, TapestreamError, UsageError
+from ..files.streams import BinaryOutput, Output, open_output
+from ..model.extents import Extents
+from ..model.info import BackupInfo
+from ..tape.drive import TapeDrive
+from ..tape.output import TapeOutput
+from ..tape.report import TapeReport
+from ..tape.volumes import LoadVolume, drive_of
+from ..tar import format as fmt
+from ..tar.digests import check_algorithm, hex_digest
+from ..tar.volume import MAX_ATTACHMENTS, MAX_FILES
+from ..tar.writer import TarWriter
+
+# A part that the end of a tape tore is written again from memory.
+TAPE_PART_SIZE = 64 * fmt.MIB
+
+
+class TarStreamSink(Sink):
+    """Write a backup as a plain tar: to a file, a fifo, a pipe, a tape or any file object.
+
+    A regular file is written under a temporary name beside the final one, with mode 0600, and
+    gets its name, replacing an older file, only when it is complete and on stable storage. An image
+    in a known format, such as qcow2, is not replaced: that is a `UsageError`.
+    Anything else gets the stream directly; an aborted one lacks its manifest, and every reader
+    reports it as incomplete.
+
+    A tape is appended to: the backup becomes one tape file, after everything that is there,
+    wherever the tape stands. When `copy` returns, the filemark is written and the drive's own
+    buffer is empty. The sink waits for its turn where others use the same `TapeDrive`. When a tape
+    is full, the backup continues on another one, after whatever is on it.
+
+    Args:
+        target: A path; "-" for standard output; a binary file object with `write`, which stays
+            open; or a `TapeDrive`, which stays open.
+        record_size: The length of the stream is a multiple of this many bytes, itself a multiple
+            of 512; 10240, as with GNU tar, when None. On tape, the size of one record: 64 KiB to
+            just under 16 MiB, 1 MiB when None.
+        part_size: Largest data member in bytes, below 8 GiB: a multiple of 1 MiB, or less than that
+            and a multiple of 512; 1 GiB when None, and 64 MiB on tape, where a part is kept in
+            memory until it is written.
+        checksum: Digest of the data: "sha256", "blake2b" (256 bits), "crc32", or None.
+        attachments: Files to keep with the disk, such as the VM's OVF: contents by name.
+        on_volume_full: Loads the next tape when one is full, when it is asked to; see
+            `VolumeRequest`. Returns None when it is in the same drive, or else its drive. None to
+            fail at the end of the tape.
+
+    Raises:
+        UsageError: An argument cannot work.
+        LocalIOError: The target cannot be opened.
+    """
+
+    max_writers = 1
+    sequential = True
+    _ended = True  # so that an object whose constructor failed can be closed
+
+    def __init__(
+        self,
+        target: str | os.PathLike[str] | BinaryOutput | TapeDrive,
+        *,
+        record_size: int | None = None,
+        part_size: int | None = None,
+        checksum: str | None = "sha256",
+        attachments: Mapping[str, bytes] | None = None,
+        on_volume_full: LoadVolume | None = None,
+    ) -> None:
+        function("on_volume_full", on_volume_full)
+        check_algorithm(checksum)
+        self._attachments = _attachments(attachments)
+        if record_size is not None:
+            _check_size("record_size", record_size, fmt.GIB)
+        if part_size is not None:
+            _check_size("part_size", part_size, fmt.MAX_MEMBER)
+            if part_size > fmt.MIB:
+                # The digests would be of segments so small that the manifest would be huge.
+                _check_size("part_size", part_size, fmt.MAX_MEMBER, unit=fmt.MIB)
+        tape = drive_of(target)
+        on_tape = tape is not None
+        if record_size is None:
+            record_size = records.RECORD_SIZE if on_tape else fmt.RECORD_SIZE
+        if part_size is None:
+            part_size = TAPE_PART_SIZE if on_tape else fmt.PART_SIZE
+        self._record_size, self._part_size = record_size, part_size
+        self._checksum = checksum
+        self._set_id = str(uuid.uuid4()) if tape else None
+        self._output: Output
+        if tape:
+            drive, ours = tape
+            self._output = TapeOutput(drive, record_size, on_volume_full, ours=ours)
+        else:
+            assert not isinstance(target, TapeDrive)
+            self._output = open_output(target)
+        self._writer: TarWriter | None = None
+        self._ended = False
+
+    @property
+    def checksum(self) -> str | None:
+        """Name of the digest in the manifest; None for none."""
+        return self._checksum
+
+    @property
+    def segment_size(self) -> int:
+        """Bytes of an extent that one digest is made of."""
+        return fmt.segment_size(self._part_size)
+
+    @property
+    def streaming(self) -> bool:
+        """True for a tape: stopping and starting costs it time, and wears it."""
+        return isinstance(self._output, TapeOutput)
+
+    @property
+    def tape(self) -> TapeReport | None:
+        """How the backup went to tape so far; None for other targets."""
+        return self._writer.tape if self._writer else None
+
+    def begin(self, info: BackupInfo, extents: Extents) -> None:
+        """See `Sink.begin`: writes the members before the data.
+
+        Raises:
+            UsageError: The metadata, or the list of all digests, does not fit into a tar.
+            LocalIOError: The stream cannot be written.
+        """
+        if self._writer is not None or self._ended:
+            raise UsageError("a TarStreamSink takes one backup: make a new one")
+        created = info.created or _now()
+        preamble = self._preamble(replace(info, created=created))
+        text = preamble.encode()
+        if len(text) > fmt.MAX_INFO:
+            raise UsageError(f"the metadata makes {fmt.INFO} larger than {fmt.MAX_INFO} bytes")
+        _check_manifest(preamble, extents, self._attachments)
+        self._writer = TarWriter(self._output, preamble, extents, self._attachments)
+        self._writer.begin()
+
+    def digester(self, start: int, length: int) -> Digester | None:
+        """See `Sink.digester`."""
+        return self._begun().digester(start, length)
+
+    def open_writer(self) -> Writer:
+        """See `Sink.open_writer`."""
+        return self._begun()
+
+    def cancel(self) -> None:
+        """See `Sink.cancel`: ends a wait for a drive, or for the reader of a pipe."""
+        self._output.cancel()
+
+    def commit(self) -> None:
+        """See `Sink.commit`: writes the manifest and the end of the archive.
+
+        Raises:
+            LocalIOError: The stream is not on stable storage.
+            UsageError: Not all data was written.
+        """
+        self._begun().end()
+        self._output.commit()
+        self._ended = True
+
+    def abort(self) -> None:
+        """See `Sink.abort`."""
+        if not self._ended:
+            try:
+                self._output.abort()
+            except TapestreamError:
+                self._ended = True
+                raise
+            self._ended = True
+
+    def close(self) -> None:
+        """See `Sink.close`."""
+        self.abort()
+
+    def _begun(self) -> TarWriter:
+        if self._writer is None or self._ended:
+            raise UsageError("the sink has not begun, or has already ended")
+        return self._writer
+
+    def _preamble(self, info: BackupInfo) -> fmt.Preamble:
+        return fmt.Preamble(
+            info=info,
+            checksum=self._checksum,
+            part_size=self._part_size,
+            record_size=self._record_size,
+            set_id=self._set_id,
+            software=f"tapestream {__version__}",
+        )
+
+
+def _now() -> datetime:
+    """The time, as a tar header can hold it."""
+    seconds = int(time.time())
+    if not 0 <= seconds <= fmt.MAX_MEMBER:
+        raise LocalIOError(
+            f"the clock of this machine is wrong: it is {seconds} seconds after 1970",
+            hint="Set the clock, or pass created in the info of the source.",
+        )
+    return datetime.fromtimestamp(seconds, timezone.utc)
+
+
+def _attachments(given: object) -> dict[str, bytes]:
+    """The members that hold attachments: contents by name."""
+    if given is not None and not isinstance(given, Mapping):
+        raise UsageError(
+            f"attachments must be a dict of names and contents, not a {type(given).__name__}"
+        )
+    members = {
+        fmt.attachment_member(name): _contents(name, data) for name, data in (given or {}).items()
+    }
+    for name in given or {}:
+        fmt.check_new_name(name)
+    if len(members) > MAX_FILES:
+        raise UsageError(f"there must be no more than {MAX_FILES} attachments")
+    if sum(map(len, members.values())) > MAX_ATTACHMENTS:
+        raise UsageError(f"attachments must not exceed {MAX_ATTACHMENTS} bytes together")
+    return members
+
+
+def _contents(name: str, data: object) -> bytes:
+    if not isinstance(data, (bytes, bytearray, memoryview)):
+        raise UsageError(f"the contents of attachment {name!r} must be bytes, not {type(data)}")
+    return bytes(data)
+
+
+def _check_manifest(
+    preamble: fmt.Preamble, extents: Extents, attachments: Mapping[str, bytes]
+) -> None:
+    """Refuse immediately what would fail at the end, after hours."""
+    names = (fmt.INFO, fmt.EXTENTS, *attachments)
+    digests = {name: hex_digest(preamble.checksum, b"") for name in names}
+    manifest = fmt.Vouched(start=extents.size).manifest(preamble, digests, continues=False)
+    segments = fmt.count_segments(extents, preamble.part_size) if preamble.checksum else 0
+    # The numbers in it that are not known yet have few digits.
+    if manifest.length_with(segments) + fmt.BLOCK > fmt.MAX_MEMBER:
+        raise UsageError(
+            f"the digests of {segments} segments make {fmt.MANIFEST} too large for a tar",
+            hint="Pass a larger part_size, or a shorter checksum.",
+        )
+
+
+def _check_size(name: str, size: int, limit: int, unit: int = fmt.BLOCK) -> None:
+    if type(size) is not int or size < unit or size % unit or size > limit:
+        raise UsageError(f"{name} must be a multiple of {unit} up to {limit}, not {size!r}")

@@ -1,0 +1,409 @@
+"""A full backup and the incremental ones that change it: restored as one, or made one."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+
+from typing_extensions import Unpack
+
+from ..arguments import flag
+from ..backend.contract import (
+    check_source,
+    check_unchanged,
+    extents_of,
+    fill,
+    finish,
+    info_of,
+    itself,
+    reader_of,
+    sink_of,
+    source_of,
+    text_of,
+)
+from ..backend.protocols import Reader, Sink, Source
+from ..backend.running import Running, running, uses
+from ..engine.copy import CopyOptions, CopyResult, Settings, aborted_on_error, check_order, transfer
+from ..engine.keepalive import kept_alive
+from ..engine.threads import enough_memory
+from ..errors import ChainError, TapestreamError, UsageError
+from ..model.checkpoints import in_order, name
+from ..model.extents import Extent, Extents, Kind, Run
+from ..model.info import BackupInfo
+from ..model.overlay import Layers
+from .discard import DiscardSink
+
+# Of qcow2, in bytes.
+LARGEST_CLUSTER = 2 * 1024**2
+# In bytes: changes are never reported in smaller units.
+SECTOR = 512
+
+
+@enough_memory()
+def restore_chain(
+    sources: Iterable[Source],
+    sink: Sink,
+    *,
+    verify_first: bool = False,
+    **options: Unpack[CopyOptions],
+) -> CopyResult:
+    """Restore a disk as it was at the last of a chain of backups, and commit the sink.
+
+    Every byte is written once, from the newest backup that has it; every stream is read once,
+    to its end. Streams on the same tape drive are read one after another, others side by side.
+    Sources and sink stay open.
+
+    Before anything is written, all extents are read, and it is checked that the backups are one
+    chain of one disk, and, where that is quickly told, that no stream was cut. Damage inside a
+    stream shows when it is read, and then the disk is not restored. After any error the sink is
+    aborted.
+
+    Args:
+        sources: A full backup and all incremental ones up to the point in time to restore, open,
+            in any order. What a later full backup makes superfluous is left alone. Of several on
+            one tape, each needs the number of its tape file.
+        sink: Where to write; any but a tar or a tape also takes streams of the same tape drive.
+        verify_first: Read all streams twice: first to check every byte, and only then to write.
+        **options: As for `copy`.
+
+    Returns:
+        What was done, as of `copy`: the disk is on stable storage.
+
+    Raises:
+        ChainError: The backups are not one chain of one disk. Nothing was written.
+        UsageError: An argument cannot work: with `verify_first` all sources must be readable
+            twice, which a pipe is not. Nothing was written.
+        TapestreamError: A stream is damaged, or the copy failed; the message names the backup.
+    """
+    sink = sink_of(sink)
+    with running(itself(sink)) as run, aborted_on_error(sink, run), ExitStack() as stack:
+        flag("verify_first", verify_first)
+        settings = Settings.of(options)
+        given = _given(sources)
+        run.use(*map(itself, given))
+        stack.enter_context(kept_alive(*given, sink, run=run))
+        chain = _Chain(given)
+        if sink.sequential or settings.block_hash:
+            check_order(chain)
+        if verify_first:
+            chain.verify(replace(settings, block_hash=False, progress=None), run)
+        return transfer(chain, sink, settings, run)
+
+
+@enough_memory()
+def merge_chain(sources: Iterable[Source]) -> Source:
+    """Make a chain of backups one source: a synthetic full backup, as of the last of them.
+
+    It is in itself a full backup, and later incremental ones go on from it. A copy reads every
+    stream once, to its end, side by side, and checks it. Closing it leaves the sources open.
+
+    Args:
+        sources: A full backup and the incremental ones up to a point in time, in any order.
+
+    Returns:
+        A source for one copy, into any sink; into a tar or a tape, only if no two of the sources
+        are on the same tape drive.
+
+    Raises:
+        ChainError: The backups are not one chain of one disk.
+        TapestreamError: The extents of one cannot be read, or a stream was cut.
+    """
+    return _Chain(_given(sources))
+
+
+def _given(sources: Iterable[Source]) -> list[Source]:
+    if not isinstance(sources, Iterable):
+        raise UsageError(f"a chain is a list of sources, not a {type(sources).__name__}")
+    given = [source_of(source) for source in sources]
+    if len({id(itself(source)) for source in given}) < len(given):
+        raise UsageError("one source was given twice", hint="Open each backup of the chain once.")
+    return given
+
+
+class _Chain(Source):
+    """The disk as the last backup of a chain left it."""
+
+    def __init__(self, given: list[Source]) -> None:
+        infos = [info_of(source) for source in given]
+        places = [text_of(source, "place") for source in given]
+        order = in_order(infos, places)
+        self._sources = [given[i] for i in order]
+        self._infos = [infos[i] for i in order]
+        names = [name(infos[i], places[i]) for i in order]
+        extents = [_examine(source) for source in self._sources]
+        _check_sizes(names, extents)
+        self.layers = Layers(extents)
+        devices = Counter(source.device for source in self._sources if source.device)
+        self._in_turn = any(count > 1 for count in devices.values())
+        self._one_by_one: _OneByOne | None = None
+
+    @property
+    def info(self) -> BackupInfo:
+        """That of the last backup, as a full one."""
+        return replace(self._infos[-1], context="zero", parent_checkpoint_id=None, fallback=False)
+
+    @property
+    def checksum(self) -> str | None:
+        """See `Source.checksum`: of all the streams, or None."""
+        return _all_of(source.checksum for source in self._sources)
+
+    @property
+    def max_readers(self) -> int:
+        """See `Source.max_readers`."""
+        return 1 if self._in_turn else min(source.max_readers for source in self._sources)
+
+    @property
+    def sequential(self) -> bool:
+        """See `Source.sequential`."""
+        return self._in_turn or any(source.sequential for source in self._sources)
+
+    @property
+    def shares_processors(self) -> bool:
+        """See `Source.shares_processors`."""
+        return any(source.shares_processors for source in self._sources)
+
+    @property
+    def device(self) -> str | None:
+        """See `Source.device`."""
+        return next((source.device for source in self._sources if source.device), None)
+
+    def extents(self) -> Extents:
+        """See `Source.extents`."""
+        return self.layers.extents
+
+    def passes(self) -> Sequence[Iterable[Run]] | None:
+        """See `Source.passes`: one backup after another, where two are on the same drive."""
+        if not self._in_turn:
+            return None
+        return [self.layers.told_by(layer) for layer in range(len(self._sources))]
+
+    def verify(self, settings: Settings, run: Running) -> None:
+        """Read all streams once, to check every byte.
+
+        Raises:
+            UsageError: One can be read only once; none was read.
+        """
+        self.rewind()
+        for source in self._sources:
+            with _naming(source):
+                transfer(source, DiscardSink(), settings, run)
+            source.rewind()
+
+    def rewind(self) -> None:
+        """See `Source.rewind`."""
+        self._one_by_one = None
+        for source in self._sources:
+            source.rewind()
+
+    def open_reader(self) -> Reader:
+        """See `Source.open_reader`."""
+        uses(*map(itself, self._sources))
+        if not self._in_turn:
+            return _SideBySide(self._sources, self.layers)
+        self._one_by_one = _OneByOne(self._sources, self.layers)
+        return self._one_by_one
+
+    def finish(self) -> str | None:
+        """See `Source.finish`: reads what nothing is needed of, too, for it may be damaged."""
+        confirmed = list(self._one_by_one.confirmed) if self._one_by_one else []
+        opened = self._one_by_one.opened if self._one_by_one else len(self._sources)
+        for layer, source in enumerate(self._sources[len(confirmed) :], len(confirmed)):
+            with _naming(source):
+                if layer >= opened:
+                    reader_of(source).close()
+                confirmed.append(finish(source))
+        for source, info in zip(self._sources, self._infos, strict=True):
+            check_unchanged(source, info)
+        return _all_of(confirmed)
+
+    def cancel(self) -> None:
+        """See `Source.cancel`."""
+        for source in self._sources:
+            source.cancel()
+
+    def keep_alive(self) -> None:
+        """See `Source.keep_alive`."""
+        for source in self._sources:
+            source.keep_alive()
+
+    def close(self) -> None:
+        """See `Source.close`: the sources are the caller's."""
+
+
+class _SideBySide(Reader):
+    """Reads every stretch from the layer that tells it; all layers are open."""
+
+    def __init__(self, sources: Sequence[Source], layers: Layers) -> None:
+        self._sources = sources
+        self._layers = layers
+        with ExitStack() as stack:
+            self._readers = []
+            for source in sources:
+                self._readers.append(reader_of(source))
+                stack.callback(self._readers[-1].close)
+            self._open = stack.pop_all()
+
+    def readinto(self, start: int, buffer: memoryview) -> None:
+        """See `Reader.readinto`."""
+        for stretch in self._layers.data_within(start, start + len(buffer)):
+            reader = self._readers[stretch.layer]
+            offset = stretch.start - start
+            with _naming(self._sources[stretch.layer]):
+                reader.request(stretch.start, stretch.length)
+                fill(reader, stretch.start, buffer[offset : offset + stretch.length])
+
+    def cancel(self) -> None:
+        """See `Reader.cancel`."""
+        for reader in self._readers:
+            reader.cancel()
+
+    def close(self) -> None:
+        """See `Reader.close`."""
+        self._open.close()
+
+
+class _OneByOne(Reader):
+    """Reads one layer after another, from the oldest on; one is open at a time.
+
+    Attributes:
+        opened: How many were opened.
+        confirmed: Which digest each of those that were read to their end compared its data with.
+    """
+
+    def __init__(self, sources: Sequence[Source], layers: Layers) -> None:
+        self._sources = sources
+        self._layers = layers
+        self._reader: Reader | None = None
+        self._cancelled = False
+        self.opened = 0
+        self.confirmed: list[str | None] = []
+
+    def request(self, start: int, length: int) -> None:
+        """See `Reader.request`: one is always told by one layer."""
+        layer = self._layers.layer_at(start)
+        while self.opened <= layer:
+            self._next()
+        if layer != self.opened - 1 or self._reader is None:
+            raise UsageError(
+                f"the backups are read one after another: asked for offset {start} of a backup "
+                "that was before",
+                hint="A source that wraps another must pass on its passes() and device.",
+            )
+        self._reader.request(start, length)
+
+    def readinto(self, start: int, buffer: memoryview) -> None:
+        """See `Reader.readinto`."""
+        assert self._reader is not None
+        with _naming(self._sources[self.opened - 1]):
+            fill(self._reader, start, buffer[:])
+
+    def cancel(self) -> None:
+        """See `Reader.cancel`."""
+        self._cancelled = True
+        reader = self._reader  # another thread may close it meanwhile
+        if reader is not None:
+            reader.cancel()
+        for source in self._sources:  # one may wait for the drive, or read its rest
+            source.cancel()
+
+    def close(self) -> None:
+        """See `Reader.close`."""
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            reader.close()
+
+    def _next(self) -> None:
+        self.close()
+        if self.opened:
+            with _naming(self._sources[self.opened - 1]):
+                self.confirmed.append(finish(self._sources[self.opened - 1]))
+        with _naming(self._sources[self.opened]):
+            self._reader = reader_of(self._sources[self.opened])
+        self.opened += 1
+        if self._cancelled:  # while there was no reader to cancel
+            self._reader.cancel()
+
+
+class _naming:  # noqa: N801 - a context manager, called for every piece of data
+    """Tell of which backup of the chain an error is."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, exc_type: object, error: BaseException | None, _: object) -> None:
+        if isinstance(error, TapestreamError):
+            error.tell_where(name(self._source.info))
+
+
+def _examine(source: Source) -> Extents:
+    """Read the extents of one backup, and see if it can be part of a chain."""
+    check_source(source)
+    with _naming(source):
+        extents = extents_of(source)
+        check_order(source)
+        source.check_complete()
+    return extents
+
+
+def _all_of(names: Iterable[str | None]) -> str | None:
+    """The digests of all backups, in words; None where one has none."""
+    known = set(names)
+    return None if None in known else ", ".join(sorted(filter(None, known)))
+
+
+def _check_sizes(names: Sequence[str], extents: Sequence[Extents]) -> None:
+    """Make sure that what the disk has grown by, from one backup to the next, is known."""
+    for i in range(1, len(names)):
+        before, now = extents[i - 1].size, extents[i].size
+        if now < before:
+            raise ChainError(
+                f"the disk of {names[i - 1]} has {before} bytes, that of {names[i]} only {now}: "
+                "a disk does not shrink",
+                hint="They are of two disks, or one of them is not what its name says: restore "
+                "the older backup alone.",
+            )
+        behind = _behind(extents[i], before)
+        if any(_is_unknown(extent, extents[i], before) for extent in behind):
+            raise ChainError(
+                f"the disk had grown to {now} bytes by {names[i]}, which leaves out data "
+                f"after the {before} bytes of the backup before it, {names[i - 1]}",
+                hint="Restore the backup before it, and start a new chain with a full backup.",
+            )
+
+
+def _behind(extents: Extents, start: int) -> Iterator[Extent]:
+    """The extents that end after an offset, last first."""
+    for i in reversed(range(len(extents))):
+        extent = extents[i]
+        if extent.start + extent.length <= start:
+            return
+        yield extent
+
+
+def _is_unknown(extent: Extent, extents: Extents, old_end: int) -> bool:
+    """Whether an extent after the old end of the disk has data that no backup has.
+
+    What was never written there reads as zeros. It is reported as data where it is in a cluster
+    with what was written, or with the old end: the whole cluster is allocated.
+    """
+    if extent.zero or extent.dirty:
+        return False
+    start, end = extent.start, extent.start + extent.length
+    if start < old_end:
+        first = old_end + -old_end % LARGEST_CLUSTER
+    elif start % SECTOR or (end % SECTOR and end != extents.size):
+        return True
+    else:
+        first = start - start % LARGEST_CLUSTER
+    return not all(_was_written(extents, at) for at in range(first, end, LARGEST_CLUSTER))
+
+
+def _was_written(extents: Extents, cluster: int) -> bool:
+    return any(
+        kind is not Kind.CLEAN for _, _, kind in extents.within(cluster, cluster + LARGEST_CLUSTER)
+    )

@@ -1,0 +1,123 @@
+"""verify(): read a backup to its end, and report all that is wrong with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from typing_extensions import Unpack
+
+from ..backend.contract import class_of, info_of, source_of
+from ..backend.protocols import Source
+from ..engine.copy import CopyOptions, Settings, copy
+from ..engine.threads import enough_memory
+from ..errors import LocalIOError, StreamError
+from ..model.damage import Damage, Findings
+from ..model.extents import Extents, Kind
+from ..model.info import BackupInfo
+from .discard import DiscardSink
+
+# A stream that was cut may miss a million stretches: nobody reads that.
+MAX_LINES = 100
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """What `verify` found.
+
+    Attributes:
+        info: What the backup says of itself.
+        complete: True when the stream has its end: manifest, end of archive, padding.
+        damage: Every stretch of the disk that is missing, or does not match its digest.
+        problems: What is wrong besides, in words.
+        data_bytes: Bytes of data that are there.
+        checksum: Name of the digest that all data was compared with; None: the stream has none, or
+            its manifest is not there, and only its structure was checked.
+    """
+
+    info: BackupInfo
+    complete: bool
+    damage: tuple[Damage, ...]
+    problems: tuple[str, ...]
+    data_bytes: int
+    checksum: str | None
+
+    @property
+    def ok(self) -> bool:
+        """True when nothing is wrong."""
+        return self.complete and not self.damage and not self.problems
+
+    def __str__(self) -> str:
+        """The result in a line, and a line for each thing that is wrong: the first 100 of them."""
+        end = "The end is there." if self.complete else "The end is missing, or damaged."
+        how = f"against {self.checksum}" if self.checksum else "without digests"
+        result = "good" if self.ok else "bad"
+        lines = [f"{result}: {self.data_bytes} bytes of data, read {how}. {end}"]
+        lines += [*self.problems, *map(str, self.damage[:MAX_LINES])]
+        if len(self.damage) > MAX_LINES:
+            lines.append(f"and {len(self.damage) - MAX_LINES} stretches more")
+        return "\n".join(lines)
+
+
+@enough_memory()
+def verify(source: Source, **options: Unpack[CopyOptions]) -> VerifyReport:
+    """Read a backup to its end, past all damage, and report what is wrong with it.
+
+    After a bad sector, or a bad record of a tape, reading goes on. After a damaged header, and
+    where records were lost or doubled, it goes on at the next good header of the backup. Looking
+    for that can take another 64 MiB of memory. Without readable extents, nothing more can be said.
+    Otherwise this needs as much memory as a copy, and time and memory by what there is of the
+    stream, whatever it claims. The source is used up, as by a copy, and stays open.
+
+    Args:
+        source: An open `TarStreamSource`. Any other source is read, too: its first error is
+            raised, as by `copy`.
+        **options: As for `copy`.
+
+    Returns:
+        All that is wrong. To check that a backup is good and fail otherwise, a copy to a
+        `DiscardSink` does.
+
+    Raises:
+        TapestreamError: The source cannot be read at all.
+    """
+    source = source_of(source)
+    Settings.of(options)
+    findings = Findings()
+    info = info_of(source)
+    source.tolerate(findings)
+    try:
+        data_bytes = _read(source, findings, options)
+    except BaseException:
+        source.tolerate(None)  # a copy that comes later must not be lenient
+        raise
+    return VerifyReport(
+        info,
+        findings.complete,
+        tuple(findings.damage),
+        tuple(findings.problems),
+        data_bytes,
+        findings.compared,
+    )
+
+
+def _read(source: Source, findings: Findings, options: CopyOptions) -> int:
+    """Read all data that is there, and count it."""
+    try:
+        extents = source.extents()
+    except (StreamError, LocalIOError) as e:
+        if findings.complete:  # a source that notes nothing says so from the start
+            raise
+        findings.note(str(e.args[0]))
+        size = info_of(source).size
+        if size:
+            findings.add(Damage(0, size, "extents.json", missing=True))
+        return 0
+    read = copy(source, DiscardSink(), **options)
+    findings.compared = findings.compared or read.verified
+    if findings.compared is None and source.checksum is not None:
+        findings.complete = False
+        findings.note(
+            f"{class_of(source)} says that its data has {source.checksum} digests, but its "
+            "finish() compared none"
+        )
+    return Extents.of(extents).tally(Kind.DATA).bytes - findings.missing_bytes
