@@ -534,7 +534,7 @@ def test_a_tar_on_the_disk_is_not_taken_for_the_stream(how: str) -> None:
 def test_attachments_that_are_too_large_together(monkeypatch: pytest.MonkeyPatch) -> None:
     kept = {"a": noise(700), "b": noise(700), "c": noise(300)}
     tar = make_tar(attachments=kept)
-    monkeypatch.setattr("tapestream.tar.volume.MAX_ATTACHMENTS", 1000)
+    monkeypatch.setattr("tapestream.tar.format.MAX_ATTACHMENTS", 1000)
     with (
         TarStreamSource(io.BytesIO(tar)) as source,
         pytest.raises(CorruptStreamError, match="attachments/b is too large: 700 bytes"),

@@ -15,19 +15,12 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from ..model.extents import Kind, Run
+from ..model.extents import Kind, Run, Segment, cut
 from .gap import Limits
 
 # A disk that was trimmed everywhere is one long run of zeros and nothing: it must not become one
 # request for one writer.
 MAX_PIECES = 1024
-
-
-class Segment(NamedTuple):
-    """A stretch of one data extent: the unit of a digest."""
-
-    start: int
-    length: int
 
 
 class Piece(NamedTuple):
@@ -161,12 +154,6 @@ def lost_parts(runs: Iterable[Run], lost: Sequence[tuple[int, int]]) -> Iterator
                 break
             first = max(lost_start, start)
             yield first, min(lost_end, start + length) - first, kind
-
-
-def cut(start: int, length: int, size: int) -> Iterator[Segment]:
-    """Cut a stretch into segments of `size` bytes, counted from its start; the last is shorter."""
-    for offset in range(0, length, size):
-        yield Segment(start + offset, min(size, length - offset))
 
 
 def _split(piece: Piece, origin: int, buffer_size: int) -> Iterator[Piece]:

@@ -68,6 +68,19 @@ class Extent:
         return values
 
 
+class Segment(NamedTuple):
+    """A stretch of one data extent: the unit of a digest."""
+
+    start: int
+    length: int
+
+
+def cut(start: int, length: int, size: int) -> Iterator[Segment]:
+    """Cut a stretch into segments of `size` bytes, counted from its start; the last is shorter."""
+    for offset in range(0, length, size):
+        yield Segment(start + offset, min(size, length - offset))
+
+
 # Start, length and kind of an extent.
 Run = tuple[int, int, Kind]
 

@@ -23,7 +23,6 @@ from ..tape.report import TapeReport
 from ..tape.volumes import LoadVolume, drive_of
 from ..tar import format as fmt
 from ..tar.digests import check_algorithm, hex_digest
-from ..tar.volume import MAX_ATTACHMENTS, MAX_FILES
 from ..tar.writer import TarWriter
 
 # A part that the end of a tape tore is written again from memory.
@@ -220,10 +219,10 @@ def _attachments(given: object) -> dict[str, bytes]:
     }
     for name in given or {}:
         fmt.check_new_name(name)
-    if len(members) > MAX_FILES:
-        raise UsageError(f"there must be no more than {MAX_FILES} attachments")
-    if sum(map(len, members.values())) > MAX_ATTACHMENTS:
-        raise UsageError(f"attachments must not exceed {MAX_ATTACHMENTS} bytes together")
+    if len(members) > fmt.MAX_FILES:
+        raise UsageError(f"there must be no more than {fmt.MAX_FILES} attachments")
+    if sum(map(len, members.values())) > fmt.MAX_ATTACHMENTS:
+        raise UsageError(f"attachments must not exceed {fmt.MAX_ATTACHMENTS} bytes together")
     return members
 
 

@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from ..engine.plan import Segment, cut
 from ..errors import (
     CorruptStreamError,
     DigestMismatchError,
@@ -21,7 +20,7 @@ from ..errors import (
     NewerFormatError,
     UsageError,
 )
-from ..model.extents import Extents, Kind
+from ..model.extents import Extents, Kind, Segment, cut
 from ..model.info import BackupInfo
 from .digests import ALGORITHMS, digest_of
 
@@ -44,8 +43,11 @@ MIB = 1024**2
 GIB = 1024**3
 # A digest names the damage to within this; smaller ones would make manifests of large disks huge.
 MAX_SEGMENT = 16 * MIB
-# What is kept in memory, on both sides.
+# Both sides keep these in memory: what describes the backup, and the attachments together.
 MAX_INFO = 16 * MIB
+MAX_ATTACHMENTS = 64 * MIB
+# Their names are kept, too. Nobody keeps as many files with a disk.
+MAX_FILES = 100_000
 # GNU tar's own default, 20 blocks, keeps a small backup small.
 RECORD_SIZE = 10240
 PART_SIZE = GIB

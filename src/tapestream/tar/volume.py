@@ -27,10 +27,6 @@ from .members import MAX_AHEAD, MemberReader
 from .table import MemberTable
 from .zerofill import BridgedInput
 
-# Attachments are kept in memory, on both sides.
-MAX_ATTACHMENTS = 64 * fmt.MIB
-# So are their names. Nobody keeps so many files with a disk.
-MAX_FILES = 100_000
 # More than a server sends: over ten million extents.
 MAX_EXTENTS = fmt.GIB
 # Without the list of extents, nothing can be put in its place, but each name says where it belongs.
@@ -261,7 +257,7 @@ class Volumes:
 
     def _read_attachments(self) -> None:
         """Read them, up to a header that is not that of one; none of one that is refused."""
-        left = MAX_ATTACHMENTS - sum(map(len, self._attachments.values()))
+        left = fmt.MAX_ATTACHMENTS - sum(map(len, self._attachments.values()))
         while (name := self._next_attachment()) is not None:
             try:
                 fmt.attachment_member(name)
@@ -269,8 +265,8 @@ class Volumes:
                 raise CorruptStreamError(f"a member has a bad name: {name!r}") from e
             if name in self._attachments:
                 raise CorruptStreamError(f"there are two members {fmt.ATTACHMENTS}{name}")
-            if len(self._attachments) == MAX_FILES:
-                raise CorruptStreamError(f"there are more than {MAX_FILES} attachments")
+            if len(self._attachments) == fmt.MAX_FILES:
+                raise CorruptStreamError(f"there are more than {fmt.MAX_FILES} attachments")
             self._attachments[name] = self._member(fmt.ATTACHMENTS + name, left)
             left -= len(self._attachments[name])
 
@@ -338,12 +334,12 @@ class Volumes:
             return is_one or header.name == fmt.MANIFEST or table.find(header) is not None
 
         here = self.members.offset
-        if self._searched >= here + MAX_ATTACHMENTS // 2:
+        if self._searched >= here + fmt.MAX_ATTACHMENTS // 2:
             return None
         offset, header = self.members.look_ahead(
             is_next,
             max(here, self._searched),
-            here + MAX_ATTACHMENTS,
+            here + fmt.MAX_ATTACHMENTS,
         )
         if header is None:
             self._searched = offset
