@@ -14,8 +14,8 @@ from tapestream.engine.gap import (
     AutoGap,
     FixedGap,
     Limits,
-    Seen,
-    gap_worth,
+    Sample,
+    break_even_gap,
 )
 
 KIB, MIB = 1024, 1024**2
@@ -28,10 +28,10 @@ def fragmented(limits: Limits) -> int:
     return PIECE if limits.max_gap < GAP else limits.span - GAP
 
 
-def took(length: int, seconds: float) -> Seen:
+def took(length: int, seconds: float) -> Sample:
     """Such a request, of a reader that does nothing else."""
     data = (length + GAP) // (PIECE + GAP) * PIECE
-    return Seen(1, length, data, seconds, seconds)
+    return Sample(1, length, data, seconds, seconds)
 
 
 def used(
@@ -143,24 +143,24 @@ def test_trying_costs_little() -> None:
     assert 0 < wasted / sum(lengths) < 0.1
 
 
-def alike(amount: int) -> Seen:
+def alike(amount: int) -> Sample:
     """Ten requests without gaps, for so many MiB, at 400 MiB/s."""
-    return Seen(10, amount * MIB, amount * MIB, amount / 400, amount / 400)
+    return Sample(10, amount * MIB, amount * MIB, amount / 400, amount / 400)
 
 
 def test_where_all_requests_are_alike_a_prior_holds() -> None:
-    assert gap_worth(alike(160), alike(150), None) == pytest.approx(
+    assert break_even_gap(alike(160), alike(150), None) == pytest.approx(
         PRIOR_COST * 400 * MIB, rel=0.01
     )
 
 
 def test_where_all_requests_are_alike_what_was_learned_holds() -> None:
-    assert gap_worth(alike(160), alike(150), 12345) == 12345
+    assert break_even_gap(alike(160), alike(150), 12345) == 12345
 
 
 def test_a_coarse_clock_does_no_harm() -> None:
-    assert gap_worth(took(PIECE, 0.0), took(TRIAL_SPAN, 0.0), None) == MAX_GAP
-    assert gap_worth(took(PIECE, 0.0), took(PIECE, 0.0), None) == MAX_GAP
+    assert break_even_gap(took(PIECE, 0.0), took(TRIAL_SPAN, 0.0), None) == MAX_GAP
+    assert break_even_gap(took(PIECE, 0.0), took(PIECE, 0.0), None) == MAX_GAP
 
 
 def test_a_fixed_gap_stays() -> None:

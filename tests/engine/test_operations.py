@@ -1,4 +1,4 @@
-"""Fewer operations for a block have the same effect as one for each piece."""
+"""Fewer operations for a chunk have the same effect as one for each piece."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tapestream.engine.gap import Limits
-from tapestream.engine.operations import Operation, in_any_order, in_order
-from tapestream.engine.plan import Block, plan_requests
+from tapestream.engine.operations import Operation, coalesced, one_by_one
+from tapestream.engine.plan import Chunk, plan_requests
 from tapestream.model.extents import Extent, Extents
 from tests.strategies import extent_lists
 
 CONTENT = bytes(1 + i % 255 for i in range(10_000))
 
 
-def blocks(extents: list[Extent], buffer_size: int) -> list[Block]:
+def chunks(extents: list[Extent], buffer_size: int) -> list[Chunk]:
     requests = plan_requests(
         Extents.of(extents).runs(),
         segment_size=1000,
@@ -22,17 +22,17 @@ def blocks(extents: list[Extent], buffer_size: int) -> list[Block]:
         buffer_size=buffer_size,
         limits=lambda: Limits(1000, 1000),
     )
-    return [block for request in requests for block in request.blocks]
+    return [chunk for request in requests for chunk in request.chunks]
 
 
-def filled(block: Block) -> memoryview | None:
+def filled(chunk: Chunk) -> memoryview | None:
     """A buffer as a reader fills it; what is no data is undefined."""
-    if not block.length:
+    if not chunk.length:
         return None
-    buffer = bytearray(b"?" * block.length)
-    for piece in block.pieces:
+    buffer = bytearray(b"?" * chunk.length)
+    for piece in chunk.pieces:
         if piece.segment is not None:
-            offset = piece.start - block.start
+            offset = piece.start - chunk.start
             buffer[offset : offset + piece.length] = CONTENT[piece.start :][: piece.length]
     return memoryview(buffer)
 
@@ -45,16 +45,16 @@ def apply(disk: bytearray, operation: Operation) -> None:
 @given(extent_lists(max_length=120), st.integers(1, 500), st.integers(0, 150))
 def test_the_same_disk(extents: list[Extent], buffer_size: int, join_gap: int) -> None:
     size = sum(extent.length for extent in extents)
-    one_by_one, fewer = bytearray(b"o" * size), bytearray(b"o" * size)
-    for block in blocks(extents, buffer_size):
-        single = list(in_order(block, filled(block)))
-        few = list(in_any_order(block, filled(block), join_gap))
+    separate, fewer = bytearray(b"o" * size), bytearray(b"o" * size)
+    for chunk in chunks(extents, buffer_size):
+        single = list(one_by_one(chunk, filled(chunk)))
+        few = list(coalesced(chunk, filled(chunk), join_gap))
         assert len(few) <= len(single)
         for operation in single:
-            apply(one_by_one, operation)
+            apply(separate, operation)
         for operation in few:
             apply(fewer, operation)
-    assert fewer == one_by_one
+    assert fewer == separate
 
 
 def data(start: int, length: int) -> Extent:
@@ -69,10 +69,10 @@ FRAGMENTED = [data(0, 10), zero(10, 10), data(20, 10), zero(30, 10), data(40, 10
 
 
 def shape(extents: list[Extent], join_gap: int) -> list[tuple[int, int, str]]:
-    [block] = blocks(extents, 1000)
+    [chunk] = chunks(extents, 1000)
     return [
         (o.start, o.length, "zero" if o.data is None else "data")
-        for o in in_any_order(block, filled(block), join_gap)
+        for o in coalesced(chunk, filled(chunk), join_gap)
     ]
 
 
@@ -98,6 +98,6 @@ def test_what_is_clean_is_left_alone() -> None:
         Extent(40, 10, zero=True, dirty=True),
     ]
     operations = [
-        (o.start, o.length) for b in blocks(dirty, 1000) for o in in_any_order(b, filled(b), 100)
+        (o.start, o.length) for c in chunks(dirty, 1000) for o in coalesced(c, filled(c), 100)
     ]
     assert all(start + length <= 20 or start >= 30 for start, length in operations)

@@ -19,10 +19,10 @@ from typing_extensions import Buffer
 from tapestream.backend.protocols import Digester, Reader, Writer
 from tapestream.engine.buffers import BufferPool
 from tapestream.engine.gap import Limits
-from tapestream.engine.operations import in_any_order, in_order
+from tapestream.engine.operations import coalesced, one_by_one
 from tapestream.engine.pipeline import run
 from tapestream.engine.plan import plan_requests
-from tapestream.engine.queue import Moved
+from tapestream.engine.queue import Counts
 from tapestream.model.extents import Extent, Extents, Run
 
 BUFFER = 4096
@@ -114,7 +114,7 @@ def transfer(
     gap: int = 0,
     digester: Callable[[int, int], Digester | None] = no_digest,
     progress: Callable[[int], None] = lambda n: None,
-) -> Moved:
+) -> Counts:
     pool = BufferPool(buffers, BUFFER)
     plan = plan_requests(
         extents.runs(),
@@ -132,7 +132,7 @@ def transfer(
             ordered=ordered,
             streaming=streaming,
             shares_processors=shares_processors,
-            arrange=in_order if ordered else partial(in_any_order, join_gap=0),
+            arrange=one_by_one if ordered else partial(coalesced, join_gap=0),
             observe=lambda limits, seen: None,
             digester=digester,
             progress=progress,
@@ -398,7 +398,7 @@ def test_an_error_of_the_plan_ends_everything() -> None:
             pool,
             ordered=True,
             streaming=False,
-            arrange=in_order,
+            arrange=one_by_one,
             observe=lambda limits, seen: None,
             digester=no_digest,
             progress=lambda n: None,
@@ -552,12 +552,12 @@ def test_a_streaming_sink_starts_with_full_buffers() -> None:
 
 
 @pytest.mark.parametrize("readers", [1, 3])
-@pytest.mark.parametrize("blocks", [0, 1, 7, 8, 9, 40])
-def test_a_streaming_sink_gets_everything(readers: int, blocks: int) -> None:
-    disk = Disk(blocks * BUFFER)
+@pytest.mark.parametrize("chunks", [0, 1, 7, 8, 9, 40])
+def test_a_streaming_sink_gets_everything(readers: int, chunks: int) -> None:
+    disk = Disk(chunks * BUFFER)
     transfer(disk, disk.extents(every=BUFFER), readers=readers, buffers=8, streaming=True)
     zeroed = bytes(disk.copy)
-    for i in range(0, blocks, 2):
+    for i in range(0, chunks, 2):
         assert zeroed[i * BUFFER : (i + 1) * BUFFER] == disk.content[i * BUFFER : (i + 1) * BUFFER]
 
 
@@ -620,7 +620,7 @@ def writers_of(disk: Disk, *, read: float, write: float, **options: bool | int) 
 
 @pytest.mark.parametrize(("readers", "part"), [(1, 1 / 2), (3, 1 / 10)])
 def test_what_is_taken_at_once_is_written_by_the_reading_thread(readers: int, part: float) -> None:
-    """Of several readers, only one has the block that is due."""
+    """Of several readers, only one has the chunk that is due."""
     names = writers_of(Disk(60 * BUFFER), read=0.01, write=0, readers=readers)
     assert sum(name.startswith("tapestream-reader-") for name in names) > len(names) * part
 

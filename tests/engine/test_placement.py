@@ -1,4 +1,4 @@
-"""The balance: who writes and digests, by what a block took."""
+"""The balance: who writes and digests, by what a chunk took."""
 
 from __future__ import annotations
 

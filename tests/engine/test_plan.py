@@ -43,7 +43,7 @@ def ranges(requests: list[Request]) -> list[tuple[int, int]]:
 def test_an_empty_disk_has_one_request_without_data() -> None:
     [request] = plan([zero(0, 100)])
     assert request.length == 0
-    assert [(p.start, p.length, p.segment) for p in request.blocks[0].pieces] == [(0, 100, None)]
+    assert [(p.start, p.length, p.segment) for p in request.chunks[0].pieces] == [(0, 100, None)]
 
 
 def test_no_extents_no_requests() -> None:
@@ -94,7 +94,7 @@ def test_a_disk_trimmed_everywhere_is_more_than_one_request() -> None:
     disk = [Extent(i, 1, zero=True, dirty=i % 2 == 0) for i in range(10 * MAX_PIECES)]
     requests = plan(disk)
     assert len(requests) == 5
-    assert all(len(r.blocks[0].pieces) <= MAX_PIECES for r in requests)
+    assert all(len(r.chunks[0].pieces) <= MAX_PIECES for r in requests)
 
 
 def test_a_plan_is_lazy() -> None:
@@ -119,26 +119,26 @@ def test_everything_exactly_once_in_order(
     extents: list[Extent], segment: int, request: int, buffer: int, gap: int
 ) -> None:
     requests = plan(extents, segment=segment, request=request, buffer=buffer, gap=gap)
-    blocks = [block for r in requests for block in r.blocks]
-    pieces = [piece for block in blocks for piece in block.pieces]
+    chunks = [chunk for r in requests for chunk in r.chunks]
+    pieces = [piece for chunk in chunks for piece in chunk.pieces]
 
     assert [p.start for p in pieces] == sorted(p.start for p in pieces)
     assert bytes_of(pieces, zeros=False) == bytes_of_kind(extents, Kind.DATA)
     assert bytes_of(pieces, zeros=True) == bytes_of_kind(extents, Kind.ZERO)
 
     for r in requests:
-        assert sum(block.length for block in r.blocks) == r.length
+        assert sum(chunk.length for chunk in r.chunks) == r.length
         assert r.length <= max(request, segment)
-        whole = {p.segment for block in r.blocks for p in block.pieces if p.segment is not None}
+        whole = {p.segment for chunk in r.chunks for p in chunk.pieces if p.segment is not None}
         assert (r.segments, r.data) == (len(whole), sum(each.length for each in whole))
         position = r.start
-        for block in r.blocks:
-            assert block.start == position
-            assert block.length <= buffer
-            position += block.length
-            for piece in block.pieces:
+        for chunk in r.chunks:
+            assert chunk.start == position
+            assert chunk.length <= buffer
+            position += chunk.length
+            for piece in chunk.pieces:
                 if piece.segment is not None:
-                    assert block.start <= piece.start
+                    assert chunk.start <= piece.start
                     assert piece.start + piece.length <= position
         assert_gaps_are_small(r, gap)
 
@@ -147,8 +147,8 @@ def test_everything_exactly_once_in_order(
 
 def assert_gaps_are_small(request: Request, gap: int) -> None:
     end = request.start
-    for block in request.blocks:
-        for piece in block.pieces:
+    for chunk in request.chunks:
+        for piece in chunk.pieces:
             if piece.segment is not None:
                 assert piece.start - end <= gap
                 end = piece.start + piece.length
@@ -165,7 +165,7 @@ def assert_segments(extents: list[Extent], requests: list[Request], size: int) -
     ]
     found = []
     for r in requests:
-        seen = {p.segment for block in r.blocks for p in block.pieces if p.segment is not None}
+        seen = {p.segment for chunk in r.chunks for p in chunk.pieces if p.segment is not None}
         found += sorted(seen)
         for start, length in seen:
             assert r.start <= start

@@ -11,7 +11,7 @@ class BufferPool:
     """At most `count` page-aligned buffers of `size` bytes, made when first needed.
 
     The last one given back is the first to go out again: while the sink keeps up, a few buffers
-    go round and stay in the processor's cache. Not locked: `Handover` does that.
+    go round and stay in the processor's cache. Not locked: `ChunkQueue` does that.
     """
 
     def __init__(self, count: int, size: int) -> None:
@@ -29,7 +29,7 @@ class BufferPool:
         if self._idle:
             return self._idle.pop()
         if len(self._maps) == self.count:
-            raise RuntimeError("more blocks were admitted than there are buffers")
+            raise RuntimeError("more chunks were admitted than there are buffers")
         # Private: the pages of shared memory, the default, cost a quarter more to make. Huge pages
         # cost several times as much, where the kernel must gather them first.
         try:

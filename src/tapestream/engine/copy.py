@@ -40,11 +40,11 @@ from ..tape.report import TapeReport
 from . import pipeline
 from .buffers import BufferPool
 from .gap import AutoGap, FixedGap, Gap
-from .keepalive import kept_alive
-from .operations import in_any_order, in_order
+from .keepalive import keep_alive_during
+from .operations import coalesced, one_by_one
 from .plan import lost_parts, plan_requests
 from .progress import Progress, check_progress, reporter
-from .queue import Moved
+from .queue import Counts
 from .threads import enough_memory
 
 log = logging.getLogger("tapestream.copy")
@@ -172,7 +172,7 @@ def copy(
         src = source_of(src)
         run.use(itself(src))
         settings = Settings(max_workers, buffer_size, buffer_memory, max_gap, block_hash, progress)
-        with kept_alive(src, dst, run=run):
+        with keep_alive_during(src, dst, run=run):
             return transfer(src, dst, settings, run)
 
 
@@ -267,7 +267,7 @@ def transfer(src: Source, dst: Sink, settings: Settings, run: Running) -> CopyRe
     data, zero = extents.tally(Kind.DATA), extents.tally(Kind.ZERO)
     passes = src.passes()
     if dst.sequential or settings.block_hash:
-        check_order(src)
+        require_disk_order(src)
     hasher = _hasher(info, extents) if settings.block_hash else None
     report = reporter(settings.progress, data.bytes)
     _check_memory(settings)
@@ -371,7 +371,7 @@ class _Move:
         digester: Callable[[int, int], Digester | None] = lambda *_: None,
         inspect: pipeline.Inspect | None = None,
         progress: Callable[[int], None] = lambda _: None,
-    ) -> Moved:
+    ) -> Counts:
         """Move what is listed; see `pipeline.run` for the rest."""
         src, dst, settings = self.src, self.dst, self.settings
         plan = chain.from_iterable(
@@ -400,9 +400,7 @@ class _Move:
                 ordered=dst.sequential,
                 streaming=dst.streaming,
                 shares_processors=src.shares_processors,
-                arrange=in_order
-                if dst.sequential
-                else partial(in_any_order, join_gap=dst.join_gap),
+                arrange=one_by_one if dst.sequential else partial(coalesced, join_gap=dst.join_gap),
                 digester=digester,
                 inspect=inspect,
                 observe=self.gap.observe,
@@ -473,7 +471,7 @@ def _close(workers: list[Reader] | list[Writer], *, failing: bool) -> None:
             log.exception("a reader or writer could not be closed cleanly")
 
 
-def check_order(source: Source) -> None:
+def require_disk_order(source: Source) -> None:
     """Make sure that a source can be read in the order of the disk.
 
     Raises:

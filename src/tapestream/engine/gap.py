@@ -34,7 +34,7 @@ TRIAL_SPAN = MIB
 TRIAL_REQUESTS = 4
 TRIAL_SECONDS = 0.02
 # What was learned is used for so many times as long as the trials took: the line may change.
-USE = 100
+EXPLOIT_FACTOR = 100
 
 
 class Limits(NamedTuple):
@@ -51,7 +51,7 @@ class Limits(NamedTuple):
     trial: int = 0
 
 
-class Seen(NamedTuple):
+class Sample(NamedTuple):
     """What some requests took.
 
     Attributes:
@@ -68,9 +68,9 @@ class Seen(NamedTuple):
     reading: float = 0.0
     seconds: float = 0.0
 
-    def plus(self, other: Seen) -> Seen:
+    def plus(self, other: Sample) -> Sample:
         """These and others."""
-        return Seen(*map(add, self, other))
+        return Sample(*map(add, self, other))
 
 
 class Gap(Protocol):
@@ -80,7 +80,7 @@ class Gap(Protocol):
         """What holds for the next request."""
         ...
 
-    def observe(self, limits: Limits, seen: Seen) -> None:
+    def observe(self, limits: Limits, sample: Sample) -> None:
         """Hear what a request took."""
         ...
 
@@ -99,7 +99,7 @@ class FixedGap:
         """See `Gap.limits`."""
         return self._limits
 
-    def observe(self, limits: Limits, seen: Seen) -> None:
+    def observe(self, limits: Limits, sample: Sample) -> None:
         """See `Gap.observe`: of no interest."""
 
 
@@ -118,7 +118,7 @@ class AutoGap:
         self._readers = readers
         self._lock = threading.Lock()
         self._worth: int | None = None
-        self._small = self._large = self._seen = Seen()
+        self._small = self._large = self._seen = Sample()
         self._early = 0
         self._limits = _TRY_SMALL
 
@@ -127,7 +127,7 @@ class AutoGap:
         with self._lock:
             return self._limits
 
-    def observe(self, limits: Limits, seen: Seen) -> None:
+    def observe(self, limits: Limits, sample: Sample) -> None:
         """See `Gap.observe`."""
         with self._lock:
             if limits.trial != self._limits.trial:
@@ -135,7 +135,7 @@ class AutoGap:
             if self._early < self._readers:
                 self._early += 1
                 return
-            self._seen = self._seen.plus(seen)
+            self._seen = self._seen.plus(sample)
             if self._is_over():
                 self._next()
 
@@ -144,7 +144,7 @@ class AutoGap:
         if self._is_trial:
             enough = self._seen.requests >= TRIAL_REQUESTS * self._readers
             return enough and seconds >= TRIAL_SECONDS * self._readers
-        return seconds >= USE * (self._small.seconds + self._large.seconds)
+        return seconds >= EXPLOIT_FACTOR * (self._small.seconds + self._large.seconds)
 
     @property
     def _is_trial(self) -> bool:
@@ -160,13 +160,13 @@ class AutoGap:
             following = _TRY_LARGE
         else:
             self._large = self._seen
-            self._worth = gap_worth(self._small, self._large, self._worth)
+            self._worth = break_even_gap(self._small, self._large, self._worth)
             following = Limits(self._worth, self._request_size)
         self._limits = following._replace(trial=number)
-        self._early, self._seen = 0, Seen()
+        self._early, self._seen = 0, Sample()
 
 
-def gap_worth(small: Seen, large: Seen, before: int | None) -> int:
+def break_even_gap(small: Sample, large: Sample, before: int | None) -> int:
     """The largest gap in bytes that costs no more than a request.
 
     Args:

@@ -22,7 +22,7 @@ PATIENCE = 1.0
 
 
 @contextmanager
-def kept_alive(*parties: Source | Sink, run: Running) -> Iterator[None]:
+def keep_alive_during(*parties: Source | Sink, run: Running) -> Iterator[None]:
     """Let sources and sinks keep themselves alive in this block, each from a thread of its own.
 
     One whose server hangs delays no other. A thread may outlive the block by one call that a server

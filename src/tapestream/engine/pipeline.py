@@ -1,9 +1,9 @@
 """The pipeline: N readers, a bounded and ordered hand-over, one or N writers, one cancel.
 
-    plan ──▶ claim ──▶ reader ──▶ put ──▶ [ window of blocks ] ──▶ take ──▶ writer ──▶ release
+    plan ──▶ claim ──▶ reader ──▶ put ──▶ [ window of chunks ] ──▶ take ──▶ writer ──▶ release
                                    └──────────── when it is due ──────────────┘
 
-How blocks are handed over is told in `handover`, who writes and digests them in `balance`.
+How chunks are handed over is in `queue`, which threads write and digest them in `placement`.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from ..backend.contract import done, fill, write, zero
 from ..backend.protocols import Digester, Reader, Writer
 from ..backend.running import Running
 from .buffers import BufferPool
-from .gap import Limits, Seen
+from .gap import Limits, Sample
 from .operations import Operation, data_of
 from .placement import Spent
-from .plan import Block, Request
-from .queue import Cancelled, Filled, Handover, Moved
+from .plan import Chunk, Request
+from .queue import Cancelled, ChunkQueue, Counts, FilledChunk
 from .threads import start
 
-Arrange = Callable[[Block, memoryview | None], Iterable[Operation]]
+Arrange = Callable[[Chunk, memoryview | None], Iterable[Operation]]
 Inspect = Callable[[int, memoryview], None]
 
 log = logging.getLogger("tapestream.copy")
@@ -56,10 +56,10 @@ def run(
     arrange: Arrange,
     digester: Callable[[int, int], Digester | None],
     inspect: Inspect | None = None,
-    observe: Callable[[Limits, Seen], None],
+    observe: Callable[[Limits, Sample], None],
     progress: Callable[[int], None],
     use: Running | None = None,
-) -> Moved:
+) -> Counts:
     """Move everything in the plan from the readers to the writers.
 
     Args:
@@ -67,15 +67,15 @@ def run(
         readers: One thread is started for each.
         writers: One thread is started for each.
         pool: Where the data lies in between.
-        ordered: Write blocks in the order of the plan; takes a single writer.
+        ordered: Write chunks in the order of the plan; takes a single writer.
         streaming: See `Sink.streaming`.
         shares_processors: See `Source.shares_processors`.
-        arrange: What a writer is asked to do for a block.
+        arrange: What a writer is asked to do for a chunk.
         digester: See `Sink.digester`.
         inspect: Called with the offset and the bytes of every piece of data, in the threads of the
             readers, before it is written.
         observe: Hears of every request, with its limits, what it took.
-        progress: Called with the number of data bytes in every block that was written.
+        progress: Called with the number of data bytes in every chunk that was written.
         use: The copy that is made, which may be ended by others; None for one of its own.
 
     Returns:
@@ -86,7 +86,7 @@ def run(
             ended; readers and writers are still to be closed.
     """
     use = use or Running()
-    handover = Handover(
+    queue = ChunkQueue(
         plan,
         pool,
         ordered=ordered,
@@ -95,55 +95,55 @@ def run(
         writers=len(writers),
         shares_processors=shares_processors,
     )
-    write_block = [partial(_write_block, handover, w, arrange, progress) for w in writers]
-    at_once = write_block[0]
+    write_chunk = [partial(_write_chunk, queue, w, arrange, progress) for w in writers]
+    at_once = write_chunk[0]
     examine = partial(_Examination, digester, inspect)
     work = [
-        (f"tapestream-reader-{i}", partial(_read, handover, reader, examine(), observe, at_once))
+        (f"tapestream-reader-{i}", partial(_read, queue, reader, examine(), observe, at_once))
         for i, reader in enumerate(readers)
     ] + [
-        (f"tapestream-writer-{i}", partial(_write, handover, writer, examine(), write))
-        for i, (writer, write) in enumerate(zip(writers, write_block, strict=True))
+        (f"tapestream-writer-{i}", partial(_write, queue, writer, examine(), write))
+        for i, (writer, write) in enumerate(zip(writers, write_chunk, strict=True))
     ]
     threads = [
         # Daemons, for one whose start() was interrupted may never begin.
-        threading.Thread(target=partial(_guarded, handover, do, use), name=name, daemon=True)
+        threading.Thread(target=partial(_guarded, queue, do, use), name=name, daemon=True)
         for name, do in work
     ]
     workers: list[Reader | Writer] = [*readers, *writers]
     try:
         try:
-            with use.failing(handover.fail):
+            with use.failing(queue.fail):
                 for thread in threads:
                     start(thread)
-                while not handover.finished.wait(WAKE_UP):
+                while not queue.finished.wait(WAKE_UP):
                     continue
         except BaseException as e:  # noqa: BLE001 - KeyboardInterrupt, too, ends the threads first
-            handover.fail(e)
-        _end(handover, workers)
+            queue.fail(e)
+        _end(queue, workers)
     finally:
-        _end(handover, workers)  # an interrupt may have come before the one above
-    if handover.error is not None:
-        raise handover.error
+        _end(queue, workers)  # an interrupt may have come before the one above
+    if queue.error is not None:
+        raise queue.error
     for thread in threads:
         thread.join()
-    return handover.moved
+    return queue.counts
 
 
-def _end(handover: Handover, workers: Sequence[Reader | Writer]) -> None:
+def _end(queue: ChunkQueue, workers: Sequence[Reader | Writer]) -> None:
     """Cancel all workers if they are not done, and wait until they have ended.
 
     No further KeyboardInterrupt cuts this short: what the workers use is closed next, and a
     late write would go into whatever file has got the descriptor's number by then.
     """
-    while not (handover.is_complete or handover.is_ended):
+    while not (queue.is_complete or queue.is_ended):
         try:
-            handover.fail(Cancelled())
+            queue.fail(Cancelled())
             for worker in workers:
                 _cancel(worker)
-            while handover.at_work:  # an interrupted Thread.join() takes a live thread for dead
+            while queue.at_work:  # an interrupted Thread.join() takes a live thread for dead
                 time.sleep(0.01)
-            handover.is_ended = True
+            queue.is_ended = True
         except KeyboardInterrupt:
             continue
 
@@ -156,10 +156,10 @@ def _cancel(worker: Reader | Writer) -> None:
         log.exception("a reader or writer could not be cancelled")
 
 
-def _guarded(handover: Handover, work: Callable[[], None], use: Running) -> None:
+def _guarded(queue: ChunkQueue, work: Callable[[], None], use: Running) -> None:
     """Run a worker; whatever it raises ends all the others."""
     try:
-        handover.worker_starts()
+        queue.worker_starts()
     except Cancelled:
         return
     try:
@@ -168,66 +168,71 @@ def _guarded(handover: Handover, work: Callable[[], None], use: Running) -> None
     except Cancelled:
         pass
     except BaseException as e:  # noqa: BLE001 - raised again by run()
-        handover.fail(e)
+        queue.fail(e)
     finally:
-        handover.worker_done()
+        queue.worker_done()
 
 
 def _read(
-    handover: Handover,
+    queue: ChunkQueue,
     reader: Reader,
     examination: _Examination,
-    observe: Callable[[Limits, Seen], None],
-    write_block: Callable[[Filled], None],
+    observe: Callable[[Limits, Sample], None],
+    write_chunk: Callable[[FilledChunk], None],
 ) -> None:
     since = time.monotonic()
-    for first, request in _announced(handover, reader):
+    for first, request in _announced(queue, reader):
         # No segment goes on after its request: all of it is digested by the same thread.
         are_large = request.data >= request.segments * WRITER_DIGESTS
-        digest = not (are_large and examination.has_digests and handover.writer_digests)
+        digest = not (are_large and examination.has_digests and queue.writer_digests)
         waiting = reading = 0.0
-        for number, block in enumerate(request.blocks, first):
+        for number, chunk in enumerate(request.chunks, first):
             asked = time.monotonic()
-            buffer = handover.buffer(number, block.length)
+            buffer = queue.buffer(number, chunk.length)
             waiting += time.monotonic() - asked
-            filled = Filled(number, block, buffer)
+            filled = FilledChunk(number, chunk, buffer)
             if buffer is not None:
                 filled = _fill(filled, buffer, reader, examination, digest=digest)
             reading += filled.spent.reading
-            if handover.put(filled):
-                write_block(filled)
+            if queue.put(filled):
+                write_chunk(filled)
         now = time.monotonic()
         if request.length:
             seconds = now - since - waiting
-            observe(request.limits, Seen(1, request.length, request.data, reading, seconds))
+            observe(request.limits, Sample(1, request.length, request.data, reading, seconds))
         since = now
-    handover.reader_done()
+    queue.reader_done()
 
 
 def _fill(
-    filled: Filled, buffer: memoryview, reader: Reader, examination: _Examination, *, digest: bool
-) -> Filled:
-    """Read a block, and do what is to be done with its data before it is written."""
-    block = filled.block
+    filled: FilledChunk,
+    buffer: memoryview,
+    reader: Reader,
+    examination: _Examination,
+    *,
+    digest: bool,
+) -> FilledChunk:
+    """Read a chunk, and do what is to be done with its data before it is written."""
+    chunk = filled.chunk
     began, worked = time.monotonic(), time.thread_time()
-    fill(reader, block.start, buffer[: block.length])
+    fill(reader, chunk.start, buffer[: chunk.length])
     read, worked = time.monotonic(), time.thread_time() - worked
-    examination.inspect(block, buffer)
+    examination.inspect(chunk, buffer)
     inspected = time.monotonic()
     if digest:
-        examination.digest(block, buffer)
+        examination.digest(chunk, buffer)
     spent = Spent(read - began, worked, inspected - read, time.monotonic() - inspected)
     return filled._replace(spent=spent, is_digested=digest)
 
 
-def _announced(handover: Handover, reader: Reader) -> Iterator[tuple[int, Request]]:
+def _announced(queue: ChunkQueue, reader: Reader) -> Iterator[tuple[int, Request]]:
     """What the reader is to read, one after the other; it hears of it ahead."""
     waiting: deque[tuple[int, Request]] = deque()
     while True:
         while (
             len(waiting) < reader.ahead
             and sum(request.length for _, request in waiting) < ANNOUNCED
-            and (claimed := handover.claim()) is not None
+            and (claimed := queue.claim()) is not None
         ):
             request = claimed[1]
             if request.length:
@@ -253,55 +258,55 @@ class _Examination:
         """True when the last segment had a digest."""
         return self._digest is not None
 
-    def digest(self, block: Block, buffer: memoryview) -> None:
-        """Feed the digests of its segments; the first may have begun in the block before."""
-        for piece in block.pieces:
+    def digest(self, chunk: Chunk, buffer: memoryview) -> None:
+        """Feed the digests of its segments; the first may have begun in the chunk before."""
+        for piece in chunk.pieces:
             if piece.segment is None:
                 continue
             if piece.start == piece.segment.start:
                 self._digest = self._digester(*piece.segment)
             if self._digest is not None:
-                self._digest.update(data_of(piece, block, buffer))
+                self._digest.update(data_of(piece, chunk, buffer))
 
-    def inspect(self, block: Block, buffer: memoryview) -> None:
+    def inspect(self, chunk: Chunk, buffer: memoryview) -> None:
         """Show every piece of data."""
         if self._inspect is not None:
-            for piece in block.pieces:
+            for piece in chunk.pieces:
                 if piece.segment is not None:
-                    self._inspect(piece.start, data_of(piece, block, buffer))
+                    self._inspect(piece.start, data_of(piece, chunk, buffer))
 
 
 def _write(
-    handover: Handover,
+    queue: ChunkQueue,
     writer: Writer,
     examination: _Examination,
-    write_block: Callable[[Filled], None],
+    write_chunk: Callable[[FilledChunk], None],
 ) -> None:
-    while (filled := handover.take()) is not None:
+    while (filled := queue.take()) is not None:
         if filled.buffer is not None and not filled.is_digested:
             began = time.monotonic()
-            examination.digest(filled.block, filled.buffer)
+            examination.digest(filled.chunk, filled.buffer)
             digesting = time.monotonic() - began
             spent = filled.spent._replace(digesting=digesting, writer_digested=True)
             filled = filled._replace(spent=spent)
-        write_block(filled)
+        write_chunk(filled)
     done(writer, "flush")
 
 
-def _write_block(
-    handover: Handover,
+def _write_chunk(
+    queue: ChunkQueue,
     writer: Writer,
     arrange: Arrange,
     progress: Callable[[int], None],
-    filled: Filled,
+    filled: FilledChunk,
 ) -> None:
     began = time.monotonic()
-    for operation in arrange(filled.block, filled.buffer):
+    for operation in arrange(filled.chunk, filled.buffer):
         if operation.data is None:
             zero(writer, operation.start, operation.length)
         else:
             write(writer, operation.start, operation.data)
-    written = sum(p.length for p in filled.block.pieces if p.segment is not None)
-    handover.release(filled, written, time.monotonic() - began)
+    written = sum(p.length for p in filled.chunk.pieces if p.segment is not None)
+    queue.release(filled, written, time.monotonic() - began)
     if written:
         progress(written)

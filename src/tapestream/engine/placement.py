@@ -1,23 +1,23 @@
-"""The balance: which threads write and digest, by what the last block took.
+"""The balance: which threads write and digest, by what the last chunk took.
 
 Where data is wanted in order, by a sink that has shown to take it at once, a reader's own thread
-writes the block that is due: to wake up another one costs more, and the data is still in the cache
+writes the chunk that is due: to wake up another one costs more, and the data is still in the cache
 of its processor. A sink that takes its time works in a thread of its own, beside the reading.
 
 Digests are computed by the readers. Where there is only one, the writer's thread may do it, while
-the next block is received.
+the next chunk is received.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-# A sink takes data at once when a block is written in so small a part of the time of its reading.
-AT_ONCE = 1 / 4
+# A sink takes data at once when a chunk is written in so small a part of the time of its reading.
+QUICK_PART = 1 / 4
 
 
 class Spent(NamedTuple):
-    """What a block took before it was written, in seconds.
+    """What a chunk took before it was written, in seconds.
 
     Attributes:
         reading: To read it.
@@ -35,7 +35,7 @@ class Spent(NamedTuple):
 
 
 class Balance:
-    """Not locked: `Handover` does that.
+    """Not locked: `ChunkQueue` does that.
 
     Args:
         readers: How many there are.
@@ -53,12 +53,12 @@ class Balance:
         self._shares_processors = shares_processors
 
     def weigh(self, spent: Spent, writing: float) -> None:
-        """Learn what a block took, and how many seconds the writing of it."""
+        """Learn what a chunk took, and how many seconds the writing of it."""
         reader = spent.reading + spent.inspecting
         has_time = writing < reader
         if not spent.writer_digested:
             reader += spent.digesting
-        self.is_quick = writing * self._readers <= reader * AT_ONCE
+        self.is_quick = writing * self._readers <= reader * QUICK_PART
         # Receiving may be more work than all that is done with the data: over TLS. No processor is
         # free then if the server needs one, too, and a second thread is only in the way (measured
         # on 2 processors: 0.96 times as fast over TLS, 1.04 to 1.12 times over a unix socket).

@@ -3,8 +3,8 @@
     extent    what the server lists; may be terabytes
     segment   at most `segment_size` bytes of one data extent, cut from its start
     request   segments, with the small gaps between them, that one reader reads in one go
-    block     what one buffer holds: a request is cut into blocks of `buffer_size`
-    piece     the bytes of one segment in one block, or a zero extent
+    chunk     what one buffer holds: a request is cut into chunks of `buffer_size`
+    piece     the bytes of one segment in one chunk, or a zero extent
 
 Everything is a generator: a plan over a million extents costs no memory.
 """
@@ -31,7 +31,7 @@ class Piece(NamedTuple):
     segment: Segment | None
 
 
-class Block(NamedTuple):
+class Chunk(NamedTuple):
     """What one buffer holds: `length` bytes from `start`, of which only the pieces are used."""
 
     start: int
@@ -44,7 +44,7 @@ class Request(NamedTuple):
 
     start: int
     length: int
-    blocks: list[Block]
+    chunks: list[Chunk]
     limits: Limits
     data: int  # bytes of segments in it; the rest is gaps
     segments: int
@@ -64,7 +64,7 @@ def plan_requests(
         runs: (start, length, kind) of every extent, ordered.
         segment_size: Largest segment in bytes; a request never ends inside a segment.
         request_size: Largest request in bytes, unless a single segment is larger.
-        buffer_size: Largest block in bytes.
+        buffer_size: Largest chunk in bytes.
         limits: Asked once for each request: which gaps it may read through.
 
     Yields:
@@ -118,23 +118,23 @@ class _Group:
         self.segments += 1
 
     def request(self, buffer_size: int) -> Request:
-        """Cut it into blocks."""
+        """Cut it into chunks."""
         start = self.pieces[0].start
         if not self.end:
-            return Request(start, 0, [Block(start, 0, self.pieces)], self.limits, 0, 0)
-        blocks = [
-            Block(offset, min(buffer_size, self.end - offset), [])
+            return Request(start, 0, [Chunk(start, 0, self.pieces)], self.limits, 0, 0)
+        chunks = [
+            Chunk(offset, min(buffer_size, self.end - offset), [])
             for offset in range(start, self.end, buffer_size)
         ]
         for piece in self.pieces:
             if piece.segment is None:
-                i = min((piece.start - start) // buffer_size, len(blocks) - 1)
-                blocks[i].pieces.append(piece)
+                i = min((piece.start - start) // buffer_size, len(chunks) - 1)
+                chunks[i].pieces.append(piece)
                 continue
             for part in _split(piece, start, buffer_size):
-                blocks[(part.start - start) // buffer_size].pieces.append(part)
+                chunks[(part.start - start) // buffer_size].pieces.append(part)
         length = self.end - start
-        return Request(start, length, blocks, self.limits, self.data, self.segments)
+        return Request(start, length, chunks, self.limits, self.data, self.segments)
 
 
 def lost_parts(runs: Iterable[Run], lost: Sequence[tuple[int, int]]) -> Iterator[Run]:
@@ -157,7 +157,7 @@ def lost_parts(runs: Iterable[Run], lost: Sequence[tuple[int, int]]) -> Iterator
 
 
 def _split(piece: Piece, origin: int, buffer_size: int) -> Iterator[Piece]:
-    """Split a segment at the borders of the blocks, which are counted from `origin`."""
+    """Split a segment at the borders of the chunks, which are counted from `origin`."""
     position, end = piece.start, piece.start + piece.length
     while position < end:
         border = position + buffer_size - (position - origin) % buffer_size

@@ -1,8 +1,8 @@
 """The hand-over: what readers and writers share, under one lock.
 
-Blocks are numbered in the order of the plan when they are claimed. A block may be filled only
-when it is less than one window ahead of the oldest block that is not yet released. So a buffer is
-always left for the block that is due, readers cannot starve each other, and memory is bounded by
+Chunks are numbered in the order of the plan when they are claimed. A chunk may be filled only
+when it is less than one window ahead of the oldest chunk that is not yet released. So a buffer is
+always left for the chunk that is due, readers cannot starve each other, and memory is bounded by
 the window, whatever the order in which readers finish.
 """
 
@@ -15,31 +15,31 @@ from typing import NamedTuple
 
 from .buffers import BufferPool
 from .placement import Balance, Spent
-from .plan import Block, Request
+from .plan import Chunk, Request
 
 
 class Cancelled(BaseException):
     """Ends a worker after another one failed; never leaves the pipeline."""
 
 
-class Filled(NamedTuple):
-    """A block on its way from a reader to a writer."""
+class FilledChunk(NamedTuple):
+    """A chunk on its way from a reader to a writer."""
 
     number: int
-    block: Block
+    chunk: Chunk
     buffer: memoryview | None
     spent: Spent = Spent()
     is_digested: bool = True  # False: the writer is to do it
 
 
-class Moved(NamedTuple):
+class Counts(NamedTuple):
     """What went through.
 
     Attributes:
         requests: Reads asked of the source.
         read: Bytes in them.
         written: Bytes of data written.
-        underruns: How often no writer had anything to write, after the first block.
+        underruns: How often no writer had anything to write, after the first chunk.
         stalled: How long that was, in seconds.
     """
 
@@ -50,14 +50,14 @@ class Moved(NamedTuple):
     stalled: float = 0.0
 
 
-class Handover:
+class ChunkQueue:
     """The shared state of all workers, under one lock.
 
     Args:
         plan: Requests in ascending order.
         pool: Its `count` is the window.
-        ordered: Hand blocks to `take` in their order; otherwise as they come.
-        streaming: When the blocks run out, hand on none until the window is full.
+        ordered: Hand chunks to `take` in their order; otherwise as they come.
+        streaming: When the chunks run out, hand on none until the window is full.
         readers: How many workers will claim and put.
         writers: How many workers will take and release.
         shares_processors: See `Source.shares_processors`.
@@ -85,7 +85,7 @@ class Handover:
         self.error: BaseException | None = None
         self.at_work = 0
         self.is_ended = False
-        self.moved = Moved()
+        self.counts = Counts()
         self._plan = plan
         self._pool = pool
         self._ordered = ordered
@@ -97,7 +97,7 @@ class Handover:
         self._balance = Balance(readers, shares_processors=shares_processors)
         self._oldest = 0
         self._released: set[int] = set()
-        self._ready: dict[int, Filled] = {}
+        self._ready: dict[int, FilledChunk] = {}
         self._readers_left = readers
         self._workers_left = readers + writers
         self._lock = threading.Lock()
@@ -105,22 +105,22 @@ class Handover:
         self._work = threading.Condition(self._lock)
 
     def claim(self) -> tuple[int, Request] | None:
-        """The next request, with the number of its first block; None when the plan is done."""
+        """The next request, with the number of its first chunk; None when the plan is done."""
         with self._lock:
             self._check()
             request = next(self._plan, None)
             if request is None:
                 return None
             first = self._claimed
-            self._claimed += len(request.blocks)
+            self._claimed += len(request.chunks)
             if request.length:
-                self.moved = self.moved._replace(
-                    requests=self.moved.requests + 1, read=self.moved.read + request.length
+                self.counts = self.counts._replace(
+                    requests=self.counts.requests + 1, read=self.counts.read + request.length
                 )
             return first, request
 
     def buffer(self, number: int, length: int) -> memoryview | None:
-        """Wait until block `number` may be filled; a buffer for it if it has data."""
+        """Wait until chunk `number` may be filled; a buffer for it if it has data."""
         with self._lock:
             while number >= self._oldest + self._pool.count:
                 self._check()
@@ -133,8 +133,8 @@ class Handover:
         """True when the only writer is to digest, beside the only reader."""
         return self._ordered and not self._streaming and self._balance.writer_digests
 
-    def put(self, filled: Filled) -> bool:
-        """Hand a filled block over.
+    def put(self, filled: FilledChunk) -> bool:
+        """Hand a filled chunk over.
 
         Returns:
             True when the caller is to write it, and release it, as if it had taken it.
@@ -154,8 +154,8 @@ class Handover:
                 self._work.notify()
             return False
 
-    def take(self) -> Filled | None:
-        """Wait for a block to write; None when all have been taken."""
+    def take(self) -> FilledChunk | None:
+        """Wait for a chunk to write; None when all have been taken."""
         with self._lock:
             while True:
                 self._check()
@@ -167,16 +167,16 @@ class Handover:
                     return None
                 self._work.wait()
 
-    def release(self, filled: Filled, written: int, seconds: float) -> None:
-        """Give the buffer of a block back, and let the window move on.
+    def release(self, filled: FilledChunk, written: int, seconds: float) -> None:
+        """Give the buffer of a chunk back, and let the window move on.
 
         Args:
-            filled: The block, which was written.
+            filled: The chunk, which was written.
             written: Bytes of data in it.
             seconds: How long that took, without the digests.
         """
         with self._lock:
-            self.moved = self.moved._replace(written=self.moved.written + written)
+            self.counts = self.counts._replace(written=self.counts.written + written)
             if filled.buffer is not None:
                 self._pool.give_back(filled.buffer)
                 self._balance.weigh(filled.spent, seconds)
@@ -227,8 +227,8 @@ class Handover:
         self._taken += 1
         self._writing += 1
         if self._idle_since is not None:
-            stalled = self.moved.stalled + time.monotonic() - self._idle_since
-            self.moved = self.moved._replace(underruns=self.moved.underruns + 1, stalled=stalled)
+            stalled = self.counts.stalled + time.monotonic() - self._idle_since
+            self.counts = self.counts._replace(underruns=self.counts.underruns + 1, stalled=stalled)
             self._idle_since = None
 
     def _end_writing(self) -> None:
@@ -240,7 +240,7 @@ class Handover:
             self._filling = self._streaming
 
     def _is_full(self) -> bool:
-        """No further block may be filled: also one that was released early takes its place."""
+        """No further chunk may be filled: also one that was released early takes its place."""
         return len(self._ready) + len(self._released) == self._pool.count
 
     def _all_taken(self) -> bool:

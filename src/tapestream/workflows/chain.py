@@ -25,8 +25,15 @@ from ..backend.contract import (
 )
 from ..backend.protocols import Reader, Sink, Source
 from ..backend.running import Running, running, uses
-from ..engine.copy import CopyOptions, CopyResult, Settings, aborted_on_error, check_order, transfer
-from ..engine.keepalive import kept_alive
+from ..engine.copy import (
+    CopyOptions,
+    CopyResult,
+    Settings,
+    aborted_on_error,
+    require_disk_order,
+    transfer,
+)
+from ..engine.keepalive import keep_alive_during
 from ..engine.threads import enough_memory
 from ..errors import ChainError, TapestreamError, UsageError
 from ..model.checkpoints import in_order, name
@@ -83,10 +90,10 @@ def restore_chain(
         settings = Settings.of(options)
         given = _given(sources)
         run.use(*map(itself, given))
-        stack.enter_context(kept_alive(*given, sink, run=run))
+        stack.enter_context(keep_alive_during(*given, sink, run=run))
         chain = _Chain(given)
         if sink.sequential or settings.block_hash:
-            check_order(chain)
+            require_disk_order(chain)
         if verify_first:
             chain.verify(replace(settings, block_hash=False, progress=None), run)
         return transfer(chain, sink, settings, run)
@@ -345,7 +352,7 @@ def _examine(source: Source) -> Extents:
     check_source(source)
     with _naming(source):
         extents = extents_of(source)
-        check_order(source)
+        require_disk_order(source)
         source.check_complete()
     return extents
 

@@ -19,7 +19,7 @@ from ..backend.contract import (
 )
 from ..backend.protocols import Reader, Sink, Source, Writer
 from ..backend.running import uses
-from ..engine.copy import CopyOptions, Settings, check_order, copy
+from ..engine.copy import CopyOptions, Settings, copy, require_disk_order
 from ..engine.threads import enough_memory
 from ..errors import LocalIOError, UsageError
 from ..model.extents import Extents, Kind
@@ -100,7 +100,7 @@ class _Comparison(Sink):
         check_source(self._source)
         self.extents = extents_of(self._source)
         self._info = info_of(self._source)
-        check_order(self._source)
+        require_disk_order(self._source)
         self._sizes = extents.size, self.extents.size
 
     def open_writer(self) -> Writer:
