@@ -8,22 +8,55 @@ with ImageioHTTPSource(url, cafile="ca.pem") as src, TarStreamSink("disk.tar") a
 
 from __future__ import annotations
 
-from .backend.protocols import Reader, Sink, Source, Writer
-from .engine.copy import CopyResult, copy
-from .errors import TapestreamError
-from .files.raw import RawImageSink, RawImageSource
-from .imageio.sink import ImageioUploadSink
-from .imageio.source import ImageioHTTPSource
-from .model.blockhash import BlockHash
-from .model.damage import Damage, Findings
-from .model.extents import Extent, Extents, Kind
-from .model.info import BackupInfo
-from .stream.sink import TarStreamSink
-from .stream.source import TarStreamSource
-from .workflows.chain import merge_chain, restore_chain
-from .workflows.compare import CompareReport, compare
-from .workflows.discard import DiscardSink
-from .workflows.verify import VerifyReport, verify
+from typing import TYPE_CHECKING
+
+from ._lazy import lazy
+
+if TYPE_CHECKING:
+    from . import errors as errors
+    from . import tape as tape
+    from . import testing as testing
+    from .backend.protocols import Reader, Sink, Source, Writer
+    from .engine.copy import CopyResult, copy
+    from .errors import TapestreamError
+    from .files.raw import RawImageSink, RawImageSource
+    from .imageio.sink import ImageioUploadSink
+    from .imageio.source import ImageioHTTPSource
+    from .model.blockhash import BlockHash
+    from .model.damage import Damage, Findings
+    from .model.extents import Extent, Extents, Kind
+    from .model.info import BackupInfo
+    from .stream.sink import TarStreamSink
+    from .stream.source import TarStreamSource
+    from .workflows.chain import merge_chain, restore_chain
+    from .workflows.compare import CompareReport, compare
+    from .workflows.discard import DiscardSink
+    from .workflows.verify import VerifyReport, verify
+else:
+    # The same names once more; tests/test_names.py compares them.
+    __getattr__, __dir__ = lazy(
+        __name__,
+        {
+            ".backend.protocols": "Reader Sink Source Writer",
+            ".engine.copy": "CopyResult copy",
+            ".errors": "TapestreamError",
+            ".files.raw": "RawImageSink RawImageSource",
+            ".imageio.sink": "ImageioUploadSink",
+            ".imageio.source": "ImageioHTTPSource",
+            ".model.blockhash": "BlockHash",
+            ".model.damage": "Damage Findings",
+            ".model.extents": "Extent Extents Kind",
+            ".model.info": "BackupInfo",
+            ".stream.sink": "TarStreamSink",
+            ".stream.source": "TarStreamSource",
+            ".tape": "",
+            ".testing": "",
+            ".workflows.chain": "merge_chain restore_chain",
+            ".workflows.compare": "CompareReport compare",
+            ".workflows.discard": "DiscardSink",
+            ".workflows.verify": "VerifyReport verify",
+        },
+    )
 
 __all__ = [
     "BackupInfo",

@@ -1,12 +1,33 @@
 """Tape drives: `TapeDrive`, what is on a tape, and how backups go on on the next one."""
 
-from ..drive.device import Command, DeviceStatus, Flag, StDevice, TapeDevice
-from ..drive.position import TapeStatus
-from .catalog import Catalog, CatalogBackup, CatalogVolume
-from .drive import TapeDrive
-from .report import TapeLabel, TapePlace, TapeReport
-from .scan import TapeEntry
-from .volumes import VolumeRequest
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .._lazy import lazy
+
+if TYPE_CHECKING:
+    from ..drive.device import Command, DeviceStatus, Flag, StDevice, TapeDevice
+    from ..drive.position import TapeStatus
+    from .catalog import Catalog, CatalogBackup, CatalogVolume
+    from .drive import TapeDrive
+    from .report import TapeLabel, TapePlace, TapeReport
+    from .scan import TapeEntry
+    from .volumes import VolumeRequest
+else:
+    # The same names once more; tests/test_names.py compares them.
+    __getattr__, __dir__ = lazy(
+        __name__,
+        {
+            "..drive.device": "Command DeviceStatus Flag StDevice TapeDevice",
+            "..drive.position": "TapeStatus",
+            ".catalog": "Catalog CatalogBackup CatalogVolume",
+            ".drive": "TapeDrive",
+            ".report": "TapeLabel TapePlace TapeReport",
+            ".scan": "TapeEntry",
+            ".volumes": "VolumeRequest",
+        },
+    )
 
 __all__ = [
     "Catalog",

@@ -4,16 +4,33 @@ The daemon needs the optional dependencies (`pip install "tapestream[testing]"`)
 qemu tools (`qemu-utils` on Debian, `qemu-img` and `qemu-nbd` elsewhere).
 """
 
-from tapestream.testing.daemon import ImageioDaemon
-from tapestream.testing.images import (
-    ImageServer,
-    compare_images,
-    create_image,
-    image_info,
-    serve_image,
-    virtual_size,
-    write_pattern,
-)
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .._lazy import lazy
+
+if TYPE_CHECKING:
+    from .daemon import ImageioDaemon
+    from .images import (
+        ImageServer,
+        compare_images,
+        create_image,
+        image_info,
+        serve_image,
+        virtual_size,
+        write_pattern,
+    )
+else:
+    # The same names once more; tests/test_names.py compares them.
+    __getattr__, __dir__ = lazy(
+        __name__,
+        {
+            ".daemon": "ImageioDaemon",
+            ".images": "ImageServer compare_images create_image image_info serve_image "
+            "virtual_size write_pattern",
+        },
+    )
 
 __all__ = [
     "ImageServer",

@@ -1,0 +1,77 @@
+"""A user's program with every public name: mypy must know each of them, and no others."""
+
+from __future__ import annotations
+
+import tapestream
+import tapestream.tape as tapes
+import tapestream.testing as tests
+
+NAMES: tuple[object, ...] = (
+    tapestream.BackupInfo,
+    tapestream.BlockHash,
+    tapestream.CompareReport,
+    tapestream.CopyResult,
+    tapestream.Damage,
+    tapestream.DiscardSink,
+    tapestream.Extent,
+    tapestream.Extents,
+    tapestream.Findings,
+    tapestream.ImageioHTTPSource,
+    tapestream.ImageioUploadSink,
+    tapestream.Kind,
+    tapestream.RawImageSink,
+    tapestream.RawImageSource,
+    tapestream.Reader,
+    tapestream.Sink,
+    tapestream.Source,
+    tapestream.TapestreamError,
+    tapestream.TarStreamSink,
+    tapestream.TarStreamSource,
+    tapestream.VerifyReport,
+    tapestream.Writer,
+    tapestream.compare,
+    tapestream.copy,
+    tapestream.merge_chain,
+    tapestream.restore_chain,
+    tapestream.verify,
+    tapes.Catalog,
+    tapes.CatalogBackup,
+    tapes.CatalogVolume,
+    tapes.Command,
+    tapes.DeviceStatus,
+    tapes.Flag,
+    tapes.StDevice,
+    tapes.TapeDevice,
+    tapes.TapeDrive,
+    tapes.TapeEntry,
+    tapes.TapeLabel,
+    tapes.TapePlace,
+    tapes.TapeReport,
+    tapes.TapeStatus,
+    tapes.VolumeRequest,
+    tests.ImageServer,
+    tests.ImageioDaemon,
+    tests.compare_images,
+    tests.create_image,
+    tests.image_info,
+    tests.serve_image,
+    tests.virtual_size,
+    tests.write_pattern,
+)
+
+
+def copy_disk(url: str) -> int:
+    with tapestream.ImageioHTTPSource(url) as src, tapestream.TarStreamSink("disk.tar") as dst:
+        return tapestream.copy(src, dst).data_bytes
+
+
+def is_of_a_tape(error: tapestream.TapestreamError) -> bool:
+    return isinstance(error, tapestream.errors.TapeError)
+
+
+def label_of(drive: tapestream.tape.TapeDrive) -> str | None:
+    return drive.label
+
+
+def use_an_unknown_name() -> object:
+    return tapestream.no_such_name  # type: ignore[attr-defined]
