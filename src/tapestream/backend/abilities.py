@@ -1,0 +1,402 @@
+"""What a backend may be able to do besides the core: one small protocol for each ability.
+
+    ability(source, Rewinds)  ->  the source, what it wraps, or None
+
+A backend has an ability by having its members, without inheriting from the protocol. Whoever needs
+an ability asks `ability` for it, and can do without:
+
+| Ability          | Members                                   | Of                     |
+|------------------|-------------------------------------------|------------------------|
+| `Wraps`          | `wrapped`                                 | whatever wraps another |
+| `Cancels`        | `cancel`                                  | all four               |
+| `KeepsAlive`     | `keep_alive`                              | Source, Sink           |
+| `Prefetches`     | `prefetch_depth`, `prefetch`              | Reader                 |
+| `Flushes`        | `flush`                                   | Writer                 |
+| `TakesDigests`   | `digested`                                | Writer                 |
+| `HasPlace`       | `place`                                   | Source                 |
+| `HasLocalServer` | `server_is_local`                         | Source                 |
+| `ChecksItself`   | `digest_name`, `finish`                   | Source                 |
+| `ChecksEnd`      | `check_complete`                          | Source                 |
+| `Rewinds`        | `rewind`                                  | Source                 |
+| `HoldsDevice`    | `device`                                  | Source                 |
+| `HasReadOrder`   | `read_order`                              | Source                 |
+| `Salvages`       | `salvaging`                               | Source                 |
+| `FindsMissing`   | `missing_until`                           | Source                 |
+| `Digests`        | `digest_name`, `segment_size`, `new_hash` | Sink                   |
+| `Streams`        | `streaming`                               | Sink                   |
+| `CoalescesZeros` | `coalesce_zeros`                          | Sink                   |
+| `LosesWrites`    | `lost`                                    | Sink                   |
+
+What is a property here may as well be an attribute of the class or of the object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from inspect import getattr_static
+from types import FunctionType
+from typing import Protocol, TypeVar, cast
+
+from typing_extensions import Buffer
+
+from ..errors import BackendError
+from ..model.damage import Findings
+from ..model.extents import Run
+from .protocols import Source
+
+A = TypeVar("A")
+
+_ABSENT = object()
+
+
+# `Callable`, not `type[A]`: a type checker would refuse a protocol there.
+def ability(backend: object, kind: Callable[..., A]) -> A | None:
+    """Find out whether a backend has an ability.
+
+    The first object that has it wins: the backend itself, then what it wraps (its `wrapped`), then
+    what that wraps. So a wrapper has all abilities of what it wraps. It replaces an ability by
+    defining it, and hides one by setting a method of it to None: `rewind = None`. An ability
+    without methods is hidden by the value that means no, such as `device = None`.
+
+    Nothing is evaluated to find out: a property may be expensive, or fail. Only an object with a
+    `__getattr__` is asked for the names that it does not have otherwise.
+
+    Args:
+        backend: A source, sink, reader or writer.
+        kind: The protocol of the ability.
+
+    Returns:
+        The object that has the ability: the backend, or one that it wraps. None if there is none.
+
+    Raises:
+        BackendError: An object has some members of the ability, but not all of them.
+    """
+    members = {name: of for name, of in vars(kind).items() if not name.startswith("_")}
+    found = {name: value for name in members if (value := _look(backend, name)) is not _ABSENT}
+    if not found:
+        inner = getattr(backend, "wrapped", None)
+        return None if inner is None else ability(inner, kind)
+    if any(
+        value is None and isinstance(members[name], FunctionType) for name, value in found.items()
+    ):
+        return None
+    missing = sorted(members.keys() - found.keys())
+    if missing:
+        raise BackendError(
+            f"{type(backend).__qualname__} has {', '.join(sorted(found))}, but no "
+            f"{' and no '.join(missing)}",
+            hint="docs/abilities.md says which members each ability has.",
+        )
+    return cast("A", backend)
+
+
+def _look(backend: object, name: str) -> object:
+    """A member as it is defined: for a property, the property itself."""
+    found = getattr_static(backend, name, _ABSENT)
+    return getattr(backend, name, _ABSENT) if found is _ABSENT else found
+
+
+class Wraps(Protocol):
+    """Wraps another backend of the same kind, and has the abilities of that one."""
+
+    @property
+    def wrapped(self) -> object:
+        """The other backend."""
+        ...
+
+
+class Cancels(Protocol):
+    """Can be interrupted in a call that blocks."""
+
+    def cancel(self) -> None:
+        """Make a call that blocks now, in another thread, fail soon.
+
+        Called from another thread, possibly more than once, when a copy is given up. What the
+        call then raises is dropped. Of a reader and a writer, every call may block; of a source,
+        `extents`, `open_reader` and `finish`; of a sink, `begin` and `commit`.
+        """
+        ...
+
+
+class KeepsAlive(Protocol):
+    """Holds something that expires when it is not used: a ticket, a connection."""
+
+    def keep_alive(self) -> None:
+        """Use it.
+
+        Called about every 20 seconds during a copy, from another thread, whether data moves or
+        not: a sink may wait for a tape for minutes. Must not block for long. An error is logged;
+        the copy itself finds out whether it matters.
+        """
+        ...
+
+
+class Prefetches(Protocol):
+    """A reader that profits from knowing what will be read next."""
+
+    @property
+    def prefetch_depth(self) -> int:
+        """How many ranges may be announced before the first of them has been read, at least 1.
+
+        With more than 1, a network backend can request the next range while it receives the one
+        before. Fewer are announced when ranges are large.
+        """
+        ...
+
+    def prefetch(self, start: int, length: int) -> None:
+        """Announce the next range that will be read.
+
+        Ranges are read in the order they are announced, each from start to end. A backend with
+        expensive requests should send one request per range.
+
+        Args:
+            start: Offset of the range in the disk, in bytes.
+            length: Its length in bytes.
+
+        Raises:
+            TapestreamError: The range cannot be had. `readinto` may raise it as well.
+        """
+        ...
+
+
+class Flushes(Protocol):
+    """A writer that has something to do when its last byte was written."""
+
+    def flush(self) -> None:
+        """Send everything written here on its way to stable storage.
+
+        Called once, after this writer's last `write` or `zero`; not called once anything failed.
+
+        Raises:
+            TapestreamError: Something that was written is lost.
+        """
+        ...
+
+
+class HasPlace(Protocol):
+    """A source that is somewhere."""
+
+    @property
+    def place(self) -> str | None:
+        """Where it is read from, for errors that people read: a path, a URL without its ticket."""
+        ...
+
+
+class HasLocalServer(Protocol):
+    """A source that a server may read for us."""
+
+    @property
+    def server_is_local(self) -> bool:
+        """True when the server runs on this host.
+
+        By default, there are then fewer readers: the server needs processors, too.
+        """
+        ...
+
+
+class ChecksItself(Protocol):
+    """A source that finds out at its end whether it was complete and intact."""
+
+    @property
+    def digest_name(self) -> str | None:
+        """Name of the digest that the data is compared with, such as "sha256"; None for none.
+
+        `finish` says what was compared.
+        """
+        ...
+
+    def finish(self) -> str | None:
+        """Check what can only be checked after the last byte was read.
+
+        Called after all readers were closed, before the sink is committed. A wrapper that replaces
+        this calls that of the other source, and returns what it returned.
+
+        Returns:
+            Name of the digest that all data was compared with, for `CopyResult.verified`; None if
+            it was compared with none.
+
+        Raises:
+            TapestreamError: The source is not complete or not intact: the copy is worthless.
+        """
+        ...
+
+
+class ChecksEnd(Protocol):
+    """A source that can see beforehand whether its end is there."""
+
+    def check_complete(self) -> None:
+        """Make sure that nothing is missing at the end, as far as that is quickly known.
+
+        Called after `extents` and before `open_reader`, in a chain of backups.
+
+        Raises:
+            TapestreamError: The source is not complete.
+        """
+        ...
+
+
+class Rewinds(Protocol):
+    """A source that can be read more than once."""
+
+    def rewind(self) -> None:
+        """Make it readable once more, from the beginning.
+
+        Called when no reader is open.
+
+        Raises:
+            UsageError: It can be read only once after all: a pipe.
+        """
+        ...
+
+
+class HoldsDevice(Protocol):
+    """A source that reads from a device of which others may need to read, too."""
+
+    @property
+    def device(self) -> str | None:
+        """Name of what only one source can use at the same time, a tape drive; None for none.
+
+        The source holds it from `open_reader` until `finish` or `close`. In a chain, sources with
+        the same name are read one after another.
+        """
+        ...
+
+
+class HasReadOrder(Protocol):
+    """A source that must be read in another order than that of the disk."""
+
+    def read_order(self) -> Sequence[Iterable[Run]] | None:
+        """The order in which this source must be read. Called after `extents`.
+
+        Returns:
+            Several passes, each in ascending order, which together cover every data and zero run
+            of the extents exactly once. A sequential sink cannot take that. None for disk order.
+        """
+        ...
+
+
+class Salvages(Protocol):
+    """A source that can go on after damage."""
+
+    def salvaging(self, findings: Findings) -> Source | None:
+        """The same data, as a source that goes on after damage as far as possible.
+
+        Its `finish` raises nothing that is in the findings. It is used in place of this source, and
+        closed with it.
+
+        Args:
+            findings: Where damage is noted while it is read.
+
+        Returns:
+            The other source; None if there is none after all.
+
+        Raises:
+            TapestreamError: The data cannot be read at all.
+        """
+        ...
+
+
+class FindsMissing(Protocol):
+    """A source that may find, while it is read, that some of its data is missing."""
+
+    @property
+    def missing_until(self) -> int | None:
+        """Offset in the disk, in bytes, before which no more data comes.
+
+        A source that goes on after damage may find that everything up to some offset is missing, or
+        that nothing follows at all. What was not read yet is then not read any more, and counts as
+        zeros. None if the source delivers all its data, or fails.
+        """
+        ...
+
+
+class Hash(Protocol):
+    """A digest in the making: a hashlib object is one."""
+
+    def update(self, data: Buffer, /) -> object:
+        """Take the next bytes."""
+        ...
+
+    def digest(self) -> bytes:
+        """The digest of all bytes so far."""
+        ...
+
+
+class Digests(Protocol):
+    """A sink that records digests of the data.
+
+    The engine makes them, where a core is free. It cuts data extents into segments, feeds each
+    segment to a hash of its own, and hands its digest over to the writer: see `TakesDigests`.
+    """
+
+    @property
+    def digest_name(self) -> str | None:
+        """Name of the digest, such as "sha256", for `CopyResult.checksum`; None to record none."""
+        ...
+
+    @property
+    def segment_size(self) -> int:
+        """Cut data extents at multiples of this many bytes, counted from the extent's start.
+
+        A segment, that is at most this much of one extent, is what one digest is made of, and is
+        read by one reader from its first byte to its last.
+        """
+        ...
+
+    def new_hash(self) -> Hash:
+        """A new hash, for one segment. Called in several threads, if `digest_name` is not None."""
+        ...
+
+
+class TakesDigests(Protocol):
+    """A writer of a sink that records digests."""
+
+    def digested(self, start: int, length: int, digest: bytes) -> None:
+        """Take the digest of a segment. Called before the segment's last byte is written.
+
+        Args:
+            start: Offset of the segment in the disk, in bytes.
+            length: Its length in bytes.
+            digest: The digest of its data.
+        """
+        ...
+
+
+class Streams(Protocol):
+    """A sink that should not run out of data."""
+
+    @property
+    def streaming(self) -> bool:
+        """True when to stop and start again costs more than to wait: a tape drive.
+
+        Whenever the data runs out, writing then goes on only when the buffers are full.
+        """
+        ...
+
+
+class CoalescesZeros(Protocol):
+    """A sink to which zeros may be written as data, rather than zeroed."""
+
+    @property
+    def coalesce_zeros(self) -> int:
+        """Write zeros of up to this many bytes as data, together with the data on both sides."""
+        ...
+
+
+class LosesWrites(Protocol):
+    """A sink that may lose what it took: a server that dies before it has flushed."""
+
+    def lost(self) -> Sequence[tuple[int, int]]:
+        """Report what was written and is not there any more, and forget it.
+
+        Called after all writers were closed. If it returns ranges, their data is read from the
+        source again, and new writers write it and all zeros of the disk again. Then this is called
+        once more.
+
+        Returns:
+            Ordered (start, end) ranges of the disk, in bytes, that do not touch each other.
+
+        Raises:
+            TapestreamError: What was lost cannot be found out.
+        """
+        ...

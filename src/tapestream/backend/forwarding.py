@@ -1,0 +1,150 @@
+"""Backends that wrap another one, forward the core to it, and have all of its abilities.
+
+Inherit from one of these to change a single thing, such as the speed or what is counted. Call
+`super()` for the rest: what the other backend returns is checked there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from copy import copy
+
+from typing_extensions import override
+
+from ..model.damage import Findings
+from ..model.extents import Extent, Extents
+from ..model.info import BackupInfo
+from .abilities import Salvages, ability
+from .contract import done, fill, reader_of, write, writer_of, zero
+from .protocols import Reader, Sink, Source, Writer
+
+
+class ForwardingSource(Source):
+    """Does what another source does.
+
+    Args:
+        wrapped: The other source. Closing this one closes it.
+    """
+
+    def __init__(self, wrapped: Source) -> None:
+        self.wrapped = wrapped
+
+    @property
+    @override
+    def info(self) -> BackupInfo:
+        return self.wrapped.info
+
+    @property
+    @override
+    def max_readers(self) -> int:
+        return self.wrapped.max_readers
+
+    @property
+    @override
+    def sequential(self) -> bool:
+        return self.wrapped.sequential
+
+    @override
+    def extents(self) -> Iterable[Extent]:
+        return self.wrapped.extents()
+
+    @override
+    def open_reader(self) -> Reader:
+        return reader_of(self.wrapped)
+
+    def salvaging(self, findings: Findings) -> Source | None:
+        """This wrapper around what the other source is when it goes on after damage."""
+        salvages = ability(self.wrapped, Salvages)
+        inner = None if salvages is None else salvages.salvaging(findings)
+        if inner is None:
+            return None
+        view = copy(self)
+        view.wrapped = inner
+        return view
+
+    @override
+    def close(self) -> None:
+        self.wrapped.close()
+
+
+class ForwardingReader(Reader):
+    """Does what another reader does.
+
+    Args:
+        wrapped: The other reader. Closing this one closes it.
+    """
+
+    def __init__(self, wrapped: Reader) -> None:
+        self.wrapped = wrapped
+
+    @override
+    def readinto(self, start: int, buffer: memoryview) -> None:
+        fill(self.wrapped, start, buffer[:])
+
+    @override
+    def close(self) -> None:
+        self.wrapped.close()
+
+
+class ForwardingSink(Sink):
+    """Does what another sink does.
+
+    Args:
+        wrapped: The other sink. Closing this one closes it.
+    """
+
+    def __init__(self, wrapped: Sink) -> None:
+        self.wrapped = wrapped
+
+    @property
+    @override
+    def max_writers(self) -> int:
+        return self.wrapped.max_writers
+
+    @property
+    @override
+    def sequential(self) -> bool:
+        return self.wrapped.sequential
+
+    @override
+    def begin(self, info: BackupInfo, extents: Extents) -> None:
+        done(self.wrapped, "begin", info, extents)
+
+    @override
+    def open_writer(self) -> Writer:
+        return writer_of(self.wrapped)
+
+    @override
+    def commit(self) -> None:
+        done(self.wrapped, "commit")
+
+    @override
+    def abort(self) -> None:
+        self.wrapped.abort()
+
+    @override
+    def close(self) -> None:
+        self.wrapped.close()
+
+
+class ForwardingWriter(Writer):
+    """Does what another writer does.
+
+    Args:
+        wrapped: The other writer. Closing this one closes it.
+    """
+
+    def __init__(self, wrapped: Writer) -> None:
+        self.wrapped = wrapped
+
+    @override
+    def write(self, start: int, buffer: memoryview) -> None:
+        write(self.wrapped, start, buffer[:])
+
+    @override
+    def zero(self, start: int, length: int) -> None:
+        zero(self.wrapped, start, length)
+
+    @override
+    def close(self) -> None:
+        self.wrapped.close()
