@@ -11,11 +11,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Protocol
+
+from typing_extensions import Self
 
 from ..arguments import function, number
 from ..arguments import path as checked_path
-from ..backend.closing import Closing
 from ..errors import (
     DriveBusyError,
     EndOfTapeError,
@@ -27,7 +29,6 @@ from ..errors import (
     UsageError,
     WriteProtectedError,
 )
-from ..tape.report import TapeLabel
 from .device import Command, Flag, StDevice, TapeDevice
 
 log = logging.getLogger("tapestream.tape")
@@ -106,7 +107,7 @@ class OpenDevice(Protocol):
         ...
 
 
-class Transport(Closing):
+class Transport:
     """A drive with a cartridge: `TapeDrive`, but for what is on the tape, and whose turn it is.
 
     Arguments, guarantees and errors are described there.
@@ -147,13 +148,23 @@ class Transport(Closing):
         self._miscounts = False
         # How often the device was opened: another tape may have been loaded in between.
         self.openings = 0
-        # The tape's label, if it has one, and if that was read since the drive was opened.
-        self.tape_label: TapeLabel | None = None
-        self.knows_label = False
+        # What its user remembers of the tape; None as soon as it may be another one.
+        self.remembered: object | None = None
 
     def __repr__(self) -> str:
         path = getattr(self, "path", "without a path")  # the constructor may have failed
         return f"<{type(self).__name__} {path}>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
 
     # The drive and its cartridge
 
@@ -386,9 +397,7 @@ class Transport(Closing):
         """
         self._check_writable()
         self._check_position()
-        if self._position == 0:
-            self.learn_label(None)  # what is written here takes its place
-        elif self.status().block != 0 and not self._is_behind_filemark():
+        if self._position and self.status().block != 0 and not self._is_behind_filemark():
             self.write_filemark()
 
     def _is_behind_filemark(self) -> bool:
@@ -406,20 +415,6 @@ class Transport(Closing):
             self._lose()
             raise PositionLostError(f"{self.path} was moved from where it stood")
         return found
-
-    # The label
-
-    @property
-    def label(self) -> str | None:
-        """What the tape is called, as far as it was read since the drive was opened."""
-        return self.tape_label.name if self.tape_label else None
-
-    def learn_label(self, label: TapeLabel | None) -> None:
-        """Remember the label that was read off the tape; None if it has none."""
-        self.tape_label, self.knows_label = label, True
-
-    def _forget_label(self) -> None:
-        self.tape_label, self.knows_label = None, False
 
     # Reading and writing
 
@@ -547,7 +542,7 @@ class Transport(Closing):
             was_lost = self.is_lost
             self._sure = self._writing = self._at_end = self._read_only = False
             self._position = self._block_size = None
-            self._forget_label()
+            self.remembered = None
             if device is not None:
                 with self._errors("cannot close it"):
                     try:
@@ -664,7 +659,7 @@ class Transport(Closing):
         """Note that it may stand anywhere, and have any tape."""
         self._position = _LOST
         self._sure = self._at_end = False
-        self._forget_label()
+        self.remembered = None
 
     def _look_after(self, device: TapeDevice) -> int | None:
         """Learn where a failed command left the tape; None where the drive does not say.

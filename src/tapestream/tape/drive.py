@@ -20,7 +20,7 @@ from ..errors import (
     WrongTapeError,
 )
 from ..model.info import describe
-from .label import label_record, new_label
+from .label import label_record, new_label, remember_label, remembered_label
 from .report import TapeLabel
 from .scan import TapeEntry, first_label, is_empty, scan
 from .search import matches, newest_first
@@ -59,6 +59,16 @@ class TapeDrive(Transport):
         self._turns = Turns()
 
     # What is on the tape
+
+    @property
+    def label(self) -> str | None:
+        """What the tape is called, as far as it was read since the drive was opened."""
+        return self.tape_label.name if self.tape_label else None
+
+    @property
+    def tape_label(self) -> TapeLabel | None:
+        """The tape's label, if it has one, as far as it was read since the drive was opened."""
+        return remembered_label(self)
 
     def scan(self) -> Iterator[TapeEntry]:
         """Look at every tape file, from the beginning of the tape; see `TapeEntry`.
@@ -183,7 +193,7 @@ class TapeDrive(Transport):
         self.rewind()
         self.write_record(memoryview(label_record(new, self.block_size)))
         self.write_filemark()
-        self.learn_label(new)
+        remember_label(self, new)
 
     def _check_blank(self) -> None:
         for entry in scan(self):

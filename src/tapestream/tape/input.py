@@ -19,6 +19,7 @@ from ..model.info import describe
 from ..tar.format import INFO, MAX_INFO, Preamble
 from ..tar.members import MemberReader
 from .drive import TapeDrive
+from .label import knows_label
 from .scan import TapeEntry, holds_data, look, scan
 from .volumes import DriveTurn, LoadVolume, VolumeRequest, ask, place_in_words
 
@@ -80,7 +81,7 @@ class TapeInput:
 
     def place(self) -> str:
         """The same, with the label read if need be: that may wind the tape."""
-        if not self._turn.drive.knows_label and self._file is not None:
+        if not knows_label(self._turn.drive) and self._file is not None:
             with suppress(StreamError, TapeError):
                 self._turn.drive.read_label()
                 self._place = self._turn.drive.label, self._file

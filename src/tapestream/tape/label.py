@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import time
 import uuid
+from dataclasses import dataclass
 from typing import TypeGuard
 
+from ..drive.position import Transport
 from ..drive.records import MIN_RECORD
 from ..errors import CorruptStreamError, UsageError
 from ..tar import format as fmt
@@ -85,6 +87,33 @@ def read_label(members: MemberReader) -> TapeLabel:
         tape_id if _is_id(tape_id) else None,
         tuple(filter(_is_id, replaces[:_MOST_REPLACED])) if isinstance(replaces, list) else (),
     )
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What is remembered of a tape."""
+
+    label: TapeLabel | None
+
+
+def remember_label(drive: Transport, label: TapeLabel | None) -> None:
+    """Remember the label of the tape in a drive, until it may be another tape.
+
+    Args:
+        drive: The drive.
+        label: What was read or written; None if the tape has no label.
+    """
+    drive.remembered = _Known(label)
+
+
+def knows_label(drive: Transport) -> bool:
+    """Whether it is known which label the tape has, or that it has none."""
+    return isinstance(drive.remembered, _Known)
+
+
+def remembered_label(drive: Transport) -> TapeLabel | None:
+    """The label of the tape; None if it has none, or if that is not known."""
+    return drive.remembered.label if isinstance(drive.remembered, _Known) else None
 
 
 def _is_name(name: object) -> TypeGuard[str]:

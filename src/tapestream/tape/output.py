@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from datetime import datetime, timezone
 
+from ..drive.position import expected_block
 from ..drive.records import RecordWriter, check_record_size
 from ..errors import EndOfTapeError, TapeError, WriteProtectedError, WrongTapeError
 from ..model.info import BackupInfo, describe
 from ..tar.format import Preamble
 from .drive import TapeDrive
+from .label import knows_label, remember_label
 from .report import TapeLabel, TapePlace, TapeReport
 from .volumes import DriveTurn, LoadVolume, VolumeRequest, ask, place_in_words
 
@@ -149,6 +151,8 @@ class TapeOutput:
     def _begin_file(self) -> None:
         drive = self._turn.drive
         drive.begin_file()
+        if expected_block(drive) == 0:
+            remember_label(drive, None)  # what is written here takes its place
         self._writer = RecordWriter(drive, self._record_size)
         status = drive.status()
         self.began_empty = status.at_beginning or (status.file == 1 and drive.label is not None)
@@ -183,6 +187,6 @@ def _append(drive: TapeDrive) -> None:
     status = drive.status()
     if status.write_protected:
         raise WriteProtectedError(f"{drive.path}: the cartridge is write-protected")
-    if not drive.knows_label or status.file is None:
+    if not knows_label(drive) or status.file is None:
         drive.read_label()
     drive.end_of_data()

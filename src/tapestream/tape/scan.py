@@ -19,7 +19,7 @@ from ..model.expected import Expected
 from ..model.info import BackupInfo
 from ..tar import format as fmt
 from ..tar.members import MemberReader
-from .label import is_label, read_label
+from .label import is_label, read_label, remember_label
 from .report import TapeLabel
 
 # No end of a manifest is longer, nor are the zeros after it that count.
@@ -92,7 +92,7 @@ def scan(drive: Transport) -> Iterator[TapeEntry]:
     drive.rewind()
     entry = look(drive, 0)
     if entry is None or not entry.is_unknown:
-        drive.learn_label(entry.tape_label if entry else None)
+        remember_label(drive, entry.tape_label if entry else None)
     while entry is not None:
         yield entry
         entry = look(drive, entry.file + 1)
@@ -120,7 +120,7 @@ def first_label(drive: Transport) -> TapeLabel | None:
     else:
         entry = _recognized(0, first, reader)[0] if is_label(first) else None
         if entry is None or not entry.is_unknown:
-            drive.learn_label(entry.tape_label if entry else None)
+            remember_label(drive, entry.tape_label if entry else None)
     if entry is not None and entry.is_unknown:
         raise unreadable_label(drive, entry)
     return entry.tape_label if entry else None
