@@ -25,12 +25,13 @@ from tapestream import (
     copy,
 )
 from tapestream.engine.copy import CopyOptions
+from tapestream.engine.hashing import BlockHasher
 from tapestream.errors import BlockHashMismatchError, ExtentsError, UsageError
-from tapestream.model.blockhash import BlockHash, BlockHasher
+from tapestream.model.blockhash import BlockHash
 from tapestream.model.extents import Extent, Extents
 from tapestream.model.info import Context
+from tests.engine.test_hashing import reference
 from tests.memory import MemorySink, MemorySource
-from tests.model.test_blockhash import reference
 
 MIB = 1024**2
 

@@ -40,6 +40,7 @@ from tapestream.errors import (
 )
 from tapestream.model.blockhash import BlockHash
 from tapestream.testing import ImageioDaemon, create_image, serve_image, virtual_size, write_pattern
+from tests.engine.test_hashing import reference
 from tests.hostile import CloseBeforeReply, Cut, Fault, HostileServer, Reset, Stall, Status
 from tests.imageio.support import (
     FOREVER,
@@ -53,7 +54,6 @@ from tests.imageio.support import (
     noise,
     on,
 )
-from tests.model.test_blockhash import reference
 
 BOTH = pytest.mark.parametrize("unix", [False, True], ids=["tls", "unix"])
 # 64 KiB, of other sizes than the grid: pieces cross its borders everywhere.

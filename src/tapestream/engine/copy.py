@@ -33,13 +33,14 @@ from ..backend.contract import (
 from ..backend.protocols import Digester, Reader, Sink, Source, Writer
 from ..backend.running import Running, running
 from ..errors import BlockHashMismatchError, LostWritesError, UsageError
-from ..model.blockhash import BlockHash, BlockHasher
+from ..model.blockhash import BlockHash
 from ..model.extents import Extents, Kind, Run
 from ..model.info import BackupInfo, disk_of
 from ..tape.report import TapeReport
 from . import pipeline
 from .buffers import BufferPool
 from .gap import AutoGap, FixedGap, Gap
+from .hashing import BlockHasher
 from .keepalive import keep_alive_during
 from .operations import coalesced, one_by_one
 from .plan import lost_parts, plan_requests

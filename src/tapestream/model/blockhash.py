@@ -1,4 +1,4 @@
-"""The block hash of a disk, as imageio computes it: of all its bytes, in whatever order they come.
+"""The block hash of a disk: the value, as imageio's server computes it.
 
 The disk is cut into blocks of 4 MiB, counted from its start; the last may be shorter. The block
 hash is the BLAKE2b digest of the BLAKE2b digests of all blocks, one after the other, each of 32
@@ -8,26 +8,15 @@ whatever their formats and extents.
 
 from __future__ import annotations
 
-import hashlib
 import re
-import threading
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache, partial
-from typing import Any, NamedTuple
-
-from typing_extensions import Buffer
+from typing import Any
 
 from ..errors import UsageError
 
 ALGORITHM = "blake2b"
 BLOCK_SIZE = 4 * 1024**2
-
-_new_hash = partial(hashlib.blake2b, digest_size=32)
-_ZEROS = memoryview(bytes(BLOCK_SIZE))
-# So many digests of zero blocks are hashed in one call: those of 16 GiB.
-_MANY = 4096
 
 
 @dataclass(frozen=True)
@@ -80,214 +69,3 @@ class BlockHash:
             return cls(values["checksum"], values["algorithm"], values["block_size"])
         except KeyError as e:
             raise UsageError(f"a block hash must have the key {e}") from e
-
-
-class BlockHasher:
-    """Computes the block hash of a disk while its data comes by, in any order.
-
-    May be fed by several threads at the same time. None of them ever waits for another: a piece
-    whose turn has not come is copied, and hashed by the thread that hashes what is before it in
-    its block. So memory grows only with how far the pieces are out of order.
-
-    Args:
-        size: Size of the disk in bytes.
-        data: (start, length) of every stretch of data, in ascending order; all else is zeros.
-            Walked as the data comes.
-    """
-
-    def __init__(self, size: int, data: Iterable[tuple[int, int]]) -> None:
-        self._layout = _layout(size, data)
-        self._due: deque[_Block | _Zeros] = deque()  # laid out, not yet in the hash of the disk
-        self._open: dict[int, _Block] = {}  # by their starts: those that are not yet complete
-        self._hash = _new_hash()
-        self._draining = False
-        self._lock = threading.Lock()
-
-    def update(self, start: int, data: memoryview) -> None:
-        """Take the data at offset `start` of the disk; every byte of data exactly once.
-
-        The buffer may be used again as soon as this returns.
-        """
-        while data:
-            border = BLOCK_SIZE - start % BLOCK_SIZE
-            self._take(start, data[:border])
-            start += border
-            data = data[border:]
-
-    def result(self) -> BlockHash:
-        """The block hash of the whole disk, once all of its data was taken.
-
-        Raises:
-            RuntimeError: Data is missing.
-        """
-        with self._lock:
-            for entry in self._layout:
-                self._due.append(entry)
-                if not entry.is_complete:
-                    break
-        self._drain()
-        if self._due:
-            raise RuntimeError("not all data of the disk came to its block hash")
-        return BlockHash(self._hash.hexdigest())
-
-    def _take(self, start: int, data: memoryview) -> None:
-        """Hash a piece of one block, and all pieces that waited for it; or let it wait."""
-        with self._lock:
-            block = self._block(start - start % BLOCK_SIZE)
-            if block.is_busy or start != block.next:
-                block.waiting[start] = bytes(data)
-                return
-            block.is_busy = True
-        piece: Buffer | None = data
-        while piece is not None:
-            block.feed(piece)
-            if block.is_complete:
-                self._complete(block)
-                return
-            with self._lock:
-                piece = block.waiting.pop(block.next, None)
-                block.is_busy = piece is not None
-
-    def _block(self, start: int) -> _Block:
-        """The block at `start`; what lies before it on the disk is laid out, too."""
-        while start not in self._open:
-            entry = next(self._layout, None)
-            if entry is None:
-                raise RuntimeError(f"no data was expected in the block at {start}")
-            self._due.append(entry)
-            if isinstance(entry, _Block):
-                self._open[entry.start] = entry
-        return self._open[start]
-
-    def _complete(self, block: _Block) -> None:
-        with self._lock:
-            del self._open[block.start]
-        self._drain()
-
-    def _drain(self) -> None:
-        """Put the digests that are due into the hash of the disk; one thread at a time does."""
-        with self._lock:
-            if self._draining:
-                return
-            self._draining = True
-        while ready := self._ready():
-            for entry in ready:
-                for digests in entry.digests():
-                    self._hash.update(digests)
-
-    def _ready(self) -> list[_Block | _Zeros]:
-        ready = []
-        with self._lock:
-            while self._due and self._due[0].is_complete:
-                ready.append(self._due.popleft())
-            self._draining = bool(ready)
-        return ready
-
-
-class _Zeros(NamedTuple):
-    """Blocks without data: so many of them, each of `length` bytes."""
-
-    blocks: int
-    length: int
-
-    @property
-    def is_complete(self) -> bool:
-        """True: there is nothing to wait for."""
-        return True
-
-    def digests(self) -> Iterator[bytes]:
-        """The digests of all blocks, many at a time."""
-        digest = _digest_of_zeros(self.length)
-        for first in range(0, self.blocks, _MANY):
-            yield digest * min(_MANY, self.blocks - first)
-
-
-@lru_cache(maxsize=4)
-def _digest_of_zeros(length: int) -> bytes:
-    return _new_hash(_ZEROS[:length]).digest()
-
-
-class _Block:
-    """A block with data in it.
-
-    Fed only by the thread that made it busy, outside of the lock; all else is under the lock.
-
-    Attributes:
-        start: Offset of the block in the disk.
-        is_busy: A thread feeds it.
-        waiting: Data that came too early, by offset.
-        is_complete: All was fed.
-    """
-
-    def __init__(self, start: int, end: int) -> None:
-        self.start = start
-        self.is_busy = False
-        self.waiting: dict[int, bytes] = {}
-        self.is_complete = False
-        self._end = end
-        self._at = start  # what is before was hashed
-        self._data: deque[tuple[int, int]] = deque()
-        self._hash = _new_hash()
-
-    def add(self, start: int, end: int) -> None:
-        """Hear of a stretch of data, in ascending order, before anything is fed."""
-        self._data.append((start, end))
-
-    @property
-    def next(self) -> int:
-        """Offset of the data that is to be fed next; of no use while busy, or when complete."""
-        return max(self._at, self._data[0][0])
-
-    def feed(self, piece: Buffer) -> None:
-        """Hash the piece of data that begins at `next`, and the zeros around it."""
-        self._zeros_up_to(self.next)
-        self._hash.update(piece)
-        self._at += memoryview(piece).nbytes
-        while self._data and self._data[0][1] <= self._at:
-            self._data.popleft()
-        if not self._data:
-            self._zeros_up_to(self._end)
-            self.is_complete = True
-
-    def digests(self) -> Iterator[bytes]:
-        """The digest of the block, when it is complete."""
-        yield self._hash.digest()
-
-    def _zeros_up_to(self, end: int) -> None:
-        self._hash.update(_ZEROS[: end - self._at])
-        self._at = end
-
-
-def _layout(size: int, data: Iterable[tuple[int, int]]) -> Iterator[_Block | _Zeros]:
-    """Cut a disk into blocks with data, and blocks without, in ascending order."""
-    block: _Block | None = None
-    end = 0  # of the last block
-    for start, length in data:
-        for first, last in _cut(start, start + length):
-            if block is None or first >= end:
-                if block is not None:
-                    yield block
-                begin = first - first % BLOCK_SIZE
-                yield from _zeros(end, begin)
-                end = min(begin + BLOCK_SIZE, size)
-                block = _Block(begin, end)
-            block.add(first, last)
-    if block is not None:
-        yield block
-    yield from _zeros(end, size)
-
-
-def _cut(start: int, end: int) -> Iterator[tuple[int, int]]:
-    """Cut a stretch at the borders of the blocks."""
-    while start < end:
-        border = start - start % BLOCK_SIZE + BLOCK_SIZE
-        yield start, min(border, end)
-        start = border
-
-
-def _zeros(start: int, end: int) -> Iterator[_Zeros]:
-    blocks, rest = divmod(end - start, BLOCK_SIZE)
-    if blocks:
-        yield _Zeros(blocks, BLOCK_SIZE)
-    if rest:
-        yield _Zeros(1, rest)
