@@ -1,0 +1,215 @@
+"""Tars through file objects of every kind, and through devices."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tapestream import TarStreamSink, TarStreamSource, copy
+from tapestream.errors import IncompleteStreamError, LocalIOError, TapestreamError, UsageError
+from tapestream.files.streams import BinaryInput
+from tests.memory import MemorySource
+from tests.stream.support import LARGE, TAR, BoomError, Trickle, backup, boom, meanwhile, restore
+from tests.tar.tars import DISK, disk
+
+# --- File objects ---
+
+
+class OnlyRead:
+    """All that `BinaryInput` asks for; gives fewer bytes than asked for."""
+
+    def __init__(self, content: bytes) -> None:
+        self.file = io.BytesIO(content)
+
+    def read(self, n: int, /) -> bytes:
+        assert n > 0
+        return self.file.read(min(n, 100))
+
+
+class OnlyWrite:
+    """All that `BinaryOutput` asks for; tells nothing, and copies nothing late."""
+
+    def __init__(self) -> None:
+        self.content = b""
+
+    def write(self, data: memoryview, /) -> None:
+        self.content += data
+
+
+def test_short_reads_and_writes() -> None:
+    with Trickle() as out:
+        backup(out)
+        assert not out.closed
+        tar = bytes(out.content)
+        assert restore(out) == DISK
+        assert not out.closed
+    assert restore(OnlyRead(tar)) == DISK
+
+
+def test_an_object_that_can_only_write() -> None:
+    out = OnlyWrite()
+    backup(out)
+    assert restore(io.BytesIO(out.content)) == DISK
+
+
+@pytest.mark.parametrize("buffering", [0, -1])
+def test_two_backups_in_one_file_object(tmp_path: Path, buffering: int) -> None:
+    with (tmp_path / "both.tar").open("w+b", buffering) as file:
+        for seed in (1, 2):
+            backup(file, disk(seed), record_size=4096)
+            assert not file.closed
+        end = file.tell()
+        file.write(b"something else")
+        file.seek(0)
+        assert restore(file) == disk(1)
+        assert file.tell() % 4096 == 0
+        assert restore(file) == disk(2)
+        assert file.tell() == end
+        assert file.read() == b"something else"
+
+
+def test_what_is_written_around_a_backup_stays_around_it(path: Path) -> None:
+    with path.open("wb") as file:
+        file.write(b"before")
+        backup(file)
+        end = file.tell()
+        file.write(b"behind")
+        file.seek(0)
+        file.write(b"BEFORE")
+    assert path.read_bytes()[:6] == b"BEFORE"
+    assert path.read_bytes()[end:] == b"behind"
+    with path.open("rb") as again:
+        again.seek(6)
+        assert restore(again) == DISK
+        assert again.read() == b"behind"
+
+
+def test_an_aborted_file_object_stays_open_and_is_incomplete() -> None:
+    out = io.BytesIO()
+    with TarStreamSink(out) as sink, pytest.raises(BoomError):
+        copy(MemorySource(DISK, before_read=boom), sink)
+    assert not out.closed
+    with pytest.raises(IncompleteStreamError):
+        restore(io.BytesIO(out.getvalue()))
+
+
+class NoData(io.RawIOBase):
+    """A non-blocking file that is never ready."""
+
+    def readable(self) -> bool:
+        return True
+
+    def writable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> None:
+        return None
+
+    def write(self, data: Any) -> None:
+        return None
+
+
+class NoDataRead:
+    def read(self, n: int, /) -> None:
+        return None
+
+
+@pytest.mark.parametrize("file", [NoData(), NoDataRead()])
+def test_a_non_blocking_input_is_refused(file: BinaryInput) -> None:
+    with pytest.raises(UsageError, match="blocking mode"):
+        TarStreamSource(file)
+
+
+def test_a_non_blocking_output_is_refused() -> None:
+    with NoData() as file, pytest.raises(TapestreamError):
+        backup(file)
+
+
+def test_a_non_blocking_pipe_is_waited_for() -> None:
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with open(reading, "rb") as input_, open(writing, "wb", 0) as output:
+        with meanwhile(lambda: backup(output, LARGE)):
+            assert restore(input_) == LARGE
+        assert not os.get_blocking(writing)
+
+
+class TakesNothing:
+    """A file that never takes anything, and says so."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def write(self, data: memoryview, /) -> int:
+        self.calls += 1
+        if self.calls == 1000:
+            raise BoomError("asked again and again")
+        return 0
+
+
+def test_an_output_that_takes_nothing_is_an_error() -> None:
+    with pytest.raises(TapestreamError):
+        backup(TakesNothing())
+
+
+class Failing(io.RawIOBase):
+    """Fails after some bytes, in all ways, with the operating system's error."""
+
+    def __init__(self, left: int) -> None:
+        self.left = left
+        self.tar = io.BytesIO(TAR)
+
+    def writable(self) -> bool:
+        return True
+
+    def readable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self.left -= len(data)
+        if self.left < 0:
+            raise OSError(errno.EIO, "Input/output error")
+        return len(data)
+
+    def readinto(self, buffer: Any) -> int:
+        self.left -= len(buffer)
+        if self.left < 0:
+            raise OSError(errno.EIO, "Input/output error")
+        return self.tar.readinto(buffer)
+
+
+@pytest.mark.parametrize("left", [0, 3000, 10_000])
+def test_errors_of_a_file_object(left: int) -> None:
+    with Failing(left) as file, pytest.raises(LocalIOError, match="cannot write Failing") as caught:
+        backup(file)
+    assert caught.value.errno == errno.EIO
+    with Failing(left) as file, pytest.raises(LocalIOError, match="cannot read Failing"):
+        restore(file)
+
+
+# --- Devices ---
+
+
+def test_a_full_device() -> None:
+    with pytest.raises(LocalIOError, match="cannot write /dev/full: No space left") as caught:
+        backup("/dev/full")
+    assert caught.value.errno == errno.ENOSPC
+
+
+@pytest.mark.parametrize("buffering", [0, 2**16, 2**24])
+def test_no_space_left_in_a_file_object(buffering: int) -> None:
+    """Nothing is left in its buffer that would fail once more when it is closed."""
+    with open("/dev/full", "wb", buffering) as file, pytest.raises(LocalIOError) as caught:
+        backup(file)
+    assert caught.value.errno == errno.ENOSPC
+
+
+def test_other_devices() -> None:
+    backup("/dev/null", LARGE)
+    with pytest.raises(IncompleteStreamError):
+        restore("/dev/null")
