@@ -12,14 +12,8 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from tapestream import (
-    Damage,
-    TarStreamSource,
-    verify,
-)
-from tapestream.errors import (
-    TapestreamError,
-)
+from tapestream import Damage, TarStreamSource, verify
+from tapestream.errors import TapestreamError
 from tapestream.model.damage import MAX_PROBLEMS
 from tapestream.workflows.verify import MAX_LINES
 from tests.strategies import extent_lists

@@ -16,14 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tapestream import (
-    Damage,
-    DiscardSink,
-    TarStreamSource,
-    VerifyReport,
-    copy,
-    verify,
-)
+from tapestream import Damage, DiscardSink, TarStreamSource, VerifyReport, copy, verify
 from tests.tar.layouts import Layout, flipped, joined
 from tests.tar.sectors import SECTOR, Bad, BadSectors, real_bad_sectors
 from tests.tar.tars import make_tar

@@ -6,17 +6,8 @@ import io
 
 import pytest
 
-from tapestream import (
-    Damage,
-    DiscardSink,
-    Extent,
-    TarStreamSource,
-    copy,
-    verify,
-)
-from tapestream.errors import (
-    CorruptStreamError,
-)
+from tapestream import Damage, DiscardSink, Extent, TarStreamSource, copy, verify
+from tapestream.errors import CorruptStreamError
 from tests.memory import MemorySink
 from tests.tar.layouts import flipped
 from tests.tar.sectors import Bad, BadSectors

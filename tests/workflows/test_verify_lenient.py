@@ -8,13 +8,7 @@ from typing import Any
 
 import pytest
 
-from tapestream import (
-    DiscardSink,
-    TarStreamSource,
-    VerifyReport,
-    copy,
-    verify,
-)
+from tapestream import DiscardSink, TarStreamSource, VerifyReport, copy, verify
 from tapestream.errors import (
     CorruptStreamError,
     DigestMismatchError,

@@ -6,10 +6,7 @@ from typing import Any
 
 import pytest
 
-from tapestream import (
-    TarStreamSource,
-    verify,
-)
+from tapestream import TarStreamSource, verify
 from tests.tar.layouts import Layout, flipped, zeroed
 from tests.tar.sectors import BadSectors
 from tests.tar.tars import make_tar
