@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tapestream.files.atomic import AtomicFile
 from tapestream.testing import ImageioDaemon
 
 from . import call_errors, interrupts
@@ -68,7 +69,7 @@ def test_an_error_of_the_system_leaves_nothing(name: str, jobs: dict[str, Job]) 
 
 def test_what_is_left_is_found(jobs: dict[str, Job], monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that is not taken away after an interrupt."""
-    monkeypatch.setattr("tapestream.files.atomic.PartialFile.abort", lambda _: None)
+    monkeypatch.setattr(AtomicFile, "abort", lambda _: None)
     job = jobs["a tar to a new raw image"]
     places = interrupts.sample(job, 20, random.Random(1))
     assert any(

@@ -22,7 +22,7 @@ from tapestream import (
     copy,
 )
 from tapestream.errors import LocalIOError, NotDurableError
-from tapestream.files.atomic import PartialFile
+from tapestream.files.atomic import AtomicFile
 from tests.memory import MemorySource
 
 DISK = bytes(range(256)) * 4096
@@ -140,7 +140,7 @@ def test_a_directory_that_fails_after_that_makes_an_error_that_tells_the_truth(
 def test_an_image_that_was_only_made_larger_is_put_back_as_it_was(tmp_path: Path) -> None:
     path = tmp_path / "disk.raw"
     path.write_bytes(b"old")
-    file = PartialFile(path, modify=True)
+    file = AtomicFile(path, modify=True)
     file.resize(10_000, empty=False)
     assert file.abort() is None
     assert path.read_bytes() == b"old"
@@ -159,7 +159,7 @@ def test_an_image_that_cannot_become_so_large_is_put_back(tmp_path: Path) -> Non
 def test_an_image_that_was_emptied_is_not_put_back(tmp_path: Path) -> None:
     path = tmp_path / "disk.raw"
     path.write_bytes(b"old")
-    file = PartialFile(path, modify=True)
+    file = AtomicFile(path, modify=True)
     file.resize(3, empty=True)
     assert file.abort() == tmp_path / "disk.raw.partial"
     assert not path.exists()
@@ -173,7 +173,7 @@ def test_what_nobody_closes_leaves_nothing(tmp_path: Path) -> None:
     path.write_bytes(b"old")
     before = len(os.listdir("/proc/self/fd"))
     for make in (
-        lambda: PartialFile(path, modify=True),
+        lambda: AtomicFile(path, modify=True),
         lambda: TarStreamSink(tmp_path / "a.tar"),
         lambda: RawImageSource(path),
     ):

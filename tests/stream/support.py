@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from tapestream import Extent, TarStreamSink, TarStreamSource, copy
-from tapestream.files.streams import BinaryInput, BinaryOutput
+from tapestream.files.inputs import BinaryInput
+from tapestream.files.outputs import BinaryOutput
 from tapestream.model.extents import Extents
 from tests.memory import MemorySink, MemorySource
 from tests.tar.tars import DISK, disk, make_tar

@@ -20,7 +20,8 @@ import pytest
 
 from tapestream import TarStreamSink, TarStreamSource, copy
 from tapestream.errors import IncompleteStreamError, LocalIOError, TapestreamError
-from tapestream.files.streams import open_input, open_output
+from tapestream.files.inputs import open_input
+from tapestream.files.outputs import open_output
 from tests.memory import MemorySink, MemorySource
 from tests.stream.support import (
     LARGE,
@@ -134,7 +135,7 @@ def as_a_disk(monkeypatch: pytest.MonkeyPatch) -> None:
         return os.stat_result(found)
 
     fstat_of_a_device = os.fstat
-    monkeypatch.setattr("tapestream.files.streams.os.fstat", fstat)
+    monkeypatch.setattr(os, "fstat", fstat)
 
 
 @pytest.mark.usefixtures("as_a_disk")

@@ -279,7 +279,7 @@ def test_a_disk_is_as_seekable_as_a_file(tmp_path: Path, monkeypatch: pytest.Mon
     path = tmp_path / "disk.tar"
     path.write_bytes(TAR)
     with monkeypatch.context() as patched:
-        patched.setattr("tapestream.files.streams.os.fstat", fstat)
+        patched.setattr(os, "fstat", fstat)
         source = TarStreamSource(path)
     with source:
         source.check_complete()
@@ -291,8 +291,8 @@ def test_a_disk_is_as_seekable_as_a_file(tmp_path: Path, monkeypatch: pytest.Mon
 def test_bad_sectors_of_a_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     with real_bad_sectors(BIG, SEVERAL) as path:
         with monkeypatch.context() as patched:
-            patched.setattr("tapestream.files.streams.stat.S_ISBLK", stat.S_ISREG)
-            patched.setattr("tapestream.files.streams.stat.S_ISREG", lambda mode: False)
+            patched.setattr(stat, "S_ISBLK", stat.S_ISREG)
+            patched.setattr(stat, "S_ISREG", lambda mode: False)
             source = TarStreamSource(path)
         with source:
             assert_bad_sectors(verify(source), SEVERAL)

@@ -13,12 +13,13 @@ from functools import partial
 from pathlib import Path
 
 from ..errors import LocalIOError, NotDurableError, UsageError
-from .locks import begin_changing, close_file
+from .descriptors import close_file
+from .locks import lock_exclusive
 
 SUFFIX = ".partial"
 
 
-class PartialFile:
+class AtomicFile:
     """A regular file, written under a temporary name beside its final one.
 
     A new file is created with mode 0600, for a backup is as secret as the disk, and is removed
@@ -181,7 +182,7 @@ class PartialFile:
                 raise
 
     def _take_aside(self) -> None:
-        begin_changing(self.fd, self.path)
+        lock_exclusive(self.fd, self.path)
         aside = self.path.with_name(_short(self.path.name) + SUFFIX)
         if aside.exists():
             raise FileExistsError(

@@ -1,34 +1,30 @@
-"""Who uses a local file: so that no copy destroys what it reads, and none uses a closed file.
+"""Locks on local files, so that no copy destroys what it reads.
 
-By flock(2), which knows a file by any of its names, in this process and in others. A file system
-without locks gives no warning.
+flock(2) knows a file by any of its names, in this process and in others. On a file system without
+locks nothing is checked.
 """
 
 from __future__ import annotations
 
 import fcntl
-import io
-import logging
 import os
 
-from ..errors import LocalIOError, UsageError
-
-log = logging.getLogger("tapestream.files")
+from ..errors import UsageError
 
 
-def begin_reading(fd: int) -> None:
-    """Tell that a file is read, until its descriptor is closed."""
+def lock_shared(fd: int) -> None:
+    """Lock a file that is read, until its descriptor is closed."""
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError:
-        return  # somebody changes it, which is his to know; or there are no locks
+        return  # whoever writes the file knows that he does; or the file system has no locks
 
 
-def begin_changing(fd: int, path: str | os.PathLike[str]) -> None:
-    """Take a file for oneself, until its descriptor is closed.
+def lock_exclusive(fd: int, path: str | os.PathLike[str]) -> None:
+    """Lock a file that is going to be changed, until its descriptor is closed.
 
     Raises:
-        UsageError: Somebody reads it, or changes it.
+        UsageError: Another descriptor reads it or changes it.
     """
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -39,25 +35,3 @@ def begin_changing(fd: int, path: str | os.PathLike[str]) -> None:
         ) from None
     except OSError:
         return
-
-
-def descriptor(file: io.FileIO, name: str) -> int:
-    """The descriptor of an open file.
-
-    Ask for it again for each use: once the file is closed, the number may be another file's.
-
-    Raises:
-        LocalIOError: It is closed.
-    """
-    try:
-        return file.fileno()
-    except ValueError:
-        raise LocalIOError(f"{name} is closed") from None
-
-
-def close_file(file: io.FileIO, name: str) -> None:
-    """Close a file. An error is only logged: the copy has not failed because of it."""
-    try:
-        file.close()
-    except OSError as e:
-        log.warning("%s could not be closed cleanly: %s", name, e)

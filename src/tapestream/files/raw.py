@@ -17,10 +17,11 @@ from ..arguments import path as checked_path
 from ..backend.protocols import Reader, Sink, Source, Writer
 from ..errors import LocalIOError, TargetSizeError, UsageError
 from ..model.extents import MAX_OFFSET, Extent, Extents
-from ..model.formats import format_at, known_format
 from ..model.info import BackupInfo, check_info, disk_of
-from .atomic import PartialFile
-from .locks import begin_changing, begin_reading, close_file, descriptor
+from .atomic import AtomicFile
+from .descriptors import close_file, descriptor, is_storage
+from .formats import format_at, known_format
+from .locks import lock_exclusive, lock_shared
 
 log = logging.getLogger("tapestream.files.raw")
 
@@ -63,7 +64,7 @@ class RawImageSource(Source):
             raise LocalIOError(f"cannot open {self._path}", e) from e
         try:
             size = _size_of_image(self._file, self._path)
-            begin_reading(self._file.fileno())
+            lock_shared(self._file.fileno())
             found = known_format(self._file.fileno())
             if found is not None:
                 log.warning("%s is %s, and is read as if it were the disk", self._path, found)
@@ -154,7 +155,7 @@ class RawImageSink(Sink):
     sequential = False
     max_writers = MAX_THREADS
     # So that an object whose constructor failed can be closed.
-    _file: PartialFile | None = None
+    _file: AtomicFile | None = None
     _device: io.FileIO | None = None
     _writer: _RawWriter | None = None
     _ended = True
@@ -225,7 +226,7 @@ class RawImageSink(Sink):
 
     def _begin_file(self, info: BackupInfo) -> None:
         size = self._size_of_file(info)
-        self._file = PartialFile(self._path, modify=True)
+        self._file = AtomicFile(self._path, modify=True)
         full = info.context == "zero"
         self._file.resize(size, empty=full)  # full: without holes to be punched
         writer = _RawWriter(self._file.fd, self._path, blank=full, changed=self._file)
@@ -291,7 +292,7 @@ class _RawWriter(Writer):
     """
 
     def __init__(
-        self, fd: int, path: str, *, blank: bool, changed: PartialFile | None = None
+        self, fd: int, path: str, *, blank: bool, changed: AtomicFile | None = None
     ) -> None:
         self._fd = fd
         self._path = path
@@ -373,12 +374,11 @@ def _check_unread(path: str) -> None:
     except OSError:
         return
     with file:
-        begin_changing(file.fileno(), path)
+        lock_exclusive(file.fileno(), path)
 
 
 def _size_of_image(file: io.FileIO, path: str) -> int:
-    mode = os.fstat(file.fileno()).st_mode
-    if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
+    if not is_storage(file.fileno()):
         raise _no_image(path)
     return os.lseek(file.fileno(), 0, os.SEEK_END)
 

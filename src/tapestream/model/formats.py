@@ -1,10 +1,6 @@
-"""Recognize a file by its first or last bytes, so that no other format is overwritten."""
+"""Formats of files, by their first or last bytes, so that no other format is overwritten."""
 
 from __future__ import annotations
-
-import io
-import os
-import stat
 
 _VHD = b"conectix"
 # (where, what, which format): as qemu's block drivers, or the format's own pages, have it.
@@ -35,41 +31,25 @@ _STREAMS = (
     *((0, magic, f"a file that {packer} compressed") for magic, packer in _PACKERS.items()),
 )
 
-# Bytes at the beginning, and at the end, of a file that are needed to recognize its format.
-_SECTOR = 512
+# As many bytes at the beginning and at the end of a file are needed to recognize its format.
+SECTOR = 512
 
 
-def known_format(fd: int, *, streams: bool = True) -> str | None:
+def format_of(head: bytes, tail: bytes, *, streams: bool = True) -> str | None:
     """Which format a file has; None for a raw image, or one that is not known.
 
     Args:
-        fd: The file or disk.
+        head: Its first `SECTOR` bytes.
+        tail: Its last `SECTOR` bytes.
         streams: False to leave out what a backup may be: a tar, as it is or compressed.
-
-    Raises:
-        OSError: It cannot be read.
     """
-    head = os.pread(fd, _SECTOR, 0)
     for offset, magic, name in _OTHERS + _STREAMS if streams else _OTHERS:
         if head.startswith(magic, offset):
             return name
     # One of fixed size is the disk itself, and its format's only sector comes after that.
-    last = max(0, os.lseek(fd, 0, os.SEEK_END) - _SECTOR)
-    return "a VHD image" if os.pread(fd, len(_VHD), last) == _VHD else None
+    return "a VHD image" if tail.startswith(_VHD) else None
 
 
 def packer_of(head: bytes) -> str | None:
     """The program that compressed a file, by its first bytes; None for a file of another kind."""
     return next((packer for magic, packer in _PACKERS.items() if head.startswith(magic)), None)
-
-
-def format_at(path: str, *, streams: bool = True) -> str | None:
-    """The same for a path; None if it cannot be read, as the caller finds out."""
-    try:
-        mode = os.stat(path).st_mode
-        if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
-            return None
-        with io.FileIO(path, "rb") as file:
-            return known_format(file.fileno(), streams=streams)
-    except OSError:
-        return None

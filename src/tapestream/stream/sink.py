@@ -14,7 +14,7 @@ from ..arguments import function
 from ..backend.protocols import Digester, Sink, Writer
 from ..drive import records
 from ..errors import LocalIOError, TapestreamError, UsageError
-from ..files.streams import BinaryOutput, Output, open_output
+from ..files.outputs import BinaryOutput, Output, open_output
 from ..model.extents import Extents
 from ..model.info import BackupInfo
 from ..tape.drive import TapeDrive

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from ..arguments import flag, function, number
 from ..backend.protocols import Reader, Source
 from ..errors import LocalIOError, StreamError, TapestreamError, UsageError, WrongTapeError
-from ..files.streams import BinaryInput, Input, open_input
+from ..files.inputs import BinaryInput, Input, open_input
 from ..model.damage import Findings
 from ..model.expected import Expected, IndexEntry, expected_of
 from ..model.extents import Extents

@@ -15,7 +15,7 @@ from ..errors import (
     WrongBackupError,
     WrongVolumeError,
 )
-from ..files.streams import Input
+from ..files.inputs import Input
 from ..model.damage import Findings
 from ..model.expected import Expected
 from ..model.extents import Extents

@@ -8,7 +8,7 @@ from dataclasses import replace
 from ..backend.protocols import Digester, Writer
 from ..drive.records import VolumeFull
 from ..errors import EndOfTapeError, UsageError
-from ..files.streams import Output
+from ..files.outputs import Output
 from ..model.extents import Extents, Kind
 from ..model.info import describe
 from ..tape.output import TapeOutput

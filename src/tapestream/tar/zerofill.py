@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from ..errors import LocalIOError
-from ..files.streams import Input
+from ..files.inputs import Input
 
 log = logging.getLogger("tapestream.tar")
 

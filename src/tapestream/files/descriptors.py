@@ -1,0 +1,212 @@
+"""An open file of this machine; a read or write that blocks in a pipe can be cancelled."""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import logging
+import os
+import select
+import stat
+import threading
+from collections.abc import Callable
+from functools import partial
+
+from ..errors import LocalIOError
+
+log = logging.getLogger("tapestream.files")
+
+# In bytes. A pipe holds 64 KiB by default: too little for two busy processes.
+PIPE_SIZE = 1024**2
+
+
+class OpenFile:
+    """A file, a pipe, a socket or a device.
+
+    Args:
+        file: The open file.
+        name: What it is called, for people.
+        release: What to do at the end instead of closing the file: somebody else owns it.
+
+    Attributes:
+        start: Where a regular file or a disk stood when this was made; None for anything else.
+
+    Raises:
+        LocalIOError: It cannot be used, or no descriptor is left: a pipe needs two more.
+    """
+
+    def __init__(
+        self, file: io.FileIO, name: str, release: Callable[[], None] | None = None
+    ) -> None:
+        self.name = name
+        self._file = file
+        self._owned = release is None
+        self._release = release or partial(close_file, file, name)
+        self._cancel: _Cancel | None = None
+        try:
+            fd = self.fd
+            self.start = os.lseek(fd, 0, os.SEEK_CUR) if is_storage(fd) else None
+            if may_block(fd):
+                self._cancel = _Cancel()
+                _widen_pipe(fd)
+        except OSError as e:
+            self.close()
+            raise LocalIOError(f"cannot open {name}", e) from e
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def fd(self) -> int:
+        """The descriptor, see `descriptor`."""
+        return descriptor(self._file, self.name)
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Read at least one byte; 0 at the end.
+
+        Raises:
+            OSError: It cannot be read.
+            LocalIOError: The read was cancelled, or the file is closed.
+        """
+        fd = self.fd
+        if self._cancel is not None:
+            self._cancel.wait(fd, select.POLLIN)
+        return os.readv(fd, [buffer])
+
+    def write(self, data: memoryview) -> int:
+        """Write at least one byte.
+
+        Returns:
+            How many bytes were written.
+
+        Raises:
+            OSError: It cannot be written.
+            LocalIOError: The write was cancelled, or the file is closed.
+        """
+        while True:
+            fd = self.fd
+            try:
+                if self._cancel is not None:
+                    self._cancel.wait(fd, select.POLLOUT)
+                return os.write(fd, data)
+            except BlockingIOError:  # another process filled the pipe
+                if self._cancel is None:
+                    raise
+
+    def finish(self) -> None:
+        """Put what was written on stable storage, where there is any, and close.
+
+        Raises:
+            OSError: The kernel could not write all of it, and reports it here.
+        """
+        if self.start is not None:
+            os.fsync(self.fd)
+        elif self._owned:
+            self._file.close()
+        self.close()
+
+    def cancel(self) -> None:
+        """Make a read or write that blocks in a pipe, now or later, fail."""
+        if self._cancel is not None:
+            self._cancel.set()
+
+    def close(self) -> None:
+        """Close the file, unless somebody else owns it."""
+        if self._cancel is not None:
+            self._cancel.close()
+        self._release()
+
+
+class _Own(io.FileIO):
+    """A descriptor that is closed with its last user, without a ResourceWarning."""
+
+    def __del__(self) -> None:
+        self.close()
+
+
+class _Cancel:
+    """A flag that a thread blocked in poll() notices."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # nothing is written to what is being closed
+        self._is_set = False
+        # In one step: whatever interrupts this, the descriptors have an owner that closes them.
+        self._read, self._write = map(_Own, os.pipe2(os.O_CLOEXEC), ("rb", "wb"))
+
+    def set(self) -> None:
+        with self._lock:
+            if not (self._is_set or self._write.closed):
+                self._is_set = True
+                self._write.write(b"x")
+
+    def wait(self, fd: int, event: int) -> None:
+        """Block until `fd` is ready, or fail when cancelled."""
+        poll = select.poll()
+        poll.register(fd, event)
+        poll.register(self._read, select.POLLIN)
+        if any(ready != fd for ready, _ in poll.poll()):
+            raise LocalIOError("cancelled")
+
+    def close(self) -> None:
+        with self._lock:
+            self._read.close()
+            self._write.close()
+
+
+def descriptor(file: io.FileIO, name: str) -> int:
+    """The descriptor of an open file.
+
+    Ask for it again for each use: once the file is closed, the number may be another file's.
+
+    Raises:
+        LocalIOError: It is closed.
+    """
+    try:
+        return file.fileno()
+    except ValueError:
+        raise LocalIOError(f"{name} is closed") from None
+
+
+def close_file(file: io.FileIO, name: str) -> None:
+    """Close a file. An error is only logged: the copy has not failed because of it."""
+    try:
+        file.close()
+    except OSError as e:
+        log.warning("%s could not be closed cleanly: %s", name, e)
+
+
+def own_copy(fd: int, name: str) -> io.FileIO:
+    """Duplicate a descriptor that somebody else may close.
+
+    Raises:
+        LocalIOError: It is closed, or no descriptor is left.
+    """
+    try:
+        return _Own(os.dup(fd), "r+b")
+    except OSError as e:
+        raise LocalIOError(f"cannot open {name}", e) from e
+
+
+def is_storage(fd: int) -> bool:
+    """True for a regular file or a disk."""
+    mode = os.fstat(fd).st_mode
+    return stat.S_ISREG(mode) or stat.S_ISBLK(mode)
+
+
+def may_block(fd: int) -> bool:
+    """True for a pipe or a socket: its other end decides how long a read or write takes."""
+    mode = os.fstat(fd).st_mode
+    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
+
+
+def is_pipe(fd: int) -> bool:
+    """True for a pipe or a fifo."""
+    return stat.S_ISFIFO(os.fstat(fd).st_mode)
+
+
+def _widen_pipe(fd: int) -> None:
+    if is_pipe(fd):
+        try:
+            fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
+        except OSError:
+            return  # the limit for this user is reached; it works all the same

@@ -1,0 +1,260 @@
+"""What a tar is read from: a file, a fifo, a pipe, "-", or any file object."""
+
+from __future__ import annotations
+
+import io
+import os
+from functools import partial
+from typing import Protocol, cast
+
+from typing_extensions import override
+
+from ..errors import IncompleteStreamError, LocalIOError, UsageError
+from ..model.extents import MAX_OFFSET
+from .descriptors import OpenFile, own_copy
+from .locks import lock_shared
+from .objects import check_object, leave_buffer, name_of, plain_file, raw_file, return_to_buffer
+
+
+class BinaryInput(Protocol):
+    """A file object to read from."""
+
+    def read(self, n: int, /) -> bytes | None:
+        """Return up to `n` bytes; none at the end."""
+        ...
+
+
+class Input(Protocol):
+    """Where a tar is read from."""
+
+    @property
+    def name(self) -> str:
+        """What it is called, for people."""
+        ...
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Read at least one byte; 0 at the end."""
+        ...
+
+    def rewind(self) -> None:
+        """Go back to where it began.
+
+        Raises:
+            UsageError: It can be read only once.
+        """
+        ...
+
+    def pass_over(self, length: int) -> int:
+        """Go on after a place that could not be read.
+
+        Args:
+            length: About how many bytes to give up.
+
+        Returns:
+            How many bytes were given up; 0 where it is not possible.
+        """
+        ...
+
+    def peek(self, offset: int, length: int) -> bytes | None:
+        """The bytes that lie `offset` after where it began; None where that is not known."""
+        ...
+
+    def cancel(self) -> None:
+        """Make a read that blocks, now or later, fail."""
+
+    def close(self) -> None:
+        """Close what this opened itself."""
+
+
+class DescriptorInput(Input):
+    """Reads an open file.
+
+    Args:
+        file: The file, which is closed at the end.
+        before: Bytes that were already read from it, and come first.
+    """
+
+    def __init__(self, file: OpenFile, before: bytes = b"") -> None:
+        self._file = file
+        self._before = before
+        self._start = file.start
+
+    @property
+    @override
+    def name(self) -> str:
+        return self._file.name
+
+    @override
+    def readinto(self, buffer: memoryview) -> int:
+        if self._before:
+            count = min(len(self._before), len(buffer))
+            buffer[:count], self._before = self._before[:count], self._before[count:]
+            return count
+        try:
+            return self._file.readinto(buffer)
+        except OSError as e:
+            raise LocalIOError(f"cannot read {self.name}", e) from e
+
+    @override
+    def rewind(self) -> None:
+        if self._start is None:
+            raise _read_once(self.name)
+        try:
+            os.lseek(self._file.fd, self._start, os.SEEK_SET)
+        except OSError as e:
+            raise LocalIOError(f"cannot read {self.name} from its beginning", e) from e
+
+    @override
+    def pass_over(self, length: int) -> int:
+        if self._start is None:
+            return 0
+        fd = self._file.fd
+        try:
+            here = os.lseek(fd, 0, os.SEEK_CUR)
+            there = min(here + length - here % length, os.lseek(fd, 0, os.SEEK_END))
+            os.lseek(fd, there, os.SEEK_SET)
+        except OSError as e:
+            raise LocalIOError(f"cannot skip a part of {self.name}", e) from e
+        return there - here
+
+    @override
+    def peek(self, offset: int, length: int) -> bytes | None:
+        if self._start is None:
+            return None
+        if self._start + offset + length > MAX_OFFSET:
+            return b""  # no file is so long
+        try:
+            return os.pread(self._file.fd, length, self._start + offset)
+        except OSError as e:
+            raise LocalIOError(f"cannot read {self.name}", e) from e
+
+    @override
+    def cancel(self) -> None:
+        self._file.cancel()
+
+    @override
+    def close(self) -> None:
+        self._file.close()
+
+
+class ObjectInput(Input):
+    """Reads a file object of the caller by its methods, and leaves it open."""
+
+    def __init__(self, file: BinaryInput) -> None:
+        self._file = file
+        # What readinto() of a BufferedReader had read before an error would be lost.
+        one_read = isinstance(file, io.BufferedReader)
+        readinto = getattr(file, "readinto1" if one_read else "readinto", None)
+        self._readinto = readinto or partial(_read_into, file)
+        self._start = _tell(file)
+
+    @property
+    @override
+    def name(self) -> str:
+        return name_of(self._file)
+
+    @override
+    def readinto(self, buffer: memoryview) -> int:
+        try:
+            count: int | None = self._readinto(buffer)
+        except EOFError as e:  # what gzip and its like raise for a file that was cut
+            raise IncompleteStreamError(f"{self.name} ends too early: {e}") from e
+        except Exception as e:
+            raise LocalIOError(f"cannot read {self.name}", e) from e
+        if count is None:
+            raise UsageError(f"{self.name} must be in blocking mode")
+        return count
+
+    @override
+    def rewind(self) -> None:
+        if self._start is None:
+            raise _read_once(self.name)
+        try:
+            cast(io.IOBase, self._file).seek(self._start)
+        except Exception as e:
+            raise LocalIOError(f"cannot read {self.name} from its beginning", e) from e
+
+    @override
+    def pass_over(self, length: int) -> int:
+        if self._start is None:
+            return 0
+        file = cast(io.IOBase, self._file)
+        try:
+            here = file.tell()
+            there = min(here + length - here % length, file.seek(0, os.SEEK_END))
+            file.seek(there)
+        except Exception:  # noqa: BLE001 - the error that led here is the one to raise
+            return 0
+        return there - here
+
+    @override
+    def peek(self, offset: int, length: int) -> None:
+        """Not known: a GzipFile, for example, would have to unpack all that is before."""
+
+    @override
+    def cancel(self) -> None:
+        """Not possible."""
+
+    @override
+    def close(self) -> None:
+        """Nothing: it is not ours."""
+
+
+def open_input(target: str | os.PathLike[str] | BinaryInput) -> Input:
+    """Open what a tar is read from.
+
+    Args:
+        target: A path, "-" for standard input, or a binary file object, which stays the
+            caller's to close. Opening a fifo waits for a writer.
+
+    Raises:
+        LocalIOError: It cannot be opened.
+        UsageError: It is neither a path nor an open binary file object.
+    """
+    if not isinstance(target, (str, os.PathLike)):
+        return _open_object(target)
+    if target == "-":
+        return DescriptorInput(OpenFile(own_copy(0, "standard input"), "standard input"))
+    name = os.fspath(target)
+    try:
+        file = io.FileIO(name, "rb", opener=os.open)
+    except OSError as e:
+        raise LocalIOError(f"cannot open {name}", e) from e
+    lock_shared(file.fileno())
+    return DescriptorInput(OpenFile(file, name))
+
+
+def _open_object(target: BinaryInput) -> Input:
+    check_object(target, "read")
+    file = plain_file(target)
+    if file is None:
+        return ObjectInput(target)
+    name = name_of(file)
+    try:
+        before = leave_buffer(file)
+    except OSError as e:
+        raise LocalIOError(f"cannot open {name}", e) from e
+    return DescriptorInput(OpenFile(raw_file(file), name, partial(return_to_buffer, file)), before)
+
+
+def _read_into(file: BinaryInput, buffer: memoryview) -> int | None:
+    data = file.read(len(buffer))
+    if data is None:
+        return None
+    buffer[: len(data)] = data
+    return len(data)
+
+
+def _tell(file: BinaryInput) -> int | None:
+    """Where a file object stands; None for one that cannot go back there."""
+    try:
+        return int(file.tell()) if file.seekable() else None  # type: ignore[attr-defined]
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
+def _read_once(name: str) -> UsageError:
+    return UsageError(
+        f"{name} can be read only once",
+        hint="Restore from a file or a tape, or without the first pass.",
+    )

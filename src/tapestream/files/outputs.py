@@ -1,0 +1,268 @@
+"""What a tar is written to: a file, a fifo, a pipe, a device, "-", or any file object."""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+import sys
+from contextlib import suppress
+from functools import partial
+from typing import Protocol, cast
+
+from typing_extensions import override
+
+from ..errors import LocalIOError, UsageError
+from .atomic import AtomicFile
+from .descriptors import OpenFile, close_file, is_pipe, is_storage, may_block, own_copy
+from .formats import format_at
+from .objects import check_object, leave_buffer, name_of, plain_file, raw_file, return_to_buffer
+
+
+class BinaryOutput(Protocol):
+    """A file object to write to."""
+
+    def write(self, data: memoryview, /) -> int | None:
+        """Write the data, and return how much of it; None means all."""
+        ...
+
+
+class Output(Protocol):
+    """Where a tar is written to."""
+
+    @property
+    def name(self) -> str:
+        """What it is called, for people."""
+        ...
+
+    def write(self, data: memoryview) -> None:
+        """Write all of it."""
+        ...
+
+    def cancel(self) -> None:
+        """Make a write that blocks, now or later, fail."""
+
+    def commit(self) -> None:
+        """Make what was written final."""
+
+    def abort(self) -> None:
+        """Leave nothing that looks complete, where that is possible."""
+
+
+class DescriptorOutput(Output):
+    """Writes an open file, which is closed at the end: so the other side of a pipe sees its end."""
+
+    def __init__(self, file: OpenFile) -> None:
+        self._file = file
+
+    @property
+    @override
+    def name(self) -> str:
+        return self._file.name
+
+    @override
+    def write(self, data: memoryview) -> None:
+        try:
+            while data:
+                data = data[self._file.write(data) :]
+        except OSError as e:
+            raise _cannot_write(self.name, e) from e
+
+    @override
+    def cancel(self) -> None:
+        self._file.cancel()
+
+    @override
+    def commit(self) -> None:
+        try:
+            self._file.finish()
+        except OSError as e:
+            raise LocalIOError(f"cannot finish {self.name}", e) from e
+
+    @override
+    def abort(self) -> None:
+        self._file.close()
+
+
+class FileOutput(Output):
+    """Writes a regular file, which gets its name only when it is complete."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._file = AtomicFile(path)
+
+    @property
+    @override
+    def name(self) -> str:
+        return self._path
+
+    @override
+    def write(self, data: memoryview) -> None:
+        try:
+            while data:
+                data = data[os.write(self._file.fd, data) :]
+        except OSError as e:
+            raise _cannot_write(self.name, e) from e
+
+    @override
+    def cancel(self) -> None:
+        """Nothing: the file system does not block for long."""
+
+    @override
+    def commit(self) -> None:
+        self._file.commit()
+
+    @override
+    def abort(self) -> None:
+        self._file.abort()
+
+
+class ObjectOutput(Output):
+    """Writes a file object of the caller by its methods, and leaves it open."""
+
+    def __init__(self, file: BinaryOutput) -> None:
+        self._file = file
+
+    @property
+    @override
+    def name(self) -> str:
+        return name_of(self._file)
+
+    @override
+    def write(self, data: memoryview) -> None:
+        while data:
+            try:
+                written = self._file.write(data)
+            except Exception as e:
+                raise _cannot_write(self.name, e) from e
+            if written is None and not isinstance(self._file, io.RawIOBase):
+                return
+            if not written:  # None of a raw file: it is not ready
+                raise UsageError(f"{self.name} takes no data: it must be in blocking mode")
+            data = data[written:]
+
+    @override
+    def cancel(self) -> None:
+        """Not possible."""
+
+    @override
+    def commit(self) -> None:
+        """Flush it, and fsync the file under it, if it shows one."""
+        file = cast(io.IOBase, self._file)
+        try:
+            if hasattr(file, "flush"):
+                file.flush()
+            if hasattr(file, "fileno"):
+                with suppress(io.UnsupportedOperation):
+                    fd = file.fileno()
+                    if is_storage(fd):
+                        os.fsync(fd)
+        except Exception as e:
+            raise LocalIOError(f"cannot finish {self.name}", e) from e
+
+    @override
+    def abort(self) -> None:
+        """Nothing: without its manifest, the tar does not look complete."""
+
+
+def open_output(target: str | os.PathLike[str] | BinaryOutput) -> Output:
+    """Open what a tar is written to.
+
+    Args:
+        target: A path, "-" for standard output, or a binary file object, which stays the
+            caller's to close. Opening a fifo waits for a reader. A path that does not exist, or
+            is a regular file, is written under a temporary name and renamed on commit.
+
+    Raises:
+        LocalIOError: It cannot be opened or created.
+        UsageError: It is a directory or a terminal, holds an image in a known format, or is
+            neither a path nor an open binary file object.
+    """
+    if not isinstance(target, (str, os.PathLike)):
+        return _open_object(target)
+    if target == "-":
+        return _open_standard_output()
+    name = os.fspath(target)
+    try:
+        mode = os.stat(name).st_mode
+    except FileNotFoundError:
+        return FileOutput(name)
+    except OSError as e:
+        raise LocalIOError(f"cannot open {name}", e) from e
+    found = format_at(name, streams=False)
+    if found is not None:
+        raise UsageError(
+            f"{name} is {found}: its contents would be lost",
+            hint="Pass another path for the tar, or remove what is there first.",
+        )
+    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+        return FileOutput(name)
+    return DescriptorOutput(_open_special(name))
+
+
+def _open_special(name: str) -> OpenFile:
+    """Open a fifo, which waits for its reader, or a device."""
+    try:
+        file = io.FileIO(os.open(name, os.O_WRONLY | os.O_CLOEXEC), "wb")
+    except OSError as e:
+        raise LocalIOError(f"cannot open {name}", e) from e
+    try:
+        # A blocking write of much data would not notice that it is cancelled.
+        os.set_blocking(file.fileno(), not may_block(file.fileno()))
+        return OpenFile(file, name)
+    except OSError as e:
+        close_file(file, name)
+        raise LocalIOError(f"cannot open {name}", e) from e
+    except BaseException:
+        close_file(file, name)
+        raise
+
+
+def _open_standard_output() -> Output:
+    if os.isatty(1):
+        raise UsageError("will not write a tar to a terminal: redirect standard output")
+    name = "standard output"
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        file = _reopened_pipe(1) if is_pipe(1) else None
+    except OSError as e:
+        raise LocalIOError(f"cannot open {name}", e) from e
+    return DescriptorOutput(OpenFile(file or own_copy(1, name), name))
+
+
+def _open_object(target: BinaryOutput) -> Output:
+    check_object(target, "write")
+    file = plain_file(target)
+    if file is None:
+        return ObjectOutput(target)
+    raw, name = raw_file(file), name_of(file)
+    try:
+        leave_buffer(file)
+        own = _reopened_pipe(raw.fileno()) if is_pipe(raw.fileno()) else None
+    except OSError as e:
+        raise LocalIOError(f"cannot open {name}", e) from e
+    if own is not None:
+        return DescriptorOutput(OpenFile(own, name))
+    return DescriptorOutput(OpenFile(raw, name, partial(return_to_buffer, file)))
+
+
+def _reopened_pipe(fd: int) -> io.FileIO | None:
+    """Open a pipe anew, in non-blocking mode, so that a blocked write can be cancelled.
+
+    That mode belongs to the open file, not to the descriptor, and others have the same open file.
+
+    Returns:
+        None where that is not possible: there is no /proc, or the pipe is another user's.
+    """
+    flags = os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        return io.FileIO(os.open(f"/proc/self/fd/{fd}", flags), "wb")
+    except OSError:
+        return None
+
+
+def _cannot_write(name: str, error: Exception) -> LocalIOError:
+    gone = isinstance(error, (BrokenPipeError, ConnectionResetError))
+    hint = "The reader of the pipe ended: its exit status and messages say why." if gone else None
+    return LocalIOError(f"cannot write {name}", error, hint=hint)
