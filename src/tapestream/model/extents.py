@@ -14,6 +14,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import cached_property
 from typing import Any, NamedTuple, overload
 
 from ..errors import ExtentsError
@@ -235,13 +236,19 @@ class Extents(Sequence[Extent]):
         return Extents(self._starts[:count], self._flags[:count], size, None)
 
     def tally(self, kind: Kind) -> Tally:
-        """How many extents are of a kind, and how many bytes they have together."""
-        extents = total = 0
-        for _, length, k in self.runs():
-            if k is kind:
-                extents += 1
-                total += length
-        return Tally(extents, total)
+        """How many extents are of a kind, and how many bytes they have together.
+
+        Counted once: a copy asks for it in several places, and walks a million extents for it.
+        """
+        return self._tallies[kind]
+
+    @cached_property
+    def _tallies(self) -> dict[Kind, Tally]:
+        extents, lengths = dict.fromkeys(Kind, 0), dict.fromkeys(Kind, 0)
+        for _, length, kind in self.runs():
+            extents[kind] += 1
+            lengths[kind] += length
+        return {kind: Tally(extents[kind], lengths[kind]) for kind in Kind}
 
     def __len__(self) -> int:
         return len(self._starts)
