@@ -146,12 +146,12 @@ def test_a_busy_drive(station: Station, drive: TapeDrive) -> None:
 
 
 def test_turns(drive: TapeDrive) -> None:
-    with drive.turn():
+    with drive.turn() as turn:
         with pytest.raises(UsageError, match="already"):
-            drive.begin_turn()
+            drive.turn().acquire()
         drive.rewind()
         assert list(drive.scan()) == []
-    drive.end_turn()
+    turn.release()
     with drive.turn():
         pass
 
@@ -175,8 +175,8 @@ def test_commands_that_make_no_sense(drive: TapeDrive) -> None:
 def test_record_sizes_that_no_tape_has(drive: TapeDrive, record_size: int) -> None:
     with pytest.raises(UsageError, match="record_size"):
         TarStreamSink(drive, record_size=record_size)
-    drive.begin_turn()
-    drive.end_turn()
+    with drive.turn():
+        pass
 
 
 def test_the_name_of_a_drive(station: Station, drive: TapeDrive) -> None:

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-import tapestream.stream.sink
 from tapestream import TarStreamSource
 from tapestream.drive.device import Command, DeviceStatus, TapeDevice
 from tapestream.errors import LocalIOError, PositionLostError, StreamError, TapeError
+from tapestream.tape.volumes import closed_when_unused
 from tests.memory import MemorySink
 
 from .backups import KIB, RECORD_SIZE, Station, noise, quick_copy, scan
@@ -91,9 +91,11 @@ class Deed:
 class FaultyStation(Station):
     """A station whose tape holds a backup, and whose drive somebody meddles with on request."""
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, *, close_when_unused: bool = False, **options: Any) -> None:
         self.before: Before = lambda call: None
         super().__init__(deepcopy(TAPE), open_device=self._open, **options)
+        if close_when_unused:
+            closed_when_unused(self.tape)
         self.tape.end_of_data()
 
     def _open(self, path: str, *, read_only: bool) -> TapeDevice:
@@ -237,9 +239,7 @@ def each_with_close(
     begin: Callable[[FaultyStation, int], Callable[[], bool]], **options: Any
 ) -> Iterator[tuple[FaultyStation, BaseException | None]]:
     """As `each`, with sinks that close the drive at their end."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tapestream.stream.sink, "drive_of", lambda target: (target, True))
-        yield from each(begin, **options)
+    return each(begin, close_when_unused=True, **options)
 
 
 def test_closing_that_fails_after_the_filemark_is_logged(caplog: pytest.LogCaptureFixture) -> None:

@@ -237,7 +237,7 @@ def test_a_scan_may_end_early(drive: TapeDrive) -> None:
     assert next(entries).file == 0
     assert next(entries).file == 1
     with pytest.raises(UsageError, match="already"):
-        drive.begin_turn()
+        drive.turn().acquire()
     entries.close()  # type: ignore[attr-defined]
     backup(drive, disk(3), "disk3")
     assert restore_disk(drive, "disk1") == disk(1)

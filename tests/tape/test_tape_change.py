@@ -20,7 +20,7 @@ from tapestream.errors import (
     WrongTapeError,
 )
 from tapestream.tape import DeviceStatus, Flag, TapeDrive, VolumeRequest
-from tapestream.tape.volumes import DriveTurn, ask
+from tapestream.tape.volumes import request_volume
 
 from ..memory import MemorySink
 from .conftest import FakeStation, Station
@@ -132,6 +132,23 @@ def test_only_wrong_tapes(station: Station, drive: TapeDrive) -> None:
     drive.go_to_file(1)
     with pytest.raises(IncompleteStreamError, match="volume 2"):
         restore(drive)
+
+
+@pytest.mark.timeout(30)
+def test_whoever_loads_a_tape_may_look_at_it(station: Station, drive: TapeDrive) -> None:
+    """In the thread that asks, during the turn of the backup, and of the restore."""
+    tapes, seen = iter(["T0003", "T0004", "T0003", "T0004"]), []
+
+    def operator(request: VolumeRequest) -> None:
+        seen.append([entry.volume for entry in request.drive.scan()])
+        change_tape(station, drive, next(tapes))
+        assert request.drive.read_label() is None
+
+    assert len(places(backup(drive, DATA, "big", on_volume_full=operator))) == 3
+    change_tape(station, drive, "T0002")
+    drive.rewind()
+    assert restore(drive, on_next_volume=operator) == DATA
+    assert seen == [[1], [2], [1], [2]]
 
 
 def test_two_drives(station: Station, drive: TapeDrive) -> None:
@@ -375,14 +392,14 @@ def test_ctrl_c_while_a_restore_waits_for_its_next_drive(
 
 
 def test_a_tape_that_comes_too_late_is_left_alone(drive: TapeDrive) -> None:
-    turn = DriveTurn(drive, ours=False)
-    turn.begin()
+    lease = drive.turn()
+    lease.acquire()
     accepted: list[TapeDrive] = []
     request = VolumeRequest(drive, "set", 2, "vm, disk")
     with pytest.raises(TapeError, match="was cancelled"):
-        ask(turn, request, lambda _: turn.cancelled.set(), accepted.append)
+        request_volume(lease, request, lambda _: lease.cancelled.set(), accepted.append)
     assert accepted == []
-    turn.end()
+    lease.release()
 
 
 # --- Protected and missing tapes ---

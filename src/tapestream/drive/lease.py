@@ -1,102 +1,200 @@
-"""A lock that is given in the order in which it was asked for."""
+"""Who may use a drive: a fair lock, and the lease of whoever has it.
+
+A stream opens a tape file in one thread, reads it in another and is closed in a third one. So a
+drive is leased to an object, not to a thread: whoever holds the `Lease` uses the drive.
+"""
 
 from __future__ import annotations
 
 import threading
+import warnings
 from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, Generic, Protocol, TypeVar
+
+from typing_extensions import Self
 
 from ..errors import TapeError, UsageError
 
-# A thread that waits looks this often, in seconds, whether it still should.
+# Whoever waits looks this often, in seconds, whether the wait was cancelled.
 WAKE_UP = 0.2
 
 
-class Turns:
-    """Lets one thread after another use something, first come, first served."""
+class _Claim:
+    """A place in the queue of a lock.
+
+    Attributes:
+        granted: Set when the lock is given to it.
+        made_by: The thread that asked for the lease. It closes what has the lease.
+        used_by: The thread that uses the lease.
+    """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._waiting: deque[threading.Event] = deque()
-        self._owner: int | None = None
-        # Of the owner: what woke it, and its name for the turn.
-        self._begun: threading.Event | None = None
-        self._token: object = None
+        self.granted = threading.Event()
+        self.made_by = self.used_by = threading.current_thread()
 
-    def begin(
-        self, what: str, cancelled: threading.Event | None = None, *, token: object = None
-    ) -> None:
-        """Wait for a turn.
+    def is_of(self, thread: threading.Thread) -> bool:
+        """True if the thread would wait for itself if it waited for the end of this claim."""
+        return self.used_by is thread or (self.made_by is thread and not self.used_by.is_alive())
 
-        Args:
-            what: Name of what is used, for the error.
-            cancelled: Ends the wait when it is set.
-            token: A name for this turn, to ask for it and to end it; None for no name.
 
-        Raises:
-            UsageError: This thread has the turn: it would wait for itself.
-            TapeError: The wait was cancelled.
-        """
-        me = threading.get_ident()
-        mine = threading.Event()
-        try:
-            with self._lock:
-                if self._owner == me:
-                    raise UsageError(f"this thread uses {what} already: close that first")
-                self._waiting.append(mine)
-                if self._owner is None and len(self._waiting) == 1:
-                    mine.set()
-            while not mine.wait(WAKE_UP):
-                if cancelled is not None and cancelled.is_set():
-                    raise TapeError(f"the wait for {what} was cancelled")
-            with self._lock:
-                self._begun = mine
-                self._owner, self._token = me, token
-                self._waiting.remove(mine)
-        except BaseException:  # KeyboardInterrupt, too, which may come once more
-            try:
-                self._give_up(mine)
-            finally:
-                self._give_up(mine)
-            raise
+class FairLock:
+    """Given to one `Lease` after another, in the order in which they ask for it.
 
-    def has_begun(self, token: object) -> bool:
-        """True while the turn of this name lasts."""
-        return self._owner is not None and self._token is token
+    Every step can be repeated after an interrupt, and then ends what was begun.
 
-    def adopt(self) -> None:
-        """Make the turn that another thread has begun this thread's."""
-        with self._lock:
-            self._owner = threading.get_ident()
+    Args:
+        name: What is locked, for errors.
+        on_release: Called with the drive at the end of every lease, before the next one begins.
+    """
+
+    def __init__(self, name: str, on_release: Callable[[Any], object] | None = None) -> None:
+        self.name = name
+        self.on_release = on_release
+        self._mutex = threading.Lock()
+        self._waiting: deque[_Claim] = deque()
+        self._holder: _Claim | None = None
 
     @property
     def is_mine(self) -> bool:
-        """True when this thread has the turn."""
-        return self._owner == threading.get_ident()
+        """True if this thread would wait for itself if it waited for the lock."""
+        holder = self._holder
+        return holder is not None and holder.is_of(threading.current_thread())
 
-    def end(self, token: object = None) -> None:
-        """Give the turn to whoever has waited longest.
+    def is_held_by(self, claim: _Claim) -> bool:
+        """True while the lock is given to this claim."""
+        return self._holder is claim
 
-        Args:
-            token: Do nothing if it is not the turn of this name; None for any.
+    def enter(self, claim: _Claim) -> None:
+        """Queue for the lock.
+
+        Raises:
+            UsageError: This thread would wait for itself.
         """
-        with self._lock:
-            if self._owner is not None and token in (None, self._token):
-                self._end()
+        with self._mutex:
+            if self.is_mine:
+                raise UsageError(f"this thread uses {self.name} already: close that first")
+            self._waiting.append(claim)
+            self._give_to_next()
 
-    def _end(self) -> None:
-        self._wake_next()
-        self._owner = self._begun = self._token = None
+    def leave(self, claim: _Claim) -> None:
+        """Give the lock back, or leave the queue; does nothing for a claim that has done so."""
+        with self._mutex:
+            if claim in self._waiting:
+                self._waiting.remove(claim)
+            if self._holder is claim:
+                self._holder = None
+            self._give_to_next()
 
-    def _give_up(self, mine: threading.Event) -> None:
-        with self._lock:
-            waits = mine in self._waiting
-            if waits:
-                self._waiting.remove(mine)
-            if self._begun is mine:
-                self._end()
-            elif waits and mine.is_set():
-                self._wake_next()
+    def _give_to_next(self) -> None:
+        if self._holder is None and self._waiting:
+            self._holder = self._waiting[0]
+            self._waiting.popleft()
+            self._holder.granted.set()
 
-    def _wake_next(self) -> None:
-        if self._waiting:
-            self._waiting[0].set()
+
+class Leased(Protocol):
+    """What can be leased."""
+
+    @property
+    def lock(self) -> FairLock:
+        """Whose it is."""
+        ...
+
+
+_D = TypeVar("_D", bound=Leased)
+
+
+class Lease(Generic[_D]):
+    """The right to use a drive, for whoever holds this object, in any thread.
+
+    In a `with` block the drive is leased; `acquire` and `release` do the same without one.
+
+    Args:
+        drive: What to lease.
+
+    Attributes:
+        drive: What is leased. A stream that goes on in another drive moves its lease there.
+        cancelled: Set by another thread to end a wait.
+    """
+
+    def __init__(self, drive: _D) -> None:
+        self.drive = drive
+        self.cancelled = threading.Event()
+        self._claim = _Claim()
+
+    def __enter__(self) -> Self:
+        self.acquire()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.release()
+
+    def __del__(self) -> None:
+        with suppress(AttributeError):  # its constructor was interrupted
+            if self.is_held:
+                name = self.drive.lock.name
+                warnings.warn(f"{name} is still in use", ResourceWarning, 1, self)
+            self.release()
+
+    @property
+    def is_held(self) -> bool:
+        """True between `acquire` and `release`."""
+        return self.drive.lock.is_held_by(self._claim)
+
+    def acquire(self) -> None:
+        """Wait until nobody else has the drive, first come, first served; return if it is leased.
+
+        From here on, this thread may scan the drive under this lease.
+
+        Raises:
+            UsageError: This thread uses the drive under another lease: it would wait for itself.
+            TapeError: The wait was cancelled.
+        """
+        lock, claim = self.drive.lock, self._claim
+        claim.used_by = threading.current_thread()
+        if not self.is_held:
+            claim.granted.clear()
+            try:
+                lock.enter(claim)
+                while not self.is_held:
+                    claim.granted.wait(WAKE_UP)
+                    self.check_cancelled()
+            except BaseException:  # KeyboardInterrupt, too
+                self.release()
+                raise
+
+    def check_cancelled(self, waited: float = 0.0) -> None:
+        """Make sure that the wait was not cancelled; an `on_wait` of `wait_ready`.
+
+        Raises:
+            TapeError: It was.
+        """
+        if self.cancelled.is_set():
+            raise TapeError(f"the wait for {self.drive.lock.name} was cancelled")
+
+    def move(self, drive: _D) -> None:
+        """Give the drive back, and wait for another one; nothing if it is the same."""
+        if drive is not self.drive:
+            self.release()
+            self.drive = drive
+            self.acquire()
+
+    def release(self) -> None:
+        """Let whoever has waited longest use the drive; does nothing if it is not leased."""
+        lock = self.drive.lock
+        try:
+            if self.is_held and lock.on_release is not None:
+                lock.on_release(self.drive)
+        finally:
+            try:
+                lock.leave(self._claim)
+            finally:  # an interrupt may have come before, or in it
+                lock.leave(self._claim)

@@ -98,8 +98,7 @@ class TarStreamSink(Sink):
         self._set_id = str(uuid.uuid4()) if tape else None
         self._output: Output
         if tape:
-            drive, ours = tape
-            self._output = TapeOutput(drive, record_size, on_volume_full, ours=ours)
+            self._output = TapeOutput(tape, record_size, on_volume_full)
         else:
             assert not isinstance(target, TapeDrive)
             self._output = open_output(target)

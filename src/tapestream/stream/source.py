@@ -310,12 +310,11 @@ def _open(
         if file is not None:
             raise UsageError("only a tape has files: file= must be None for other targets")
         return open_input(target)
-    drive, ours = tape
     if expected is None:
-        return TapeInput(drive, file, on_next_volume, ours=ours)
+        return TapeInput(tape, file, on_next_volume)
     if file is None:
         file = expected.file
     try:
-        return TapeInput(drive, file, on_next_volume, ours=ours)
+        return TapeInput(tape, file, on_next_volume)
     except WrongTapeError as e:
         raise expected.error(str(e.args[0]), "nothing") from e

@@ -20,7 +20,7 @@ from ..backend.closing import Closing
 from ..errors import LocalIOError, NoMediumError, PositionLostError, TapeError, UsageError
 from ..model.expected import Expected
 from ..model.info import BackupInfo, describe
-from .drive import TapeDrive, in_turn
+from .drive import TapeDrive, turn_to_scan
 from .report import TapeLabel, TapeReport
 from .scan import TapeEntry, holds_data, unreadable_label
 from .search import matches, newest_first
@@ -215,7 +215,7 @@ class Catalog(Closing):
         if not isinstance(drive, TapeDrive):
             raise UsageError(f"a catalog scans a TapeDrive, not {drive!r}")
         began = datetime.now(timezone.utc).timestamp()
-        with in_turn(drive):
+        with turn_to_scan(drive):
             entries = list(drive.scan())
             label = entries[0].tape_label if entries else None
             if entries and entries[0].is_unknown:

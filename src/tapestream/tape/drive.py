@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 
 from ..arguments import flag, number
-from ..drive.lease import Turns
+from ..drive.lease import FairLock, Lease
 from ..drive.position import OpenDevice, Transport
 from ..errors import (
     BlockSizeError,
@@ -56,7 +55,8 @@ class TapeDrive(Transport):
         self, path: str | os.PathLike[str], *, open_device: OpenDevice | None = None
     ) -> None:
         super().__init__(path, open_device=open_device)
-        self._turns = Turns()
+        # Whose turn it is; a `Lease` takes it.
+        self.lock = FairLock(self.path)
 
     # What is on the tape
 
@@ -80,7 +80,7 @@ class TapeDrive(Transport):
             BlockSizeError: The drive is in fixed mode, and the tape has blocks of another size.
             TapeError: The drive failed.
         """
-        with in_turn(self):
+        with turn_to_scan(self):
             yield from scan(self)
 
     def find(
@@ -225,51 +225,20 @@ class TapeDrive(Transport):
             log.warning("the old label cannot be read: %s", e)
             return None
 
-    # Taking turns
+    # Whose turn it is
 
-    @contextmanager
-    def turn(self) -> Iterator[None]:
-        """Wait until nobody else uses the drive, and use it; first come, first served.
+    def turn(self) -> Lease[TapeDrive]:
+        """Wait until nobody else uses the drive, and use it: `with tape.turn():`.
+
+        First come, first served. Sinks, sources, `scan` and `find` do so themselves; `scan` and
+        `find` also in a turn that this thread has, sinks and sources not.
 
         Raises:
-            UsageError: This thread has it already.
+            UsageError: At the beginning of the block, if this thread has the drive already.
         """
-        token = object()
-        try:
-            try:
-                self.begin_turn(token=token)
-                yield
-            finally:
-                self.end_turn(token)
-        finally:
-            self.end_turn(token)  # an interrupt may have come before the one above
-
-    def begin_turn(self, cancelled: threading.Event | None = None, *, token: object = None) -> None:
-        """See `turn`.
-
-        Args:
-            cancelled: Set by another thread to end the wait with a `TapeError`.
-            token: A name for this turn, for `has_turn` and `end_turn`.
-        """
-        self._turns.begin(self.path, cancelled, token=token)
-
-    def has_turn(self, token: object) -> bool:
-        """True while the turn of this name lasts."""
-        return self._turns.has_begun(token)
-
-    def adopt_turn(self) -> None:
-        """Let this thread, too, scan during a turn that another thread has begun for both."""
-        self._turns.adopt()
-
-    def end_turn(self, token: object = None) -> None:
-        """End the turn; does nothing when it has ended.
-
-        Args:
-            token: The name of the turn to end; None for any.
-        """
-        self._turns.end(token)
+        return Lease(self)
 
 
-def in_turn(drive: TapeDrive) -> AbstractContextManager[None]:
-    """Wait until nobody else uses a drive, unless this thread has it already."""
-    return nullcontext() if drive._turns.is_mine else drive.turn()  # noqa: SLF001
+def turn_to_scan(drive: TapeDrive) -> AbstractContextManager[object]:
+    """A turn at a drive, or nothing in a turn that this thread has already."""
+    return nullcontext() if drive.lock.is_mine else drive.turn()

@@ -21,7 +21,7 @@ from ..tar.members import MemberReader
 from .drive import TapeDrive
 from .label import knows_label
 from .scan import TapeEntry, holds_data, look, scan
-from .volumes import DriveTurn, LoadVolume, VolumeRequest, ask, place_in_words
+from .volumes import LoadVolume, VolumeRequest, place_in_words, request_volume
 
 log = logging.getLogger("tapestream.tape")
 
@@ -33,7 +33,6 @@ class TapeInput:
         drive: Its tape is read.
         file: Number of the tape file; None for the one at whose beginning it stands.
         on_next_volume: Loads the next tape; None to fail where the backup goes on elsewhere.
-        ours: True to close the drive at the end.
 
     Attributes:
         backup: What is read, in words; None until that is known.
@@ -45,34 +44,32 @@ class TapeInput:
         drive: TapeDrive,
         file: int | None,
         on_next_volume: LoadVolume | None,
-        *,
-        ours: bool,
     ) -> None:
         self.backup: str | None = None
         self.device = os.path.realpath(drive.path)
         self._drive = drive
         self._file = file
         self._on_next_volume = on_next_volume
-        self._turn = DriveTurn(drive, ours=ours)
+        self._lease = drive.turn()
         self._left_at: tuple[int, int] | None = None
         # Of the tape and the tape file that are read now: an error makes the drive forget them.
         self._place: tuple[str | None, int | None] = (None, file)
         # What was found instead of the backup, when it was looked for once more.
         self._found = "another"
-        self._turn.begin()
+        self._lease.acquire()
         try:
             if file is not None:
                 drive.go_to_file(file)
             self._place = drive.label, file
             self._reader = RecordReader(drive)
         except BaseException:
-            self._turn.close()
+            self._lease.release()
             raise
 
     @property
     def name(self) -> str:
         """What is read, for people: the drive that is used now, the tape, the file, the backup."""
-        return place_in_words(self._turn.drive.path, *self._place, self.backup)
+        return place_in_words(self._lease.drive.path, *self._place, self.backup)
 
     @property
     def knows_file(self) -> bool:
@@ -81,10 +78,10 @@ class TapeInput:
 
     def place(self) -> str:
         """The same, with the label read if need be: that may wind the tape."""
-        if not knows_label(self._turn.drive) and self._file is not None:
+        if not knows_label(self._lease.drive) and self._file is not None:
             with suppress(StreamError, TapeError):
-                self._turn.drive.read_label()
-                self._place = self._turn.drive.label, self._file
+                self._lease.drive.read_label()
+                self._place = self._lease.drive.label, self._file
         return self.name
 
     def readinto(self, buffer: memoryview) -> int:
@@ -92,7 +89,7 @@ class TapeInput:
         try:
             return self._reader.readinto(buffer)
         except TapeError as e:
-            e.tell_where(self.name, self._turn.drive.path)
+            e.tell_where(self.name, self._lease.drive.path)
             raise
 
     def check_place(self) -> None:
@@ -141,24 +138,24 @@ class TapeInput:
     def pause(self) -> None:
         """Let others use the drive until `resume`."""
         try:
-            self._left_at = _where(self._turn.drive)
+            self._left_at = _where(self._lease.drive)
         except TapeError as e:
             log.warning("it will be wound back: %s", e)
             self._left_at = None
-        self._turn.pause()
+        self._lease.release()
 
     def leave(self) -> None:
         """Let others use the drive, until it must go back to the beginning of the backup."""
         self._known_file()
         self._left_at = None
-        self._turn.cancelled.clear()
-        self._turn.pause()
+        self._lease.cancelled.clear()
+        self._lease.release()
 
     def resume(self) -> bool:
         """Take the drive again; True when the tape stands where it was left."""
-        self._turn.begin()
+        self._lease.acquire()
         try:
-            return self._left_at is not None and _where(self._turn.drive) == self._left_at
+            return self._left_at is not None and _where(self._lease.drive) == self._left_at
         except NoMediumError:
             return False
 
@@ -206,7 +203,7 @@ class TapeInput:
         """Go past the filemark, and let others use the drive if this can come back."""
         try:
             if not self._reader.ended:
-                self._turn.drive.forward_files(1)
+                self._lease.drive.forward_files(1)
         except TapeError as e:
             # The power failed before it was written: all that it would close has been read.
             log.warning("the tape file has no filemark: %s", e)
@@ -215,21 +212,17 @@ class TapeInput:
 
     def cancel(self) -> None:
         """See `Input`: ends a wait for the drive; a record that it reads cannot be called back."""
-        self._turn.cancelled.set()
-
-    def adopt(self) -> None:
-        """Go on in this thread: the one that has read is about to end."""
-        self._turn.adopt()
+        self._lease.cancelled.set()
 
     def close(self) -> None:
         """See `Input`."""
-        self._turn.close()
+        self._lease.release()
 
     def _is_at(self, preamble: Preamble) -> bool:
         """Take the drive, and go to the tape file; False where that is not this backup's."""
         file = self._known_file()
-        self._turn.begin()
-        self._turn.change(self._drive)
+        self._lease.acquire()
+        self._lease.move(self._drive)
         try:
             self._drive.go_to_file(file)
             self._place = self._drive.label, file
@@ -252,14 +245,14 @@ class TapeInput:
     def _load(self, volume: int, preamble: Preamble) -> None:
         assert self._on_next_volume is not None
         request = VolumeRequest(
-            self._turn.drive, preamble.set_id or "", volume, describe(preamble.info)
+            self._lease.drive, preamble.set_id or "", volume, describe(preamble.info)
         )
 
         def accept(drive: TapeDrive) -> None:
             _find_volume(drive, request)
 
-        ask(self._turn, request, self._on_next_volume, accept)
-        drive = self._turn.drive
+        request_volume(self._lease, request, self._on_next_volume, accept)
+        drive = self._lease.drive
         self._place = drive.label, drive.status().file
         self._reader = RecordReader(drive)
 

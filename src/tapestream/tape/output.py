@@ -12,7 +12,7 @@ from ..tar.format import Preamble
 from .drive import TapeDrive
 from .label import knows_label, remember_label
 from .report import TapeLabel, TapePlace, TapeReport
-from .volumes import DriveTurn, LoadVolume, VolumeRequest, ask, place_in_words
+from .volumes import LoadVolume, VolumeRequest, place_in_words, request_volume
 
 
 class TapeOutput:
@@ -24,7 +24,6 @@ class TapeOutput:
         drive: Its tape is appended to.
         record_size: Bytes in every record.
         on_volume_full: Loads the next tape; None to fail at the end of the first.
-        ours: True to close the drive at the end.
 
     Attributes:
         backup: What is written, in words; None until that is known.
@@ -35,15 +34,13 @@ class TapeOutput:
         drive: TapeDrive,
         record_size: int,
         on_volume_full: LoadVolume | None,
-        *,
-        ours: bool,
     ) -> None:
         self.backup: str | None = None
         check_record_size(record_size)
         self._record_size = record_size
         self.began_empty = False
         self._on_volume_full = on_volume_full
-        self._turn = DriveTurn(drive, ours=ours)
+        self._lease = drive.turn()
         self._writer: RecordWriter | None = None
         self._volume = 1
         self._places: list[TapePlace] = []
@@ -56,7 +53,7 @@ class TapeOutput:
         """Where it is written, for people: the drive that is used now, tape, file, and backup."""
         place = self._places[-1] if self._places else None
         label, file = (place.label, place.file) if place else (None, None)
-        return place_in_words(self._turn.drive.path, label, file, self.backup)
+        return place_in_words(self._lease.drive.path, label, file, self.backup)
 
     @property
     def accepted(self) -> int:
@@ -78,13 +75,13 @@ class TapeOutput:
         """
         try:
             if self._writer is None:
-                self._turn.begin()
-                _append(self._turn.drive)
+                self._lease.acquire()
+                _append(self._lease.drive)
                 self._begin_file()
             assert self._writer is not None
             self._writer.write(data)
         except TapeError as e:
-            e.tell_where(self.name, self._turn.drive.path)
+            e.tell_where(self.name, self._lease.drive.path)
             raise
 
     def next_volume(self, preamble: Preamble, left: int) -> None:
@@ -103,7 +100,7 @@ class TapeOutput:
             self._places.pop()  # what is there is void
         if self._on_volume_full is None:
             raise EndOfTapeError(f"{self.name}: the tape is full, with {left} bytes to go")
-        full, end = self._turn.drive, self._turn.drive.tell()
+        full, end = self._lease.drive, self._lease.drive.tell()
 
         def accept(drive: TapeDrive) -> None:
             _append(drive)
@@ -113,19 +110,19 @@ class TapeOutput:
         request = VolumeRequest(
             full, preamble.set_id or "", preamble.volume, describe(preamble.info), left
         )
-        ask(self._turn, request, self._on_volume_full, accept)
+        request_volume(self._lease, request, self._on_volume_full, accept)
         self._volume = preamble.volume
         self._begin_file()
 
     def cancel(self) -> None:
         """See `Output`: ends a wait for a drive; a record that it writes cannot be called back."""
-        self._turn.cancelled.set()
+        self._lease.cancelled.set()
 
     def commit(self) -> None:
         """See `Output`: writes the filemark; everything is on tape when this returns."""
         self._end_file()
         self._ended = datetime.now(timezone.utc)
-        self._turn.close()
+        self._lease.release()
 
     def abort(self) -> None:
         """See `Output`: ends the tape file, without its manifest, if the tape is still ours."""
@@ -133,7 +130,7 @@ class TapeOutput:
             if self._writer is not None and self._writer.accepted:
                 self._end_file()
         finally:
-            self._turn.close()
+            self._lease.release()
 
     def report(self, info: BackupInfo, set_id: str) -> TapeReport:
         """How a backup, with this info and this name of its volumes, went to tape so far."""
@@ -149,7 +146,7 @@ class TapeOutput:
         )
 
     def _begin_file(self) -> None:
-        drive = self._turn.drive
+        drive = self._lease.drive
         drive.begin_file()
         if expected_block(drive) == 0:
             remember_label(drive, None)  # what is written here takes its place
@@ -178,7 +175,7 @@ class TapeOutput:
         try:
             writer.end_file()
         except TapeError as e:
-            e.tell_where(self.name, self._turn.drive.path)
+            e.tell_where(self.name, self._lease.drive.path)
             raise
 
 

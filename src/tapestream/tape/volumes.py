@@ -1,16 +1,14 @@
-"""Asking for tapes: whose turn it is, what is wanted, and whether what was loaded will do."""
+"""Asking for a tape: what is wanted, in which drive it is, and whether it will do."""
 
 from __future__ import annotations
 
 import logging
 import os
-import threading
-import warnings
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from ..arguments import path
+from ..drive.lease import Lease
 from ..drive.position import is_tape
 from ..errors import (
     BlockSizeError,
@@ -65,82 +63,8 @@ class VolumeRequest:
 LoadVolume = Callable[[VolumeRequest], TapeDrive | None]
 
 
-class DriveTurn:
-    """The drive in use; taken when first needed, and changed from one volume to the next.
-
-    Attributes:
-        drive: The drive.
-        cancelled: Another thread sets it, to end a wait for the drive, or for its cartridge.
-    """
-
-    def __init__(self, drive: TapeDrive, *, ours: bool) -> None:
-        self._token = object()
-        self.drive = drive
-        self._given = drive
-        self._ours = ours
-        self.cancelled = threading.Event()
-
-    def __del__(self) -> None:
-        with suppress(AttributeError):  # its constructor was interrupted
-            if self._has_turn:
-                warnings.warn(f"{self.drive.path} is still in use", ResourceWarning, 1, self)
-                self.close()
-
-    @property
-    def _has_turn(self) -> bool:
-        return self.drive.has_turn(self._token)
-
-    def begin(self) -> None:
-        """Wait for the turn, unless it was begun."""
-        if not self._has_turn:
-            self.drive.begin_turn(self.cancelled, token=self._token)
-
-    def adopt(self) -> None:
-        """Go on with it in this thread."""
-        if self._has_turn:
-            self.drive.adopt_turn()
-
-    def change(self, drive: TapeDrive) -> None:
-        """Go over to another drive, and wait for a turn there."""
-        if drive is not self.drive:
-            self.end()
-            self.drive = drive
-            self.begin()
-
-    def check_cancelled(self, waited: float = 0.0) -> None:
-        """Make sure that a wait was not cancelled; `on_wait` of `wait_ready`.
-
-        Raises:
-            TapeError: It was.
-        """
-        if self.cancelled.is_set():
-            raise TapeError(f"the wait for a tape in {self.drive.path} was cancelled")
-
-    def pause(self) -> None:
-        """End the turn; a drive that was opened for this stream can be opened for another."""
-        if self._has_turn and self._ours:
-            self.drive.release()
-        self.end()
-
-    def end(self) -> None:
-        """Let others use the drive."""
-        self.drive.end_turn(self._token)
-
-    def close(self) -> None:
-        """End the turn, and close the drive if it was opened for this stream.
-
-        An error of that is only logged: what was to be kept has its filemark.
-        """
-        self.end()
-        if self._ours:
-            try:
-                self._given.close()
-            except TapeError as e:
-                log.warning("%s could not be closed cleanly: %s", self._given.path, e)
-
-
-def ask(
-    turn: DriveTurn,
+def request_volume(
+    lease: Lease[TapeDrive],
     request: VolumeRequest,
     load: LoadVolume,
     accept: Callable[[TapeDrive], None],
@@ -148,7 +72,7 @@ def ask(
     """Ask for a tape until one is accepted.
 
     Args:
-        turn: Ends up with the drive in which it is.
+        lease: Of the drive in use. It moves to the drive in which the tape is.
         request: What is asked for.
         load: Loads it.
         accept: Raises what is wrong with the tape that was loaded.
@@ -157,39 +81,57 @@ def ask(
         TapeError: The wait was cancelled, the drive failed, or no tape would do.
     """
     for _ in range(MAX_REQUESTS):
-        turn.drive.release()
-        turn.drive.adopt_turn()
-        turn.change(load(request) or turn.drive)
-        turn.check_cancelled()  # nothing is begun on a tape that came too late
+        lease.drive.release()
+        lease.acquire()  # so that `load` may scan the drive in this thread
+        lease.move(load(request) or lease.drive)
+        lease.check_cancelled()  # nothing is begun on a tape that came too late
         try:
-            _wait_for_cartridge(turn)
-            return accept(turn.drive)
+            _wait_for_cartridge(lease)
+            return accept(lease.drive)
         except _WILL_NOT_DO as e:
             log.warning("volume %d: %s", request.volume, e)
             problem = e
-            request = replace(request, drive=turn.drive, problem=str(e.args[0]))
+            request = replace(request, drive=lease.drive, problem=str(e.args[0]))
     raise problem
 
 
-def _wait_for_cartridge(turn: DriveTurn) -> None:
-    """Wait for a drive without a cartridge not for long, for one that is at work on it for ever."""
+def _wait_for_cartridge(lease: Lease[TapeDrive]) -> None:
+    """Wait up to LOAD_SECONDS for a cartridge, and without limit while the drive is loading one."""
     try:
-        turn.drive.wait_ready(LOAD_SECONDS, on_wait=turn.check_cancelled)
+        lease.drive.wait_ready(LOAD_SECONDS, on_wait=lease.check_cancelled)
     except NoMediumError:
-        if turn.drive.status().is_empty:
+        if lease.drive.status().is_empty:
             raise
-        turn.drive.wait_ready(on_wait=turn.check_cancelled)
+        lease.drive.wait_ready(on_wait=lease.check_cancelled)
 
 
-def drive_of(target: object) -> tuple[TapeDrive, bool] | None:
-    """The drive that a target is or names, and True if it was opened here; None for others."""
+def drive_of(target: object) -> TapeDrive | None:
+    """The drive that a target is, or whose path it is; None for other targets.
+
+    A drive that is opened here, by its path, is closed whenever the stream does not use it: another
+    stream may open it by its path, too.
+    """
     if isinstance(target, TapeDrive):
-        return target, False
+        return target
     if isinstance(target, (str, os.PathLike)):
         name = path("target", target)
         if is_tape(name):
-            return TapeDrive(name), True
+            return closed_when_unused(TapeDrive(name))
     return None
+
+
+def closed_when_unused(drive: TapeDrive) -> TapeDrive:
+    """The drive, which from now on is closed at the end of every turn."""
+    drive.lock.on_release = _close
+    return drive
+
+
+def _close(drive: TapeDrive) -> None:
+    """Close a drive; an error is only logged, for what was to be kept has its filemark."""
+    try:
+        drive.close()
+    except TapeError as e:
+        log.warning("%s could not be closed cleanly: %s", drive.path, e)
 
 
 def place_in_words(path: str, label: str | None, file: int | None, backup: str | None) -> str:

@@ -93,8 +93,7 @@ class TarReader(Reader):
         self._volumes.cancel()
 
     def close(self) -> None:
-        """See `Reader.close`: the stream is the source's, and so is, from now on, the drive."""
-        self._volumes.adopt()
+        """See `Reader.close`: the stream is the source's."""
 
     def _begin_member(self, member: fmt.Member) -> None:
         try:

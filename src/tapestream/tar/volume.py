@@ -223,11 +223,6 @@ class Volumes:
         """Of the stream."""
         return self._stream.name
 
-    def adopt(self) -> None:
-        """Go on in this thread."""
-        if isinstance(self._stream, TapeInput):
-            self._stream.adopt()
-
     def cancel(self) -> None:
         """Make a read that blocks, now or later, fail."""
         self.cancelled = True
