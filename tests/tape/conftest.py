@@ -18,7 +18,7 @@ import pytest
 from tapestream.drive import position
 from tapestream.drive.device import Command, StDevice, TapeDevice
 from tapestream.drive.records import MIN_RECORD
-from tapestream.tape import volumes
+from tapestream.tape import TapeDrive, volumes
 from tapestream.tar import writer
 
 from .fake import Cartridge, FakeDrive, Resets
@@ -327,6 +327,12 @@ def station(request: pytest.FixtureRequest) -> Iterator[Station]:
         made = MachineStation(path) if operated else DriveStation(path)
     yield made
     made.close()
+
+
+@pytest.fixture
+def drive(station: Station) -> TapeDrive:
+    """The first drive, as the library sees it."""
+    return TapeDrive(station.path, open_device=station.open_device)
 
 
 @pytest.fixture
