@@ -222,7 +222,7 @@ def _findings(found: Any) -> dict[str, Any]:
         "damage": [[d.start, d.length, d.member, d.missing] for d in found.damage],
         "problems": list(found.problems),
         "complete": found.complete,
-        "compared": found.checksum if hasattr(found, "checksum") else found.compared,
+        "compared": found.checksum if hasattr(found, "checksum") else found.digest_name,
     }
 
 

@@ -147,4 +147,4 @@ def test_a_salvage_brings_the_same_back(case: Case, tmp_path: Path) -> None:
     assert stretches(stream.findings.damage) == wanted["damage"]
     assert subjects(stream.findings.problems) == subjects(wanted["problems"])
     assert stream.findings.complete == wanted["complete"]
-    assert stream.findings.compared == wanted["compared"]
+    assert stream.findings.digest_name == wanted["compared"]

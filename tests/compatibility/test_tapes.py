@@ -147,7 +147,7 @@ def test_bad_records(shelf: Shelf, tmp_path: Path) -> None:
         assert stretches(source.findings.damage) == case["damage"]
         assert subjects(source.findings.problems) == subjects(case["problems"])
         assert source.findings.complete == case["complete"]
-        assert source.findings.compared == case["compared"]
+        assert source.findings.digest_name == case["compared"]
 
 
 def test_the_catalog_knows_what_it_knew(shelf: Shelf, catalog: Path) -> None:

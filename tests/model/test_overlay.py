@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tapestream import Extent
 from tapestream.model.extents import Extents
-from tapestream.model.overlay import Layers
+from tapestream.model.overlay import Overlay
 from tests.chains import CLEAN, DATA, ZERO
 
 
@@ -55,7 +55,7 @@ def told(layers: Sequence[Extents]) -> list[tuple[Any, int]]:
 def test_the_newest_layer_wins(layers: list[Extents], data: st.DataObject) -> None:
     model = told(layers)
     size = len(model)
-    found = Layers(layers)
+    found = Overlay(layers)
     assert found.extents.size == size
     whole = list(found.within(0, size))
     assert [(s.kind, s.layer) for s in whole for _ in range(s.length)] == model
@@ -64,11 +64,11 @@ def test_the_newest_layer_wins(layers: list[Extents], data: st.DataObject) -> No
     assert [kind for kind, length in kinds for _ in range(length)] == [kind for kind, _ in model]
     assert all(a[0] is not b[0] for a, b in itertools.pairwise(kinds))
     assert [found.layer_at(at) for at in range(size)] == [layer for _, layer in model]
-    told_by = [(layer, *run) for layer in range(len(layers)) for run in found.told_by(layer)]
+    provided = [(layer, *run) for layer in range(len(layers)) for run in found.provided_by(layer)]
     bytes_told = {
-        start + i: (kind, layer) for layer, start, length, kind in told_by for i in range(length)
+        start + i: (kind, layer) for layer, start, length, kind in provided for i in range(length)
     }
-    assert sum(length for _, _, length, _ in told_by) == size
+    assert sum(length for _, _, length, _ in provided) == size
     assert [bytes_told[at] for at in range(size)] == model
     start = data.draw(st.integers(0, size))
     end = data.draw(st.integers(start, size))

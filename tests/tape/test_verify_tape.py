@@ -239,7 +239,7 @@ def test_a_damaged_header_of_the_manifest_of_the_first_volume(
     ):
         copy(source, sink, buffer_size=4096, buffer_memory=16384)
         assert source.findings == Findings(
-            [], [f"manifest.json: a tar header is {BAD_HEADER}"], complete=True, compared="crc32"
+            [], [f"manifest.json: a tar header is {BAD_HEADER}"], complete=True, digest_name="crc32"
         )
     assert (tmp_path / "disk.raw").read_bytes() == data
 

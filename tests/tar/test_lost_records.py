@@ -124,7 +124,7 @@ def check(
         for place in got_by_gnu_tar(layout, directory, *ignore_zeros):
             data = ours.disk[place.start : place.start + place.size]
             assert data == DISK[place.start : place.start + place.size], place.name
-    if ours.findings.compared:
+    if ours.findings.digest_name:
         assert ours.wrong() <= ours.told()
     path = directory / "damaged.tar"
     with TarStreamSource(path) as source:  # a file can be looked at in any place
@@ -134,7 +134,7 @@ def check(
     assert problems == ours.findings.problems
     # It may have lost its last padding; what comes after its last record is not read.
     is_same = damaged[: len(tar)].rstrip(b"\0") == tar.rstrip(b"\0")
-    if ours.findings.compared or not report.complete:
+    if ours.findings.digest_name or not report.complete:
         assert not report.ok or is_same
     return ours
 
@@ -211,7 +211,7 @@ def test_what_is_around_comes_back(change: str, at: int, blocks: int, tmp_path: 
     ours = check(TAR, CHANGES[change](TAR, at, blocks * 512), tmp_path)
     hit = [p for p in LAYOUT.data if p.header < at + blocks * 512 and p.end > at]
     before = [p for p in LAYOUT.data if p.end <= at][-1:]
-    assert ours.findings.compared == "sha256"
+    assert ours.findings.digest_name == "sha256"
     assert ours.wrong() <= ours.told()
     assert ours.told() <= {at for place in [*hit, *before] for at in around(place)}
 
@@ -281,7 +281,7 @@ def test_records_of_real_sizes(change: str, record: int, tmp_path: Path) -> None
             copy(source, sink)
             assert source.findings is not None
             told = source.findings.damage
-            assert source.findings.compared == "sha256"
+            assert source.findings.digest_name == "sha256"
         subprocess.run(["tar", "-xf", path, "-C", tmp_path], capture_output=True, check=False)
         for place in layout.data:
             here = slice(place.start, place.start + place.size)
@@ -323,7 +323,7 @@ def test_records_anywhere_are_no_other_error(key: tuple[int, str | None], hit: l
         try:
             with TarStreamSource(io.BytesIO(damaged), allow_incomplete=lenient) as source:
                 copy(source, sink)
-                is_good = source.findings is None or source.findings.compared is not None
+                is_good = source.findings is None or source.findings.digest_name is not None
                 told = [] if source.findings is None else source.findings.damage
         except StreamError:
             continue

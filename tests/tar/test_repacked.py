@@ -133,7 +133,7 @@ def test_damage_is_found_and_the_rest_salvaged(packer: str, tmp_path: Path) -> N
         copy(source, sink)
         assert source.findings is not None
         assert source.findings.damage == [Damage(5120, 1024, "extent-2@5120", missing=False)]
-        assert source.findings.compared == "sha256"
+        assert source.findings.digest_name == "sha256"
     assert bytes(sink.disk) == Layout(TAR).image(flipped(TAR, Layout(TAR).place(place.name).data))
 
 

@@ -84,7 +84,7 @@ CASES: dict[str, tuple[bytes, type[StreamError], Findings]] = {
     "flipped": (
         flipped(TAR, *FLIPPED),
         DigestMismatchError,
-        Findings(LAYOUT.segments_with(FLIPPED), [], complete=True, compared="sha256"),
+        Findings(LAYOUT.segments_with(FLIPPED), [], complete=True, digest_name="sha256"),
     ),
     "zeroed": (
         zeroed(TAR, LAYOUT.data[1].data + 1000, 600),
@@ -93,13 +93,13 @@ CASES: dict[str, tuple[bytes, type[StreamError], Findings]] = {
             LAYOUT.segments_with(range(LAYOUT.data[1].data + 1000, LAYOUT.data[1].data + 1600)),
             ["extent-2@5120: the archive ends where extent-2@5120 should be"],
             complete=True,
-            compared="sha256",
+            digest_name="sha256",
         ),
     ),
     "header": (
         flipped(TAR, LAYOUT.data[2].header),
         CorruptStreamError,
-        Findings([], [f"extent-2@5120: {BAD_HEADER}"], complete=True, compared="sha256"),
+        Findings([], [f"extent-2@5120: {BAD_HEADER}"], complete=True, digest_name="sha256"),
     ),
     "both": (
         flipped(TAR, FLIPPED[0], LAYOUT.data[1].header)[:CUT],
@@ -204,7 +204,7 @@ def test_the_checksum_is_known_at_the_end(
     """None where something is damaged, and where the end was not compared."""
     tar, _, findings = case
     for stream, expected in (
-        (tar, None if findings.damage else findings.compared),
+        (tar, None if findings.damage else findings.digest_name),
         (TAR, "sha256"),
     ):
         with TarStreamSource(io.BytesIO(stream), allow_incomplete=True) as source:
@@ -214,13 +214,13 @@ def test_the_checksum_is_known_at_the_end(
     with TarStreamSource(io.BytesIO(tar), allow_incomplete=True, verify=False) as source:
         copy(source, DiscardSink())
         assert source.findings is not None
-        assert source.findings.compared is source.checksum is None
+        assert source.findings.digest_name is source.checksum is None
 
 
 @pytest.mark.parametrize("checksum", ["sha256", None])
 def test_a_good_stream(checksum: str | None, tmp_path: Path) -> None:
     findings = salvage(make_tar(checksum=checksum), tmp_path / "disk.raw")
-    assert findings == Findings([], [], complete=True, compared=checksum)
+    assert findings == Findings([], [], complete=True, digest_name=checksum)
     assert (tmp_path / "disk.raw").read_bytes() == DISK
 
 
@@ -255,7 +255,7 @@ def test_damage_before_the_data(damage: Any, tmp_path: Path) -> None:
     assert findings.problems
     assert findings.damage == LAYOUT.missing(len(tar), len(TAR))
     assert findings.complete is (len(tar) == len(TAR))
-    assert findings.compared == ("sha256" if findings.complete else None)
+    assert findings.digest_name == ("sha256" if findings.complete else None)
     assert (tmp_path / "disk.raw").read_bytes() == LAYOUT.image(tar)
 
 
@@ -290,7 +290,7 @@ def test_a_damaged_header_of_the_extents(how: str, attachments: Any, tmp_path: P
     findings = salvage(tar[: place.header] + header + tar[place.data :], tmp_path / "disk.raw")
     assert (tmp_path / "disk.raw").read_bytes() == DISK
     assert findings.damage == []
-    assert findings.compared == "sha256"
+    assert findings.digest_name == "sha256"
     assert findings.problems[0].startswith("extents.json: ")
 
 
@@ -346,7 +346,7 @@ def test_any_damage(data: st.DataObject) -> None:
     image = layout.image(damaged)
     assert bytes(sink.disk) == image
     assert findings.complete <= (cut == len(tar))
-    if findings.compared:  # all that is wrong is told
+    if findings.digest_name:  # all that is wrong is told
         told = {at for d in findings.damage for at in range(d.start, d.start + d.length)}
         assert {at for at in range(SIZE) if image[at] != DISK[at]} <= told
     missing = [damage for damage in findings.damage if damage.missing]
@@ -367,7 +367,9 @@ def salvage_bad_sectors(target: Any, image: Path) -> None:
     damaged = layout.segments_with([at for stretch in BAD for at in range(*stretch)])
     with TarStreamSource(target, allow_incomplete=True) as source, RawImageSink(image) as sink:
         copy(source, sink, buffer_size=16 * K, buffer_memory=32 * K)  # with old data in them
-        assert source.findings == Findings(missing + damaged, [], complete=True, compared="sha256")
+        assert source.findings == Findings(
+            missing + damaged, [], complete=True, digest_name="sha256"
+        )
     assert image.read_bytes() == layout.image(readable)
 
 
@@ -486,7 +488,7 @@ def test_a_chain_is_verified_first_and_findings_are_not_told_twice(tmp_path: Pat
     with RawImageSink(tmp_path / "disk.raw") as sink:
         restore_chain(sources, sink, verify_first=True)
     found = layout.segments_with([bad])
-    assert sources[1].findings == Findings(found, [], complete=True, compared="sha256")
+    assert sources[1].findings == Findings(found, [], complete=True, digest_name="sha256")
 
 
 # --- Findings ---

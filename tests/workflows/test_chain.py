@@ -27,7 +27,7 @@ from tapestream import (
 )
 from tapestream.errors import UsageError
 from tapestream.model.extents import Extents
-from tapestream.model.overlay import Layers
+from tapestream.model.overlay import Overlay
 from tests.chains import DATA, ZERO, K, Link, Watched, chains, info, untouched, week
 from tests.memory import MemorySink, MemorySource
 from tests.workflows.restoring import SMALL, THREE, restored
@@ -158,7 +158,7 @@ def test_memory_of_many_extents() -> None:
     columns = [full, many(3), many(5)]
     tracemalloc.start()
     try:
-        layers = Layers(columns)
+        layers = Overlay(columns)
         left, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

@@ -28,7 +28,7 @@ from tapestream import (
     restore_chain,
 )
 from tapestream.errors import ChainError, UsageError
-from tapestream.model.checkpoints import in_order, name
+from tapestream.model.checkpoints import describe_backup, order_by_checkpoint
 from tapestream.model.extents import Kind
 from tests.chains import CLEAN, DATA, ZERO, K, Link, chain, info, untouched
 from tests.memory import MemorySink, MemorySource
@@ -52,17 +52,17 @@ def test_in_order(length: int, fulls: set[int], parents: bool, data: st.DataObje
     if parents:  # the first may have one, too, which nobody has
         made[0] = replace(made[0], parent_checkpoint_id="c0")
     given_order = data.draw(st.permutations(made))
-    found = [given_order[i] for i in in_order(given_order)]
+    found = [given_order[i] for i in order_by_checkpoint(given_order)]
     assert found == made[max(fulls) - 1 :]
 
 
 def test_one_backup_needs_no_ids() -> None:
-    assert in_order([BackupInfo(context="zero")]) == [0]
+    assert order_by_checkpoint([BackupInfo(context="zero")]) == [0]
 
 
 def test_the_last_one_needs_no_checkpoint() -> None:
     last = replace(info(2), checkpoint_id=None)
-    assert in_order([last, info(1, full=True)]) == [1, 0]
+    assert order_by_checkpoint([last, info(1, full=True)]) == [1, 0]
 
 
 FULL = info(1, full=True)
@@ -124,7 +124,7 @@ def test_not_a_chain(which: str) -> None:
         if seed == 0:
             mixed = infos
             with pytest.raises(ChainError, match=message):
-                in_order(mixed)
+                order_by_checkpoint(mixed)
         sources = [_Named(one) for one in mixed]
         sink = MemorySink()
         with pytest.raises(ChainError) as caught:
@@ -221,9 +221,9 @@ class _Named(MemorySource):
 
 def test_backups_that_do_not_say_of_which_disk(caplog: pytest.LogCaptureFixture) -> None:
     """It goes by their checkpoints, with a warning; a backup alone needs none."""
-    in_order([replace(FULL, disk_id=None)])
+    order_by_checkpoint([replace(FULL, disk_id=None)])
     assert caplog.text == ""
-    assert in_order([replace(one, disk_id=None) for one in (info(2), FULL)]) == [1, 0]
+    assert order_by_checkpoint([replace(one, disk_id=None) for one in (info(2), FULL)]) == [1, 0]
     assert "do not say of which disk" in caplog.text
 
 
@@ -237,9 +237,12 @@ def test_nothing_to_restore() -> None:
 
 
 def test_how_a_backup_is_called() -> None:
-    assert name(info(1, full=True)) == "the full backup b1 of 2026-11-23 21:00 UTC"
-    assert name(BackupInfo(checkpoint_id="c", context="dirty")) == "the incremental backup c"
-    assert name(BackupInfo()) == "the full backup without id"
+    assert describe_backup(info(1, full=True)) == "the full backup b1 of 2026-11-23 21:00 UTC"
+    assert (
+        describe_backup(BackupInfo(checkpoint_id="c", context="dirty"))
+        == "the incremental backup c"
+    )
+    assert describe_backup(BackupInfo()) == "the full backup without id"
 
 
 class _Unread(Source):

@@ -95,7 +95,7 @@ def test_allow_incomplete_stays() -> None:
         copy(source, DiscardSink())
         assert source.findings is not None
         assert tuple(source.findings.damage) == report.damage
-        assert (source.findings.compared, source.checksum) == ("sha256", None)
+        assert (source.findings.digest_name, source.checksum) == ("sha256", None)
 
 
 def test_strict_bad_sectors_after_a_rewind() -> None:

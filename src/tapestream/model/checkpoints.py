@@ -1,4 +1,4 @@
-"""Which backups make a chain: by their checkpoint ids, not by names, dates or the order given."""
+"""The order of a chain of backups: by checkpoint ids, not by names, dates or the order given."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from .info import BackupInfo, local_time
 log = logging.getLogger("tapestream.workflows.chain")
 
 
-def in_order(backups: Sequence[BackupInfo], places: Sequence[str | None] = ()) -> list[int]:
+def order_by_checkpoint(
+    backups: Sequence[BackupInfo], places: Sequence[str | None] = ()
+) -> list[int]:
     """Put backups in the order of their chain, from its last full backup on.
 
     Args:
-        backups: The backups, in any order. A full backup has a parent if it was taken instead of an
-            incremental one. What is before it is not needed.
-        places: Where each of them is, for errors.
+        backups: The backups, in any order. A full backup that was taken instead of an incremental
+            one has a parent, too. The backups before it are not needed.
+        places: Where each backup is, for errors.
 
     Returns:
         Their indexes, oldest first.
@@ -28,11 +30,11 @@ def in_order(backups: Sequence[BackupInfo], places: Sequence[str | None] = ()) -
     """
     if not backups:
         raise UsageError("there is no backup to restore")
-    return _Links(backups, places or [None] * len(backups)).in_order()
+    return _Backups(backups, places or [None] * len(backups)).in_order()
 
 
-def name(backup: BackupInfo, place: str | None = None) -> str:
-    """Name a backup in an error, and where it is."""
+def describe_backup(backup: BackupInfo, place: str | None = None) -> str:
+    """Say which backup of a chain this is, and where it is, in an error."""
     kind = "full" if backup.context == "zero" else "incremental"
     which = backup.backup_id or backup.checkpoint_id or "without id"
     disk = f" of disk {backup.disk_name}" if backup.disk_name else ""
@@ -40,20 +42,20 @@ def name(backup: BackupInfo, place: str | None = None) -> str:
     return f"the {kind} backup {which}{disk}{when}{f' ({place})' if place else ''}"
 
 
-class _Links:
-    """Backups, and how they are called."""
+class _Backups:
+    """The given backups, with a description of each for errors."""
 
     def __init__(self, backups: Sequence[BackupInfo], places: Sequence[str | None]) -> None:
         self._backups = backups
-        self._names = [name(*each) for each in zip(backups, places, strict=True)]
+        self._names = [describe_backup(*each) for each in zip(backups, places, strict=True)]
 
     def in_order(self) -> list[int]:
-        """See the function."""
+        """See `order_by_checkpoint`."""
         self._check_disk()
         by_checkpoint = self._by_checkpoint()
         i: int | None = self._last(by_checkpoint)
         newest_first: list[int] = []
-        while i is not None:  # in no circle: two backups would start from where one is entered
+        while i is not None:  # it ends: a circle has no last backup, or two with the same parent
             newest_first.append(i)
             based = any(self._backups[i].context == "zero" for i in newest_first)
             i = self._parent(i, by_checkpoint, needed=not based)

@@ -44,14 +44,14 @@ class Findings:
             that do not match their digest, which only shows at the end.
         problems: What is wrong besides, in words.
         complete: True once the end was found where it should be.
-        compared: Name of the digest that all data was compared with; None until it was.
+        digest_name: Name of the digest that all data was compared with; None until it was.
         missing_bytes: Bytes of data that are missing.
     """
 
     damage: list[Damage] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     complete: bool = False
-    compared: str | None = None
+    digest_name: str | None = None
     missing_bytes: int = field(default=0, compare=False, repr=False)
     _counts: dict[bool, int] = field(default_factory=dict, compare=False, repr=False)
     _last: dict[bool, int] = field(default_factory=dict, compare=False, repr=False)
@@ -59,7 +59,7 @@ class Findings:
     def add(self, found: Damage, data_bytes: int | None = None) -> None:
         """Note damage. If it begins where the last one ended, the two become one.
 
-        Behind the first 10,000 stretches, missing or not, the last one grows over all that follow.
+        After the first 10,000 stretches of a kind, the last one grows over all that follow.
 
         Args:
             found: The damage, which begins after all of its kind that was noted before.

@@ -121,7 +121,7 @@ class TarStreamSource(Source):
         something is missing or damaged.
         """
         if self.findings is not None:
-            return None if self.findings.damage else self.findings.compared
+            return None if self.findings.damage else self.findings.digest_name
         return self._preamble.checksum if self._verify else None
 
     @property

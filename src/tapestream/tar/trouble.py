@@ -382,7 +382,7 @@ class SalvageReader(TarReader):
             return
         self._clear_suspects(vouched=self._vouches and self._checksum is not None)
         if not continues and self._vouches:
-            self._findings.compared = self._digest
+            self._findings.digest_name = self._digest
         try:
             self._volumes.end()
         except (CorruptStreamError, LocalIOError) as e:

@@ -36,10 +36,10 @@ from ..engine.copy import (
 from ..engine.keepalive import keep_alive_during
 from ..engine.threads import enough_memory
 from ..errors import ChainError, TapestreamError, UsageError
-from ..model.checkpoints import in_order, name
+from ..model.checkpoints import describe_backup, order_by_checkpoint
 from ..model.extents import Extent, Extents, Kind, Run
 from ..model.info import BackupInfo
-from ..model.overlay import Layers
+from ..model.overlay import Overlay
 from .discard import DiscardSink
 
 # Of qcow2, in bytes.
@@ -135,13 +135,13 @@ class _Chain(Source):
     def __init__(self, given: list[Source]) -> None:
         infos = [info_of(source) for source in given]
         places = [text_of(source, "place") for source in given]
-        order = in_order(infos, places)
+        order = order_by_checkpoint(infos, places)
         self._sources = [given[i] for i in order]
         self._infos = [infos[i] for i in order]
-        names = [name(infos[i], places[i]) for i in order]
+        names = [describe_backup(infos[i], places[i]) for i in order]
         extents = [_examine(source) for source in self._sources]
         _check_sizes(names, extents)
-        self.layers = Layers(extents)
+        self.overlay = Overlay(extents)
         devices = Counter(source.device for source in self._sources if source.device)
         self._in_turn = any(count > 1 for count in devices.values())
         self._one_by_one: _OneByOne | None = None
@@ -178,13 +178,13 @@ class _Chain(Source):
 
     def extents(self) -> Extents:
         """See `Source.extents`."""
-        return self.layers.extents
+        return self.overlay.extents
 
     def passes(self) -> Sequence[Iterable[Run]] | None:
         """See `Source.passes`: one backup after another, where two are on the same drive."""
         if not self._in_turn:
             return None
-        return [self.layers.told_by(layer) for layer in range(len(self._sources))]
+        return [self.overlay.provided_by(layer) for layer in range(len(self._sources))]
 
     def verify(self, settings: Settings, run: Running) -> None:
         """Read all streams once, to check every byte.
@@ -208,8 +208,8 @@ class _Chain(Source):
         """See `Source.open_reader`."""
         uses(*map(itself, self._sources))
         if not self._in_turn:
-            return _SideBySide(self._sources, self.layers)
-        self._one_by_one = _OneByOne(self._sources, self.layers)
+            return _SideBySide(self._sources, self.overlay)
+        self._one_by_one = _OneByOne(self._sources, self.overlay)
         return self._one_by_one
 
     def finish(self) -> str | None:
@@ -242,9 +242,9 @@ class _Chain(Source):
 class _SideBySide(Reader):
     """Reads every stretch from the layer that tells it; all layers are open."""
 
-    def __init__(self, sources: Sequence[Source], layers: Layers) -> None:
+    def __init__(self, sources: Sequence[Source], overlay: Overlay) -> None:
         self._sources = sources
-        self._layers = layers
+        self._overlay = overlay
         with ExitStack() as stack:
             self._readers = []
             for source in sources:
@@ -254,12 +254,12 @@ class _SideBySide(Reader):
 
     def readinto(self, start: int, buffer: memoryview) -> None:
         """See `Reader.readinto`."""
-        for stretch in self._layers.data_within(start, start + len(buffer)):
-            reader = self._readers[stretch.layer]
-            offset = stretch.start - start
-            with _naming(self._sources[stretch.layer]):
-                reader.request(stretch.start, stretch.length)
-                fill(reader, stretch.start, buffer[offset : offset + stretch.length])
+        for run in self._overlay.data_within(start, start + len(buffer)):
+            reader = self._readers[run.layer]
+            offset = run.start - start
+            with _naming(self._sources[run.layer]):
+                reader.request(run.start, run.length)
+                fill(reader, run.start, buffer[offset : offset + run.length])
 
     def cancel(self) -> None:
         """See `Reader.cancel`."""
@@ -279,9 +279,9 @@ class _OneByOne(Reader):
         confirmed: Which digest each of those that were read to their end compared its data with.
     """
 
-    def __init__(self, sources: Sequence[Source], layers: Layers) -> None:
+    def __init__(self, sources: Sequence[Source], overlay: Overlay) -> None:
         self._sources = sources
-        self._layers = layers
+        self._overlay = overlay
         self._reader: Reader | None = None
         self._cancelled = False
         self.opened = 0
@@ -289,7 +289,7 @@ class _OneByOne(Reader):
 
     def request(self, start: int, length: int) -> None:
         """See `Reader.request`: one is always told by one layer."""
-        layer = self._layers.layer_at(start)
+        layer = self._overlay.layer_at(start)
         while self.opened <= layer:
             self._next()
         if layer != self.opened - 1 or self._reader is None:
@@ -344,7 +344,7 @@ class _naming:  # noqa: N801 - a context manager, called for every piece of data
 
     def __exit__(self, exc_type: object, error: BaseException | None, _: object) -> None:
         if isinstance(error, TapestreamError):
-            error.tell_where(name(self._source.info))
+            error.tell_where(describe_backup(self._source.info))
 
 
 def _examine(source: Source) -> Extents:

@@ -96,7 +96,7 @@ def verify(source: Source, **options: Unpack[CopyOptions]) -> VerifyReport:
         tuple(findings.damage),
         tuple(findings.problems),
         data_bytes,
-        findings.compared,
+        findings.digest_name,
     )
 
 
@@ -113,8 +113,8 @@ def _read(source: Source, findings: Findings, options: CopyOptions) -> int:
             findings.add(Damage(0, size, "extents.json", missing=True))
         return 0
     read = copy(source, DiscardSink(), **options)
-    findings.compared = findings.compared or read.verified
-    if findings.compared is None and source.checksum is not None:
+    findings.digest_name = findings.digest_name or read.verified
+    if findings.digest_name is None and source.checksum is not None:
         findings.complete = False
         findings.note(
             f"{class_of(source)} says that its data has {source.checksum} digests, but its "
