@@ -7,10 +7,12 @@ import os
 import random
 import subprocess
 import sys
-import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -499,22 +501,38 @@ def test_logs_are_quiet_when_all_is_well(tmp_path: Path, caplog: pytest.LogCaptu
     assert caplog.records == []
 
 
-def test_zeros_that_must_be_written_can_be_cancelled(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As on a file system without holes."""
-    begun = threading.Event()
-
-    def pwrite(fd: int, data: memoryview, offset: int) -> int:
-        begun.set()
-        return len(data)
-
-    monkeypatch.setattr(raw, "_punch_hole", lambda *_: False)
-    monkeypatch.setattr(os, "pwrite", pwrite)
-    writer = raw._RawWriter(-1, "image", blank=False)
-    with ThreadPoolExecutor(1) as pool:
+def test_zeros_that_must_be_written_can_be_cancelled() -> None:
+    """As on a file system without holes: /dev/null takes data, and no hole."""
+    image: Any = SimpleNamespace(touched=False)
+    with open("/dev/null", "r+b", 0) as null, ThreadPoolExecutor(1) as pool:
+        writer = raw._RawWriter(null.fileno(), "image", blank=False, changed=image)
         zeroing = pool.submit(writer.zero, 0, 2**62)
-        assert begun.wait(10)
+        deadline = time.monotonic() + 10
+        while not image.touched:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
         writer.cancel()
         with pytest.raises(LocalIOError, match="cancelled"):
             zeroing.result(10)
+
+
+@pytest.mark.parametrize("size", [None, 1000, 5000])
+@pytest.mark.parametrize("dirty", [None, True])
+def test_an_image_is_not_changed_before_the_readers_are_open(
+    tmp_path: Path, dirty: bool | None, size: int | None
+) -> None:
+    """Neither emptied nor resized; then it has its name again."""
+    image, old = tmp_path / "image", random.Random(1).randbytes(3000)
+    image.write_bytes(old)
+    seen = []
+
+    class Unreadable(MemorySource):
+        def open_reader(self) -> Any:
+            seen.append((tmp_path / "image.partial").read_bytes())
+            raise LocalIOError("cannot be opened")
+
+    source = Unreadable(b"new", [Extent(0, 3, dirty=dirty)])
+    with RawImageSink(image, size=size) as sink, pytest.raises(LocalIOError, match="be opened"):
+        copy(source, sink)
+    assert seen == [old]
+    assert image.read_bytes() == old

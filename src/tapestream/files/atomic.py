@@ -22,16 +22,18 @@ SUFFIX = ".partial"
 class AtomicFile:
     """A regular file, written under a temporary name beside its final one.
 
-    A new file is created with mode 0600, for a backup is as secret as the disk, and is removed
-    when aborted; until the commit an older file of that name stays. With `modify`, an existing
-    file is itself moved to the temporary name, keeping its owner, mode and contents, and stays
-    there when aborted after `touched` was set: it is then neither the old nor the new.
+    A new file is created with mode 0600, since a backup is as secret as the disk, and is removed
+    when aborted. An older file of that name stays until the commit.
 
-    One that is neither committed nor aborted is aborted, with a `ResourceWarning`, when nobody has
-    it any more.
+    With `modify`, an existing file is itself moved to the temporary name. It keeps its owner, mode
+    and contents. If it is aborted after `touched` was set, it stays there: it is neither the old
+    file nor the new one.
+
+    A file that is neither committed nor aborted is aborted when it is garbage collected, with a
+    `ResourceWarning`.
 
     Args:
-        path: The final name; where it is a symbolic link, that of the file it points to.
+        path: The final name; of a symbolic link, the name of the file it points to.
         modify: Write into the file of that name, if there is one, instead of replacing it.
 
     Attributes:
@@ -41,11 +43,11 @@ class AtomicFile:
 
     Raises:
         LocalIOError: The file cannot be created or moved.
-        UsageError: The path names something that is not a regular file, or, with `modify`, one
-            that somebody reads; or it is that of a device that is not there.
+        UsageError: There is something that is not a regular file, or, with `modify`, a file that
+            is in use; or the path is that of a device, which is not there.
     """
 
-    # Where the contents are, or are about to be, until they have their name.
+    # The temporary name; None before the file is created and once it has its final name.
     _partial: Path | None = None
     _file: io.FileIO | None = None
     _size = 0
@@ -97,17 +99,17 @@ class AtomicFile:
         return self.file.fileno()
 
     def resize(self, size: int, *, empty: bool) -> None:
-        """Make it `size` bytes large.
+        """Set the size of the file.
 
         Args:
-            size: How large.
-            empty: Drop what it holds; all of it then reads as zeros.
+            size: The size in bytes.
+            empty: Drop all contents: the whole file then reads as zeros.
 
         Raises:
-            LocalIOError: It cannot become so large.
+            LocalIOError: It cannot have this size. If it was to grow, nothing is lost.
         """
         try:
-            if size > self._size:  # if that fails, nothing is lost
+            if size > self._size:  # first what may fail
                 os.ftruncate(self.fd, size)
             if empty and not self.created:
                 os.ftruncate(self.fd, 0)
@@ -120,10 +122,10 @@ class AtomicFile:
         """Put the file on stable storage, and give it its name.
 
         Raises:
-            LocalIOError: The file is not complete on stable storage, or has not got its name; it is
-                still to be aborted.
-            NotDurableError: It is complete, and has its name for good if no power failure comes
-                soon: the directory could not be put on stable storage.
+            LocalIOError: The file is not on stable storage, or could not be renamed. It must still
+                be aborted.
+            NotDurableError: The file is complete and has its name, but a power failure soon could
+                undo the renaming: the directory could not be put on stable storage.
         """
         assert self._partial is not None
         directory = _Directory(self.path.parent)
@@ -146,10 +148,10 @@ class AtomicFile:
             directory.close()
 
     def abort(self) -> Path | None:
-        """Take the half-written file away; does nothing after a commit.
+        """Remove the half-written file, or rename an unchanged one back. Not after a commit.
 
         Returns:
-            Where an existing file is now that had been changed already; None otherwise.
+            Where an existing file is that had already been changed; None otherwise.
 
         Raises:
             LocalIOError: It cannot be taken away; it still has its temporary name.
@@ -208,7 +210,7 @@ class AtomicFile:
         return None
 
     def _is_as_it_was(self) -> bool:
-        """Whether an existing file was not changed. If it has only grown, shrink it again."""
+        """Whether an existing file was not changed; one that only grew is shrunk again."""
         size = os.fstat(self.fd).st_size
         if self.touched or size < self._size:
             return False
@@ -227,15 +229,15 @@ class AtomicFile:
 
 
 class _Directory:
-    """The directory of a file that gets its name; puts that name on stable storage."""
+    """The directory of a file that is renamed: puts the new name on stable storage."""
 
     def __init__(self, path: Path) -> None:
-        # At most one. It comes and goes in one step, so that no interrupt loses it.
+        # One at most. A list, since append() and pop() cannot be interrupted half-way.
         self._fds: list[int] = []
         self._path = path
 
     def open(self) -> None:
-        """Find out how it can be put on stable storage, before anything in it is changed.
+        """Find out, before anything in it is changed, how it can be put on stable storage.
 
         Raises:
             OSError: It cannot.
@@ -244,13 +246,16 @@ class _Directory:
             self._fds.append(os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
             os.fsync(self._fds[0])
         except OSError as e:
-            # It may be written, but not listed; or its file system does not sync directories.
+            # We may write it but not read it, or its file system does not sync directories.
             if e.errno not in (errno.EACCES, errno.EPERM, errno.EINVAL, errno.ENOTSUP):
                 raise
             self.close()
 
     def sync(self, fd: int) -> None:
-        """Put the directory on stable storage, or else the whole file system of a file in it.
+        """Put the directory on stable storage; if it cannot be, its whole file system.
+
+        Args:
+            fd: A file in it.
 
         Raises:
             OSError: That failed.
@@ -273,7 +278,7 @@ class _Directory:
 
 
 def _is_for_devices(directory: Path) -> bool:
-    """True for /dev and what is below it, but for /dev/shm, which is for files."""
+    """True for /dev and all below it except /dev/shm, which is for files."""
     devices = os.stat("/dev").st_dev
     return (
         directory.is_dir()
@@ -283,5 +288,5 @@ def _is_for_devices(directory: Path) -> bool:
 
 
 def _short(name: str) -> str:
-    """Leave room for what is added: a file system counts bytes, mostly up to 255."""
+    """Leave room for what is added: most file systems take names of up to 255 bytes."""
     return os.fsdecode(os.fsencode(name)[:230])

@@ -2,36 +2,32 @@
 
 from __future__ import annotations
 
-import ctypes
-import errno
 import io
 import logging
 import os
 import stat
-from collections.abc import Iterator
 from dataclasses import replace
-from functools import cache
+
+from typing_extensions import override
 
 from ..arguments import number
 from ..arguments import path as checked_path
 from ..backend.protocols import Reader, Sink, Source, Writer
 from ..errors import LocalIOError, TargetSizeError, UsageError
-from ..model.extents import MAX_OFFSET, Extent, Extents
+from ..model.extents import MAX_OFFSET, Extents
 from ..model.info import BackupInfo, check_info, disk_of
 from .atomic import AtomicFile
 from .descriptors import close_file, descriptor, is_storage
 from .formats import format_at, known_format
 from .locks import lock_exclusive, lock_shared
+from .sparse import data_and_holes, punch_hole
 
 log = logging.getLogger("tapestream.files.raw")
 
 # More threads than this do not make a local disk faster.
 MAX_THREADS = 8
 
-# linux/falloc.h
-_FALLOC_FL_KEEP_SIZE = 1
-_FALLOC_FL_PUNCH_HOLE = 2
-# Where holes cannot be punched, zeros are written in pieces of this size.
+# Where holes cannot be punched, zeros are written in pieces of this many bytes.
 _ZEROS = bytes(1024**2)
 
 
@@ -39,7 +35,7 @@ class RawImageSource(Source):
     """Read a raw image file or a block device; its holes are zero extents.
 
     The image must not change while it is read: stop the VM, or read a snapshot. An image in another
-    format, such as qcow2, is taken as it is, with a warning in the log.
+    format, such as qcow2, is read byte by byte as if it were raw, with a warning in the log.
 
     Args:
         path: The image.
@@ -77,31 +73,32 @@ class RawImageSource(Source):
         self._info = replace(given, size=size, context="zero")
 
     @property
+    @override
     def info(self) -> BackupInfo:
-        """See `Source.info`."""
         return self._info
 
     @property
     def place(self) -> str:
-        """See `Source.place`: the path."""
+        """The path."""
         return self._path
 
+    @override
     def extents(self) -> Extents:
-        """See `Source.extents`: the data and holes that the file system knows of."""
+        """The data and the holes that the file system knows of."""
         try:
-            return Extents.of(_allocation(descriptor(self._file, self._path), self._info.size))
+            return Extents.of(data_and_holes(descriptor(self._file, self._path), self._info.size))
         except OSError as e:
             raise LocalIOError(f"cannot find the holes in {self._path}", e) from e
 
     def rewind(self) -> None:
-        """See `Source.rewind`: it can be read any number of times."""
+        """Nothing to do: an image can be read any number of times."""
 
+    @override
     def open_reader(self) -> Reader:
-        """See `Source.open_reader`."""
         return _RawReader(self._file, self._path)
 
+    @override
     def close(self) -> None:
-        """See `Source.close`."""
         file = getattr(self, "_file", None)  # its constructor may have failed
         if file is not None:
             close_file(file, self._path)
@@ -112,8 +109,8 @@ class _RawReader(Reader):
         self._file = file
         self._path = path
 
+    @override
     def readinto(self, start: int, buffer: memoryview) -> None:
-        """See `Reader.readinto`."""
         while buffer:
             try:
                 count = os.preadv(descriptor(self._file, self._path), [buffer], start)
@@ -126,18 +123,20 @@ class _RawReader(Reader):
                 )
             start, buffer = start + count, buffer[count:]
 
+    @override
     def close(self) -> None:
-        """See `Reader.close`: the file is the source's."""
+        """Nothing to close: the file is the source's."""
 
 
 class RawImageSink(Sink):
     """Write a raw image file or a block device.
 
     A new image is written under a temporary name beside its own, with mode 0600, and renamed
-    when it is complete. An image that exists keeps its owner and mode: it is emptied for a full
-    backup, and changed in place by an incremental one, with holes punched where that has zeros;
-    meanwhile it is renamed to NAME.partial, and stays so when the restore fails half-way. A block
-    device has no name to lose: after an error its contents are undefined.
+    when it is complete. An image that exists keeps its owner and mode: a full backup empties it
+    first, an incremental one changes it in place, with holes punched where the backup has zeros.
+    Meanwhile it is renamed to NAME.partial, and it keeps that name when the restore fails half-way.
+    Nothing in it is changed before the first writer is opened. A block device has no name to lose:
+    after an error its contents are undefined.
 
     What is there must be a raw image. An image of another format, such as qcow2, a tar or a
     compressed file, known by its first and last bytes, is refused.
@@ -158,6 +157,7 @@ class RawImageSink(Sink):
     _file: AtomicFile | None = None
     _device: io.FileIO | None = None
     _writer: _RawWriter | None = None
+    _is_ready = False
     _ended = True
 
     def __init__(self, path: str | os.PathLike[str], *, size: int | None = None) -> None:
@@ -166,8 +166,9 @@ class RawImageSink(Sink):
         _refuse_other_format(self._path)
         self._ended = False
 
+    @override
     def begin(self, info: BackupInfo, extents: Extents) -> None:
-        """See `Sink.begin`: opens the image, and checks or sets its size.
+        """Open the image, and check that it can have the size it needs.
 
         Raises:
             TargetSizeError: The image would be smaller than the disk.
@@ -178,22 +179,32 @@ class RawImageSink(Sink):
         if self._writer is not None or self._ended:
             raise UsageError("a RawImageSink takes one backup: make a new one")
         _refuse_other_format(self._path)
+        self._full = info.context == "zero"
         found = _existing(self._path)
         if found is not None and stat.S_ISBLK(found.st_mode):
             self._begin_device(info)
         else:
             self._begin_file(info)
 
+    @override
     def open_writer(self) -> Writer:
-        """See `Sink.open_writer`."""
+        """Empty what is there, if this is the first writer of a full backup.
+
+        Not before: by now the readers of the source are open, which may have failed.
+
+        Raises:
+            LocalIOError: The image cannot have its size.
+        """
         if self._writer is None:
             raise UsageError("the sink has not begun")
+        self._make_ready(self._writer)
         return self._writer
 
+    @override
     def commit(self) -> None:
-        """See `Sink.commit`."""
         if self._writer is None or self._ended:
             raise UsageError("the sink has not begun, or has already ended")
+        self._make_ready(self._writer)  # no writer was opened for an empty disk
         if self._file is not None:
             self._file.commit()
         elif self._device is not None:
@@ -203,8 +214,9 @@ class RawImageSink(Sink):
                 raise LocalIOError(f"cannot finish {self._path}", e) from e
         self._end()
 
+    @override
     def abort(self) -> None:
-        """See `Sink.abort`.
+        """Take a new image away, and give one that was not changed its name again.
 
         Raises:
             LocalIOError: The half-written image could not be taken away.
@@ -220,17 +232,16 @@ class RawImageSink(Sink):
             raise
         self._end()
 
+    @override
     def close(self) -> None:
-        """See `Sink.close`."""
         self.abort()
 
     def _begin_file(self, info: BackupInfo) -> None:
         size = self._size_of_file(info)
         self._file = AtomicFile(self._path, modify=True)
-        full = info.context == "zero"
-        self._file.resize(size, empty=full)  # full: without holes to be punched
-        writer = _RawWriter(self._file.fd, self._path, blank=full, changed=self._file)
-        self._start(writer, info, size)
+        self._rest = info.size, size
+        # What was emptied has no holes to be punched.
+        self._writer = _RawWriter(self._file.fd, self._path, blank=self._full, changed=self._file)
 
     def _size_of_file(self, info: BackupInfo) -> int:
         """Decide how large the image shall be, before anything is touched."""
@@ -266,12 +277,19 @@ class RawImageSink(Sink):
             raise TargetSizeError(
                 f"{self._path} has {size} bytes, but {wanted} are needed for {disk_of(info)}"
             )
-        self._start(_RawWriter(self._device.fileno(), self._path, blank=False), info, size)
+        self._rest = info.size, size
+        self._writer = _RawWriter(self._device.fileno(), self._path, blank=False)
 
-    def _start(self, writer: _RawWriter, info: BackupInfo, size: int) -> None:
-        self._writer = writer
-        if info.context == "zero":
-            writer.zero(info.size, size - info.size)
+    def _make_ready(self, writer: _RawWriter) -> None:
+        """Empty the image for a full backup, and give it its size; once."""
+        if self._is_ready:
+            return
+        end_of_disk, size = self._rest
+        if self._file is not None:
+            self._file.resize(size, empty=self._full)
+        if self._full:
+            writer.zero(end_of_disk, size - end_of_disk)
+        self._is_ready = True
 
     def _end(self) -> None:
         if self._writer is not None:
@@ -300,8 +318,8 @@ class _RawWriter(Writer):
         self._changed = changed
         self._cancelled = False
 
+    @override
     def write(self, start: int, buffer: memoryview) -> None:
-        """See `Writer.write`."""
         self._note()
         while buffer:
             try:
@@ -310,12 +328,12 @@ class _RawWriter(Writer):
                 raise LocalIOError(f"cannot write {self._path} at {start}", e) from e
             start, buffer = start + count, buffer[count:]
 
+    @override
     def zero(self, start: int, length: int) -> None:
-        """See `Writer.zero`."""
         if self._blank or length == 0:
             return
         self._note()
-        if _punch_hole(self._fd, start, length):
+        if punch_hole(self._fd, start, length):
             return
         end = start + length
         while start < end:
@@ -326,11 +344,12 @@ class _RawWriter(Writer):
             start += step
 
     def cancel(self) -> None:
-        """See `Writer.cancel`: zeros may be many."""
+        """Stop writing zeros, of which there may be many."""
         self._cancelled = True
 
+    @override
     def close(self) -> None:
-        """See `Writer.close`: the file is the sink's."""
+        """Nothing to close: the file is the sink's."""
 
     def end(self) -> None:
         """Write nothing more: the descriptor is about to be closed, and may be another file's."""
@@ -385,48 +404,3 @@ def _size_of_image(file: io.FileIO, path: str) -> int:
 
 def _no_image(path: str) -> UsageError:
     return UsageError(f"{path} is neither a regular file nor a block device")
-
-
-def _allocation(fd: int, size: int) -> Iterator[Extent]:
-    """Data and holes of a file; lseek(2): SEEK_DATA fails with ENXIO after the last data."""
-    position = 0
-    while position < size:
-        try:
-            data = os.lseek(fd, position, os.SEEK_DATA)
-        except OSError as e:
-            if e.errno == errno.EINVAL:  # a block device, or a file system without holes
-                data = position
-            elif e.errno == errno.ENXIO:
-                data = size
-            else:
-                raise
-        if data > position:
-            yield Extent(position, data - position, zero=True, hole=True)
-        if data < size:
-            position = _end_of_data(fd, data, size)
-            yield Extent(data, position - data, zero=False, hole=False)
-        else:
-            position = size
-
-
-def _end_of_data(fd: int, start: int, size: int) -> int:
-    try:
-        return min(os.lseek(fd, start, os.SEEK_HOLE), size)
-    except OSError as e:
-        if e.errno == errno.EINVAL:
-            return size
-        raise
-
-
-@cache
-def _libc() -> ctypes.CDLL:
-    return ctypes.CDLL(None, use_errno=True)
-
-
-def _punch_hole(fd: int, start: int, length: int) -> bool:
-    """Deallocate a range; False where that is not possible and zeros must be written."""
-    # Both libraries take 64-bit offsets under this name, also on 32-bit machines.
-    fallocate = getattr(_libc(), "fallocate64", None) or _libc().fallocate
-    mode = ctypes.c_int(_FALLOC_FL_PUNCH_HOLE | _FALLOC_FL_KEEP_SIZE)
-    done: int = fallocate(fd, mode, ctypes.c_int64(start), ctypes.c_int64(length))
-    return done == 0
