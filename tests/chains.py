@@ -12,6 +12,9 @@ from typing import Any
 from hypothesis import strategies as st
 
 from tapestream import BackupInfo, Extent, Reader, Source, TarStreamSink, TarStreamSource, copy
+from tapestream.backend.abilities import ChecksEnd, ability
+from tapestream.backend.checks import finish, rewind
+from tapestream.backend.forwarding import ForwardingSource
 from tapestream.model.extents import Extents, Kind
 from tests.memory import MemorySink, MemorySource
 
@@ -153,11 +156,10 @@ def untouched(sink: MemorySink) -> bool:
     return sink.state in ("new", "aborted") and sink.info == BackupInfo() and not sink.writers
 
 
-class Watched(Source):
+class Watched(ForwardingSource):
     """Another source, and how it is used.
 
     Attributes:
-        source: The other source.
         calls: The names of the methods that were called.
         open_now: What is open, from `open_reader` to `finish`, of those that share this list.
     """
@@ -165,55 +167,45 @@ class Watched(Source):
     def __init__(
         self, source: Source, *, device: str | None = None, open_now: list[Watched] | None = None
     ) -> None:
-        self.source = source
+        super().__init__(source)
         self.calls: list[str] = []
         self.open_now = open_now if open_now is not None else []
-        self._device = device
-
-    @property
-    def info(self) -> BackupInfo:
-        return self.source.info
-
-    @property
-    def checksum(self) -> str | None:
-        return self.source.checksum
+        self.device = device
 
     @property
     def max_readers(self) -> int:
-        return 1 if self._device else self.source.max_readers
+        return 1 if self.device else super().max_readers
 
     @property
     def sequential(self) -> bool:
-        return self.source.sequential or self._device is not None
-
-    @property
-    def device(self) -> str | None:
-        return self._device
+        return super().sequential or self.device is not None
 
     def extents(self) -> Extents:
         self.calls.append("extents")
-        return Extents.of(self.source.extents(), context=self.info.context)
+        return Extents.of(super().extents(), context=self.info.context)
 
     def check_complete(self) -> None:
         self.calls.append("check_complete")
-        self.source.check_complete()
+        checks = ability(self.wrapped, ChecksEnd)
+        if checks is not None:
+            checks.check_complete()
 
     def rewind(self) -> None:
         self.calls.append("rewind")
-        self.source.rewind()
+        rewind(self.wrapped)
 
     def open_reader(self) -> Reader:
         self.calls.append("open_reader")
-        if self._device:
+        if self.device:
             assert not self.open_now, "two use the same drive at the same time"
         self.open_now.append(self)
-        return self.source.open_reader()
+        return super().open_reader()
 
     def finish(self) -> str | None:
         self.calls.append("finish")
         self.open_now.remove(self)
-        return self.source.finish()
+        return finish(self.wrapped)
 
     def close(self) -> None:
         self.calls.append("close")
-        self.source.close()
+        super().close()

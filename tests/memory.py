@@ -75,12 +75,14 @@ class MemorySource(Source):
 class _MemoryReader(Reader):
     """Must read each request from its first byte to its last."""
 
+    prefetch_depth = 1
+
     def __init__(self, source: MemorySource) -> None:
         self.source = source
         self.at = self.end = 0
         self.cancelled = self.closed = False
 
-    def request(self, start: int, length: int) -> None:
+    def prefetch(self, start: int, length: int) -> None:
         assert self.at == self.end, "the request before was not read to its end"
         assert self.end <= start < start + length <= len(self.source.disk)
         self.at, self.end = start, start + length

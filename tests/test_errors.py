@@ -190,7 +190,7 @@ RESULT = CopyResult(
     seconds=1.5,
     checksum="sha256",
     verified=None,
-    tape=TAPE,
+    receipt=TAPE,
     block_hash=BlockHash("00ff" * 16),
 )
 DAMAGE = Damage(0, 512, "extent-1@0", missing=True)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 import pytest
 
 from tapestream import DiscardSink, Reader, Writer
 from tapestream.backend.abilities import (
     ChecksItself,
+    HasDigests,
     HoldsDevice,
     KeepsAlive,
     Prefetches,
@@ -68,8 +69,8 @@ def test_an_ability_of_its_own() -> None:
 
 def test_a_property_is_not_evaluated_to_find_it() -> None:
     able = Able()
-    assert ability(able, ChecksItself) is able
-    assert ability(Wrapper(able), ChecksItself) is able
+    assert ability(able, HasDigests) is able
+    assert ability(Wrapper(able), HasDigests) is able
 
 
 @pytest.mark.parametrize("depth", [1, 2, 5])
@@ -104,6 +105,7 @@ def test_a_method_that_is_none_hides_an_ability() -> None:
     hiding: Any = Wrapper(Able())
     hiding.finish = None
     assert ability(hiding, ChecksItself) is None
+    assert ability(hiding, HasDigests) is not None
 
 
 def test_an_attribute_that_is_none_hides_nothing() -> None:
@@ -112,7 +114,7 @@ def test_an_attribute_that_is_none_hides_nothing() -> None:
         device = None  # type: ignore[assignment]
 
     undigested = Undigested()
-    assert ability(undigested, ChecksItself) is undigested
+    assert ability(undigested, HasDigests) is undigested
     held = ability(Wrapper(undigested), HoldsDevice)
     assert held is not None
     assert held.device is None
@@ -138,17 +140,9 @@ def test_names_that_an_object_makes_up() -> None:
 
 
 def test_half_of_an_ability_is_a_mistake() -> None:
-    class Half(MemorySource):
-        @property
-        def digest_name(self) -> str:
-            raise AssertionError("evaluated")
-
-        finish = None  # type: ignore[assignment]
-
     class Announced:
         def prefetch(self, start: int, length: int) -> None: ...
 
-    assert ability(Half(b""), ChecksItself) is None
     with pytest.raises(BackendError, match="Announced has prefetch, but no prefetch_depth") as e:
         ability(Wrapper(Announced()), Prefetches)
     assert "abilities.md" in e.value.hint
@@ -165,12 +159,9 @@ def test_each_kind_of_backend_is_looked_through() -> None:
         ForwardingReader(able),
         ForwardingWriter(able),
     ):
+        assert ability(outer, Rewinds) is able
         assert ability(outer, Prefetches) is able
-        assert ability(outer, Unheard) is None
-
-
-class Unheard(Protocol):
-    def unheard(self) -> None: ...
+        assert ability(outer, KeepsAlive) is None
 
 
 class Short(Reader):

@@ -26,16 +26,14 @@ from tapestream import (
     Source,
     TarStreamSink,
     TarStreamSource,
-    Writer,
     compare,
     copy,
     merge_chain,
     restore_chain,
 )
+from tapestream.backend.forwarding import ForwardingSink
 from tapestream.drive.device import StDevice
 from tapestream.errors import ClosedError, LocalIOError, TapestreamError, UsageError
-from tapestream.model.extents import Extents
-from tapestream.model.info import BackupInfo
 from tapestream.tape import TapeDrive
 from tapestream.testing import ImageioDaemon, create_image, serve_image, write_pattern
 from tests.chains import week
@@ -351,31 +349,14 @@ def test_a_second_copy_of_a_source_or_sink_in_use(tmp_path: Path) -> None:
 # --- Backends of others ---
 
 
-class Wrapper(Sink):
-    """Passes everything on to another sink, which the engine does not see."""
+class Wrapper(ForwardingSink):
+    """Passes everything on to another sink, and counts how often it was closed."""
 
-    sequential = True
-    max_writers = 1
-
-    def __init__(self, sink: Sink) -> None:
-        self.sink = sink
-        self.was_closed = 0
-
-    def begin(self, info: BackupInfo, extents: Extents) -> None:
-        self.sink.begin(info, extents)
-
-    def open_writer(self) -> Writer:
-        return self.sink.open_writer()
-
-    def commit(self) -> None:
-        self.sink.commit()
-
-    def abort(self) -> None:
-        self.sink.abort()
+    was_closed = 0
 
     def close(self) -> None:
         self.was_closed += 1
-        self.sink.close()
+        super().close()
 
 
 @pytest.mark.parametrize("inner", [False, True])

@@ -274,13 +274,13 @@ class Writer:
             ) as sink,
         ):
             result = copy(source, sink, **SMALL_BUFFERS)
-        assert result.tape is not None
+        assert result.receipt is not None
         self.backups[name] = {
             "recipe": recipe,
             "base": base,
             "sha256": sha256(disk),
-            "set_id": result.tape.set_id,
-            "places": [[place.label, place.file] for place in result.tape.places],
+            "set_id": result.receipt.set_id,
+            "places": [[place.label, place.file] for place in result.receipt.places],
             "checksum": result.checksum,
         }
         return result
@@ -358,8 +358,8 @@ def write_tapes(folder: Path) -> dict[str, Any]:
             writer.write("large", wider(LARGE), checksum="crc32"),
             writer.write("second", wider(SECOND), "full", part_size=128 * K),
         ):
-            assert result.tape is not None
-            catalog.add(result.tape)
+            assert result.receipt is not None
+            catalog.add(result.receipt)
         writer.write_unfinished()
         writer.load("A1")
         catalog.scan(writer.drive)

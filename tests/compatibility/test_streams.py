@@ -55,7 +55,7 @@ def test_what_a_stream_says(case: Case) -> None:
         assert list(stream.extents()) == extents(recipe, dirty=dirty)
         attachments = {name: data.decode() for name, data in stream.attachments.items()}
         assert attachments == case.values["attachments"]
-        assert stream.checksum == case.values["checksum"]
+        assert stream.digest_name == case.values["checksum"]
 
 
 @pytest.mark.parametrize("case", GOOD, ids=str)

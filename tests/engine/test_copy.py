@@ -357,7 +357,7 @@ def test_as_many_readers_as_have_processors(
     processors: int, shared: bool, readers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class LocalSource(MemorySource):
-        shares_processors = shared
+        server_is_local = shared
 
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(processors)))
     source = LocalSource(DISK, EXTENTS, max_readers=9)

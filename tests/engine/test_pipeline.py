@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 from typing_extensions import Buffer
 
-from tapestream.backend.protocols import Digester, Reader, Writer
+from tapestream.backend.abilities import Digester
+from tapestream.backend.protocols import Reader, Writer
 from tapestream.engine.buffers import BufferPool
 from tapestream.engine.gap import Limits
 from tapestream.engine.operations import coalesced, one_by_one
@@ -51,11 +52,13 @@ class Disk:
 
 
 class DiskReader(Reader):
+    prefetch_depth = 1
+
     def __init__(self, disk: Disk) -> None:
         self._disk = disk
         self._range = (0, 0)
 
-    def request(self, start: int, length: int) -> None:
+    def prefetch(self, start: int, length: int) -> None:
         self._range = (start, start + length)
 
     def readinto(self, start: int, buffer: memoryview) -> None:
@@ -665,17 +668,15 @@ def test_a_reader_hears_of_ranges_ahead(
             super().__init__(disk)
             self._waiting: list[tuple[int, int]] = []
 
-        @property
-        def ahead(self) -> int:
-            return ahead
+        prefetch_depth = ahead
 
-        def request(self, start: int, length: int) -> None:
+        def prefetch(self, start: int, length: int) -> None:
             self._waiting.append((start, start + length))
             heard.append(len(self._waiting))
 
         def readinto(self, start: int, buffer: memoryview) -> None:
             first, end = self._waiting[0]
-            super().request(first, end - first)
+            super().prefetch(first, end - first)
             super().readinto(start, buffer)
             if start + len(buffer) == end:
                 self._waiting.pop(0)

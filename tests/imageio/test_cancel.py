@@ -334,7 +334,7 @@ def cancelled_reader(server: HostileServer) -> bool:
                 except TapestreamError as e:
                     errors.append(e)
 
-            reader.request(0, PIECE)
+            reader.prefetch(0, PIECE)
             thread = threading.Thread(target=read)
             thread.start()
             eventually(lambda: bool(gets(server)))
@@ -366,7 +366,7 @@ def test_a_reader_that_is_cancelled_while_it_connects(monkeypatch: pytest.Monkey
     ):
         source.extents()
         with closing(source.open_reader()) as reader:
-            http = reader._downloads[0]._connection._exchange._connection  # type: ignore[attr-defined]
+            http = reader._downloads[0]._connection._exchange._connection
             connect = http.connect
 
             def cancel_and_connect() -> None:
@@ -374,7 +374,7 @@ def test_a_reader_that_is_cancelled_while_it_connects(monkeypatch: pytest.Monkey
                 connect()
 
             monkeypatch.setattr(http, "connect", cancel_and_connect)
-            reader.request(0, PIECE)
+            reader.prefetch(0, PIECE)
             with pytest.raises(ServerError):
                 reader.readinto(0, memoryview(bytearray(PIECE)))
         assert not gets(server)
@@ -387,7 +387,7 @@ def test_a_reader_that_was_cancelled_asks_for_nothing() -> None:
         closing(source.open_reader()) as reader,
     ):
         reader.cancel()
-        reader.request(0, PIECE)
+        reader.prefetch(0, PIECE)
         with pytest.raises(ServerError, match="cancelled"):
             reader.readinto(0, memoryview(bytearray(PIECE)))
         assert not gets(server)
@@ -402,7 +402,7 @@ def test_cancelling_what_is_closed_does_nothing(times: int) -> None:
     ):
         sink.begin(source.info, source.extents())
         reader, writer = source.open_reader(), sink.open_writer()
-        reader.request(0, PIECE)
+        reader.prefetch(0, PIECE)
         reader.readinto(0, memoryview(bytearray(PIECE)))
         writer.write(0, memoryview(b"data"))
         for end in (reader, writer):

@@ -96,7 +96,7 @@ def test_data_beyond_8_gib() -> None:
             for extent in source.extents():
                 if not extent.zero:
                     buffer = bytearray(extent.length)
-                    reader.request(extent.start, extent.length)
+                    reader.prefetch(extent.start, extent.length)
                     reader.readinto(extent.start, memoryview(buffer))
                     found[extent.start] = bytes(buffer)
             reader.close()
@@ -153,7 +153,7 @@ def test_the_last_bytes_of_an_extent_of_more_than_8_gib() -> None:
     ):
         reader = source.open_reader()
         buffer = bytearray(1024)
-        reader.request(size - 1024, 1024)
+        reader.prefetch(size - 1024, 1024)
         reader.readinto(size - 1024, memoryview(buffer))
         reader.close()
         assert gets(server) == [(size - 1024, size), (size - 724, size)]
@@ -170,7 +170,7 @@ def test_closing_a_reader_while_data_is_on_its_way(fault: Fault) -> None:
         source = ImageioHTTPSource(server.url, secure=False)
         source.extents()
         reader = source.open_reader()
-        reader.request(0, SIZE)
+        reader.prefetch(0, SIZE)
         buffer = bytearray(1000)
         reader.readinto(0, memoryview(buffer))
         reader.close()

@@ -68,7 +68,7 @@ def test_readers_leave_room_to_keep_the_ticket_and_to_connect_again(
         buffer = memoryview(bytearray(PIECE))
         for number in range(source.max_readers):
             reader = stack.enter_context(closing(source.open_reader()))
-            reader.request(number * 16 * MIB, 16 * MIB)  # asked for over all of its connections
+            reader.prefetch(number * 16 * MIB, 16 * MIB)  # asked for over all of its connections
             reader.readinto(number * 16 * MIB, buffer)
         source.keep_alive()
         assert daemon.ticket_info(url)["connections"] >= 6

@@ -33,6 +33,7 @@ from tapestream import (
     copy,
     merge_chain,
 )
+from tapestream.backend.forwarding import ForwardingReader, ForwardingSource
 from tapestream.engine import keepalive
 from tapestream.errors import LostWritesError
 from tapestream.model.extents import Extents
@@ -62,52 +63,31 @@ def no_pauses() -> None:
     """Retries take their time here: a server that died needs some to start again."""
 
 
-class Pausing(Source):
+class Pausing(ForwardingSource):
     """Lets something happen once, in the middle of what another source reads."""
 
     def __init__(self, inner: Source, happen: Callable[[], None], at: int = PAUSE) -> None:
-        self._inner, self._at, self._happen = inner, at, happen
+        super().__init__(inner)
+        self._at, self._happen = at, happen
         self._happened = False
 
-    info = property(lambda self: self._inner.info)
-    checksum = property(lambda self: self._inner.checksum)
-    max_readers = property(lambda self: self._inner.max_readers)
-    sequential = property(lambda self: self._inner.sequential)
-
-    def extents(self) -> Any:
-        return self._inner.extents()
-
     def open_reader(self) -> Reader:
-        return _PausingReader(self._inner.open_reader(), self)
+        return _PausingReader(super().open_reader(), self)
 
     def pause(self, end: int) -> None:
         if end > self._at and not self._happened:
             self._happened = True
             self._happen()
 
-    def rewind(self) -> None:
-        self._inner.rewind()
 
-    def finish(self) -> str | None:
-        return self._inner.finish()
-
-    def close(self) -> None:
-        self._inner.close()
-
-
-class _PausingReader(Reader):
+class _PausingReader(ForwardingReader):
     def __init__(self, inner: Reader, source: Pausing) -> None:
-        self._inner, self._source = inner, source
-
-    def request(self, start: int, length: int) -> None:
-        self._inner.request(start, length)
+        super().__init__(inner)
+        self._source = source
 
     def readinto(self, start: int, buffer: memoryview) -> None:
         self._source.pause(start + len(buffer))
-        self._inner.readinto(start, buffer)
-
-    def close(self) -> None:
-        self._inner.close()
+        super().readinto(start, buffer)
 
 
 class Target:
@@ -400,7 +380,7 @@ def test_a_qcow2_disk_loses_by_itself_what_was_not_flushed(tmp_path: Path) -> No
         with ImageioHTTPSource(daemon.add_ticket(nbd.url, SIZE), cafile=daemon.cafile) as back:
             reader = back.open_reader()
             buffer = memoryview(bytearray(SIZE))
-            reader.request(0, SIZE)
+            reader.prefetch(0, SIZE)
             reader.readinto(0, buffer)
             reader.close()
         assert bytes(buffer) == IMAGE

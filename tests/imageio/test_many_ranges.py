@@ -172,7 +172,7 @@ def test_a_reader_is_read_in_the_order_that_it_heard_of() -> None:
         ImageioHTTPSource(server.url, secure=False) as source,
         closing(source.open_reader()) as reader,
     ):
-        reader.request(0, 1024)
+        reader.prefetch(0, 1024)
         with pytest.raises(RuntimeError, match="512"):
             reader.readinto(512, memoryview(bytearray(512)))
 

@@ -295,7 +295,7 @@ def test_the_unix_socket_is_used_here(daemon: ImageioDaemon, url: str, upload_ur
         ImageioUploadSink(upload_url, cafile=daemon.cafile) as sink,
     ):
         assert source.over_unix_socket
-        assert source.shares_processors
+        assert source.server_is_local
         assert sink.over_unix_socket
         copy(source, sink)
     assert uses_of_unix_socket(daemon, url) > 0
@@ -310,7 +310,7 @@ def test_the_unix_socket_is_not_used_when_not_wanted(
         ImageioUploadSink(upload_url, cafile=daemon.cafile, use_unix_socket=False) as sink,
     ):
         assert not source.over_unix_socket
-        assert source.shares_processors
+        assert source.server_is_local
         assert not sink.over_unix_socket
         copy(source, sink)
     assert uses_of_unix_socket(daemon, url) == 0
@@ -322,7 +322,7 @@ def test_a_server_on_another_host(
     monkeypatch.setattr("tapestream.imageio.connection.Connection.is_local", lambda self: False)
     with ImageioHTTPSource(url, cafile=daemon.cafile) as source:
         assert not source.over_unix_socket
-        assert not source.shares_processors
+        assert not source.server_is_local
 
 
 def uses_of_unix_socket(daemon: ImageioDaemon, url: str) -> int:

@@ -75,8 +75,8 @@ def restore(
 
 def places(result: CopyResult) -> list[tuple[str | None, int | None]]:
     """The label of the tape and the number of the tape file of each volume."""
-    assert result.tape is not None
-    return [(place.label, place.file) for place in result.tape.places]
+    assert result.receipt is not None
+    return [(place.label, place.file) for place in result.receipt.places]
 
 
 def only(found: list[TapeEntry]) -> TapeEntry:

@@ -46,7 +46,7 @@ def test_the_position_cannot_be_asked_for(caplog: pytest.LogCaptureFixture) -> N
         for _ in range(2):  # the next one finds its place
             with MemorySource(DISK) as source, TarStreamSink(tape) as sink:
                 result = copy(source, sink)
-            assert result.tape is not None
+            assert result.receipt is not None
         assert len(tape.find()) == 2
     assert "wrote a filemark, but cannot tell the position" in caplog.text
 
@@ -81,7 +81,7 @@ def test_the_catalog_cannot_be_written(tmp_path: Path) -> None:
         tape.write_label("T1")
         with MemorySource(DISK) as source, TarStreamSink(tape) as sink:
             result = copy(source, sink)
-        assert result.tape is not None
+        assert result.receipt is not None
         path = tmp_path / "catalog"
         with Catalog(path) as catalog:
             with sqlite3.connect(path) as other:
@@ -89,7 +89,7 @@ def test_the_catalog_cannot_be_written(tmp_path: Path) -> None:
             with pytest.raises(
                 LocalIOError, match=r"The backup itself is complete: .*Catalog\.scan"
             ):
-                catalog.add(result.tape)
+                catalog.add(result.receipt)
             other.close()
 
 

@@ -152,7 +152,7 @@ def test_what_a_copy_tells(station: Station, drive: TapeDrive) -> None:
     drive.write_label("first")
     for file in (1, 2):
         result = backup(drive, DISKS[0], "a")
-        tape = result.tape
+        tape = result.receipt
         assert tape is not None
         (place,) = tape.places
         assert (place.drive, place.label) == (station.path, "first")

@@ -48,8 +48,8 @@ def labelled(name: str, capacity: int = 16 * MIB) -> tuple[FakeDrive, TapeDrive]
 def backup(drive: TapeDrive, disk: str, day: int = 0) -> TapeReport:
     with MemorySource(b"x" * 4096, info=info(disk, day)) as source, TarStreamSink(drive) as sink:
         result = copy(source, sink)
-    assert result.tape is not None
-    return result.tape
+    report: TapeReport = result.receipt
+    return report
 
 
 def test_it_remembers_backups(tmp_path: Path) -> None:
@@ -130,8 +130,8 @@ def test_a_volume_is_never_called_complete_that_a_scan_calls_torn(
     with drive, Catalog(tmp_path / "one") as one, Catalog(tmp_path / "two") as two:
         with source, sink:
             result = copy(source, sink, buffer_size=RECORD, buffer_memory=4 * RECORD)
-        assert result.tape is not None
-        one.add(result.tape)
+        assert result.receipt is not None
+        one.add(result.receipt)
         two.scan(drive)
         drive.release()
         station.swap(small)
@@ -386,8 +386,8 @@ def test_a_volume_without_data_does_not_stand_for_the_one_that_has_it(tmp_path: 
     )
     with source, sink:
         result = copy(source, sink, buffer_size=RECORD, buffer_memory=4 * RECORD)
-    assert result.tape is not None
-    assert [place.label for place in result.tape.places] == ["T1", "T3", "T4"]
+    assert result.receipt is not None
+    assert [place.label for place in result.receipt.places] == ["T1", "T3", "T4"]
     with drive, Catalog(tmp_path / "catalog") as catalog:
         for name in ("T1", "T2", "T4"):
             drive.release()

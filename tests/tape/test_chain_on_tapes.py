@@ -40,9 +40,9 @@ class Shelf:
 
     def keep(self, result: CopyResult, *names: str) -> None:
         """Remember on which tapes the volumes of a backup are."""
-        assert result.tape is not None
+        assert result.receipt is not None
         for volume, name in enumerate(names, 1):
-            self._where[result.tape.set_id, volume] = name
+            self._where[result.receipt.set_id, volume] = name
 
     def __call__(self, request: VolumeRequest) -> None:
         self.requests.append(request)

@@ -37,7 +37,7 @@ def catalog(tmp_path: Path) -> Catalog:
 
 
 def back_up(drive: TapeDrive, info: BackupInfo, seed: int = 1) -> TapeReport:
-    report = backup(drive, disk(seed), info=info).tape
+    report: TapeReport = backup(drive, disk(seed), info=info).receipt
     assert report is not None
     return report
 

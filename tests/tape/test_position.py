@@ -95,8 +95,8 @@ def test_a_tape_file_that_could_not_be_passed_is_not_counted(
         with pytest.raises(TapeError):
             wind(drive)
         result = backup(drive, disk(3), "c")
-        assert result.tape is not None
-        assert result.tape.places[0].file == 3
+        assert result.receipt is not None
+        assert result.receipt.places[0].file == 3
         for number in range(1, 4):
             drive.go_to_file(number)
             assert restore(drive) == disk(number)

@@ -212,8 +212,8 @@ def test_a_host_with_fast_eod(station: Station, drive: TapeDrive, tmp_path: Path
             drive.release()
             drive.rewind()
             result = backup(drive, SMALL, name)
-            assert result.tape is not None
-            catalog.add(result.tape)
+            assert result.receipt is not None
+            catalog.add(result.receipt)
         found = [catalog.find(disk_id=name)[0].volumes[0].file for name in "abc"]
         assert found == [1, 2, 3]
         for name in "abc":

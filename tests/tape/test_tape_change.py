@@ -163,8 +163,8 @@ def test_two_drives(station: Station, drive: TapeDrive) -> None:
         return drive
 
     result = backup(drive, DATA, "big", on_volume_full=next_drive)
-    assert result.tape is not None
-    assert [place.drive for place in result.tape.places] == [
+    assert result.receipt is not None
+    assert [place.drive for place in result.receipt.places] == [
         station.path,
         station.second_path,
         station.path,

@@ -135,8 +135,8 @@ def two_volumes(
         attachments=attachments or {},
         checksum=checksum,
     )
-    assert result.tape is not None
-    assert [place.volume for place in result.tape.places] == [1, 2]
+    assert result.receipt is not None
+    assert [place.volume for place in result.receipt.places] == [1, 2]
     with tarfile.open(fileobj=io.BytesIO(b"".join(records(drive)))) as tar:
         member = tar.extractfile("backup-info.json")
         assert member is not None

@@ -216,9 +216,9 @@ def test_any_disk_on_any_tapes(data: st.DataObject) -> None:
             assert blank, "a tape that is large enough was called too small"
             return
     station.tape.release()
-    assert result.tape is not None
-    check_volumes(station, result.tape.set_id, bytes(disk), extents)
-    found = [v for v in volumes(station, result.tape.set_id) if data_of(v) or v.entry.complete]
+    assert result.receipt is not None
+    check_volumes(station, result.receipt.set_id, bytes(disk), extents)
+    found = [v for v in volumes(station, result.receipt.set_id) if data_of(v) or v.entry.complete]
     first = station.shelf.index(found[0].tape)
     assert station.restore(first) == restored_image(bytes(disk), extents)
     _corrupt_torn_volumes(data, station, found, checksum)
@@ -261,11 +261,11 @@ def run(station: Station, disk: bytes = DISK, **options: Any) -> list[Volume]:
     extents = [Extent(0, len(disk))] if disk else []
     result = station.backup(disk, extents, on_volume_full=station.next_tape, **options)
     station.tape.release()
-    assert result.tape is not None
-    check_volumes(station, result.tape.set_id, disk, extents)
-    found = volumes(station, result.tape.set_id)
+    assert result.receipt is not None
+    check_volumes(station, result.receipt.set_id, disk, extents)
+    found = volumes(station, result.receipt.set_id)
     counted = [v for v in found if data_of(v) or v.entry.complete]
-    assert [(p.file, p.volume) for p in result.tape.places] == [
+    assert [(p.file, p.volume) for p in result.receipt.places] == [
         (v.entry.file, v.entry.volume) for v in counted
     ]
     first = counted[0]
@@ -484,14 +484,14 @@ def test_the_report_names_labels_and_files() -> None:
     station = Station(with_label(tape(10, 3)), tape(100))
     station.tape.read_label()
     result = station.backup(DISK, on_volume_full=station.next_tape)
-    assert result.tape is not None
-    assert [(p.drive, p.label, p.file, p.volume) for p in result.tape.places] == [
+    assert result.receipt is not None
+    assert [(p.drive, p.label, p.file, p.volume) for p in result.receipt.places] == [
         ("/dev/nst0", "A tape", 1, 1),
         ("/dev/nst0", None, 0, 2),
     ]
-    assert result.tape.record_bytes == RECORD_SIZE * result.tape.records
+    assert result.receipt.record_bytes == RECORD_SIZE * result.receipt.records
     records = sum(len(f) for t in station.shelf for f in t.files) - 1
-    assert result.tape.records == records
+    assert result.receipt.records == records
 
 
 def test_a_tape_too_small_for_one_part() -> None:
@@ -559,8 +559,8 @@ def test_what_is_asked_for() -> None:
     result = station.backup(DISK, on_volume_full=station.next_tape)
     [request] = station.requests
     assert request.drive is station.tape
-    assert result.tape is not None
-    assert request.set_id == result.tape.set_id
+    assert result.receipt is not None
+    assert request.set_id == result.receipt.set_id
     assert request.volume == 2
     assert request.backup == "vm, disk of 2026-11-23 15:00 UTC"
     data = sum(map(len, data_of(volumes(station, request.set_id)[0]).values()))
@@ -643,8 +643,8 @@ def test_the_next_tape_may_be_in_another_drive(warning: int) -> None:
         return drive
 
     result = station.backup(DISK, on_volume_full=answer)
-    assert result.tape is not None
-    assert [p.drive for p in result.tape.places] == ["/dev/nst0", "/dev/nst1"]
+    assert result.receipt is not None
+    assert [p.drive for p in result.receipt.places] == ["/dev/nst0", "/dev/nst1"]
     assert [r.drive for r in requests] == [station.tape]
 
     # Both drives are free, for other backups and for this restore.
@@ -679,8 +679,8 @@ def test_two_drives_take_turns() -> None:
 
     disk = noise(1900 * KIB)
     result = station.backup(disk, on_volume_full=answer)
-    assert result.tape is not None
-    drives = [p.drive for p in result.tape.places]
+    assert result.receipt is not None
+    drives = [p.drive for p in result.receipt.places]
     assert drives == (["/dev/nst0", "/dev/nst1"] * 9)[: len(drives)]
     assert len(drives) > 3
 

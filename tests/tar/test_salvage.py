@@ -208,13 +208,13 @@ def test_the_checksum_is_known_at_the_end(
         (TAR, "sha256"),
     ):
         with TarStreamSource(io.BytesIO(stream), allow_incomplete=True) as source:
-            assert source.checksum is None
+            assert source.digest_name is None
             copy(source, DiscardSink())
-            assert source.checksum == expected
+            assert source.digest_name == expected
     with TarStreamSource(io.BytesIO(tar), allow_incomplete=True, verify=False) as source:
         copy(source, DiscardSink())
         assert source.findings is not None
-        assert source.findings.digest_name is source.checksum is None
+        assert source.findings.digest_name is source.digest_name is None
 
 
 @pytest.mark.parametrize("checksum", ["sha256", None])
@@ -339,7 +339,7 @@ def test_any_damage(data: st.DataObject) -> None:
     damaged = damaged[:cut]
     sink = MemorySink()
     with TarStreamSource(io.BytesIO(damaged), allow_incomplete=True) as source:
-        assert source.checksum is None  # it is not known yet
+        assert source.digest_name is None  # it is not known yet
         copy(source, sink)
         findings = source.findings
     assert findings is not None

@@ -455,7 +455,7 @@ class Zeros(Source):
         self._info = info
 
     def extents(self) -> list[Extent]:
-        return [zero(0, self.size)]
+        return [zero(0, self.info.size)]
 
     def open_reader(self) -> Reader:
         return _NoReader()
@@ -592,7 +592,7 @@ def test_what_is_not_read_in_the_order_of_the_disk_is_refused(other_way: bool) -
     class Chain(MemorySource):
         sequential = True
 
-        def passes(self) -> Sequence[Iterable[Run]]:
+        def read_order(self) -> Sequence[Iterable[Run]]:
             return [[(16, 16, Kind.DATA)], [(0, 16, Kind.DATA)]]
 
     chain, live = Chain(bytes(32)), MemorySource(bytes(32))

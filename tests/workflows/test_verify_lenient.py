@@ -46,7 +46,7 @@ def test_options_that_cannot_be_leave_a_strict_source() -> None:
         with pytest.raises(UsageError):
             verify(source, max_workers=0)
         assert source.findings is None
-        assert source.checksum == "sha256"
+        assert source.digest_name == "sha256"
         with pytest.raises(DigestMismatchError):
             copy(source, DiscardSink())
 
@@ -95,7 +95,7 @@ def test_allow_incomplete_stays() -> None:
         copy(source, DiscardSink())
         assert source.findings is not None
         assert tuple(source.findings.damage) == report.damage
-        assert (source.findings.digest_name, source.checksum) == ("sha256", None)
+        assert (source.findings.digest_name, source.digest_name) == ("sha256", None)
 
 
 def test_strict_bad_sectors_after_a_rewind() -> None:

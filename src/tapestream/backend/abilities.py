@@ -15,7 +15,8 @@ an ability asks `ability` for it, and can do without:
 | `TakesDigests`   | `digested`                                | Writer                 |
 | `HasPlace`       | `place`                                   | Source                 |
 | `HasLocalServer` | `server_is_local`                         | Source                 |
-| `ChecksItself`   | `digest_name`, `finish`                   | Source                 |
+| `HasDigests`     | `digest_name`                             | Source                 |
+| `ChecksItself`   | `finish`                                  | Source                 |
 | `ChecksEnd`      | `check_complete`                          | Source                 |
 | `Rewinds`        | `rewind`                                  | Source                 |
 | `HoldsDevice`    | `device`                                  | Source                 |
@@ -35,14 +36,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from inspect import getattr_static
 from types import FunctionType
-from typing import Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Protocol, TypeVar, cast
 
 from typing_extensions import Buffer
 
 from ..errors import BackendError
 from ..model.damage import Findings
 from ..model.extents import Run
-from .protocols import Source
+
+if TYPE_CHECKING:
+    from .protocols import Source
 
 A = TypeVar("A")
 
@@ -88,6 +91,18 @@ def ability(backend: object, kind: Callable[..., A]) -> A | None:
             hint="docs/abilities.md says which members each ability has.",
         )
     return cast("A", backend)
+
+
+def has(backend: object, name: str) -> bool:
+    """True if a backend has a member. Properties are not evaluated."""
+    return _look(backend, name) is not _ABSENT
+
+
+def cancel(backend: object) -> None:
+    """Make a call that blocks fail soon, if the backend has the ability to do that."""
+    cancels = ability(backend, Cancels)
+    if cancels is not None:
+        cancels.cancel()
 
 
 def _look(backend: object, name: str) -> object:
@@ -194,16 +209,20 @@ class HasLocalServer(Protocol):
         ...
 
 
-class ChecksItself(Protocol):
-    """A source that finds out at its end whether it was complete and intact."""
+class HasDigests(Protocol):
+    """A source whose data has digests, with which it compares the data."""
 
     @property
     def digest_name(self) -> str | None:
-        """Name of the digest that the data is compared with, such as "sha256"; None for none.
+        """Name of the digest, such as "sha256"; None for none.
 
-        `finish` says what was compared.
+        This alone is not believed: `ChecksItself.finish` returns the name of what was compared.
         """
         ...
+
+
+class ChecksItself(Protocol):
+    """A source that finds out at its end whether it was complete and intact."""
 
     def finish(self) -> str | None:
         """Check what can only be checked after the last byte was read.
@@ -345,6 +364,28 @@ class Digests(Protocol):
 
     def new_hash(self) -> Hash:
         """A new hash, for one segment. Called in several threads, if `digest_name` is not None."""
+        ...
+
+
+class Digester(Protocol):
+    """Anything with an `update`: a hashlib object is one."""
+
+    def update(self, data: Buffer, /) -> object:
+        """Take the next bytes."""
+        ...
+
+
+class MakesDigesters(Protocol):
+    """A sink that gives what takes the data of each segment."""
+
+    def digester(self, start: int, length: int) -> Digester | None:
+        """Give what takes the data of the segment at `start`, for a checksum.
+
+        Called in the threads of the readers, at the same time for different segments, or in that
+        of the only writer. What it returns is fed with the segment's data, in order, in that
+        thread, before the segment's last byte is written: where a core is free a checksum costs no
+        throughput.
+        """
         ...
 
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from ..errors import ClosedError, UsageError
+from .abilities import cancel
 
 log = logging.getLogger("tapestream.copy")
 
@@ -116,12 +117,10 @@ class Running:
             fail(self._error)
             return
         for party in parties:
-            cancel = getattr(party, "cancel", None)
-            if cancel is not None:
-                try:
-                    cancel()
-                except Exception:
-                    log.exception("a source or sink could not be cancelled")
+            try:
+                cancel(party)
+            except Exception:
+                log.exception("a source or sink could not be cancelled")
 
     def end(self) -> None:
         """Let others use what this copy has used, and close what was to be closed at its end."""

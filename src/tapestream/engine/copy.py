@@ -10,33 +10,38 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, fields
 from functools import partial
 from itertools import chain
-from typing import Literal, TypedDict
+from typing import Any, Literal, TypedDict
 
 from ..arguments import flag, number
-from ..backend.contract import (
+from ..backend.abilities import Digester, Digests, FindsMissing, HasReadOrder, ability
+from ..backend.checks import (
     Digesters,
     check_sink,
     check_source,
     check_unchanged,
-    covered,
+    coalesce_zeros,
     done,
     extents_of,
     finish,
     info_of,
-    itself,
+    is_streaming,
     lost_of,
+    place_of,
+    read_order,
     reader_of,
+    returned_of,
+    rewind,
+    server_is_local,
     sink_of,
     source_of,
     writer_of,
 )
-from ..backend.protocols import Digester, Reader, Sink, Source, Writer
+from ..backend.protocols import Reader, Sink, Source, Writer
 from ..backend.running import Running, running
 from ..errors import BlockHashMismatchError, LostWritesError, UsageError
 from ..model.blockhash import BlockHash
 from ..model.extents import Extents, Kind, Run
 from ..model.info import BackupInfo, disk_of
-from ..tape.report import TapeReport
 from . import pipeline
 from .buffers import BufferPool
 from .gap import AutoGap, FixedGap, Gap
@@ -85,7 +90,8 @@ class CopyResult:
             None for none.
         underruns: How often the sink had to wait for data after the first of it.
         stalled: How long it waited, in seconds.
-        tape: How the backup went to tape: where, how many records, how fast; None for other sinks.
+        receipt: What the sink's `commit` returned: of a backup to tape the `TapeReport`, which
+            says where it is, how many records, how fast; None of our other sinks.
         block_hash: Block hash of the disk that was read; None if it was not asked for.
     """
 
@@ -102,7 +108,7 @@ class CopyResult:
     verified: str | None
     underruns: int = 0
     stalled: float = 0.0
-    tape: TapeReport | None = None
+    receipt: Any = None
     block_hash: BlockHash | None = None
 
     @property
@@ -169,9 +175,9 @@ def copy(
         KeyboardInterrupt: The same, immediately; a connection that is being made is waited for.
     """
     dst = sink_of(dst)
-    with running(itself(dst)) as run, aborted_on_error(dst, run):
+    with running(dst) as run, aborted_on_error(dst, run):
         src = source_of(src)
-        run.use(itself(src))
+        run.use(src)
         settings = Settings(max_workers, buffer_size, buffer_memory, max_gap, block_hash, progress)
         with keep_alive_during(src, dst, run=run):
             return transfer(src, dst, settings, run)
@@ -249,7 +255,7 @@ class Settings:
         """
         if self.max_workers is not None:
             return self.max_workers
-        processors = len(os.sched_getaffinity(0)) // (2 if src.shares_processors else 1)
+        processors = len(os.sched_getaffinity(0)) // (2 if server_is_local(src) else 1)
         return min(max(1, processors), MAX_WORKERS)
 
     @property
@@ -266,7 +272,7 @@ def transfer(src: Source, dst: Sink, settings: Settings, run: Running) -> CopyRe
     extents = extents_of(src)
     info = info_of(src)
     data, zero = extents.tally(Kind.DATA), extents.tally(Kind.ZERO)
-    passes = src.passes()
+    passes = read_order(src, extents)
     if dst.sequential or settings.block_hash:
         require_disk_order(src)
     hasher = _hasher(info, extents) if settings.block_hash else None
@@ -279,10 +285,10 @@ def transfer(src: Source, dst: Sink, settings: Settings, run: Running) -> CopyRe
     gap = _gap(src, settings, n_readers)
     digesters = Digesters(dst)
     move = _Move(src, dst, settings, gap, n_readers, n_writers, run)
-    left = _Left(src, extents) if not dst.sequential and hasher is None else None
-    whole = left.runs() if left else extents.runs()
+    finds = ability(src, FindsMissing) if not dst.sequential and hasher is None else None
+    left = _Left(finds, extents) if finds else None
     moved = move(
-        [whole] if passes is None else covered(src, passes, extents),
+        passes or [left.runs() if left else extents.runs()],
         digester=digesters,
         inspect=hasher.update if hasher else None,
         progress=report,
@@ -297,7 +303,8 @@ def transfer(src: Source, dst: Sink, settings: Settings, run: Running) -> CopyRe
         verified = None
     block_hash = _checked(hasher.result(), src, info) if hasher else None
     run.check()
-    done(dst, "commit")
+    receipt = returned_of(dst, "commit")
+    digests = ability(dst, Digests) if digesters.is_complete else None
     return CopyResult(
         size=info.size,
         context=info.context,
@@ -309,11 +316,11 @@ def transfer(src: Source, dst: Sink, settings: Settings, run: Running) -> CopyRe
         read_bytes=data.bytes if src.sequential else moved.read,
         requests=moved.requests,
         seconds=time.monotonic() - began,
-        checksum=dst.checksum if digesters.is_complete else None,
+        checksum=digests.digest_name if digests else None,
         verified=verified,
         underruns=moved.underruns,
         stalled=moved.stalled,
-        tape=dst.tape,
+        receipt=receipt,
         block_hash=block_hash,
     )
 
@@ -329,7 +336,7 @@ class _Left:
         missing: Bytes of data that became zeros.
     """
 
-    def __init__(self, src: Source, extents: Extents) -> None:
+    def __init__(self, src: FindsMissing, extents: Extents) -> None:
         self._src = src
         self._extents = extents
         self.missing = 0
@@ -375,10 +382,11 @@ class _Move:
     ) -> Counts:
         """Move what is listed; see `pipeline.run` for the rest."""
         src, dst, settings = self.src, self.dst, self.settings
+        digests = ability(dst, Digests)
         plan = chain.from_iterable(
             plan_requests(
                 runs,
-                segment_size=dst.segment_size or REQUEST_SIZE,
+                segment_size=digests.segment_size if digests else REQUEST_SIZE,
                 request_size=REQUEST_SIZE,
                 buffer_size=settings.buffer_size,
                 limits=self.gap.limits,
@@ -399,9 +407,11 @@ class _Move:
                 writers,
                 pool,
                 ordered=dst.sequential,
-                streaming=dst.streaming,
-                shares_processors=src.shares_processors,
-                arrange=one_by_one if dst.sequential else partial(coalesced, join_gap=dst.join_gap),
+                streaming=is_streaming(dst),
+                shares_processors=server_is_local(src),
+                arrange=one_by_one
+                if dst.sequential
+                else partial(coalesced, join_gap=coalesce_zeros(dst)),
                 digester=digester,
                 inspect=inspect,
                 observe=self.gap.observe,
@@ -429,8 +439,8 @@ def _send_lost_again(
         size = sum(end - start for start, end in lost)
         log.warning("The server lost what it had not flushed: %d bytes are sent again", size)
         is_rewound = _rewound(src, lost)
-        passes = src.passes()
-        move(lost_parts(runs, lost) for runs in ([extents.runs()] if passes is None else passes))
+        passes = read_order(src, extents) or [extents.runs()]
+        move(lost_parts(runs, lost) for runs in passes)
         move.run.check()
         # What cannot be rewound has finished.
         is_verified &= (finish(src) if is_rewound else None) == verified
@@ -440,7 +450,7 @@ def _send_lost_again(
 def _rewound(src: Source, lost: Sequence[tuple[int, int]]) -> bool:
     """Make a source readable once more; False if it needs no rewind, since it has no order."""
     try:
-        src.rewind()
+        rewind(src)
     except UsageError as e:
         if src.sequential:
             raise LostWritesError.of(lost, f"{e.args[0]}, so it cannot be sent again") from e
@@ -478,7 +488,8 @@ def require_disk_order(source: Source) -> None:
     Raises:
         UsageError: It cannot.
     """
-    if source.passes() is not None:
+    ordered = ability(source, HasReadOrder)
+    if ordered is not None and ordered.read_order() is not None:
         raise UsageError(
             "the streams of the chain are on one tape drive: they come one after another, but a "
             "tar, a block hash and a comparison need the data in the order of the disk",
@@ -500,7 +511,8 @@ def _hasher(info: BackupInfo, extents: Extents) -> BlockHasher:
 def _checked(found: BlockHash, src: Source, info: BackupInfo) -> BlockHash:
     expected = info.block_hash
     if expected is not None and expected.is_comparable(found) and expected != found:
-        read = f"{disk_of(info)} that was read{f' from {src.place}' if src.place else ''}"
+        place = place_of(src)
+        read = f"{disk_of(info)} that was read{f' from {place}' if place else ''}"
         raise BlockHashMismatchError(read, expected.checksum, found.checksum)
     return found
 

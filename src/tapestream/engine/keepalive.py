@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from ..backend.abilities import KeepsAlive, ability
 from ..backend.protocols import Sink, Source
 from ..backend.running import Running
 from .threads import start
@@ -23,7 +24,7 @@ PATIENCE = 1.0
 
 @contextmanager
 def keep_alive_during(*parties: Source | Sink, run: Running) -> Iterator[None]:
-    """Let sources and sinks keep themselves alive in this block, each from a thread of its own.
+    """Keep what expires in sources and sinks alive in this block, each from a thread of its own.
 
     One whose server hangs delays no other. A thread may outlive the block by one call that a server
     does not answer.
@@ -32,11 +33,12 @@ def keep_alive_during(*parties: Source | Sink, run: Running) -> Iterator[None]:
     threads = [
         threading.Thread(
             target=_keep_alive,
-            args=(ended, party.keep_alive, run),
+            args=(ended, alive.keep_alive, run),
             name="tapestream-keep-alive",
             daemon=True,
         )
         for party in parties
+        if (alive := ability(party, KeepsAlive)) is not None
     ]
     try:
         try:

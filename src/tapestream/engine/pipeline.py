@@ -15,8 +15,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 
-from ..backend.contract import done, fill, write, zero
-from ..backend.protocols import Digester, Reader, Writer
+from ..backend.abilities import Digester, Flushes, Prefetches, ability, cancel
+from ..backend.checks import done, fill, write, zero
+from ..backend.protocols import Reader, Writer
 from ..backend.running import Running
 from .buffers import BufferPool
 from .gap import Limits, Sample
@@ -68,10 +69,10 @@ def run(
         writers: One thread is started for each.
         pool: Where the data lies in between.
         ordered: Write chunks in the order of the plan; takes a single writer.
-        streaming: See `Sink.streaming`.
-        shares_processors: See `Source.shares_processors`.
+        streaming: See `Streams.streaming`.
+        shares_processors: See `HasLocalServer.server_is_local`.
         arrange: What a writer is asked to do for a chunk.
-        digester: See `Sink.digester`.
+        digester: See `MakesDigesters.digester`.
         inspect: Called with the offset and the bytes of every piece of data, in the threads of the
             readers, before it is written.
         observe: Hears of every request, with its limits, what it took.
@@ -150,7 +151,7 @@ def _end(queue: ChunkQueue, workers: Sequence[Reader | Writer]) -> None:
 
 def _cancel(worker: Reader | Writer) -> None:
     try:
-        worker.cancel()
+        cancel(worker)
     except Exception:
         # The others must be cancelled all the same, and the first error is the one to raise.
         log.exception("a reader or writer could not be cancelled")
@@ -228,15 +229,17 @@ def _fill(
 def _announced(queue: ChunkQueue, reader: Reader) -> Iterator[tuple[int, Request]]:
     """What the reader is to read, one after the other; it hears of it ahead."""
     waiting: deque[tuple[int, Request]] = deque()
+    prefetches = ability(reader, Prefetches)
+    depth = 1 if prefetches is None else prefetches.prefetch_depth
     while True:
         while (
-            len(waiting) < reader.ahead
+            len(waiting) < depth
             and sum(request.length for _, request in waiting) < ANNOUNCED
             and (claimed := queue.claim()) is not None
         ):
             request = claimed[1]
-            if request.length:
-                done(reader, "request", request.start, request.length)
+            if request.length and prefetches is not None:
+                done(prefetches, "prefetch", request.start, request.length)
             waiting.append(claimed)
         if not waiting:
             return
@@ -290,7 +293,9 @@ def _write(
             spent = filled.spent._replace(digesting=digesting, writer_digested=True)
             filled = filled._replace(spent=spent)
         write_chunk(filled)
-    done(writer, "flush")
+    flushes = ability(writer, Flushes)
+    if flushes is not None:
+        done(flushes, "flush")
 
 
 def _write_chunk(

@@ -39,7 +39,7 @@ class Balance:
 
     Args:
         readers: How many there are.
-        shares_processors: See `Source.shares_processors`.
+        shares_processors: See `HasLocalServer.server_is_local`.
 
     Attributes:
         is_quick: True when the sink takes data at once.

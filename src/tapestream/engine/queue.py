@@ -60,7 +60,7 @@ class ChunkQueue:
         streaming: When the chunks run out, hand on none until the window is full.
         readers: How many workers will claim and put.
         writers: How many workers will take and release.
-        shares_processors: See `Source.shares_processors`.
+        shares_processors: See `HasLocalServer.server_is_local`.
 
     Attributes:
         finished: Set when all workers have ended, or one has failed.

@@ -78,6 +78,11 @@ class RawImageSource(Source):
         return self._info
 
     @property
+    def size(self) -> int:
+        """Virtual size of the disk in bytes."""
+        return self._info.size
+
+    @property
     def place(self) -> str:
         """The path."""
         return self._path

@@ -147,8 +147,8 @@ class ImageioUploadSink(Sink):
         return max(1, self._transfer.can.max_writers // CONNECTIONS)
 
     @property
-    def join_gap(self) -> int:
-        """See `Sink.join_gap`: the `max_gap` that was asked for."""
+    def coalesce_zeros(self) -> int:
+        """Write zeros of up to this many bytes as data: the `max_gap` that was asked for."""
         return self._max_gap
 
     @property
@@ -191,7 +191,7 @@ class ImageioUploadSink(Sink):
         if self._surplus and info.context == "zero":
             self._zero_surplus(info.size)
 
-    def open_writer(self) -> Writer:
+    def open_writer(self) -> _HTTPWriter:
         """See `Sink.open_writer`."""
         if not self._begun:
             raise UsageError("the sink has not begun")
@@ -201,13 +201,13 @@ class ImageioUploadSink(Sink):
         return writer
 
     def cancel(self) -> None:
-        """See `Sink.cancel`: ends a wait for the extents of the disk, or for its zeros."""
+        """End a wait for the extents of the disk, or for its zeros."""
         self._transfer.cancel()
         for writer in self._writers:
             writer.cancel()
 
     def lost(self) -> list[tuple[int, int]]:
-        """See `Sink.lost`: what went over a connection that was lost before it was flushed.
+        """Report what went over a connection that was lost before it was flushed.
 
         The server may have been restarted, and have lost zeros as well as data. So it is asked
         again for the extents of the disk, and the next writers zero what must be zero and is not.
@@ -239,7 +239,7 @@ class ImageioUploadSink(Sink):
         """See `Sink.abort`: nothing can be taken back; the transfer's owner cancels it."""
 
     def keep_alive(self) -> None:
-        """See `Sink.keep_alive`: uses the ticket, which would expire, and every connection.
+        """Use the ticket, which would expire, and every connection.
 
         A connection that is idle is flushed. No other one is made while there is one.
         """
@@ -733,13 +733,13 @@ class _HTTPWriter(Writer):
         self._end_puts()
 
     def flush(self) -> None:
-        """See `Writer.flush`."""
+        """Flush what was written here, over every connection."""
         self._end_puts()
         for upload in self._used:
             upload.flush()
 
     def cancel(self) -> None:
-        """See `Writer.cancel`."""
+        """End what waits for the server."""
         for upload in self.uploads:
             upload.cancel()
 

@@ -128,14 +128,19 @@ class ImageioHTTPSource(Source):
         return max(1, self._transfer.can.max_readers // CONNECTIONS)
 
     @property
-    def shares_processors(self) -> bool:
-        """See `Source.shares_processors`: when the server runs on this host."""
+    def server_is_local(self) -> bool:
+        """True when the server runs on this host."""
         return self._transfer.is_local
 
     @property
     def place(self) -> str:
-        """See `Source.place`: the server, without the ticket."""
+        """The server's URL, without the ticket."""
         return str(self._transfer.url)
+
+    @property
+    def size(self) -> int:
+        """Virtual size of the disk in bytes."""
+        return self.info.size
 
     @property
     def over_unix_socket(self) -> bool:
@@ -206,9 +211,9 @@ class ImageioHTTPSource(Source):
         return self._block_hash
 
     def rewind(self) -> None:
-        """See `Source.rewind`: it can be read any number of times."""
+        """Nothing to do: it can be read any number of times."""
 
-    def open_reader(self) -> Reader:
+    def open_reader(self) -> _HTTPReader:
         """See `Source.open_reader`."""
         connections = min(CONNECTIONS, self._transfer.can.max_readers)
         reader = _HTTPReader(self._transfer, connections, self._retries)
@@ -216,7 +221,7 @@ class ImageioHTTPSource(Source):
         return reader
 
     def keep_alive(self) -> None:
-        """See `Source.keep_alive`: uses the ticket, which would expire, and every connection.
+        """Use the ticket, which would expire, and every connection.
 
         No other connection is made while there is one.
         """
@@ -226,7 +231,7 @@ class ImageioHTTPSource(Source):
             self._transfer.keep_alive()
 
     def cancel(self) -> None:
-        """See `Source.cancel`: ends a wait for the extents, or for the block hash."""
+        """End a wait for the extents, or for the block hash."""
         self._transfer.cancel()
 
     def close(self) -> None:
@@ -254,6 +259,8 @@ class _HTTPReader(Reader):
     While the reply to one GET is received, the server works on the next.
     """
 
+    prefetch_depth = PIPELINED
+
     def __init__(self, transfer: Transfer, connections: int, retries: int) -> None:
         self._downloads = [_Download(transfer, retries) for _ in range(connections)]
         self._wanted: deque[tuple[int, int]] = deque()
@@ -262,13 +269,8 @@ class _HTTPReader(Reader):
         self._largest = GET_SIZE // 2  # of the GETs so far; for a smaller one none gets large
         self.is_closed = False
 
-    @property
-    def ahead(self) -> int:
-        """See `Reader.ahead`."""
-        return PIPELINED
-
-    def request(self, start: int, length: int) -> None:
-        """See `Reader.request`."""
+    def prefetch(self, start: int, length: int) -> None:
+        """Ask for a range, immediately if possible, or after those before it."""
         end = start + length
         while start < end:
             size = self._get_size(end - start)
@@ -287,7 +289,7 @@ class _HTTPReader(Reader):
                 self._ask()
 
     def cancel(self) -> None:
-        """See `Reader.cancel`."""
+        """End what waits for the server."""
         for download in self._downloads:
             download.cancel()
 

@@ -11,7 +11,8 @@ from datetime import datetime, timezone
 
 from .._version import __version__
 from ..arguments import function
-from ..backend.protocols import Digester, Sink, Writer
+from ..backend.abilities import Digester, Hash
+from ..backend.protocols import Sink, Writer
 from ..drive import records
 from ..errors import LocalIOError, TapestreamError, UsageError
 from ..files.outputs import BinaryOutput, Output, open_output
@@ -22,7 +23,7 @@ from ..tape.output import TapeOutput
 from ..tape.report import TapeReport
 from ..tape.volumes import LoadVolume, drive_of
 from ..tar import format as fmt
-from ..tar.digests import check_algorithm, hex_digest
+from ..tar.digests import ALGORITHMS, check_algorithm, hex_digest
 from ..tar.writer import TarWriter
 
 # A part that the end of a tape tore is written again from memory.
@@ -106,7 +107,7 @@ class TarStreamSink(Sink):
         self._ended = False
 
     @property
-    def checksum(self) -> str | None:
+    def digest_name(self) -> str | None:
         """Name of the digest in the manifest; None for none."""
         return self._checksum
 
@@ -143,8 +144,13 @@ class TarStreamSink(Sink):
         self._writer = TarWriter(self._output, preamble, extents, self._attachments)
         self._writer.begin()
 
+    def new_hash(self) -> Hash:
+        """A new hash for a segment."""
+        assert self._checksum is not None
+        return ALGORITHMS[self._checksum]()
+
     def digester(self, start: int, length: int) -> Digester | None:
-        """See `Sink.digester`."""
+        """The hash of a segment."""
         return self._begun().digester(start, length)
 
     def open_writer(self) -> Writer:
@@ -152,11 +158,14 @@ class TarStreamSink(Sink):
         return self._begun()
 
     def cancel(self) -> None:
-        """See `Sink.cancel`: ends a wait for a drive, or for the reader of a pipe."""
+        """End a wait for a drive, or for the reader of a pipe."""
         self._output.cancel()
 
-    def commit(self) -> None:
-        """See `Sink.commit`: writes the manifest and the end of the archive.
+    def commit(self) -> TapeReport | None:
+        """Write the manifest and the end of the archive, and put all on stable storage.
+
+        Returns:
+            How the backup went to tape; None for other targets.
 
         Raises:
             LocalIOError: The stream is not on stable storage.
@@ -165,6 +174,7 @@ class TarStreamSink(Sink):
         self._begun().end()
         self._output.commit()
         self._ended = True
+        return self.tape
 
     def abort(self) -> None:
         """See `Sink.abort`."""

@@ -44,8 +44,9 @@ class TarStreamSource(Source):
         file: On tape, the number of the tape file to read, as `scan` or the catalog gives it; None
             for the one that `expect` names, or else the one at whose beginning the tape stands.
         expect: The backup that must be there: what `TapeDrive.find` or `Catalog.find` gave, the
-            `tape` of a `CopyResult`, or a `BackupInfo` with the ids that are known. It is compared
-            with what is there before anything else is done. None to take whatever is there.
+            `receipt` of a `CopyResult`, or a `BackupInfo` with the ids that are known. It is
+            compared with what is there before anything else is done. None to take whatever is
+            there.
         on_next_volume: Loads the tape on which the backup goes on, when it is asked to; see
             `VolumeRequest`. Returns None when it is in the same drive, or else its drive.
 
@@ -114,7 +115,12 @@ class TarStreamSource(Source):
         return self._preamble.info
 
     @property
-    def checksum(self) -> str | None:
+    def size(self) -> int:
+        """Virtual size of the disk in bytes."""
+        return self.info.size
+
+    @property
+    def digest_name(self) -> str | None:
         """Name of the digest that the data is checked against.
 
         None without `verify`. Of a stream that is salvaged, it is known at the end, and None where
@@ -153,19 +159,19 @@ class TarStreamSource(Source):
 
     @property
     def place(self) -> str:
-        """See `Source.place`: the path; on tape that of the drive, and the tape file if known."""
+        """The path; on tape that of the drive, and the tape file if known."""
         file = f", tape file {self._file}" if self._file is not None else ""
         return f"{self._input.name}{file}"
 
     @property
     def missing_until(self) -> int | None:
-        """See `Source.missing_until`: of a stream that is salvaged."""
+        """Offset before which no more data comes, of a stream that is salvaged; otherwise None."""
         if self.findings is None:
             return None
         return self._reader.missing_until if isinstance(self._reader, SalvageReader) else 0
 
     def check_complete(self) -> None:
-        """See `Source.check_complete`: looks for the manifest of a file, or at the end on tape.
+        """Look for the manifest of a file, or at the end on tape.
 
         Raises:
             IncompleteStreamError: It is not there.
@@ -177,7 +183,7 @@ class TarStreamSource(Source):
             self._volumes.check_complete(extents)
 
     def tolerate(self, findings: Findings | None) -> None:
-        """See `Source.tolerate`; `allow_incomplete` is for good."""
+        """Go on after damage from now on, or no longer; `allow_incomplete` is for good."""
         before, self.findings = self.findings, findings
         if findings is None and self._allow_incomplete:
             self.findings = Findings()
@@ -190,7 +196,7 @@ class TarStreamSource(Source):
         self._volumes.tolerate(self.findings)
 
     def rewind(self) -> None:
-        """See `Source.rewind`: a regular file can, what is seekable, and a tape with `file=`.
+        """Make it readable once more: a regular file, what is seekable, a tape with `file=`.
 
         A tape is wound when it is read next: others may use the drive until then.
 
@@ -226,10 +232,10 @@ class TarStreamSource(Source):
         return self._reader
 
     def finish(self) -> str | None:
-        """See `Source.finish`: reads to the end of the stream and checks it against its manifest.
+        """Read to the end of the stream and check it against its manifest.
 
         Returns:
-            The `checksum`, with which all data was compared.
+            The `digest_name`, with which all data was compared.
 
         Raises:
             DigestMismatchError: Data does not match its digest; says where on the disk it is.
@@ -242,10 +248,10 @@ class TarStreamSource(Source):
             self._reader.finish()
         if isinstance(self._input, TapeInput):
             self._input.end_file()
-        return self.checksum
+        return self.digest_name
 
     def cancel(self) -> None:
-        """See `Source.cancel`."""
+        """End a wait for a drive, or for the writer of a pipe."""
         self._volumes.cancel()
 
     def close(self) -> None:

@@ -180,7 +180,7 @@ class Catalog(Closing):
         if not isinstance(backup, TapeReport):
             raise UsageError(
                 f"the catalog keeps a TapeReport, not {backup!r}",
-                hint="Pass the tape of a CopyResult: it is None where the backup went to no tape.",
+                hint="Pass the receipt of the CopyResult of a backup to tape.",
             )
         volumes = [_reported(backup, number) for number in range(len(backup.places))]
         if not volumes:

@@ -89,7 +89,7 @@ class TarReader(Reader):
             self._read_data(self._dropped[: end - self._position])
 
     def cancel(self) -> None:
-        """See `Reader.cancel`."""
+        """End a wait for the drive, or for the writer of a pipe."""
         self._volumes.cancel()
 
     def close(self) -> None:

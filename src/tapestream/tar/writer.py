@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
-from ..backend.protocols import Digester, Writer
+from ..backend.abilities import Digester
+from ..backend.protocols import Writer
 from ..drive.records import VolumeFull
 from ..errors import EndOfTapeError, UsageError
 from ..files.outputs import Output
@@ -101,7 +102,7 @@ class TarWriter(Writer):
         """See `Writer.zero`: `extents.json` says it all."""
 
     def flush(self) -> None:
-        """See `Writer.flush`: write what was gathered."""
+        """Write what was gathered."""
         try:
             self._flush()
         except VolumeFull:
@@ -111,7 +112,7 @@ class TarWriter(Writer):
         """See `Writer.close`: the sink keeps it until the end."""
 
     def cancel(self) -> None:
-        """See `Writer.cancel`."""
+        """End a wait for a drive, or for the reader of a pipe."""
         self._output.cancel()
 
     def end(self) -> None:
@@ -163,7 +164,7 @@ class TarWriter(Writer):
             if fed is None:
                 raise UsageError(
                     f"the data up to disk offset {self._position} was written without its digest",
-                    hint="A sink that wraps a tar must pass on its digester() and segment_size.",
+                    hint="A sink that wraps a tar must have its digester() and segment_size.",
                 )
             self._vouched.segments += fed.digest()
         self._segment = self._position

@@ -10,18 +10,22 @@ from dataclasses import replace
 from typing_extensions import Unpack
 
 from ..arguments import flag
-from ..backend.contract import (
+from ..backend.abilities import ChecksEnd, KeepsAlive, Prefetches, ability, cancel
+from ..backend.checks import (
     check_source,
     check_unchanged,
+    device_of,
+    digest_name_of,
     extents_of,
     fill,
     finish,
     info_of,
-    itself,
+    place_of,
     reader_of,
+    rewind,
+    server_is_local,
     sink_of,
     source_of,
-    text_of,
 )
 from ..backend.protocols import Reader, Sink, Source
 from ..backend.running import Running, running, uses
@@ -85,11 +89,11 @@ def restore_chain(
         TapestreamError: A stream is damaged, or the copy failed; the message names the backup.
     """
     sink = sink_of(sink)
-    with running(itself(sink)) as run, aborted_on_error(sink, run), ExitStack() as stack:
+    with running(sink) as run, aborted_on_error(sink, run), ExitStack() as stack:
         flag("verify_first", verify_first)
         settings = Settings.of(options)
         given = _given(sources)
-        run.use(*map(itself, given))
+        run.use(*given)
         stack.enter_context(keep_alive_during(*given, sink, run=run))
         chain = _Chain(given)
         if sink.sequential or settings.block_hash:
@@ -124,7 +128,7 @@ def _given(sources: Iterable[Source]) -> list[Source]:
     if not isinstance(sources, Iterable):
         raise UsageError(f"a chain is a list of sources, not a {type(sources).__name__}")
     given = [source_of(source) for source in sources]
-    if len({id(itself(source)) for source in given}) < len(given):
+    if len({id(source) for source in given}) < len(given):
         raise UsageError("one source was given twice", hint="Open each backup of the chain once.")
     return given
 
@@ -134,7 +138,7 @@ class _Chain(Source):
 
     def __init__(self, given: list[Source]) -> None:
         infos = [info_of(source) for source in given]
-        places = [text_of(source, "place") for source in given]
+        places = [place_of(source) for source in given]
         order = order_by_checkpoint(infos, places)
         self._sources = [given[i] for i in order]
         self._infos = [infos[i] for i in order]
@@ -142,7 +146,7 @@ class _Chain(Source):
         extents = [_examine(source) for source in self._sources]
         _check_sizes(names, extents)
         self.overlay = Overlay(extents)
-        devices = Counter(source.device for source in self._sources if source.device)
+        devices = Counter(filter(None, map(device_of, self._sources)))
         self._in_turn = any(count > 1 for count in devices.values())
         self._one_by_one: _OneByOne | None = None
 
@@ -152,9 +156,9 @@ class _Chain(Source):
         return replace(self._infos[-1], context="zero", parent_checkpoint_id=None, fallback=False)
 
     @property
-    def checksum(self) -> str | None:
-        """See `Source.checksum`: of all the streams, or None."""
-        return _all_of(source.checksum for source in self._sources)
+    def digest_name(self) -> str | None:
+        """Those of all the streams; None if one has none."""
+        return _all_of(map(digest_name_of, self._sources))
 
     @property
     def max_readers(self) -> int:
@@ -167,21 +171,21 @@ class _Chain(Source):
         return self._in_turn or any(source.sequential for source in self._sources)
 
     @property
-    def shares_processors(self) -> bool:
-        """See `Source.shares_processors`."""
-        return any(source.shares_processors for source in self._sources)
+    def server_is_local(self) -> bool:
+        """True if that of one source is."""
+        return any(map(server_is_local, self._sources))
 
     @property
     def device(self) -> str | None:
-        """See `Source.device`."""
-        return next((source.device for source in self._sources if source.device), None)
+        """The first that one of the sources holds."""
+        return next(filter(None, map(device_of, self._sources)), None)
 
     def extents(self) -> Extents:
         """See `Source.extents`."""
         return self.overlay.extents
 
-    def passes(self) -> Sequence[Iterable[Run]] | None:
-        """See `Source.passes`: one backup after another, where two are on the same drive."""
+    def read_order(self) -> Sequence[Iterable[Run]] | None:
+        """One backup after another, if two are on the same drive."""
         if not self._in_turn:
             return None
         return [self.overlay.provided_by(layer) for layer in range(len(self._sources))]
@@ -196,24 +200,24 @@ class _Chain(Source):
         for source in self._sources:
             with _naming(source):
                 transfer(source, DiscardSink(), settings, run)
-            source.rewind()
+            rewind(source)
 
     def rewind(self) -> None:
-        """See `Source.rewind`."""
+        """Rewind all sources."""
         self._one_by_one = None
         for source in self._sources:
-            source.rewind()
+            rewind(source)
 
     def open_reader(self) -> Reader:
         """See `Source.open_reader`."""
-        uses(*map(itself, self._sources))
+        uses(*self._sources)
         if not self._in_turn:
             return _SideBySide(self._sources, self.overlay)
         self._one_by_one = _OneByOne(self._sources, self.overlay)
         return self._one_by_one
 
     def finish(self) -> str | None:
-        """See `Source.finish`: reads what nothing is needed of, too, for it may be damaged."""
+        """Finish all sources; also read streams that no data was needed of, to find damage."""
         confirmed = list(self._one_by_one.confirmed) if self._one_by_one else []
         opened = self._one_by_one.opened if self._one_by_one else len(self._sources)
         for layer, source in enumerate(self._sources[len(confirmed) :], len(confirmed)):
@@ -226,14 +230,16 @@ class _Chain(Source):
         return _all_of(confirmed)
 
     def cancel(self) -> None:
-        """See `Source.cancel`."""
+        """Cancel all sources."""
         for source in self._sources:
-            source.cancel()
+            cancel(source)
 
     def keep_alive(self) -> None:
-        """See `Source.keep_alive`."""
+        """Keep all sources alive."""
         for source in self._sources:
-            source.keep_alive()
+            keeps = ability(source, KeepsAlive)
+            if keeps is not None:
+                keeps.keep_alive()
 
     def close(self) -> None:
         """See `Source.close`: the sources are the caller's."""
@@ -250,21 +256,23 @@ class _SideBySide(Reader):
             for source in sources:
                 self._readers.append(reader_of(source))
                 stack.callback(self._readers[-1].close)
+            self._prefetches = [ability(reader, Prefetches) for reader in self._readers]
             self._open = stack.pop_all()
 
     def readinto(self, start: int, buffer: memoryview) -> None:
         """See `Reader.readinto`."""
         for run in self._overlay.data_within(start, start + len(buffer)):
-            reader = self._readers[run.layer]
+            reader, prefetches = self._readers[run.layer], self._prefetches[run.layer]
             offset = run.start - start
             with _naming(self._sources[run.layer]):
-                reader.request(run.start, run.length)
+                if prefetches is not None:
+                    prefetches.prefetch(run.start, run.length)
                 fill(reader, run.start, buffer[offset : offset + run.length])
 
     def cancel(self) -> None:
-        """See `Reader.cancel`."""
+        """Cancel all readers."""
         for reader in self._readers:
-            reader.cancel()
+            cancel(reader)
 
     def close(self) -> None:
         """See `Reader.close`."""
@@ -279,16 +287,19 @@ class _OneByOne(Reader):
         confirmed: Which digest each of those that were read to their end compared its data with.
     """
 
+    prefetch_depth = 1
+
     def __init__(self, sources: Sequence[Source], overlay: Overlay) -> None:
         self._sources = sources
         self._overlay = overlay
         self._reader: Reader | None = None
+        self._prefetches: Prefetches | None = None
         self._cancelled = False
         self.opened = 0
         self.confirmed: list[str | None] = []
 
-    def request(self, start: int, length: int) -> None:
-        """See `Reader.request`: one is always told by one layer."""
+    def prefetch(self, start: int, length: int) -> None:
+        """Open the backup that has this range: always a single one."""
         layer = self._overlay.layer_at(start)
         while self.opened <= layer:
             self._next()
@@ -296,9 +307,10 @@ class _OneByOne(Reader):
             raise UsageError(
                 f"the backups are read one after another: asked for offset {start} of a backup "
                 "that was before",
-                hint="A source that wraps another must pass on its passes() and device.",
+                hint="A source that wraps another must have its read_order(), too.",
             )
-        self._reader.request(start, length)
+        if self._prefetches is not None:
+            self._prefetches.prefetch(start, length)
 
     def readinto(self, start: int, buffer: memoryview) -> None:
         """See `Reader.readinto`."""
@@ -307,13 +319,13 @@ class _OneByOne(Reader):
             fill(self._reader, start, buffer[:])
 
     def cancel(self) -> None:
-        """See `Reader.cancel`."""
+        """Cancel what is open, and what comes."""
         self._cancelled = True
         reader = self._reader  # another thread may close it meanwhile
         if reader is not None:
-            reader.cancel()
+            cancel(reader)
         for source in self._sources:  # one may wait for the drive, or read its rest
-            source.cancel()
+            cancel(source)
 
     def close(self) -> None:
         """See `Reader.close`."""
@@ -328,9 +340,10 @@ class _OneByOne(Reader):
                 self.confirmed.append(finish(self._sources[self.opened - 1]))
         with _naming(self._sources[self.opened]):
             self._reader = reader_of(self._sources[self.opened])
+        self._prefetches = ability(self._reader, Prefetches)
         self.opened += 1
         if self._cancelled:  # while there was no reader to cancel
-            self._reader.cancel()
+            cancel(self._reader)
 
 
 class _naming:  # noqa: N801 - a context manager, called for every piece of data
@@ -353,7 +366,9 @@ def _examine(source: Source) -> Extents:
     with _naming(source):
         extents = extents_of(source)
         require_disk_order(source)
-        source.check_complete()
+        checks = ability(source, ChecksEnd)
+        if checks is not None:
+            checks.check_complete()
     return extents
 
 

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 from typing_extensions import Unpack
 
-from ..backend.contract import (
+from ..backend.abilities import KeepsAlive, Prefetches, ability, cancel
+from ..backend.checks import (
     check_source,
     check_unchanged,
     extents_of,
     fill,
     finish,
     info_of,
-    itself,
     reader_of,
     source_of,
 )
@@ -72,7 +72,7 @@ def compare(a: Source, b: Source, **options: Unpack[CopyOptions]) -> CompareRepo
         TapestreamError: One cannot be read, or is not what its own digests say.
     """
     a, b = source_of(a), source_of(b)
-    if itself(a) is itself(b):
+    if a is b:
         raise UsageError("a source cannot be compared with itself", hint="Open it twice.")
     Settings.of(options)
     if a.sequential and not b.sequential:
@@ -96,7 +96,7 @@ class _Comparison(Sink):
 
     def begin(self, info: BackupInfo, extents: Extents) -> None:
         """See `Sink.begin`."""
-        uses(itself(self._source))
+        uses(self._source)
         check_source(self._source)
         self.extents = extents_of(self._source)
         self._info = info_of(self._source)
@@ -116,8 +116,10 @@ class _Comparison(Sink):
         self._differing.append((first, last))
 
     def keep_alive(self) -> None:
-        """See `Sink.keep_alive`."""
-        self._source.keep_alive()
+        """Keep the source alive, too."""
+        keeps = ability(self._source, KeepsAlive)
+        if keeps is not None:
+            keeps.keep_alive()
 
     def commit(self) -> None:
         """See `Sink.commit`: the source, too, must be what it says."""
@@ -144,6 +146,7 @@ class _ComparingWriter(Writer):
     def __init__(self, comparison: _Comparison, reader: Reader) -> None:
         self._comparison = comparison
         self._reader = reader
+        self._prefetches = ability(reader, Prefetches)
         self._other = bytearray()
         self._cancelled = False
 
@@ -171,9 +174,9 @@ class _ComparingWriter(Writer):
                 self._comparison.compared += size
 
     def cancel(self) -> None:
-        """See `Writer.cancel`: a stretch to compare with zeros may be long."""
+        """End soon: a stretch to compare with zeros may be long."""
         self._cancelled = True
-        self._reader.cancel()
+        cancel(self._reader)
 
     def close(self) -> None:
         """See `Writer.close`."""
@@ -184,7 +187,8 @@ class _ComparingWriter(Writer):
             self._other = bytearray(length)
         if self._cancelled:
             raise LocalIOError("cancelled")
-        self._reader.request(start, length)
+        if self._prefetches is not None:
+            self._prefetches.prefetch(start, length)
         fill(self._reader, start, memoryview(self._other))
         return self._other
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from typing_extensions import Unpack
 
-from ..backend.contract import class_of, info_of, source_of
+from ..backend.abilities import ability
+from ..backend.checks import class_of, digest_name_of, info_of, source_of
 from ..backend.protocols import Source
 from ..engine.copy import CopyOptions, Settings, copy
 from ..engine.threads import enough_memory
@@ -58,6 +60,14 @@ class VerifyReport:
         return "\n".join(lines)
 
 
+class Tolerates(Protocol):
+    """A source that can go on after damage."""
+
+    def tolerate(self, findings: Findings | None) -> None:
+        """Go on after damage from now on, and note it; raise errors again if there is None."""
+        ...
+
+
 @enough_memory()
 def verify(source: Source, **options: Unpack[CopyOptions]) -> VerifyReport:
     """Read a backup to its end, past all damage, and report what is wrong with it.
@@ -84,11 +94,16 @@ def verify(source: Source, **options: Unpack[CopyOptions]) -> VerifyReport:
     Settings.of(options)
     findings = Findings()
     info = info_of(source)
-    source.tolerate(findings)
+    tolerates = ability(source, Tolerates)
+    if tolerates is None:
+        findings.complete = True  # it notes nothing, and raises its errors
+    else:
+        tolerates.tolerate(findings)
     try:
         data_bytes = _read(source, findings, options)
     except BaseException:
-        source.tolerate(None)  # a copy that comes later must not be lenient
+        if tolerates is not None:
+            tolerates.tolerate(None)  # a copy that comes later must not be lenient
         raise
     return VerifyReport(
         info,
@@ -114,10 +129,11 @@ def _read(source: Source, findings: Findings, options: CopyOptions) -> int:
         return 0
     read = copy(source, DiscardSink(), **options)
     findings.digest_name = findings.digest_name or read.verified
-    if findings.digest_name is None and source.checksum is not None:
+    digest_name = digest_name_of(source)
+    if findings.digest_name is None and digest_name is not None:
         findings.complete = False
         findings.note(
-            f"{class_of(source)} says that its data has {source.checksum} digests, but its "
+            f"{class_of(source)} says that its data has {digest_name} digests, but its "
             "finish() compared none"
         )
     return Extents.of(extents).tally(Kind.DATA).bytes - findings.missing_bytes

@@ -1,8 +1,7 @@
 """Checks that sources and sinks, whoever wrote them, keep their contract.
 
 What a backend returns, and what it says of itself, is checked where it is used: its mistake must
-not become a backup of garbage. A class that has the required names, and inherits from nothing, gets
-the defaults of the protocol for the rest.
+not become a backup of garbage.
 """
 
 from __future__ import annotations
@@ -10,13 +9,30 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from inspect import getattr_static
-from typing import Any, cast
+from typing import cast
 
 from ..errors import BackendError, ExtentsError, UsageError
 from ..model.extents import Extents, Kind, Run
 from ..model.info import BackupInfo
-from .protocols import Digester, Reader, Sink, Source, Writer
+from .abilities import (
+    ChecksItself,
+    CoalescesZeros,
+    Digester,
+    Digests,
+    HasDigests,
+    HasLocalServer,
+    HasPlace,
+    HasReadOrder,
+    HoldsDevice,
+    LosesWrites,
+    MakesDigesters,
+    Prefetches,
+    Rewinds,
+    Streams,
+    ability,
+    has,
+)
+from .protocols import Reader, Sink, Source, Writer
 
 log = logging.getLogger("tapestream.copy")
 
@@ -24,27 +40,21 @@ log = logging.getLogger("tapestream.copy")
 def source_of(source: object) -> Source:
     """Make sure that an object is a source, and not a path or a sink.
 
-    Returns:
-        The source, with the defaults of what is optional.
-
     Raises:
         UsageError: It is not a source.
     """
-    _check_party(source, Source, "a source is needed to read from", "TarStreamSource(path)")
-    return cast("Source", _completed(source, Source))
+    _check_core(source, Source, "a source is needed to read from", "TarStreamSource(path)")
+    return cast("Source", source)
 
 
 def sink_of(sink: object) -> Sink:
     """Make sure that an object is a sink, and not a path or a source.
 
-    Returns:
-        The sink, with the defaults of what is optional.
-
     Raises:
         UsageError: It is not a sink.
     """
-    _check_party(sink, Sink, "a sink is needed to write to", "TarStreamSink(path)")
-    return cast("Sink", _completed(sink, Sink))
+    _check_core(sink, Sink, "a sink is needed to write to", "TarStreamSink(path)")
+    return cast("Sink", sink)
 
 
 def reader_of(source: Source) -> Reader:
@@ -105,7 +115,7 @@ def _placed(source: Source) -> Iterator[None]:
     try:
         yield
     except ExtentsError as e:
-        e.tell_where(text_of(source, "place") or class_of(source))
+        e.tell_where(place_of(source) or class_of(source))
         raise
 
 
@@ -125,8 +135,19 @@ def check_unchanged(source: Source, before: BackupInfo) -> None:
             )
 
 
-def covered(
-    source: Source, passes: Sequence[Iterable[Run]], extents: Extents
+def read_order(source: Source, extents: Extents) -> Iterator[Iterable[Run]] | None:
+    """The passes in which a source must be read; None for the order of the disk.
+
+    Raises:
+        BackendError: Together they do not read each byte of the disk once. Known at the end.
+    """
+    ordered = ability(source, HasReadOrder)
+    passes = None if ordered is None else ordered.read_order()
+    return None if passes is None else _covered(ordered, passes, extents)
+
+
+def _covered(
+    source: object, passes: Sequence[Iterable[Run]], extents: Extents
 ) -> Iterator[Iterator[Run]]:
     """Yield a source's passes, and make sure that together they read each byte of the disk once.
 
@@ -136,7 +157,7 @@ def covered(
     # Of each run the sum takes its start and subtracts its end, so where two runs touch, nothing
     # is left: it is the same for all ways to cut the same bytes, and takes no memory.
     if not isinstance(passes, Sequence) or not all(isinstance(each, Iterable) for each in passes):
-        raise BackendError(f"{class_of(source)}.passes() returned {_shown(passes)}, not lists")
+        raise BackendError(f"{class_of(source)}.read_order() returned {_shown(passes)}, not lists")
     left = sum(_border_sum(*run) for run in extents.runs() if run[2] is not Kind.CLEAN)
 
     def walk(runs: Iterable[Run]) -> Iterator[Run]:
@@ -144,10 +165,14 @@ def covered(
         at = 0
         for run in runs:
             if not _is_run(run):
-                raise BackendError(f"{class_of(source)}.passes() has something that is not a run")
+                raise BackendError(
+                    f"{class_of(source)}.read_order() has something that is not a run"
+                )
             start, length, kind = run
             if not at <= start <= start + length <= extents.size:
-                raise BackendError(f"{class_of(source)}.passes() is not in order at offset {start}")
+                raise BackendError(
+                    f"{class_of(source)}.read_order() is not in order at offset {start}"
+                )
             at = start + length
             if kind is not Kind.CLEAN:
                 left -= _border_sum(start, length, kind)
@@ -157,7 +182,7 @@ def covered(
         yield walk(runs)
     if left:
         raise BackendError(
-            f"{class_of(source)}.passes() must have all data and all zeros of its extents, "
+            f"{class_of(source)}.read_order() must have all data and all zeros of its extents, "
             "each byte once"
         )
 
@@ -190,28 +215,59 @@ def number_of(party: object, name: str, *, least: int) -> int:
     return value
 
 
-def flag_of(party: object, name: str) -> bool:
-    """What a backend says of itself, True or False. A method that was not called is neither.
+def flag_of(party: object | None, name: str) -> bool:
+    """True or False, which a backend says of itself; False if there is none with this ability.
 
     Raises:
-        BackendError: It is neither.
+        BackendError: It is neither, such as a method that was not called.
     """
-    value = getattr(party, name)
+    value = False if party is None else getattr(party, name)
     if not isinstance(value, bool):
         raise BackendError(f"{class_of(party)}.{name} is {_shown(value)}, not True or False")
     return value
 
 
-def text_of(party: object, name: str) -> str | None:
-    """A name that a backend says of itself.
+def text_of(party: object | None, name: str) -> str | None:
+    """A name that a backend says of itself; None if there is none with this ability.
 
     Raises:
         BackendError: It is no text.
     """
-    value = getattr(party, name)
+    value = None if party is None else getattr(party, name)
     if value is not None and not isinstance(value, str):
         raise BackendError(f"{class_of(party)}.{name} is {_shown(value)}, not a str or None")
     return value
+
+
+def place_of(source: Source) -> str | None:
+    """Where a source is read from, for errors; None if it does not say."""
+    return text_of(ability(source, HasPlace), "place")
+
+
+def device_of(source: Source) -> str | None:
+    """Name of the device that a source holds; None if it holds none."""
+    return text_of(ability(source, HoldsDevice), "device")
+
+
+def digest_name_of(source: Source) -> str | None:
+    """Name of the digest that a source compares its data with; None for none."""
+    return text_of(ability(source, HasDigests), "digest_name")
+
+
+def server_is_local(source: Source) -> bool:
+    """True if a server on this host reads the source for us."""
+    return flag_of(ability(source, HasLocalServer), "server_is_local")
+
+
+def is_streaming(sink: Sink) -> bool:
+    """True if a sink should not run out of data."""
+    return flag_of(ability(sink, Streams), "streaming")
+
+
+def coalesce_zeros(sink: Sink) -> int:
+    """Bytes of zeros up to which a sink takes them as data; 0 for never."""
+    coalesces = ability(sink, CoalescesZeros)
+    return 0 if coalesces is None else number_of(coalesces, "coalesce_zeros", least=0)
 
 
 def check_sink(sink: Sink) -> None:
@@ -222,12 +278,13 @@ def check_sink(sink: Sink) -> None:
         UsageError: A number is too small, such as no writers at all.
     """
     number_of(sink, "max_writers", least=1)
-    number_of(sink, "join_gap", least=0)
-    if sink.segment_size is not None:
-        number_of(sink, "segment_size", least=1)
-    for name in ("sequential", "streaming"):
-        flag_of(sink, name)
-    text_of(sink, "checksum")
+    flag_of(sink, "sequential")
+    coalesce_zeros(sink)
+    is_streaming(sink)
+    digests = ability(sink, Digests)
+    if digests is not None:
+        number_of(digests, "segment_size", least=1)
+        text_of(digests, "digest_name")
 
 
 def check_source(source: Source) -> None:
@@ -238,10 +295,21 @@ def check_source(source: Source) -> None:
         UsageError: A number is too small, such as no readers at all.
     """
     number_of(source, "max_readers", least=1)
-    for name in ("sequential", "shares_processors"):
-        flag_of(source, name)
-    for name in ("checksum", "device", "place"):
-        text_of(source, name)
+    flag_of(source, "sequential")
+    for check in (server_is_local, digest_name_of, device_of, place_of):
+        check(source)
+
+
+def rewind(source: Source) -> None:
+    """Make a source readable once more.
+
+    Raises:
+        UsageError: It can be read only once.
+    """
+    rewinds = ability(source, Rewinds)
+    if rewinds is None:
+        raise UsageError(f"the {class_of(source)} can be read only once")
+    rewinds.rewind()
 
 
 def fill(reader: Reader, start: int, buffer: memoryview) -> None:
@@ -282,7 +350,19 @@ def zero(writer: Writer, start: int, length: int) -> None:
 
 
 def done(party: object, name: str, *args: object) -> None:
-    """Call a method that returns nothing. An awaitable would be work that has not begun.
+    """Call a method that returns nothing.
+
+    Raises:
+        BackendError: It returned an awaitable, or False.
+    """
+    returned_of(party, name, *args)
+
+
+def returned_of(party: object, name: str, *args: object) -> object:
+    """Call a method that has done its work when it returns. An awaitable has not even begun.
+
+    Returns:
+        What it returned.
 
     Raises:
         BackendError: It returned an awaitable, or False.
@@ -290,21 +370,23 @@ def done(party: object, name: str, *args: object) -> None:
     returned: object = getattr(party, name)(*args)
     if returned is False or hasattr(returned, "__await__"):
         raise BackendError(f"{class_of(party)}.{name}() returned {_shown(returned)}, not None")
+    return returned
 
 
 def lost_of(sink: Sink) -> list[tuple[int, int]]:
-    """What a sink has lost, and must be written again; see `Sink.lost`.
+    """What a sink has lost, and must be written again; see `LosesWrites`.
 
     Raises:
         BackendError: These are not ranges of a disk, in order.
     """
-    lost: object = sink.lost()
+    loses = ability(sink, LosesWrites)
+    lost: object = () if loses is None else loses.lost()
     at = -1
     if not isinstance(lost, Sequence):
-        raise BackendError(f"{class_of(sink)}.lost() returned {_shown(lost)}, not a list")
+        raise BackendError(f"{class_of(loses)}.lost() returned {_shown(lost)}, not a list")
     for each in lost:
         if not isinstance(each, tuple) or len(each) != 2 or not at < each[0] < each[1]:
-            raise BackendError(f"{class_of(sink)}.lost() must return ordered (start, end) ranges")
+            raise BackendError(f"{class_of(loses)}.lost() must return ordered (start, end) ranges")
         at = each[1]
     return list(lost)
 
@@ -318,18 +400,20 @@ def finish(source: Source) -> str | None:
     Raises:
         BackendError: It returned something else.
     """
-    confirmed: object = source.finish()
+    checks = ability(source, ChecksItself)
+    confirmed: object = None if checks is None else checks.finish()
     if confirmed is not None and not isinstance(confirmed, str):
         raise BackendError(
-            f"{class_of(source)}.finish() returned {_shown(confirmed)}: it must return the name of "
+            f"{class_of(checks)}.finish() returned {_shown(confirmed)}: it must return the name of "
             "the digest that it compared all data with, or None"
         )
-    if confirmed is None and source.checksum is not None:
+    digest_name = digest_name_of(source)
+    if confirmed is None and digest_name is not None:
         log.warning(
             "%s says that its data has %s digests, but its finish() compared none: a source that "
             "wraps another must return what finish() of the other returned",
             class_of(source),
-            source.checksum,
+            digest_name,
         )
     return confirmed
 
@@ -342,21 +426,21 @@ class Digesters:
     """
 
     def __init__(self, sink: Sink) -> None:
-        self._sink = sink
+        self._makes = ability(sink, MakesDigesters)
         self.is_complete = True
 
     def __call__(self, start: int, length: int) -> Digester | None:
-        """See `Sink.digester`.
+        """See `MakesDigesters.digester`.
 
         Raises:
             BackendError: It is no digester.
         """
-        digester = self._sink.digester(start, length)
+        digester = None if self._makes is None else self._makes.digester(start, length)
         if digester is None:
             self.is_complete = False
         elif not callable(getattr(digester, "update", None)):
             raise BackendError(
-                f"{class_of(self._sink)}.digester({start}, {length}) returned "
+                f"{class_of(self._makes)}.digester({start}, {length}) returned "
                 f"{_shown(digester)}, which has no update(data)"
             )
         return digester
@@ -364,30 +448,7 @@ class Digesters:
 
 def class_of(party: object) -> str:
     """The name of a backend's class, for errors. Not its text, which may be a transfer URL."""
-    return type(itself(party)).__qualname__
-
-
-def itself(party: object) -> object:
-    """The object that the caller gave, before `source_of` or `sink_of` added the defaults."""
-    return party.party if isinstance(party, _Completed) else party
-
-
-class _Completed:
-    """A backend that inherits from nothing, with the defaults of its protocol."""
-
-    def __init__(self, party: object, protocol: type) -> None:
-        self.party = party
-        self._protocol = protocol
-
-    def __getattr__(self, name: str) -> Any:
-        if _has(self.party, name) or not hasattr(self._protocol, name):
-            return getattr(self.party, name)
-        return getattr_static(self._protocol, name).__get__(self)
-
-
-def _completed(party: object, protocol: type) -> object:
-    inherits = isinstance(party, _Completed) or protocol in type(party).__mro__
-    return party if inherits else _Completed(party, protocol)
+    return type(party).__qualname__
 
 
 def _opened(party: object, name: str, protocol: type) -> object:
@@ -400,9 +461,9 @@ def _opened(party: object, name: str, protocol: type) -> object:
                 f"{class_of(party)}.{name}() returned {_shown(opened)}, which has no "
                 f"{' and no '.join(missing)}"
             )
-        opened = _completed(opened, protocol)
-        if protocol is Reader:
-            number_of(opened, "ahead", least=1)
+        prefetches = ability(opened, Prefetches)
+        if prefetches is not None:
+            number_of(prefetches, "prefetch_depth", least=1)
         return opened  # noqa: TRY300 - an interrupt may come here, too
     except BaseException:  # an interrupt, too: nobody else has it yet
         close = getattr(opened, "close", None)
@@ -411,7 +472,7 @@ def _opened(party: object, name: str, protocol: type) -> object:
         raise
 
 
-def _check_party(party: object, protocol: type, needed: str, example: str) -> None:
+def _check_core(party: object, protocol: type, needed: str, example: str) -> None:
     if isinstance(party, type):
         raise UsageError(
             f"{needed}, not the class {party.__qualname__} itself", hint=f"For example: {example}."
@@ -428,14 +489,9 @@ def _check_party(party: object, protocol: type, needed: str, example: str) -> No
 
 
 def _missing(party: object, protocol: type) -> list[str]:
-    """The required names that this backend does not have."""
+    """The names of the core that this backend does not have."""
     core: Iterable[str] = protocol.__abstractmethods__  # type: ignore[attr-defined]
-    return [name for name in sorted(core) if not _has(party, name)]
-
-
-def _has(party: object, name: str) -> bool:
-    # Look at the class first: asking the object for a property would call it.
-    return hasattr(type(party), name) or hasattr(party, name)
+    return [name for name in sorted(core) if not has(party, name)]
 
 
 def _check_count(party: object, name: str, start: int, length: int, returned: object) -> None:

@@ -34,6 +34,8 @@ from tapestream import (
     restore_chain,
     verify,
 )
+from tapestream.backend.checks import finish
+from tapestream.backend.forwarding import ForwardingSource
 from tapestream.errors import BackendError, ExtentsError, LostWritesError, UsageError
 from tapestream.model.extents import Extents, Kind, Run
 from tests.chains import WEEK
@@ -121,7 +123,7 @@ def full(start: int, buffer: memoryview) -> int:
 )
 def test_a_reader_that_fills_less_than_the_buffer(call: Callable[[Source], object]) -> None:
     odd = reading(short)
-    odd.rewind = lambda: None  # type: ignore[method-assign]
+    vars(odd)["rewind"] = lambda: None
     with pytest.raises(BackendError, match=r"Odd\.readinto\(\) at offset 0 returned 4096") as e:
         call(odd)
     assert "own-backend" in e.value.hint
@@ -244,8 +246,8 @@ def but(party: Any, name: str, value: Any) -> Any:
         ("max_readers", -1),
         ("sequential", "no"),
         ("sequential", lambda: False),
-        ("shares_processors", 1),
-        ("checksum", b"sha256"),
+        ("server_is_local", 1),
+        ("digest_name", b"sha256"),
         ("device", 5),
         ("info", None),
         ("info", {"size": MIB}),
@@ -282,9 +284,9 @@ def test_what_a_source_says_of_itself(call: str, name: str, value: Any, tmp_path
         ("segment_size", 0),
         ("segment_size", "1M"),
         ("segment_size", -512),
-        ("join_gap", -1),
-        ("join_gap", None),
-        ("checksum", 5),
+        ("coalesce_zeros", -1),
+        ("coalesce_zeros", None),
+        ("digest_name", 5),
         ("open_writer", lambda: None),
         ("open_writer", io.BytesIO),
         ("digester", lambda start, length: object()),
@@ -292,17 +294,23 @@ def test_what_a_source_says_of_itself(call: str, name: str, value: Any, tmp_path
     ],
 )
 def test_what_a_sink_says_of_itself(name: str, value: Any) -> None:
-    sink = but(MemorySink(), name, value)
+    class RecordingMemorySink(MemorySink):
+        digest_name = "sha256"
+        segment_size = 64 * 1024
+        new_hash = hashlib.sha256
+
+    sink = but(RecordingMemorySink(), name, value)
     with pytest.raises((BackendError, UsageError), match="MemorySink"):
         copy(MemorySource(DISK), sink)
     assert sink.state == "aborted"
 
 
-@pytest.mark.parametrize("ahead", [0, None, "2"])
-def test_a_reader_that_hears_of_no_range(ahead: Any) -> None:
-    reader = but(reading(full).open_reader(), "ahead", ahead)
+@pytest.mark.parametrize("depth", [0, None, "2"])
+def test_a_reader_that_hears_of_no_range(depth: Any) -> None:
+    reader = but(reading(full).open_reader(), "prefetch", lambda start, length: None)
+    reader = but(reader, "prefetch_depth", depth)
     source = but(MemorySource(DISK), "open_reader", lambda: reader)
-    with pytest.raises((BackendError, UsageError), match="ahead"):
+    with pytest.raises((BackendError, UsageError), match="prefetch_depth"):
         copy(source, DiscardSink())
 
 
@@ -323,7 +331,7 @@ class InPasses(MemorySource):
 
     order: Sequence[Iterable[Run]] = ()
 
-    def passes(self) -> Sequence[Iterable[Run]]:
+    def read_order(self) -> Sequence[Iterable[Run]]:
         return self.order
 
 
@@ -346,14 +354,14 @@ class InPasses(MemorySource):
 )
 def test_passes_that_are_not_the_disk(order: Sequence[Iterable[Run]], is_right: bool) -> None:
     source = InPasses(DISK, ALTERNATING, max_readers=1)
-    anywhere = but(reading(full).open_reader(), "ahead", 1)
+    anywhere = reading(full).open_reader()
     source.open_reader = lambda: anywhere  # type: ignore[method-assign]
     source.order = order
     sink = MemorySink()
     if is_right:
         assert copy(source, sink, buffer_size=4096).data_bytes == HALF
         return
-    with pytest.raises(BackendError, match=r"InPasses\.passes\(\)"):
+    with pytest.raises(BackendError, match=r"InPasses\.read_order\(\)"):
         copy(source, sink)
     assert sink.state == "aborted"
 
@@ -361,38 +369,20 @@ def test_passes_that_are_not_the_disk(order: Sequence[Iterable[Run]], is_right: 
 # --- What was compared ---
 
 
-class Throttled(Source):
-    """Wraps another source, with the least that a type checker asks for."""
+class Throttled(ForwardingSource):
+    """Wraps another source, but forgets to check that one at the end."""
 
-    max_readers = 1
-    sequential = True
+    tolerate = salvaging = None  # type: ignore[assignment]  # nor does it go on after damage
 
-    def __init__(self, source: Source) -> None:
-        self.source = source
-
-    @property
-    def info(self) -> BackupInfo:
-        return self.source.info
-
-    @property
-    def checksum(self) -> str | None:
-        return self.source.checksum
-
-    def extents(self) -> Iterable[Extent]:
-        return self.source.extents()
-
-    def open_reader(self) -> Reader:
-        return self.source.open_reader()
-
-    def close(self) -> None:
-        self.source.close()
+    def finish(self) -> str | None:
+        return None
 
 
 class Finishing(Throttled):
     """And it passes on the end."""
 
     def finish(self) -> str | None:
-        return self.source.finish()
+        return finish(self.wrapped)
 
 
 def tar(*, damaged: bool) -> TarStreamSource:
@@ -456,11 +446,14 @@ def test_what_a_source_compared_is_what_counts() -> None:
 class Counted(DiscardSink):
     """A sink that says that it records digests; whether it does, `digests` says."""
 
-    checksum = "sha256"
+    digest_name = "sha256"
     segment_size = 64 * 1024
 
     def __init__(self, digests: str) -> None:
         self.digests = digests
+
+    def new_hash(self) -> Any:
+        return hashlib.sha256()
 
     def digester(self, start: int, length: int) -> Any:
         wanted = self.digests == "all" or (self.digests == "some" and start)
@@ -598,7 +591,7 @@ def test_just_the_core_is_enough(call: str) -> None:
         result = copy(merge_chain([plain()]), sink)
     assert bytes(sink.disk) == DISK
     assert sink.state == "committed"
-    assert (result.checksum, result.verified, result.tape) == (None, None, None)
+    assert (result.checksum, result.verified, result.receipt) == (None, None, None)
     assert compare(plain(), plain()).equal
     assert verify(plain()).ok
 
@@ -720,7 +713,7 @@ def test_the_class_itself_is_no_sink() -> None:
 def test_a_member_that_fails_is_not_a_missing_one() -> None:
     class Failing(PlainSource):
         @property
-        def shares_processors(self) -> bool:
+        def server_is_local(self) -> bool:
             raise AttributeError("of its own")
 
     failing: Any = Failing()
