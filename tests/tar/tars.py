@@ -94,6 +94,8 @@ def replaced(parts: Parts, name: str, part: Part) -> Parts:
 def edited(parts: Parts, name: str, edit: Edit) -> Parts:
     """The same with the JSON of one member changed, and its digest in the manifest with it.
 
+    `backup-info.json` says what its size is then, unless that is what is changed.
+
     Args:
         parts: All members.
         name: Of the member that is changed.
@@ -102,7 +104,30 @@ def edited(parts: Parts, name: str, edit: Edit) -> Parts:
     edit_of_text = edit(json.loads(next(p.data for p in parts if p.name == name)))
     text = edit_of_text if isinstance(edit_of_text, bytes) else json.dumps(edit_of_text).encode()
     parts = replaced(parts, name, Part(name, text))
+    if name not in ("backup-info.json", "manifest.json"):
+        parts = listed(parts)
     return parts if name == "manifest.json" else sealed(parts)
+
+
+def listed(parts: Parts) -> Parts:
+    """The same with a `backup-info.json` that lists the members as they are."""
+    members = [
+        {"name": part.name, "size": len(part.data)}
+        for part in parts
+        if part.name.startswith(("extents.json", "attachments/"))
+    ]
+    info = json.loads(next(part.data for part in parts if part.name == "backup-info.json"))
+    text = json.dumps({**info, "members": members}).encode()
+    return replaced(parts, "backup-info.json", Part("backup-info.json", text))
+
+
+def unlisted(parts: Parts) -> Parts:
+    """The same as software before it lists the members in `backup-info.json` wrote it."""
+
+    def without(info: dict[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in info.items() if key != "members"}
+
+    return edited(parts, "backup-info.json", without)
 
 
 def sealed(parts: Parts) -> Parts:

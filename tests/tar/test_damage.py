@@ -44,6 +44,7 @@ from tests.tar.tars import (
     replaced,
     sealed,
     split,
+    unlisted,
 )
 
 CHECKSUMS = ("sha256", "blake2b", "crc32")
@@ -439,6 +440,7 @@ def test_the_manifest_of_another_stream(
 # --- Sizes that lie ---
 
 HUGE = 8**11 - 1
+UNLISTED = unlisted(PARTS)
 
 
 def disk_of_gigabytes(parts: Parts) -> Parts:
@@ -455,9 +457,12 @@ def disk_of_gigabytes(parts: Parts) -> Parts:
     [
         ([Part(NAMES[0], b"{}", HUGE)], CorruptStreamError),
         ([Part(NAMES[0], b"{}", 16 * 1024**2)], IncompleteStreamError),
-        ([PARTS[0], Part(NAMES[1], b"[]", HUGE)], IncompleteStreamError),
+        ([PARTS[0], Part(NAMES[1], b"[]", HUGE)], CorruptStreamError),
+        ([UNLISTED[0], Part(NAMES[1], b"[]", HUGE)], IncompleteStreamError),
         ([*PARTS[:2], Part(NAMES[2], b"a", HUGE)], CorruptStreamError),
-        ([*PARTS[:2], Part(NAMES[2], b"a", 64 * 1024**2)], IncompleteStreamError),
+        ([*UNLISTED[:2], Part(NAMES[2], b"a", HUGE)], CorruptStreamError),
+        ([*PARTS[:2], Part(NAMES[2], b"a", 64 * 1024**2)], CorruptStreamError),
+        ([*UNLISTED[:2], Part(NAMES[2], b"a", 64 * 1024**2)], IncompleteStreamError),
         ([*PARTS[:3], Part(NAMES[3], b"a", HUGE)], CorruptStreamError),
         ([*PARTS[:8], Part(NAMES[8], b"{}", HUGE)], CorruptStreamError),
         ([*PARTS[:8], Part(NAMES[8], b"{}", 16 * 1024**2)], IncompleteStreamError),

@@ -32,6 +32,8 @@ from tapestream.tar.format import (
     EXTENTS,
     INFO,
     MANIFEST,
+    MAX_ATTACHMENTS,
+    MAX_EXTENTS,
     MAX_MEMBER,
     MAX_SEGMENT,
     Header,
@@ -300,6 +302,17 @@ infos = st.builds(
 )
 
 
+attachment_names = st.text('abc .ö"', min_size=1, max_size=20).map(lambda name: f"x{name}")
+members = st.builds(
+    lambda extents, attachments: (
+        Header(EXTENTS, extents),
+        *(Header(f"attachments/{name}", size) for name, size in attachments.items()),
+    ),
+    st.integers(0, MAX_EXTENTS),
+    st.dictionaries(attachment_names, st.integers(0, MAX_ATTACHMENTS), max_size=4),
+)
+
+
 @given(
     st.builds(
         Preamble,
@@ -309,10 +322,80 @@ infos = st.builds(
         record_size=st.integers(1, 2048).map(lambda n: n * BLOCK),
         volume=st.integers(1, 2**31),
         software=st.text("abc 1.2", max_size=20),
+        members=st.none() | members,
     )
 )
 def test_preamble_round_trip(preamble: Preamble) -> None:
     assert Preamble.decode(preamble.encode()) == preamble
+
+
+SOME = [{"name": "extents.json", "size": 5}, {"name": "attachments/a", "size": 0}]
+
+
+@pytest.mark.parametrize("text", [{}, {"members": None}])
+def test_members_of_older_software(text: dict[str, None]) -> None:
+    preamble = Preamble.decode(json.dumps({**VALUES, **text}).encode())
+    assert preamble.members is None
+    assert (preamble.extents_size, preamble.attachments) == (None, {})
+
+
+def test_members_may_say_more() -> None:
+    listed = [{**member, "colour": "red"} for member in SOME]
+    preamble = Preamble.decode(json.dumps({**VALUES, "members": listed}).encode())
+    assert preamble.extents_size == 5
+    assert preamble.attachments == {"attachments/a": 0}
+
+
+@pytest.mark.parametrize(
+    "listed",
+    [
+        [],
+        {},
+        "members",
+        5,
+        True,
+        [5],
+        [None],
+        [[]],
+        [{}],
+        SOME[1:],
+        SOME[::-1],
+        [*SOME, SOME[0]],
+        [*SOME, SOME[1]],
+        [{"name": "extents.json"}],
+        [{"size": 5}],
+        [{"name": None, "size": 5}],
+        [{"name": 5, "size": 5}],
+        *(
+            [{"name": "extents.json", "size": size}]
+            for size in (-1, 1.0, "5", None, True, [5], MAX_EXTENTS + 1, 10**30)
+        ),
+        *(
+            [SOME[0], {"name": "attachments/a", "size": size}]
+            for size in (-1, MAX_ATTACHMENTS + 1, 2**63)
+        ),
+        *(
+            [SOME[0], {"name": name, "size": 5}]
+            for name in (
+                "vm.ovf",
+                "extent-1@0",
+                "manifest.json",
+                "attachments",
+                "attachments/",
+                "attachments/..",
+                "attachments/a/b",
+                "attachments/a\n",
+                "attachments/\ud800",
+                "attachments/" + "a" * 89,
+            )
+        ),
+        [SOME[0], *({"name": f"attachments/{n}", "size": 0} for n in range(100_001))],
+    ],
+    ids=lambda listed: repr(listed)[:60],
+)
+def test_members_that_are_refused(listed: Any) -> None:
+    with pytest.raises(CorruptStreamError, match=r"backup-info.json is damaged: "):
+        Preamble.decode(json.dumps({**VALUES, "members": listed}).encode())
 
 
 def test_unknown_keys_are_ignored() -> None:

@@ -136,9 +136,10 @@ class TarStreamSink(Sink):
         if self._writer is not None or self._ended:
             raise UsageError("a TarStreamSink takes one backup: make a new one")
         created = info.created or _now()
-        preamble = self._preamble(replace(info, created=created))
-        text = preamble.encode()
-        if len(text) > fmt.MAX_INFO:
+        preamble = self._preamble(replace(info, created=created), extents)
+        if len(preamble.encode()) > fmt.MAX_INFO:  # a hundred thousand attachments may be
+            preamble = replace(preamble, members=None)
+        if len(preamble.encode()) > fmt.MAX_INFO:
             raise UsageError(f"the metadata makes {fmt.INFO} larger than {fmt.MAX_INFO} bytes")
         _check_manifest(preamble, extents, self._attachments)
         self._writer = TarWriter(self._output, preamble, extents, self._attachments)
@@ -195,7 +196,8 @@ class TarStreamSink(Sink):
             raise UsageError("the sink has not begun, or has already ended")
         return self._writer
 
-    def _preamble(self, info: BackupInfo) -> fmt.Preamble:
+    def _preamble(self, info: BackupInfo, extents: Extents) -> fmt.Preamble:
+        texts = {fmt.EXTENTS: extents.json, **self._attachments}
         return fmt.Preamble(
             info=info,
             checksum=self._checksum,
@@ -203,6 +205,7 @@ class TarStreamSink(Sink):
             record_size=self._record_size,
             set_id=self._set_id,
             software=f"tapestream {__version__}",
+            members=tuple(fmt.Header(name, len(text)) for name, text in texts.items()),
         )
 
 

@@ -48,6 +48,8 @@ MAX_INFO = 16 * MIB
 MAX_ATTACHMENTS = 64 * MIB
 # Their names are kept, too. Nobody keeps as many files with a disk.
 MAX_FILES = 100_000
+# More than a server sends: over ten million extents.
+MAX_EXTENTS = GIB
 # GNU tar's own default, 20 blocks, keeps a small backup small.
 RECORD_SIZE = 10240
 PART_SIZE = GIB
@@ -299,6 +301,8 @@ class Preamble:
         volume: Number of this volume, from 1.
         volume_start: Where on the disk this volume goes on: the offset of its first data member.
         software: What wrote it.
+        members: The members between this one and the data, in order; None in a stream of older
+            software, which does not list them.
     """
 
     info: BackupInfo
@@ -309,11 +313,22 @@ class Preamble:
     volume: int = 1
     volume_start: int = 0
     software: str = ""
+    members: tuple[Header, ...] | None = None
 
     @property
     def segment_size(self) -> int:
         """Bytes of a data member that one digest is made of."""
         return segment_size(self.part_size)
+
+    @property
+    def extents_size(self) -> int | None:
+        """Bytes of `extents.json`, if they are listed."""
+        return self.members[0].size if self.members else None
+
+    @property
+    def attachments(self) -> dict[str, int]:
+        """The members that hold attachments, with their sizes, if they are listed."""
+        return dict(self.members[1:] if self.members else ())
 
     def encode(self) -> bytes:
         """As JSON, readable for people."""
@@ -330,6 +345,8 @@ class Preamble:
             "part_size": self.part_size,
             "record_size": self.record_size,
         }
+        if self.members is not None:
+            values["members"] = [member._asdict() for member in self.members]
         return json.dumps(values, indent=2, ensure_ascii=False).encode() + b"\n"
 
     @classmethod
@@ -362,12 +379,43 @@ class Preamble:
                 volume=_number(values, "volume", 1, 2**31),
                 volume_start=_number(values, "volume_start", 0, 2**63),
                 software=str(values.get("software", "")),
+                members=_members(values),
             )
             _choice(values, "version", (VERSION,))
             _choice(values, "segment_size", (preamble.segment_size,))
         except (UsageError, ValueError) as e:
             raise CorruptStreamError(f"{INFO} is damaged: {e}") from e
         return preamble
+
+
+def _members(values: Mapping[str, Any]) -> tuple[Header, ...] | None:
+    """The members that a preamble lists: the extents, then attachments within the limits."""
+    listed = values.get("members")
+    if listed is None:
+        return None
+    if not isinstance(listed, list) or not 1 <= len(listed) <= 1 + MAX_FILES:
+        raise ValueError("members is not a list of the members before the data")
+    if not all(isinstance(member, dict) for member in listed):
+        raise ValueError("something in members is not an object")
+    members = tuple(map(_member, listed))
+    extents, *attachments = members
+    if extents.name != EXTENTS or extents.size > MAX_EXTENTS:
+        raise ValueError(f"members does not begin with {EXTENTS}")
+    for member in attachments:
+        if attachment_member(member.name.removeprefix(ATTACHMENTS)) != member.name:
+            raise ValueError(f"{member.name!r} in members is not an attachment")
+        if member.size > MAX_ATTACHMENTS:
+            raise ValueError(f"{member.name} in members has {member.size} bytes")
+    if len(dict(members)) < len(members):
+        raise ValueError("members has the same name twice")
+    return members
+
+
+def _member(listed: Mapping[str, Any]) -> Header:
+    name = _text(listed, "name")
+    if name is None:
+        raise ValueError("a name in members is missing")
+    return Header(name, _number(listed, "size", 0, MAX_MEMBER))
 
 
 _DIGESTS_PER_CHUNK = 10_000

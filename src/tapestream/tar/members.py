@@ -179,7 +179,7 @@ class MemberReader:
 
     def take(self, name: str, size: int | None = None) -> fmt.Header:
         """Go into the next member, which must have this name, and this size if it is given."""
-        header = self._named(name)
+        header = self.named(name)
         if size not in (None, header.size):
             raise CorruptStreamError(
                 f"{name} has {header.size} bytes, but {fmt.EXTENTS} says {size}"
@@ -274,16 +274,15 @@ class MemberReader:
         return data if count == length else data[:count]
 
     def is_behind(
-        self, names: tuple[str, ...], size: int, peek: Callable[[int, int], bytes | None]
+        self, starts: tuple[bytes, ...], size: int, peek: Callable[[int, int], bytes | None]
     ) -> bool:
         """Whether a header comes after so many bytes of data, if that is not too far for memory.
 
         Args:
-            names: Of the member that may come.
+            starts: How the header may begin.
             size: Bytes of data.
             peek: Reads at an offset of the stream, if that is possible: see `Input`.
         """
-        starts = tuple(name.encode() + b"\0" for name in names)
         distance = fmt.padded(size) + self.extension
         with suppress(LocalIOError):
             block = peek(self.offset + distance, fmt.BLOCK)
@@ -318,11 +317,6 @@ class MemberReader:
     def _is_of_another(self, block: bytearray) -> bool:
         """Whether another stream begins here."""
         return block.startswith(_FIRST) and self._time not in (b"", bytes(block[_TIME]))
-
-    def read_to(self, offset: int) -> bytes:
-        """Read all up to an offset in the stream, where the next header is."""
-        self._begin(self._name, offset - self.offset)
-        return self._rest(self._left)
 
     def drop_to(self, offset: int, header: fmt.Header) -> None:
         """Pass over all up to a header that was found there."""
@@ -359,32 +353,30 @@ class MemberReader:
 
     def whole(self, name: str, limit: int) -> bytes:
         """Read the next member, which must have this name, from its first byte to its last."""
-        size = self._named(name).size
+        size = self.named(name).size
         if size > limit:
             raise CorruptStreamError(f"{name} is too large: {size} bytes")
         self._begin(name, size)
         return self._rest(size)
 
     def text(self, name: str, limit: int) -> bytes:
-        """Read the next member, which must have this name and hold JSON.
+        """Read the member to its end, which must hold JSON.
 
         Stops where it is no longer text, and where the limit is reached: a header may claim more
         than there is.
         """
-        size = self._named(name).size
-        self._begin(name, size)
         data = io.BytesIO()
-        while data.tell() < size:
+        while self._left:
             if data.tell() >= limit:
-                raise CorruptStreamError(f"{name} is too large: {size} bytes")
-            chunk = self._rest(min(READ_STEP, size - data.tell()))
+                raise CorruptStreamError(f"{name} is too large: {data.tell() + self._left} bytes")
+            chunk = self._rest(min(READ_STEP, self._left))
             if b"\0" in chunk:
                 raise CorruptStreamError(f"{name} is not JSON: there are zeros in it")
             data.write(chunk)
         return data.getvalue()
 
-    def _named(self, name: str) -> fmt.Header:
-        """The next member's header, which must have this name."""
+    def named(self, name: str) -> fmt.Header:
+        """Look at the next member's header, which must have this name."""
         header = self.header()
         if header is None:
             raise IncompleteStreamError(f"the archive ends where {name} should be")

@@ -163,6 +163,7 @@ class TarReader(Reader):
     def _check_volume(self, *, continues: bool) -> None:
         """Read from the manifest to the end of the volume."""
         self._check_manifest(continues=continues)
+        self._volumes.check_listed()
         self._volumes.end()
 
     def _check_manifest(self, *, continues: bool) -> None:

@@ -257,7 +257,7 @@ class SalvageReader(TarReader):
         There can be tars on a disk.
         """
         following = next(self._table.following(member.start + member.length), None)
-        return self._volumes.is_followed(member, following)
+        return self._volumes.is_behind(following, member.length)
 
     def _suspect(self, member: fmt.Member | None) -> None:
         """Bytes may have been lost before a bad header: in the member before, too.
@@ -384,6 +384,8 @@ class SalvageReader(TarReader):
         if not continues and self._vouches:
             self._findings.digest_name = self._digest
         try:
+            if not self._findings.problems:  # otherwise it follows from them
+                self._volumes.check_listed()
             self._volumes.end()
         except (CorruptStreamError, LocalIOError) as e:
             self._note(e)

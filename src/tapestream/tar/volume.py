@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from itertools import islice
 
 from ..errors import (
     CorruptStreamError,
@@ -23,12 +24,10 @@ from ..model.info import BackupInfo, describe
 from ..tape.input import TapeInput
 from . import format as fmt
 from .digests import hex_digest
-from .members import MAX_AHEAD, MemberReader
+from .members import MemberReader
 from .table import MemberTable
 from .zerofill import BridgedInput
 
-# More than a server sends: over ten million extents.
-MAX_EXTENTS = fmt.GIB
 # Without the list of extents, nothing can be put in its place, but each name says where it belongs.
 _BY_HAND = (
     "'tar --ignore-zeros -xf' extracts what is left of it: the name of each member says where on "
@@ -86,27 +85,25 @@ class Volumes:
             raise
 
     def _extents_text(self) -> bytes:
+        size = self.preamble.extents_size
         try:
-            text = self.members.text(fmt.EXTENTS, MAX_EXTENTS)
+            _check_size(self.members.named(fmt.EXTENTS), size)
+            self.members.take(fmt.EXTENTS)
         except (CorruptStreamError, IncompleteStreamError) as e:
-            found = None if self._findings is None else self._behind_damaged_header()
-            if found is None or self._findings is None:
+            if self._findings is None or not self._enter_extents(size):
                 raise
             self._findings.note(f"{fmt.EXTENTS}: {e.args[0]}")
-            text = found
+        text = self.members.text(fmt.EXTENTS, fmt.MAX_EXTENTS)
         self._add_digest(fmt.EXTENTS, text)
         return text
 
-    def _behind_damaged_header(self) -> bytes | None:
-        """All up to the next good header, without padding; None where none is found."""
+    def _enter_extents(self, size: int | None) -> bool:
+        """Go into the extents despite their header; False if their size is not known."""
         members = self.members
-        if not members.is_at_header:
-            return None
-        here = members.offset
-        if not members.assume_text(b"[", 0):
-            members.assume(fmt.EXTENTS, 0)
-        offset, header = members.look_ahead(lambda _: True, here, here + MAX_AHEAD)
-        return None if header is None else members.read_to(offset).rstrip(b"\0")
+        if size is None:
+            guessed = members.guess()
+            return guessed is not None and members.assume(fmt.EXTENTS, guessed.size)
+        return members.assume_text(b"[", size) or members.assume(fmt.EXTENTS, size)
 
     def _checked_extents(self, text: bytes) -> Extents:
         info = self.preamble.info
@@ -233,9 +230,9 @@ class Volumes:
             self.bridge = BridgedInput(self._stream)
         self.members = MemberReader(self.bridge or self._stream)
         self._attachments: dict[str, bytes] = {}
-        self._searched = 0  # no good header begins before this offset
         text = self.members.first(fmt.INFO, fmt.MAX_INFO)
         self.preamble = fmt.Preamble.decode(text)
+        self._to_come = self.preamble.attachments
         self.digests: dict[str, str | None] = {}
         self._add_digest(fmt.INFO, text)
 
@@ -253,20 +250,39 @@ class Volumes:
     def _read_attachments(self) -> None:
         """Read them, up to a header that is not that of one; none of one that is refused."""
         left = fmt.MAX_ATTACHMENTS - sum(map(len, self._attachments.values()))
-        while (name := self._next_attachment()) is not None:
+        while (header := self._next_attachment()) is not None:
+            name = header.name[len(fmt.ATTACHMENTS) :]
             try:
                 fmt.attachment_member(name)
             except UsageError as e:
                 raise CorruptStreamError(f"a member has a bad name: {name!r}") from e
             if name in self._attachments:
-                raise CorruptStreamError(f"there are two members {fmt.ATTACHMENTS}{name}")
+                raise CorruptStreamError(f"there are two members {header.name}")
             if len(self._attachments) == fmt.MAX_FILES:
                 raise CorruptStreamError(f"there are more than {fmt.MAX_FILES} attachments")
-            self._attachments[name] = self._member(fmt.ATTACHMENTS + name, left)
+            _check_size(header, self._to_come.get(header.name))
+            self._attachments[name] = self._member(header.name, left)
+            self._to_come.pop(header.name, None)
             left -= len(self._attachments[name])
 
+    def check_listed(self) -> None:
+        """Make sure that the volume has the members that it lists, and no others.
+
+        Raises:
+            CorruptStreamError: It has others.
+        """
+        listed = self.preamble.members
+        if listed is not None and dict(listed).keys() != self.digests.keys() - {fmt.INFO}:
+            raise CorruptStreamError(f"{fmt.INFO} lists other members than the stream has")
+
     def _salvage_attachments(self, table: MemberTable, findings: Findings) -> None:
-        """Read those that are there; pass over those that are refused, or have a damaged header."""
+        """Read those that are there; pass over those that are refused, or have a bad header.
+
+        A bad header is that of an attachment if one is still to come, and a header after it is
+        where it should be. Otherwise bytes were lost or doubled: the attachments end here, and
+        whoever reads the data looks for it.
+        """
+        is_in_step = False
         while True:
             problem = "its header is not there"
             try:
@@ -277,73 +293,72 @@ class Volumes:
             if bad is None:
                 return
             findings.note(f"{bad.name}: {problem}")
+            if self._to_come.pop(bad.name, None) is not None and not self._is_next_in_place(bad):
+                is_in_step = is_in_step or self._is_data_in_place(bad, table)
+                if not is_in_step:
+                    return
             self.members.assume(bad.name, bad.size)
             self.members.skip(bad.size)
 
     def _bad_attachment(self, table: MemberTable) -> fmt.Header | None:
-        """What the next member must have been; None where it is the one after the attachments."""
-        found = self.members.guess()
-        name = found.name if found else ""
-        if found and fmt.resembles(name, fmt.ATTACHMENTS):
-            if not self.members.is_damaged:
-                return found
-            distance = self._distance(table, attachments=True)  # for its size may be damaged, too
-            return found if distance is None else fmt.Header(name, distance)
-        if found and not self.members.is_damaged and table.find(found) is not None:
-            return None  # those between are missing
-        behind = table.following(self.preamble.volume_start)
-        first, second = next(behind, None), next(behind, None)
-        expected = [first.name, fmt.MANIFEST] if first else [fmt.MANIFEST]
-        if any(fmt.resembles(name, other) for other in expected):
-            return None
-        if first and self.is_followed(first, second):
-            return None
-        distance = self._distance(table, attachments=False)
-        return None if distance is None else fmt.Header("an attachment", distance)
+        """What the next member must be, as it is no good attachment; None where those have ended.
 
-    def is_followed(self, member: fmt.Member, following: fmt.Member | None) -> bool:
-        """Whether the next data member, if its header is this one, has the next one after it."""
-        name = following.name if following else fmt.MANIFEST
-        names = (name, fmt.MANIFEST) if self.may_go_on else (name,)
-        return self.members.is_behind(names, member.length, self._stream.peek)
+        What is listed must be there. What is refused and not listed has the size that it claims, as
+        has a damaged one in a stream of older software, if another header follows it there.
+        """
+        found = self.members.guess()
+        if found and not self.members.is_damaged:
+            if found.name == fmt.MANIFEST or table.find(found) is not None:
+                return None  # those between are missing
+            if found.name.startswith(fmt.ATTACHMENTS) and found.name not in self._to_come:
+                return found
+        name = found.name if found else ""
+        if found and self.preamble.members is None:
+            is_one = fmt.resembles(name, fmt.ATTACHMENTS) and self._is_in_place(found, table)
+            return found if is_one else None
+        if name not in self._to_come:
+            name = next(iter(self._to_come), "")
+        return fmt.Header(name, self._to_come[name]) if name else None
+
+    def _is_in_place(self, member: fmt.Header, table: MemberTable) -> bool:
+        """Whether another attachment, or the data, follows one that is not listed."""
+        first = next(table.following(self.preamble.volume_start), None)
+        starts = (fmt.ATTACHMENTS.encode(), *self._starts(first))
+        return self.members.is_behind(starts, member.size, self._stream.peek)
+
+    def _is_next_in_place(self, member: fmt.Header) -> bool:
+        """Whether the attachment after this one is where it should be."""
+        following = next(iter(self._to_come), None)
+        return following is not None and self.members.is_behind(
+            (_start(following),), member.size, self._stream.peek
+        )
+
+    def _is_data_in_place(self, member: fmt.Header, table: MemberTable) -> bool:
+        """Whether the data is where it should be, as seen from this attachment."""
+        extra = fmt.BLOCK + self.members.extension
+        distance = fmt.padded(member.size)
+        distance += sum(extra + fmt.padded(size) for size in self._to_come.values())
+        for each in islice(table.following(self.preamble.volume_start), 2):
+            if self.is_behind(each, distance):
+                return True
+            distance += extra + fmt.padded(each.length)
+        return self.is_behind(None, distance)
+
+    def is_behind(self, member: fmt.Member | None, distance: int) -> bool:
+        """Whether a member, or for None the manifest, comes so many bytes after the next header."""
+        return self.members.is_behind(self._starts(member), distance, self._stream.peek)
+
+    def _starts(self, member: fmt.Member | None) -> tuple[bytes, ...]:
+        """How the header of a data member begins, or what may be there instead of it."""
+        manifest = _start(fmt.MANIFEST)
+        if member is None:
+            return (manifest,)
+        return (_start(member.name), manifest) if self.may_go_on else (_start(member.name),)
 
     @property
     def may_go_on(self) -> bool:
         """Whether there can be another volume, so that this one may end after any member."""
         return self.preamble.set_id is not None
-
-    def _distance(self, table: MemberTable, *, attachments: bool) -> int | None:
-        """How many bytes there are between a damaged header and the next good one.
-
-        Args:
-            table: All data members.
-            attachments: Stop at another attachment, too: not where this may be the disk's data,
-                for there can be tars on a disk.
-
-        Returns:
-            None where it is not found, or where the damaged one is that of the first data member.
-        """
-
-        def is_next(header: fmt.Header) -> bool:
-            is_one = attachments and header.name.startswith(fmt.ATTACHMENTS)
-            return is_one or header.name == fmt.MANIFEST or table.find(header) is not None
-
-        here = self.members.offset
-        if self._searched >= here + fmt.MAX_ATTACHMENTS // 2:
-            return None
-        offset, header = self.members.look_ahead(
-            is_next,
-            max(here, self._searched),
-            here + fmt.MAX_ATTACHMENTS,
-        )
-        if header is None:
-            self._searched = offset
-            return None
-        start, distance = self.preamble.volume_start, offset - here + fmt.BLOCK
-        found = table.find(header)
-        if table.is_at(distance, start, found, self.members.extension, ends=self.may_go_on):
-            return None
-        return offset - here
 
     def _check_ending(self, extents: Extents) -> None:
         if self._stream.peek(0, 1) is None:
@@ -381,12 +396,11 @@ class Volumes:
             raise CorruptStreamError(problem)
         self._findings.note(problem)
 
-    def _next_attachment(self) -> str | None:
-        """Name of the attachment that comes next; None where something else does."""
+    def _next_attachment(self) -> fmt.Header | None:
+        """Header of the attachment that comes next; None where something else does."""
         header = self.members.header()
-        if header is None or not header.name.startswith(fmt.ATTACHMENTS):
-            return None
-        return header.name[len(fmt.ATTACHMENTS) :]
+        is_one = header is not None and header.name.startswith(fmt.ATTACHMENTS)
+        return header if is_one else None
 
     def _member(self, name: str, limit: int) -> bytes:
         text = self.members.whole(name, limit)
@@ -395,6 +409,19 @@ class Volumes:
 
     def _add_digest(self, name: str, text: bytes) -> None:
         self.digests[name] = hex_digest(self.preamble.checksum, text)
+
+
+def _start(name: str) -> bytes:
+    """How the header of a member begins."""
+    return name.encode() + b"\0"
+
+
+def _check_size(header: fmt.Header, listed: int | None) -> None:
+    """Make sure that a header agrees with what the preamble lists, if it lists anything."""
+    if listed not in (None, header.size):
+        raise CorruptStreamError(
+            f"{header.name} has {header.size} bytes, not the {listed} that {fmt.INFO} says"
+        )
 
 
 def _place(stream: Input) -> str:
