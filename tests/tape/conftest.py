@@ -17,9 +17,7 @@ import pytest
 
 from tapestream.drive import position
 from tapestream.drive.device import Command, StDevice, TapeDevice
-from tapestream.drive.records import MIN_RECORD
 from tapestream.tape import TapeDrive, volumes
-from tapestream.tar import writer
 
 from .fake import Cartridge, FakeDrive, Resets
 
@@ -337,8 +335,7 @@ def drive(station: Station) -> TapeDrive:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """An operator who does not come is not waited for, and less is gathered than a tape holds."""
-    monkeypatch.setattr(writer, "GATHER_SIZE", MIN_RECORD)
+    """An operator who does not come is not waited for."""
     monkeypatch.setattr(volumes, "LOAD_SECONDS", 0.01)
     monkeypatch.setattr(position, "POLL_SECONDS", 0.001)
     logging.getLogger("tapestream.tape").disabled = True

@@ -17,7 +17,7 @@ import pytest
 
 from tapestream import BackupInfo, TarStreamSink, TarStreamSource, copy
 from tapestream.drive.position import CHECK_BYTES
-from tapestream.drive.records import RecordReader, RecordWriter
+from tapestream.drive.records import RecordPool, RecordReader, RecordWriter
 from tapestream.errors import (
     EndOfTapeError,
     LocalIOError,
@@ -516,7 +516,7 @@ def test_it_is_asked_once_for_each_mebibyte(record_size: int, writes: int, reads
     station.swap("T0002")
     counter = Counter(station)
     with TapeDrive(station.path, open_device=counter) as drive:
-        writer = RecordWriter(drive, record_size)
+        writer = RecordWriter(drive, RecordPool(record_size))
         counter.calls = 0
         records = 6 * writes * reads
         writer.write(memoryview(bytes(records * record_size)))
@@ -535,7 +535,7 @@ def test_the_warning_of_the_end_is_heard_when_the_place_is_asked(record_size: in
     """A driver that writes behind tells it with any call; then a record may be lost at the end."""
     double = FakeDrive(Cartridge(40 * MIB, 16 * MIB), write_behind=True)
     drive = TapeDrive("/dev/nst0", open_device=double.open)
-    writer = RecordWriter(drive, record_size)
+    writer = RecordWriter(drive, RecordPool(record_size))
     data = memoryview(disk(9, record_size))
     while not writer.is_ending:
         writer.write(data)

@@ -16,12 +16,12 @@ from tapestream.drive.device import TapeDevice
 from tapestream.drive.records import (
     MAX_RECORD,
     MIN_RECORD,
+    RecordPool,
     RecordReader,
     RecordWriter,
-    VolumeFull,
     check_record_size,
 )
-from tapestream.errors import DriveBusyError, TapeError, UsageError
+from tapestream.errors import DriveBusyError, EndOfTapeError, TapeError, UsageError
 from tapestream.tape import TapeDrive
 
 from .backups import noise
@@ -82,7 +82,7 @@ def drive_with(
 def test_any_writes_make_records_of_one_size(size: int, lengths: list[int]) -> None:
     seen: list[Seen] = []
     double, drive = drive_with(seen=seen)
-    writer = RecordWriter(drive, size)
+    writer = RecordWriter(drive, RecordPool(size))
     data = noise(sum(lengths))
     rest = memoryview(data)
     for length in lengths:
@@ -119,7 +119,7 @@ def test_sizes_that_a_record_must_not_have(size: Any) -> None:
 def test_fixed_mode_takes_multiples_of_its_block() -> None:
     double, drive = drive_with()
     drive.set_block_size(16 * KIB)
-    writer = RecordWriter(drive, SIZE)
+    writer = RecordWriter(drive, RecordPool(SIZE))
     data = noise(3 * SIZE)
     writer.write(memoryview(data))
     writer.end_file()
@@ -135,7 +135,7 @@ def test_fixed_mode_refuses_other_sizes(block_size: int) -> None:
     double, drive = drive_with()
     drive.set_block_size(block_size)
     with pytest.raises(UsageError, match=f"must be a multiple of {block_size}, not {SIZE}") as e:
-        RecordWriter(drive, SIZE)
+        RecordWriter(drive, RecordPool(SIZE))
     assert "set_block_size(0)" in e.value.hint
     assert double.cartridge is not None
     assert not double.cartridge.blocks
@@ -149,7 +149,7 @@ def test_a_record_larger_than_the_drive_or_the_host_takes(
     options: dict[str, Any], number: int
 ) -> None:
     double, drive = drive_with(**options)
-    writer = RecordWriter(drive, 2 * SIZE)
+    writer = RecordWriter(drive, RecordPool(2 * SIZE))
     with pytest.raises(TapeError, match="cannot write a record of 131072 bytes") as caught:
         writer.write(memoryview(noise(2 * SIZE)))
     assert not isinstance(caught.value, DriveBusyError)
@@ -164,13 +164,13 @@ def test_early_warning_refuses_every_other_record_but_loses_none() -> None:
     cartridge = Cartridge(10 * (SIZE + 8) + 16, 5 * (SIZE + 8))
     seen: list[Seen] = []
     _, drive = drive_with(cartridge, seen=seen)
-    writer = RecordWriter(drive, SIZE)
+    writer = RecordWriter(drive, RecordPool(SIZE))
     data = noise(11 * SIZE)
     ending = []
     for i in range(10):
         writer.write(memoryview(data)[i * SIZE : (i + 1) * SIZE])
         ending.append(writer.is_ending)
-    with pytest.raises(VolumeFull):
+    with pytest.raises(EndOfTapeError):
         writer.write(memoryview(data)[10 * SIZE :])
     assert writer.accepted == 10 * SIZE
     assert b"".join(cartridge.blocks) == data[: 10 * SIZE]
@@ -185,9 +185,9 @@ def test_the_hard_end_in_fixed_mode_may_take_a_part() -> None:
     cartridge = Cartridge(10 * (16 * KIB + 8) + 16, 0)
     _, drive = drive_with(cartridge)
     drive.set_block_size(16 * KIB)
-    writer = RecordWriter(drive, SIZE)
+    writer = RecordWriter(drive, RecordPool(SIZE))
     data = noise(3 * SIZE)
-    with pytest.raises(VolumeFull):
+    with pytest.raises(EndOfTapeError):
         writer.write(memoryview(data))
     assert writer.accepted == 10 * 16 * KIB
     writer.end_file()

@@ -9,7 +9,7 @@ from typing import Literal
 import pytest
 
 from tapestream import BackupInfo, TarStreamSink, copy
-from tapestream.drive.records import RecordReader, RecordWriter
+from tapestream.drive.records import RecordPool, RecordReader, RecordWriter
 from tapestream.errors import PositionLostError, TapeError
 from tapestream.tape import TapeDrive
 
@@ -334,7 +334,7 @@ def test_a_tape_file_goes_on_only_where_it_ends(tapes: Station, move: str) -> No
     with tape_drive(tapes) as drive:
         drive.end_of_data()
         drive.begin_file()
-        writer = RecordWriter(drive, RECORD)
+        writer = RecordWriter(drive, RecordPool(RECORD))
         writer.write(memoryview(NEW[:RECORD]))
         moves(tapes, drive)[move]()
         for _ in range(2):
@@ -355,7 +355,7 @@ def test_another_tape_before_the_first_record(station: Station) -> None:
         backup(drive, disk(3), "other")
         change_tape(station, drive, "T0001")
         drive.begin_file()
-        writer = RecordWriter(drive, RECORD)
+        writer = RecordWriter(drive, RecordPool(RECORD))
         change_tape(station, drive, "T0002")
         with pytest.raises(PositionLostError, match="was moved, or closed"):
             writer.write(memoryview(NEW[:RECORD]))

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 import tapestream.drive.position
 import tapestream.tape.volumes
-import tapestream.tar.writer
 from tapestream import Extent, TarStreamSource
 from tapestream.errors import (
     CorruptStreamError,
@@ -55,11 +54,10 @@ DISK = noise(1000 * KIB)
 
 @pytest.fixture(autouse=True, scope="module")
 def _quick() -> Iterator[None]:
-    """Waits for nothing, and gathers less than a small tape holds."""
+    """Wait for nothing."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tapestream.drive.position, "POLL_SECONDS", 0.001)
         patch.setattr(tapestream.tape.volumes, "LOAD_SECONDS", 0.01)
-        patch.setattr(tapestream.tar.writer, "GATHER_SIZE", 4 * KIB)
         logging.getLogger("tapestream.tape").addFilter(_is_no_wrong_tape)
         yield
         logging.getLogger("tapestream.tape").removeFilter(_is_no_wrong_tape)
@@ -193,28 +191,25 @@ def test_any_disk_on_any_tapes(data: st.DataObject) -> None:
             disk[e.start : e.start + e.length] = bytes(e.length)
     shelf = data.draw(tapes(record_size), label="tapes")
     checksum = data.draw(st.sampled_from(["sha256", "blake2b", "crc32", None]), label="checksum")
-    gather = data.draw(st.sampled_from([2 * KIB, 100 * KIB, fmt.MIB]), label="gather")
 
     # Whatever does not fit on these goes on tapes that are not too small.
     needed = 2 * part_size + 100 * len(disk) // fmt.segment_size(part_size) + 4 * record_size
     spare = (tape(needed / record_size + n % 7, n % 3, record_size) for n in itertools.count())
     station = Station(*shelf, *itertools.islice(spare, 30))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tapestream.tar.writer, "GATHER_SIZE", gather)
-        try:
-            result = station.backup(
-                bytes(disk),
-                extents,
-                record_size=record_size,
-                part_size=part_size,
-                checksum=checksum,
-                attachments={"vm.ovf": b"<ovf/>" * 100},
-                on_volume_full=station.next_tape,
-            )
-        except EndOfTapeError:
-            blank = [c for c in station.shelf[: station.number + 1] if _is_too_small(c, needed)]
-            assert blank, "a tape that is large enough was called too small"
-            return
+    try:
+        result = station.backup(
+            bytes(disk),
+            extents,
+            record_size=record_size,
+            part_size=part_size,
+            checksum=checksum,
+            attachments={"vm.ovf": b"<ovf/>" * 100},
+            on_volume_full=station.next_tape,
+        )
+    except EndOfTapeError:
+        blank = [c for c in station.shelf[: station.number + 1] if _is_too_small(c, needed)]
+        assert blank, "a tape that is large enough was called too small"
+        return
     station.tape.release()
     assert result.receipt is not None
     check_volumes(station, result.receipt.set_id, bytes(disk), extents)

@@ -7,9 +7,12 @@ the data from where it lies (kernel, Documentation/scsi/st.rst, "Buffering").
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import mmap
 import time
+from collections import deque
+from collections.abc import Iterator
 
 from ..errors import (
     BlockSizeError,
@@ -29,60 +32,129 @@ MIN_RECORD, MAX_RECORD = 64 * KIB, 16 * MIB - 1
 _TOO_LARGE = (errno.EINVAL, errno.EBUSY)
 # Reading begins with this. What other programs write is smaller.
 _FIRST_BUFFER = MIB
+# Small records are cut from memory of this size: the kernel limits how many pieces there may be.
+_SLAB = 4 * MIB
+# Less is copied without unlocking the interpreter.
+_UNLOCKED = 32 * KIB
 
 
-class VolumeFull(Exception):  # noqa: N818 - not an error: the next tape is asked for
-    """The hard end of the tape: it takes no more records, but still a filemark."""
+class RecordPool:
+    """Memory for records, page-aligned, made when first needed and used again. Not locked.
+
+    Args:
+        size: Bytes in every record.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._idle: list[memoryview] = []
+
+    def take(self) -> memoryview:
+        """Memory for a record; its contents are undefined.
+
+        Raises:
+            LocalIOError: There is no memory for another one.
+        """
+        if not self._idle:
+            step = self.size + -self.size % mmap.PAGESIZE
+            count = max(1, _SLAB // step)
+            try:
+                memory = mmap.mmap(-1, count * step, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            except OSError as e:
+                raise LocalIOError(
+                    f"cannot get memory for {count} records of {self.size} bytes",
+                    e,
+                    hint="Free memory, raise this program's limit, or pass a smaller part_size.",
+                ) from e
+            slab = memoryview(memory)
+            self._idle = [slab[i * step :][: self.size] for i in reversed(range(count))]
+        return self._idle.pop()
+
+    def give_back(self, record: memoryview) -> None:
+        """Return memory that `take` gave."""
+        self._idle.append(record)
+
+    def close(self) -> None:
+        """Free what is not in use."""
+        self._idle.clear()
 
 
 class RecordWriter:
     """Writes one tape file, and nothing anywhere else: not where somebody has moved the tape.
 
+    The records are kept as they are, until `forget` says that they are not needed any more: what
+    the tape turns out not to hold can be written again.
+
     Args:
         drive: Stands where the file is to begin, as after `begin_file`.
-        record_size: Bytes in every record.
+        pool: Where the records lie in memory; says their size.
 
     Attributes:
+        length: Bytes that were put into records.
         accepted: Bytes of the file that are on tape.
         records: How many records they are.
         seconds: How long the drive took to write them.
         is_ending: The tape has warned that it will soon be full.
+        is_full: The hard end of the tape: it takes no more records, but still a filemark.
     """
 
-    def __init__(self, drive: Transport, record_size: int) -> None:
+    def __init__(self, drive: Transport, pool: RecordPool) -> None:
         block_size = drive.block_size
-        if block_size and record_size % block_size:
+        if block_size and pool.size % block_size:
             raise UsageError(
                 f"{drive.path} is in fixed mode: record_size must be a multiple of {block_size}, "
-                f"not {record_size}",
+                f"not {pool.size}",
                 hint="Or use variable mode: drive.set_block_size(0).",
             )
-        self.accepted = self.records = 0
+        self.length = self.accepted = self.records = 0
         self.seconds = 0.0
-        self.is_ending = False
+        self.is_ending = self.is_full = False
         self._drive = drive
         self._block_size = block_size
-        self._record = memoryview(mmap.mmap(-1, record_size))
-        self._filled = 0
+        self._pool = pool
+        self._kept: deque[memoryview] = deque()
+        self._kept_from = 0  # offset of the first record that is kept
         self._next_block = drive.tell()
         self._opening = drive.openings
 
-    def write(self, data: memoryview) -> None:
+    def write(self, data: memoryview | bytes) -> None:
         """Put data into records, and write those that are full.
 
         Raises:
-            VolumeFull: The tape is full; what was `accepted` is on it, and nothing else.
+            EndOfTapeError: The tape is full; what was `accepted` is on it, and nothing else. The
+                data is in records all the same.
             PositionLostError: The tape was moved since the last record, or since the drive was last
                 asked; no more is written.
             TapeError: Nothing more should be written.
         """
-        while data:
-            count = min(len(data), len(self._record) - self._filled)
-            self._record[self._filled : self._filled + count] = data[:count]
-            self._filled += count
-            data = data[count:]
-            if self._filled == len(self._record):
-                self._write_record()
+        left = memoryview(data)
+        while left:
+            at = self.length % self._pool.size
+            if at == 0:
+                self._kept.append(self._pool.take())
+            count = min(len(left), self._pool.size - at)
+            _copy(left[:count], self._kept[-1][at : at + count])
+            self.length += count
+            left = left[count:]
+            if at + count == self._pool.size and not self.is_full:
+                self._write_record(self._kept[-1])
+        if self.is_full:
+            raise EndOfTapeError(f"{self._drive.path}: the tape is full")
+
+    def forget(self, offset: int | None = None) -> None:
+        """Use the memory of all records again that end at `offset` or before it; None: of all."""
+        while self._kept and (offset is None or self._kept_from + self._pool.size <= offset):
+            self._pool.give_back(self._kept.popleft())
+            self._kept_from += self._pool.size
+
+    def kept(self, start: int, end: int) -> Iterator[memoryview]:
+        """Yield what was put into records from `start` to `end`, and forget each after it."""
+        while start < end:
+            self.forget(start)
+            piece = self._kept[0][start - self._kept_from :][: end - start]
+            yield piece
+            start += len(piece)
+        self.forget()
 
     def end_file(self) -> None:
         """Write the filemark, and wait until everything before it is on the tape.
@@ -97,18 +169,19 @@ class RecordWriter:
         self._check_place()
         self._drive.write_filemark()
 
-    def _write_record(self) -> None:
-        rest, self._filled = self._record, 0
-        while rest:
+    def _write_record(self, record: memoryview) -> None:
+        while record:
             self._check_place()
-            count = self._write_once(rest)
+            count = self._write_once(record)
+            if self.is_full:
+                return
             self.accepted += count
             self._next_block += count // self._block_size if self._block_size else 1
-            rest = rest[count:]
+            record = record[count:]
         self.records += 1
 
     def _write_once(self, record: memoryview) -> int:
-        """Write; once again when the early warning refused it."""
+        """Write; once again when the early warning refused it. 0 where the tape is full."""
         began = time.monotonic()
         try:
             try:
@@ -117,8 +190,9 @@ class RecordWriter:
                 self.is_ending = True
             try:
                 return self._drive.write_record(record)
-            except EndOfTapeError as e:
-                raise VolumeFull from e
+            except EndOfTapeError:
+                self.is_full = True
+                return 0
         finally:
             self.seconds += time.monotonic() - began
 
@@ -132,6 +206,19 @@ class RecordWriter:
             raise PositionLostError(
                 f"{drive.path} was moved, or closed, before block {self._next_block} was written"
             )
+
+
+def _copy(data: memoryview, record: memoryview) -> None:
+    """Copy data into a record of which it fills a part.
+
+    ctypes unlocks the interpreter meanwhile: readers receive the next data. It needs memory that
+    can be written, and takes a few microseconds.
+    """
+    if len(data) < _UNLOCKED or data.readonly:
+        record[:] = data
+    else:
+        there, here = (ctypes.c_char.from_buffer(view) for view in (record, data))
+        ctypes.memmove(ctypes.addressof(there), ctypes.addressof(here), len(data))
 
 
 class RecordReader:

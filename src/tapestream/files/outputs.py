@@ -6,6 +6,7 @@ import io
 import os
 import stat
 import sys
+from abc import abstractmethod
 from contextlib import suppress
 from functools import partial
 from typing import Protocol, cast
@@ -13,10 +14,14 @@ from typing import Protocol, cast
 from typing_extensions import override
 
 from ..errors import LocalIOError, UsageError
+from ..tar.medium import OutputMedium, VolumeId
 from .atomic import AtomicFile
 from .descriptors import OpenFile, close_file, is_pipe, is_storage, may_block, own_copy
 from .formats import format_at
 from .objects import check_object, leave_buffer, name_of, plain_file, raw_file, return_to_buffer
+
+# Small writes are gathered up to this; from half of it on, data goes out without a copy.
+GATHER_SIZE = 1024**2
 
 
 class BinaryOutput(Protocol):
@@ -27,32 +32,59 @@ class BinaryOutput(Protocol):
         ...
 
 
-class Output(Protocol):
-    """Where a tar is written to."""
+class PlainOutput(OutputMedium):
+    """A medium of one volume. Small writes are gathered; nothing is kept to be written again."""
 
-    @property
-    def name(self) -> str:
-        """What it is called, for people."""
-        ...
+    length = 0
+    is_ending = False
 
-    def write(self, data: memoryview) -> None:
-        """Write all of it."""
-        ...
+    def __init__(self) -> None:
+        # Filled again and again: fresh memory would cost more than what is copied into it.
+        self._gathered = memoryview(bytearray(GATHER_SIZE))
+        self._filled = 0
 
+    @override
+    def write(self, data: memoryview | bytes) -> None:
+        size = len(data)
+        self.length += size
+        if size >= GATHER_SIZE // 2:
+            self.flush()
+            self._write(memoryview(data))
+            return
+        if self._filled + size > GATHER_SIZE:
+            self.flush()
+        end = self._filled + size
+        self._gathered[self._filled : end] = data
+        self._filled = end
+
+    @override
+    def flush(self) -> None:
+        filled, self._filled = self._filled, 0
+        if filled:
+            self._write(self._gathered[:filled])
+
+    @override
+    def boundary(self, start: int | None) -> None:
+        """Keep nothing."""
+
+    @override
+    def next_volume(self, volume: VolumeId, left: int) -> None:
+        raise LocalIOError(f"{self.name}: there is no further volume")
+
+    @override
     def cancel(self) -> None:
-        """Make a write that blocks, now or later, fail."""
+        """Do nothing: a file system does not block for long, and a file object cannot be woken."""
 
-    def commit(self) -> None:
-        """Make what was written final."""
-
-    def abort(self) -> None:
-        """Leave nothing that looks complete, where that is possible."""
+    @abstractmethod
+    def _write(self, data: memoryview) -> None:
+        """Write all of it."""
 
 
-class DescriptorOutput(Output):
+class DescriptorOutput(PlainOutput):
     """Writes an open file, which is closed at the end: so the other side of a pipe sees its end."""
 
     def __init__(self, file: OpenFile) -> None:
+        super().__init__()
         self._file = file
 
     @property
@@ -61,7 +93,7 @@ class DescriptorOutput(Output):
         return self._file.name
 
     @override
-    def write(self, data: memoryview) -> None:
+    def _write(self, data: memoryview) -> None:
         try:
             while data:
                 data = data[self._file.write(data) :]
@@ -84,10 +116,11 @@ class DescriptorOutput(Output):
         self._file.close()
 
 
-class FileOutput(Output):
+class FileOutput(PlainOutput):
     """Writes a regular file, which gets its name only when it is complete."""
 
     def __init__(self, path: str) -> None:
+        super().__init__()
         self._path = path
         self._file = AtomicFile(path)
 
@@ -97,16 +130,12 @@ class FileOutput(Output):
         return self._path
 
     @override
-    def write(self, data: memoryview) -> None:
+    def _write(self, data: memoryview) -> None:
         try:
             while data:
                 data = data[os.write(self._file.fd, data) :]
         except OSError as e:
             raise _cannot_write(self.name, e) from e
-
-    @override
-    def cancel(self) -> None:
-        """Nothing: the file system does not block for long."""
 
     @override
     def commit(self) -> None:
@@ -117,10 +146,11 @@ class FileOutput(Output):
         self._file.abort()
 
 
-class ObjectOutput(Output):
+class ObjectOutput(PlainOutput):
     """Writes a file object of the caller by its methods, and leaves it open."""
 
     def __init__(self, file: BinaryOutput) -> None:
+        super().__init__()
         self._file = file
 
     @property
@@ -129,7 +159,7 @@ class ObjectOutput(Output):
         return name_of(self._file)
 
     @override
-    def write(self, data: memoryview) -> None:
+    def _write(self, data: memoryview) -> None:
         while data:
             try:
                 written = self._file.write(data)
@@ -140,10 +170,6 @@ class ObjectOutput(Output):
             if not written:  # None of a raw file: it is not ready
                 raise UsageError(f"{self.name} takes no data: it must be in blocking mode")
             data = data[written:]
-
-    @override
-    def cancel(self) -> None:
-        """Not possible."""
 
     @override
     def commit(self) -> None:
@@ -165,7 +191,7 @@ class ObjectOutput(Output):
         """Nothing: without its manifest, the tar does not look complete."""
 
 
-def open_output(target: str | os.PathLike[str] | BinaryOutput) -> Output:
+def open_output(target: str | os.PathLike[str] | BinaryOutput) -> OutputMedium:
     """Open what a tar is written to.
 
     Args:
@@ -218,7 +244,7 @@ def _open_special(name: str) -> OpenFile:
         raise
 
 
-def _open_standard_output() -> Output:
+def _open_standard_output() -> OutputMedium:
     if os.isatty(1):
         raise UsageError("will not write a tar to a terminal: redirect standard output")
     name = "standard output"
@@ -231,7 +257,7 @@ def _open_standard_output() -> Output:
     return DescriptorOutput(OpenFile(file or own_copy(1, name), name))
 
 
-def _open_object(target: BinaryOutput) -> Output:
+def _open_object(target: BinaryOutput) -> OutputMedium:
     check_object(target, "write")
     file = plain_file(target)
     if file is None:

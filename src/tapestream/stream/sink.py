@@ -15,15 +15,16 @@ from ..backend.abilities import Digester, Hash
 from ..backend.protocols import Sink, Writer
 from ..drive import records
 from ..errors import LocalIOError, TapestreamError, UsageError
-from ..files.outputs import BinaryOutput, Output, open_output
+from ..files.outputs import BinaryOutput, open_output
 from ..model.extents import Extents
-from ..model.info import BackupInfo
+from ..model.info import BackupInfo, describe
 from ..tape.drive import TapeDrive
 from ..tape.output import TapeOutput
 from ..tape.report import TapeReport
 from ..tape.volumes import LoadVolume, drive_of
 from ..tar import format as fmt
 from ..tar.digests import ALGORITHMS, check_algorithm, hex_digest
+from ..tar.medium import OutputMedium
 from ..tar.writer import TarWriter
 
 # A part that the end of a tape tore is written again from memory.
@@ -97,12 +98,14 @@ class TarStreamSink(Sink):
         self._record_size, self._part_size = record_size, part_size
         self._checksum = checksum
         self._set_id = str(uuid.uuid4()) if tape else None
-        self._output: Output
+        self._tape: TapeOutput | None = None
+        self._medium: OutputMedium
         if tape:
-            self._output = TapeOutput(tape, record_size, on_volume_full)
+            self._medium = self._tape = TapeOutput(tape, record_size, on_volume_full)
         else:
             assert not isinstance(target, TapeDrive)
-            self._output = open_output(target)
+            self._medium = open_output(target)
+        self._info: BackupInfo | None = None  # what the preamble says of the backup
         self._writer: TarWriter | None = None
         self._ended = False
 
@@ -119,12 +122,14 @@ class TarStreamSink(Sink):
     @property
     def streaming(self) -> bool:
         """True for a tape: stopping and starting costs it time, and wears it."""
-        return isinstance(self._output, TapeOutput)
+        return self._tape is not None
 
     @property
     def tape(self) -> TapeReport | None:
         """How the backup went to tape so far; None for other targets."""
-        return self._writer.tape if self._writer else None
+        if self._tape is None or self._info is None:
+            return None
+        return self._tape.report(self._info, self._set_id or "")
 
     def begin(self, info: BackupInfo, extents: Extents) -> None:
         """See `Sink.begin`: writes the members before the data.
@@ -142,7 +147,10 @@ class TarStreamSink(Sink):
         if len(preamble.encode()) > fmt.MAX_INFO:
             raise UsageError(f"the metadata makes {fmt.INFO} larger than {fmt.MAX_INFO} bytes")
         _check_manifest(preamble, extents, self._attachments)
-        self._writer = TarWriter(self._output, preamble, extents, self._attachments)
+        self._info = preamble.info
+        if self._tape is not None:
+            self._tape.backup = describe(preamble.info)
+        self._writer = TarWriter(self._medium, preamble, extents, self._attachments)
         self._writer.begin()
 
     def new_hash(self) -> Hash:
@@ -160,7 +168,7 @@ class TarStreamSink(Sink):
 
     def cancel(self) -> None:
         """End a wait for a drive, or for the reader of a pipe."""
-        self._output.cancel()
+        self._medium.cancel()
 
     def commit(self) -> TapeReport | None:
         """Write the manifest and the end of the archive, and put all on stable storage.
@@ -173,7 +181,7 @@ class TarStreamSink(Sink):
             UsageError: Not all data was written.
         """
         self._begun().end()
-        self._output.commit()
+        self._medium.commit()
         self._ended = True
         return self.tape
 
@@ -181,7 +189,7 @@ class TarStreamSink(Sink):
         """See `Sink.abort`."""
         if not self._ended:
             try:
-                self._output.abort()
+                self._medium.abort()
             except TapestreamError:
                 self._ended = True
                 raise

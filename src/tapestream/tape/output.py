@@ -1,22 +1,27 @@
-"""TapeOutput: a stream into a tape file, and further ones on the tapes that follow."""
+"""TapeOutput: a tar into a tape file, and further ones on the tapes that follow."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime, timezone
 
+from typing_extensions import override
+
 from ..drive.position import expected_block
-from ..drive.records import RecordWriter, check_record_size
+from ..drive.records import RecordPool, RecordWriter, check_record_size
 from ..errors import EndOfTapeError, TapeError, WriteProtectedError, WrongTapeError
-from ..model.info import BackupInfo, describe
-from ..tar.format import Preamble
+from ..model.info import BackupInfo
+from ..tar.medium import OutputMedium, VolumeId
 from .drive import TapeDrive
 from .label import knows_label, remember_label
+from .replay import ReplayBuffer
 from .report import TapeLabel, TapePlace, TapeReport
 from .volumes import LoadVolume, VolumeRequest, place_in_words, request_volume
 
 
-class TapeOutput:
-    """Writes a stream in records to a tape file, and further ones on the tapes that follow.
+class TapeOutput(OutputMedium):
+    """Writes a tar in records to a tape file, and further ones on the tapes that follow.
 
     It waits for its turn before the first write.
 
@@ -37,11 +42,13 @@ class TapeOutput:
     ) -> None:
         self.backup: str | None = None
         check_record_size(record_size)
-        self._record_size = record_size
-        self.began_empty = False
+        self._pool = RecordPool(record_size)
         self._on_volume_full = on_volume_full
         self._lease = drive.turn()
-        self._writer: RecordWriter | None = None
+        self._file: ReplayBuffer | None = None
+        # The tape file before this one, until what it did not hold is written again.
+        self._before: ReplayBuffer | None = None
+        self._began_empty = False
         self._volume = 1
         self._places: list[TapePlace] = []
         self._records = self._bytes = 0
@@ -49,6 +56,7 @@ class TapeOutput:
         self._ended: datetime | None = None
 
     @property
+    @override
     def name(self) -> str:
         """Where it is written, for people: the drive that is used now, tape, file, and backup."""
         place = self._places[-1] if self._places else None
@@ -56,47 +64,62 @@ class TapeOutput:
         return place_in_words(self._lease.drive.path, label, file, self.backup)
 
     @property
-    def accepted(self) -> int:
-        """Bytes of this volume that are on tape."""
-        return self._writer.accepted if self._writer else 0
+    @override
+    def length(self) -> int:
+        return self._file.writer.length if self._file else 0
 
     @property
+    @override
     def is_ending(self) -> bool:
-        """True when the tape has warned that it will soon be full, and another can follow."""
         return (
-            self._on_volume_full is not None and self._writer is not None and self._writer.is_ending
+            self._on_volume_full is not None
+            and self._file is not None
+            and self._file.writer.is_ending
+            and self._file.has_member
         )
 
-    def write(self, data: memoryview) -> None:
-        """See `Output`.
-
-        Raises:
-            VolumeFull: The tape is full.
-        """
-        try:
-            if self._writer is None:
+    @override
+    def write(self, data: memoryview | bytes) -> None:
+        with self._errors():
+            if self._file is None:
                 self._lease.acquire()
                 _append(self._lease.drive)
-                self._begin_file()
-            assert self._writer is not None
-            self._writer.write(data)
-        except TapeError as e:
-            e.tell_where(self.name, self._lease.drive.path)
-            raise
+                self._file = self._begin_file()
+            self._file.write(data)
 
-    def next_volume(self, preamble: Preamble, left: int) -> None:
+    @override
+    def flush(self) -> None:
+        """Write nothing: a record goes on the tape when it is full."""
+
+    @override
+    def boundary(self, start: int | None) -> None:
+        assert self._file is not None
+        if self._before is None:
+            return self._file.boundary(start)
+        before, self._before = self._before, None
+        with self._errors():
+            return self._file.replay(before)
+
+    @override
+    def next_volume(self, volume: VolumeId, left: int) -> None:
         """End this tape file, and get the next tape, which is appended to.
 
-        Args:
-            preamble: That of the next volume.
-            left: Bytes that are still to be written.
-
         Raises:
-            EndOfTapeError: There is nobody to load a tape.
-            TapeError: The wait for it was cancelled, or the drive failed.
+            EndOfTapeError: There is nobody to load a tape, or the tape was blank, and does not hold
+                one data member.
+            TapeError: The wait for the tape was cancelled, or the drive failed.
         """
+        assert self._file is not None
+        if not self._file.whole and self._began_empty:
+            raise EndOfTapeError(
+                f"{self.name}: not one part of the backup fits on the whole tape",
+                hint="Use larger tapes, or pass a smaller part_size.",
+            )
+        if self._file.has_preamble:
+            self._before = self._file
+        left += self._before.length if self._before else 0
         self._end_file()
-        if preamble.volume == self._volume:
+        if volume.number == self._volume:
             self._places.pop()  # what is there is void
         if self._on_volume_full is None:
             raise EndOfTapeError(f"{self.name}: the tape is full, with {left} bytes to go")
@@ -107,30 +130,31 @@ class TapeOutput:
             if drive is full and drive.tell() == end:
                 raise WrongTapeError(f"{drive.path}: this is still the tape that is full")
 
-        request = VolumeRequest(
-            full, preamble.set_id or "", preamble.volume, describe(preamble.info), left
-        )
+        request = VolumeRequest(full, volume.set_id, volume.number, volume.backup, left)
         request_volume(self._lease, request, self._on_volume_full, accept)
-        self._volume = preamble.volume
-        self._begin_file()
+        self._volume = volume.number
+        self._file = self._begin_file()
 
+    @override
     def cancel(self) -> None:
-        """See `Output`: ends a wait for a drive; a record that it writes cannot be called back."""
+        """End a wait for a drive; a record that it writes cannot be called back."""
         self._lease.cancelled.set()
 
+    @override
     def commit(self) -> None:
-        """See `Output`: writes the filemark; everything is on tape when this returns."""
+        """Write the filemark; everything is on tape when this returns."""
         self._end_file()
         self._ended = datetime.now(timezone.utc)
-        self._lease.release()
+        self._close()
 
+    @override
     def abort(self) -> None:
-        """See `Output`: ends the tape file, without its manifest, if the tape is still ours."""
+        """End the tape file, without its manifest, if the tape is still ours."""
         try:
-            if self._writer is not None and self._writer.accepted:
+            if self._file is not None and self._file.writer.accepted:
                 self._end_file()
         finally:
-            self._lease.release()
+            self._close()
 
     def report(self, info: BackupInfo, set_id: str) -> TapeReport:
         """How a backup, with this info and this name of its volumes, went to tape so far."""
@@ -145,14 +169,14 @@ class TapeOutput:
             self._ended,
         )
 
-    def _begin_file(self) -> None:
+    def _begin_file(self) -> ReplayBuffer:
         drive = self._lease.drive
         drive.begin_file()
         if expected_block(drive) == 0:
             remember_label(drive, None)  # what is written here takes its place
-        self._writer = RecordWriter(drive, self._record_size)
+        writer = RecordWriter(drive, self._pool)
         status = drive.status()
-        self.began_empty = status.at_beginning or (status.file == 1 and drive.label is not None)
+        self._began_empty = status.at_beginning or (status.file == 1 and drive.label is not None)
         label = drive.tape_label or TapeLabel("")
         self._places.append(
             TapePlace(
@@ -164,16 +188,31 @@ class TapeOutput:
                 label.replaces,
             )
         )
+        return ReplayBuffer(writer)
 
     def _end_file(self) -> None:
-        writer, self._writer = self._writer, None
-        if writer is None:
+        """Write the filemark; what the next volume needs of the tape file is kept."""
+        file, self._file = self._file, None
+        if file is None:
             return
-        self._records += writer.records
-        self._bytes += writer.accepted
-        self._seconds += writer.seconds
+        if file is not self._before:
+            file.writer.forget()
+        self._records += file.writer.records
+        self._bytes += file.writer.accepted
+        self._seconds += file.writer.seconds
+        with self._errors():
+            file.writer.end_file()
+
+    def _close(self) -> None:
+        self._file = self._before = None
+        self._pool.close()
+        self._lease.release()
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Add to an error where it happened."""
         try:
-            writer.end_file()
+            yield
         except TapeError as e:
             e.tell_where(self.name, self._lease.drive.path)
             raise

@@ -5,32 +5,27 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
+from typing_extensions import override
+
 from ..backend.abilities import Digester
 from ..backend.protocols import Writer
-from ..drive.records import VolumeFull
-from ..errors import EndOfTapeError, UsageError
-from ..files.outputs import Output
+from ..errors import UsageError
 from ..model.extents import Extents, Kind
 from ..model.info import describe
-from ..tape.output import TapeOutput
-from ..tape.report import TapeReport
 from . import format as fmt
 from .digests import ALGORITHMS, Hash, hex_digest
-from .replay import NOWHERE, Unconfirmed
-
-# Small writes are gathered up to this; from half of it on, data goes out without a copy.
-GATHER_SIZE = fmt.MIB
+from .medium import OutputMedium, VolumeFull, VolumeId
 
 
 class TarWriter(Writer):
-    """Puts members around the data that comes by, in one pass.
+    """Puts members around the data that passes, in one pass.
 
-    On tape, the stream continues on another volume when the tape is full: in the early-warning zone
-    at the next border of members, with a manifest; or else at the hard end, where the members that
-    are not wholly on the tape are written again on the next.
+    Where the medium has several volumes, each is a whole tar. A volume that will soon be full ends
+    before the next member, with a manifest. One that is full before that ends in the middle of a
+    member: the members that are not completely on it are written again on the next one.
 
     Args:
-        output: Where the stream goes.
+        medium: Where the tar goes.
         preamble: Of the first volume.
         extents: All extents of the disk.
         attachments: Their contents by member name; every volume has them.
@@ -38,41 +33,31 @@ class TarWriter(Writer):
 
     def __init__(
         self,
-        output: Output,
+        medium: OutputMedium,
         preamble: fmt.Preamble,
         extents: Extents,
         attachments: Mapping[str, bytes],
     ) -> None:
         assert preamble.info.created is not None
-        self._output = output
-        self._tape = output if isinstance(output, TapeOutput) else None
-        if self._tape is not None:
-            self._tape.backup = describe(preamble.info)
+        self._medium = medium
         self._preamble = preamble
         self._extents = extents
         self._attachments = attachments
         self._headers = fmt.HeaderWriter(int(preamble.info.created.timestamp()))
-        # Filled again and again: fresh memory would cost more than what is copied into it.
-        self._gathered = memoryview(bytearray(GATHER_SIZE))
-        self._filled = 0
-        self._length = 0
-        self._data_bytes = extents.tally(Kind.DATA).bytes
+        self._left = extents.tally(Kind.DATA).bytes  # of data that was not yet written
         self._expected: Iterator[fmt.Member] = fmt.data_members(extents, preamble.part_size)
         self._next = next(self._expected, None)
-        self._digests: dict[str, str | None] = {}
+        self._digests: dict[str, str | None] = {}  # of this volume's members that are not data
         self._hashes: dict[tuple[int, int], Hash] = {}  # by their segments
         self._segment = self._position = self._member_end = 0
-        self._written = 0
         self._vouched = fmt.Vouched(start=0)
-        self._unconfirmed = Unconfirmed(self._next_start)
-        self._in_data = False
 
     def begin(self) -> None:
         """Write the members before the data."""
         try:
-            self._begin_volume()
-        except VolumeFull:
-            self._go_on()
+            self._put_preamble()
+        except VolumeFull as full:
+            self._go_on(full.start)
 
     def digester(self, start: int, length: int) -> Digester | None:
         """Give the hash for the segment at `start`, and wait for it to be fed."""
@@ -81,8 +66,8 @@ class TarWriter(Writer):
         self._hashes[start, length] = ALGORITHMS[self._preamble.checksum]()
         return self._hashes[start, length]
 
+    @override
     def write(self, start: int, buffer: memoryview) -> None:
-        """See `Writer.write`."""
         while buffer:
             if self._position == self._member_end:
                 self._begin_member()
@@ -91,72 +76,49 @@ class TarWriter(Writer):
                     f"a tar is written in order: got offset {start}, not {self._position}"
                 )
             step = min(len(buffer), self._segment_end() - start)
-            self._put(buffer[:step])
-            self._written += step
+            self._left -= step
+            self._put_data(buffer[:step])
             start = self._position = start + step
             buffer = buffer[step:]
             if start == self._segment_end():
                 self._end_segment()
 
+    @override
     def zero(self, start: int, length: int) -> None:
-        """See `Writer.zero`: `extents.json` says it all."""
+        """Write nothing: `extents.json` says where zeros are."""
 
     def flush(self) -> None:
         """Write what was gathered."""
-        try:
-            self._flush()
-        except VolumeFull:
-            self._go_on()
+        self._medium.flush()
 
+    @override
     def close(self) -> None:
-        """See `Writer.close`: the sink keeps it until the end."""
+        """Keep it open: the sink uses it until the end."""
 
     def cancel(self) -> None:
         """End a wait for a drive, or for the reader of a pipe."""
-        self._output.cancel()
+        self._medium.cancel()
 
     def end(self) -> None:
-        """Write the manifest, the end of the archive, and fill up the last record."""
+        """Write the manifest and the end of the archive, and fill the last record."""
         if self._position != self._member_end or self._next is not None:
             raise UsageError("not all data extents were written")
-        while True:
-            try:
-                return self._end_volume(continues=False)
-            except VolumeFull:
-                self._go_on()
-
-    def _begin_volume(self) -> None:
-        self._in_data = False
-        self._filled = self._length = 0
-        self._digests = {}
-        self._unconfirmed.move(NOWHERE)
-        self._whole_member(fmt.INFO, self._preamble.encode())
-        self._whole_member(fmt.EXTENTS, self._extents.json)
-        for name, data in self._attachments.items():
-            self._whole_member(name, data)
-        self._flush()
-        self._unconfirmed.move(self._length)
-        self._in_data = True
-
-    def _end_volume(self, *, continues: bool) -> None:
-        self._in_data = False
-        manifest = self._vouched.manifest(self._preamble, self._digests, continues=continues)
-        self._put_member(fmt.MANIFEST, manifest.length, manifest.encode())
-        self._put(fmt.END)
-        self._put(bytes(fmt.padding(self._length, self._preamble.record_size)))
-        self._flush()
+        while not self._end_volume(continues=False):
+            continue
 
     def _begin_member(self) -> None:
         member = self._next
         if member is None:
             raise UsageError("more data was written than the extents have")
-        if self._tape is not None and self._tape.is_ending and self._unconfirmed.members:
-            self._next_volume(member)
+        # If the manifest does not fit, that of the next volume vouches for this one, too.
+        if self._medium.is_ending and self._end_volume(continues=True):
+            self._vouched = fmt.Vouched(member.start)
+            self._go_on(member.start)
         self._next = next(self._expected, None)
         self._vouched.add(member)
         self._segment = self._position = member.start
         self._member_end = member.start + member.length
-        self._put(self._headers.header(member.name, member.length))
+        self._put_data(self._headers.header(member.name, member.length))
 
     def _end_segment(self) -> None:
         if self._preamble.checksum is not None:
@@ -169,101 +131,69 @@ class TarWriter(Writer):
             self._vouched.segments += fed.digest()
         self._segment = self._position
         if self._position == self._member_end:
-            self._put(bytes(fmt.padding(self._length)))
-            if self._tape is not None:
-                self._unconfirmed.end_member(self._next_start)
+            self._put_data(bytes(fmt.padding(self._medium.length)))
+            self._medium.boundary(self._next.start if self._next else self._extents.size)
 
     def _segment_end(self) -> int:
         return min(self._segment + self._preamble.segment_size, self._member_end)
 
-    @property
-    def _next_start(self) -> int:
-        return self._next.start if self._next else self._extents.size
-
-    @property
-    def tape(self) -> TapeReport | None:
-        """How the backup went to tape so far; None for other targets."""
-        if self._tape is None:
-            return None
-        return self._tape.report(self._preamble.info, self._preamble.set_id or "")
+    def _put_data(self, data: bytes | memoryview) -> None:
+        """Write a part of a data member, and go on on the next volume where this one is full."""
+        try:
+            self._medium.write(data)
+        except VolumeFull as full:
+            self._go_on(full.start)
 
     # Volumes
 
-    def _next_volume(self, member: fmt.Member) -> None:
-        """End this volume, in the early-warning zone, before this member."""
-        try:
-            self._end_volume(continues=True)
-        except VolumeFull:
-            pass  # the manifest of the next volume vouches for this one, too
-        else:
-            self._vouched = fmt.Vouched(member.start)
-        self._go_on()
+    def _go_on(self, start: int | None) -> None:
+        """Continue on the next volume, with the members that this one does not hold completely.
 
-    def _go_on(self) -> None:
-        """Go on on the next tape, with what is not on this one."""
-        assert self._tape is not None
-        while True:
-            self._unconfirmed.confirm(self._tape.accepted)
-            if self._unconfirmed.whole:
-                number = self._preamble.volume + 1
-            elif self._tape.began_empty:
-                raise EndOfTapeError(
-                    f"{self._tape.name}: not one part of the backup fits on the whole tape",
-                    hint="Use larger tapes, or pass a smaller part_size.",
-                )
-            else:  # what is left there holds no data, and is not missed
-                number = self._preamble.volume
-            start = self._unconfirmed.start if number > 1 else 0
+        Args:
+            start: Disk offset of the first of them; None where this volume holds no member, and
+                the next one takes its place.
+        """
+        if start is not None:
+            number = self._preamble.volume + 1
             self._preamble = replace(self._preamble, volume=number, volume_start=start)
-            left = self._data_bytes - self._written + len(self._unconfirmed.data)
-            self._tape.next_volume(self._preamble, left)
-            try:
-                self._begin_volume()
-                kept = bytes(self._unconfirmed.data)
-                self._length += len(kept)
-                return self._send(kept)
-            except VolumeFull:
-                continue
+        preamble = self._preamble
+        volume = VolumeId(preamble.set_id or "", preamble.volume, describe(preamble.info))
+        self._medium.next_volume(volume, self._left)
+        self.begin()
 
-    # Bytes
+    def _put_preamble(self) -> None:
+        """Write the members before the data, and what is to be written again after them."""
+        self._digests = {}
+        self._put_text(fmt.INFO, self._preamble.encode())
+        self._put_text(fmt.EXTENTS, self._extents.json)
+        for name, data in self._attachments.items():
+            self._put_text(name, data)
+        self._medium.flush()
+        self._medium.boundary(self._preamble.volume_start)
 
-    def _whole_member(self, name: str, data: bytes) -> None:
+    def _end_volume(self, *, continues: bool) -> bool:
+        """Write the manifest and the end; False if they did not fit, and the next volume began."""
+        manifest = self._vouched.manifest(self._preamble, self._digests, continues=continues)
+        medium = self._medium
+        medium.boundary(None)
+        try:
+            self._put_member(fmt.MANIFEST, manifest.length, manifest.encode())
+            medium.write(fmt.END)
+            medium.write(bytes(fmt.padding(medium.length, self._preamble.record_size)))
+        except VolumeFull as full:
+            self._go_on(full.start)
+            return False
+        medium.flush()
+        return True
+
+    def _put_text(self, name: str, data: bytes) -> None:
         if len(data) > fmt.MAX_MEMBER:
             raise UsageError(f"{name} is too large for a tar: {len(data)} bytes")
         self._digests[name] = hex_digest(self._preamble.checksum, data)
         self._put_member(name, len(data), [data])
 
     def _put_member(self, name: str, length: int, chunks: Iterable[bytes]) -> None:
-        self._put(self._headers.header(name, length))
+        self._medium.write(self._headers.header(name, length))
         for chunk in chunks:
-            self._put(chunk)
-        self._put(bytes(fmt.padding(length)))
-
-    def _put(self, data: bytes | memoryview) -> None:
-        self._length += len(data)
-        if not (self._in_data and self._tape):
-            return self._send(data)
-        self._unconfirmed.add(data)
-        try:
-            self._send(data)
-        except VolumeFull:
-            self._go_on()
-        else:
-            self._unconfirmed.confirm(self._tape.accepted)
-
-    def _send(self, data: bytes | memoryview) -> None:
-        if len(data) >= GATHER_SIZE // 2:
-            self._flush()
-            self._output.write(memoryview(data))
-            return
-        end = self._filled + len(data)
-        if end > GATHER_SIZE:
-            self._flush()
-            end = len(data)
-        self._gathered[self._filled : end] = data
-        self._filled = end
-
-    def _flush(self) -> None:
-        filled, self._filled = self._filled, 0
-        if filled:
-            self._output.write(self._gathered[:filled])
+            self._medium.write(chunk)
+        self._medium.write(bytes(fmt.padding(length)))
