@@ -75,9 +75,20 @@ class PlainOutput(OutputMedium):
     def cancel(self) -> None:
         """Do nothing: a file system does not block for long, and a file object cannot be woken."""
 
+    @override
+    def commit(self) -> None:
+        self.flush()
+        self._finish()
+
     @abstractmethod
     def _write(self, data: memoryview) -> None:
         """Write all of it."""
+        ...
+
+    @abstractmethod
+    def _finish(self) -> None:
+        """Make what was written final."""
+        ...
 
 
 class DescriptorOutput(PlainOutput):
@@ -105,7 +116,7 @@ class DescriptorOutput(PlainOutput):
         self._file.cancel()
 
     @override
-    def commit(self) -> None:
+    def _finish(self) -> None:
         try:
             self._file.finish()
         except OSError as e:
@@ -138,7 +149,7 @@ class FileOutput(PlainOutput):
             raise _cannot_write(self.name, e) from e
 
     @override
-    def commit(self) -> None:
+    def _finish(self) -> None:
         self._file.commit()
 
     @override
@@ -172,7 +183,7 @@ class ObjectOutput(PlainOutput):
             data = data[written:]
 
     @override
-    def commit(self) -> None:
+    def _finish(self) -> None:
         """Flush it, and fsync the file under it, if it shows one."""
         file = cast(io.IOBase, self._file)
         try:

@@ -72,7 +72,7 @@ class OutputMedium(Protocol):
         ...
 
     def flush(self) -> None:
-        """Write what was gathered, if it was: a medium may write in larger units."""
+        """Write what was gathered; a tape writes whole records only."""
         ...
 
     def boundary(self, start: int | None) -> None:

@@ -183,7 +183,6 @@ class TarWriter(Writer):
         except VolumeFull as full:
             self._go_on(full.start)
             return False
-        medium.flush()
         return True
 
     def _put_text(self, name: str, data: bytes) -> None:
