@@ -16,7 +16,7 @@ from tapestream.backend.abilities import ChecksEnd, ability
 from tapestream.backend.checks import finish, rewind
 from tapestream.backend.forwarding import ForwardingSource
 from tapestream.model.extents import Extents, Kind
-from tests.memory import MemorySink, MemorySource
+from tapestream.testing.memory import MemorySink, MemorySource
 
 CREATED = datetime(2026, 11, 22, 21, 0, 0, tzinfo=timezone.utc)
 # Stands where nobody may read: in what is clean, and in what is zero.

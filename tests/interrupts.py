@@ -57,9 +57,9 @@ from tapestream.errors import CorruptStreamError
 from tapestream.model.extents import Extent
 from tapestream.tape import TapeDrive
 from tapestream.testing import ImageioDaemon, serve_image
+from tapestream.testing.memory import MemorySource
 
 from .leftovers import PATIENCE, left_over, open_files, threads
-from .memory import MemorySource
 from .tape.fake import Cartridge, FakeDrive
 
 PACKAGE = os.path.dirname(tapestream.__file__) + os.sep

@@ -30,8 +30,7 @@ from tapestream import (
 from tapestream.engine.copy import CopyOptions
 from tapestream.errors import UsageError
 from tapestream.tape import Catalog, TapeDrive
-
-from .memory import MemorySource
+from tapestream.testing.memory import MemorySource
 
 WRONG: Any = "https://host:54322/images/secret-ticket"
 

@@ -41,8 +41,7 @@ from tapestream.model.blockhash import BlockHash
 from tapestream.model.extents import Extents
 from tapestream.tape import TapeEntry
 from tapestream.tape.report import TapePlace, TapeReport
-
-from .memory import MemorySource
+from tapestream.testing.memory import MemorySource
 
 # What the arguments of the errors' constructors may be, by their names.
 GIVEN: dict[str, Any] = {

@@ -29,14 +29,14 @@ from tapestream import (
 )
 from tapestream.errors import LocalIOError, UsageError
 from tapestream.tape import Catalog, TapeDrive
-from tests.memory import MemorySource
+from tapestream.testing.memory import MemorySource
 
 LIMITED = """
 import os, resource, sys, threading
 import tapestream
 from tapestream import *
 from tapestream.errors import *
-from tests.memory import MemorySink, MemorySource
+from tapestream.testing.memory import MemorySink, MemorySource
 
 def limit_memory(more):
     with open("/proc/self/statm") as f:

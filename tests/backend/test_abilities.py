@@ -25,7 +25,7 @@ from tapestream.backend.forwarding import (
 )
 from tapestream.errors import BackendError
 from tapestream.model.damage import Findings
-from tests.memory import MemorySource
+from tapestream.testing.memory import MemorySource
 
 
 class Plain:

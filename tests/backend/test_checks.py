@@ -38,8 +38,8 @@ from tapestream.backend.checks import finish
 from tapestream.backend.forwarding import ForwardingSource
 from tapestream.errors import BackendError, ExtentsError, LostWritesError, UsageError
 from tapestream.model.extents import Extents, Kind, Run
+from tapestream.testing.memory import MemorySink, MemorySource
 from tests.chains import WEEK
-from tests.memory import MemorySink, MemorySource
 
 MIB = 1024**2
 HALF = MIB // 2

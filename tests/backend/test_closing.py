@@ -36,8 +36,8 @@ from tapestream.drive.device import StDevice
 from tapestream.errors import ClosedError, LocalIOError, TapestreamError, UsageError
 from tapestream.tape import TapeDrive
 from tapestream.testing import ImageioDaemon, create_image, serve_image, write_pattern
+from tapestream.testing.memory import Hook, MemorySink, MemorySource
 from tests.chains import week
-from tests.memory import Hook, MemorySink, MemorySource
 from tests.tape.fake import Cartridge, FakeDrive
 
 MIB = 1024**2

@@ -31,7 +31,7 @@ from tapestream import (
 )
 from tapestream.errors import LocalIOError
 from tapestream.tape import Catalog, TapeDrive, TapeEntry, VolumeRequest
-from tests.memory import MemorySource
+from tapestream.testing.memory import MemorySource
 from tests.tape.fake import Cartridge, FakeDrive
 from tests.tar.layouts import Layout
 

@@ -9,8 +9,7 @@ import pytest
 from tapestream import DiscardSink, copy
 from tapestream.engine import keepalive
 from tapestream.errors import ServerError
-
-from ..memory import MemorySource
+from tapestream.testing.memory import MemorySource
 
 
 @pytest.fixture(autouse=True)

@@ -23,7 +23,7 @@ from tapestream import (
 )
 from tapestream.errors import LocalIOError, NotDurableError
 from tapestream.files.atomic import AtomicFile
-from tests.memory import MemorySource
+from tapestream.testing.memory import MemorySource
 
 DISK = bytes(range(256)) * 4096
 NOBODY = 65534

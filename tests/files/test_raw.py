@@ -34,7 +34,7 @@ from tapestream.model.extents import Extents, Kind
 from tapestream.model.info import Context
 from tapestream.tape import Catalog
 from tapestream.testing import create_image
-from tests.memory import MemorySource
+from tapestream.testing.memory import MemorySource
 
 KIB, MIB = 1024, 1024**2
 

@@ -25,7 +25,7 @@ from tapestream import (
 )
 from tapestream.engine.copy import CopyOptions
 from tapestream.model.extents import Extents
-from tests.memory import MemorySource
+from tapestream.testing.memory import MemorySource
 
 KIB = 1024
 BLOCK = 512

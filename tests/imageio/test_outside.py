@@ -16,9 +16,9 @@ from tapestream import ImageioHTTPSource, ImageioUploadSink, copy
 from tapestream.errors import ServerError, TapestreamError, UsageError
 from tapestream.imageio.unix import UnixHTTPConnection, trusted_users
 from tapestream.testing import ImageioDaemon
+from tapestream.testing.memory import MemorySource
 from tests.hostile import HostileServer, Status
 from tests.imageio.support import KIB, DiskSink, always, download, noise
-from tests.memory import MemorySource
 
 IMAGE = noise(4 * KIB)
 OPEN: list[Callable[..., Any]] = [ImageioHTTPSource, ImageioUploadSink]

@@ -17,7 +17,7 @@ from tapestream import Extent, TarStreamSink, TarStreamSource, copy
 from tapestream.files.inputs import BinaryInput
 from tapestream.files.outputs import BinaryOutput
 from tapestream.model.extents import Extents
-from tests.memory import MemorySink, MemorySource
+from tapestream.testing.memory import MemorySink, MemorySource
 from tests.tar.tars import DISK, disk, make_tar
 
 MIB = 1024**2

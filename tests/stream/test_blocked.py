@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tapestream import TarStreamSink, TarStreamSource, copy
-from tests.memory import MemorySink, MemorySource
+from tapestream.testing.memory import MemorySink, MemorySource
 from tests.stream.support import (
     LARGE,
     TIMEOUT,
@@ -103,7 +103,7 @@ def test_a_reader_to_which_nobody_writes_is_freed(
         with TarStreamSource(fifo) as source, pytest.raises(error):
             copy(source, sink, buffer_size=4096)
     assert sink.state == "aborted"
-    assert sink.written[1:] == []
+    assert len(sink.writes + sink.zeros) <= 1
 
 
 def test_ctrl_c_while_the_threads_start(monkeypatch: pytest.MonkeyPatch) -> None:

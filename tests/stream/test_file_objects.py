@@ -13,7 +13,7 @@ import pytest
 from tapestream import TarStreamSink, TarStreamSource, copy
 from tapestream.errors import IncompleteStreamError, LocalIOError, TapestreamError, UsageError
 from tapestream.files.inputs import BinaryInput
-from tests.memory import MemorySource
+from tapestream.testing.memory import MemorySource
 from tests.stream.support import LARGE, TAR, BoomError, Trickle, backup, boom, meanwhile, restore
 from tests.tar.tars import DISK, disk
 

@@ -15,7 +15,7 @@ import pytest
 from tapestream import BackupInfo, Extent, Sink, TarStreamSink, TarStreamSource, copy
 from tapestream.errors import LocalIOError, UsageError
 from tapestream.model.extents import Extents
-from tests.memory import MemorySource
+from tapestream.testing.memory import MemorySource
 from tests.stream.support import TEN_BYTES, BoomError, Trickle, backup, boom, restore
 from tests.tar.tars import CREATED, DISK, disk
 

@@ -12,7 +12,7 @@ import pytest
 from tapestream import BackupInfo, DiscardSink, Extent, TarStreamSink, TarStreamSource, copy
 from tapestream.errors import UsageError
 from tapestream.model.extents import Extents
-from tests.memory import MemorySource
+from tapestream.testing.memory import MemorySource
 from tests.stream.support import MIB, backup, restore
 from tests.tar.tars import DISK
 

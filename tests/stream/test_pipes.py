@@ -22,7 +22,7 @@ from tapestream import TarStreamSink, TarStreamSource, copy
 from tapestream.errors import IncompleteStreamError, LocalIOError, TapestreamError
 from tapestream.files.inputs import open_input
 from tapestream.files.outputs import open_output
-from tests.memory import MemorySink, MemorySource
+from tapestream.testing.memory import MemorySink, MemorySource
 from tests.stream.support import (
     LARGE,
     MIB,

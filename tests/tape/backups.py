@@ -15,7 +15,7 @@ from tapestream.engine.copy import CopyResult
 from tapestream.model.extents import Kind
 from tapestream.tape import TapeDrive, TapeEntry, VolumeRequest
 from tapestream.tar import format as fmt
-from tests.memory import MemorySink, MemorySource
+from tapestream.testing.memory import MemorySink, MemorySource
 
 from .fake import Cartridge, FakeDrive
 

@@ -9,8 +9,8 @@ from typing import Any
 from tapestream import BackupInfo, CopyResult, Extent, TarStreamSink, TarStreamSource, copy
 from tapestream.drive.device import Command, DeviceStatus, TapeDevice
 from tapestream.tape import TapeDrive, TapeEntry, VolumeRequest
+from tapestream.testing.memory import Hook, MemorySink, MemorySource, nothing
 
-from ..memory import Hook, MemorySink, MemorySource, nothing
 from .conftest import FakeStation, Station
 
 KIB = 1024

@@ -11,7 +11,7 @@ import pytest
 from tapestream import TarStreamSink, copy
 from tapestream.errors import LocalIOError
 from tapestream.tape import Catalog, TapeDrive
-from tests.memory import MemorySource
+from tapestream.testing.memory import MemorySource
 
 from .fake import Cartridge, FakeDevice, FakeDrive, Operation
 

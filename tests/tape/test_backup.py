@@ -24,8 +24,8 @@ from tapestream.errors import (
 )
 from tapestream.tape import Command, TapeDevice, TapeDrive
 from tapestream.tar import format as fmt
+from tapestream.testing.memory import MemorySink, MemorySource
 
-from ..memory import MemorySink, MemorySource
 from .conftest import FakeStation, MachineStation, Station
 from .tapes import (
     KIB,

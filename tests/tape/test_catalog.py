@@ -19,8 +19,8 @@ from tapestream import BackupInfo, TarStreamSink, TarStreamSource, copy
 from tapestream.errors import LocalIOError, UsageError
 from tapestream.tape import Catalog, TapeDrive, TapePlace, TapeReport
 from tapestream.tar import format as fmt
+from tapestream.testing.memory import MemorySink, MemorySource
 
-from ..memory import MemorySink, MemorySource
 from .fake import Cartridge, FakeDrive
 
 KIB, MIB = 1024, 1024**2

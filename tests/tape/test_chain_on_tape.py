@@ -27,9 +27,9 @@ from tapestream.errors import (
     UsageError,
 )
 from tapestream.tape import TapeDrive, volumes
+from tapestream.testing.memory import MemorySink
 
 from ..chains import CLEAN, DATA, chain, untouched
-from ..memory import MemorySink
 from .chaining import FEW, WEEK, R, opened, put, put_all, restored, tar
 from .conftest import FakeStation, Station
 from .tapes import backup, cases, disk, listing, tape_drive

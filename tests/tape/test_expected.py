@@ -13,9 +13,9 @@ import pytest
 from tapestream import BackupInfo, RawImageSink, TarStreamSink, TarStreamSource, copy, verify
 from tapestream.errors import UsageError, WrongBackupError
 from tapestream.tape import Catalog, TapeDrive, TapePlace, TapeReport
+from tapestream.testing.memory import MemorySink, MemorySource
 from tapestream.workflows.chain import restore_chain
 
-from ..memory import MemorySink, MemorySource
 from .conftest import Station
 from .tapes import RECORD, backup, change_tape, disk, tape_drive
 

@@ -15,7 +15,7 @@ from tapestream import TarStreamSource
 from tapestream.drive.device import Command, DeviceStatus, TapeDevice
 from tapestream.errors import LocalIOError, PositionLostError, StreamError, TapeError
 from tapestream.tape.volumes import closed_when_unused
-from tests.memory import MemorySink
+from tapestream.testing.memory import MemorySink
 
 from .backups import KIB, RECORD_SIZE, Station, noise, quick_copy, scan
 from .fake import Cartridge, FakeDevice, Operation

@@ -15,8 +15,8 @@ from tapestream.errors import NoMediumError, TapeError, UsageError, WriteProtect
 from tapestream.tape import Command, TapeDevice, TapeDrive, scan
 from tapestream.tape.label import knows_label
 from tapestream.tar import format as fmt
+from tapestream.testing.memory import MemorySource
 
-from ..memory import MemorySource
 from .conftest import FakeStation, Station
 from .tapes import (
     KIB,

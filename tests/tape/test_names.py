@@ -27,8 +27,8 @@ from tapestream.errors import (
     WrongTapeError,
 )
 from tapestream.tape import TapeDrive
+from tapestream.testing.memory import MemorySink
 
-from ..memory import MemorySink
 from .conftest import FakeStation, Station
 from .tapes import RECORD, backup, change_tape, disk, tape_drive
 

@@ -26,8 +26,8 @@ from tapestream.errors import (
     TapeError,
 )
 from tapestream.tape import TapeDrive
+from tapestream.testing.memory import MemorySink, MemorySource
 
-from ..memory import MemorySink, MemorySource
 from . import generic
 from .conftest import FakeStation, MachineStation, Station
 from .fake import Cartridge, FakeDrive, Resets

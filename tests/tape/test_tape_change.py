@@ -21,8 +21,8 @@ from tapestream.errors import (
 )
 from tapestream.tape import DeviceStatus, Flag, TapeDrive, VolumeRequest
 from tapestream.tape.volumes import request_volume
+from tapestream.testing.memory import MemorySink
 
-from ..memory import MemorySink
 from .conftest import FakeStation, Station
 from .tapes import (
     BLOCK_COST,

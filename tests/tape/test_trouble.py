@@ -12,8 +12,8 @@ from tapestream import BackupInfo, TarStreamSink, copy
 from tapestream.drive.records import RecordPool, RecordReader, RecordWriter
 from tapestream.errors import PositionLostError, TapeError
 from tapestream.tape import TapeDrive
+from tapestream.testing.memory import MemorySink, MemorySource
 
-from ..memory import MemorySink, MemorySource
 from .conftest import Station
 from .tapes import (
     RECORD,

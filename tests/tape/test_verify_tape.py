@@ -24,7 +24,7 @@ from tapestream.drive.records import RecordReader
 from tapestream.errors import LocalIOError, TapeError, UsageError
 from tapestream.model.damage import Findings
 from tapestream.tape import TapeDrive, VolumeRequest
-from tests.memory import MemorySource
+from tapestream.testing.memory import MemorySource
 from tests.tar.layouts import Layout, flipped, joined
 
 from .conftest import FakeStation, Station

@@ -30,7 +30,7 @@ from tapestream.model.extents import Extents, Kind
 from tapestream.tape import TapeDrive, TapeEntry, VolumeRequest
 from tapestream.tape.volumes import MAX_REQUESTS
 from tapestream.tar import format as fmt
-from tests.memory import MemorySink
+from tapestream.testing.memory import MemorySink
 from tests.strategies import extent_lists
 
 from .backups import (

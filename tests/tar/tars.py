@@ -12,7 +12,7 @@ from datetime import datetime, timezone
 from typing import Any, NamedTuple
 
 from tapestream import BackupInfo, Extent, TarStreamSink, copy
-from tests.memory import MemorySource
+from tapestream.testing.memory import MemorySource
 
 CREATED = datetime(2026, 11, 23, 15, 0, 1, tzinfo=timezone.utc)
 PART_SIZE = 1024

@@ -29,7 +29,7 @@ from tapestream import (
 from tapestream.errors import CorruptStreamError, StreamError, UsageError
 from tapestream.model.damage import Findings
 from tapestream.tar.format import HeaderWriter
-from tests.memory import MemorySource
+from tapestream.testing.memory import MemorySource
 from tests.tar.layouts import Layout
 from tests.tar.tars import CREATED, Part, Parts, edited, join, make_tar, replaced, split
 

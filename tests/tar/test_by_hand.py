@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from tapestream import BackupInfo, Extent, TarStreamSink, copy
+from tapestream.testing.memory import MemorySource
 from tests.chains import WEEK
-from tests.memory import MemorySource
 from tests.tar.layouts import Layout, flipped
 from tests.tar.tars import CREATED
 

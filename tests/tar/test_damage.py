@@ -28,7 +28,7 @@ from tapestream.errors import (
     StreamError,
     WrongVolumeError,
 )
-from tests.memory import MemorySink, MemorySource
+from tapestream.testing.memory import MemorySink, MemorySource
 from tests.tar.tars import (
     DISK,
     EXTENTS,

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tapestream import BackupInfo, Damage, DiscardSink, TarStreamSink, TarStreamSource, copy, verify
 from tapestream.errors import CorruptStreamError, IncompleteStreamError, LocalIOError
-from tests.memory import MemorySink, MemorySource
+from tapestream.testing.memory import MemorySink, MemorySource
 from tests.tar.layouts import Layout, flipped
 from tests.tar.sectors import SECTOR, BadSectors
 from tests.tar.tars import (

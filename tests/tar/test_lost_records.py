@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from tapestream import Damage, Extent, TarStreamSource, copy, verify
 from tapestream.errors import StreamError
 from tapestream.model.damage import Findings
-from tests.memory import MemorySink
+from tapestream.testing.memory import MemorySink
 from tests.tar.layouts import Layout, Place
 from tests.tar.test_salvage import tar_of
 

@@ -13,7 +13,7 @@ import pytest
 
 from tapestream import Damage, TarStreamSource, copy, verify
 from tapestream.errors import CorruptStreamError, ForeignStreamError, IncompleteStreamError
-from tests.memory import MemorySink
+from tapestream.testing.memory import MemorySink
 from tests.tar.layouts import Layout, flipped
 from tests.tar.tars import DISK, make_tar, split
 

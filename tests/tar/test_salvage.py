@@ -35,8 +35,8 @@ from tapestream.errors import (
 )
 from tapestream.model.damage import Findings
 from tapestream.model.extents import Kind
+from tapestream.testing.memory import MemorySink, MemorySource
 from tests.chains import WEEK, K, Link
-from tests.memory import MemorySink, MemorySource
 from tests.tar.layouts import Layout, flipped, zeroed
 from tests.tar.sectors import SECTOR, BadSectors, real_bad_sectors
 from tests.tar.tars import CREATED, DISK, EXTENTS, SIZE, make_tar

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from tapestream import Source, restore_chain
+from tapestream.testing.memory import MemorySink
 from tests.chains import WEEK
-from tests.memory import MemorySink
 
 SMALL: Any = {"buffer_size": 4096, "buffer_memory": 16384}
 THREE = WEEK[-1].disk

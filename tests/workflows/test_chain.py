@@ -28,8 +28,8 @@ from tapestream import (
 from tapestream.errors import UsageError
 from tapestream.model.extents import Extents
 from tapestream.model.overlay import Overlay
+from tapestream.testing.memory import MemorySink, MemorySource
 from tests.chains import DATA, ZERO, K, Link, Watched, chains, info, untouched, week
-from tests.memory import MemorySink, MemorySource
 from tests.workflows.restoring import SMALL, THREE, restored
 
 # --- Any chain, from any sources, into any sink ---

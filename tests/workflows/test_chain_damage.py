@@ -31,8 +31,8 @@ from tapestream.errors import (
     UsageError,
 )
 from tapestream.tar import format as fmt
+from tapestream.testing.memory import MemorySink
 from tests.chains import CLEAN, DATA, WEEK, K, Watched, chain, link, untouched
-from tests.memory import MemorySink
 from tests.tar.tars import split
 from tests.workflows.restoring import SMALL, THREE, restored
 

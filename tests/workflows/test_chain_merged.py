@@ -12,8 +12,8 @@ import pytest
 
 from tapestream import Extent, Reader, Source, TarStreamSource, copy, merge_chain
 from tapestream.errors import LocalIOError, UsageError
+from tapestream.testing.memory import MemorySink, MemorySource
 from tests.chains import DATA, WEEK, K, Watched, info, link, untouched, week
-from tests.memory import MemorySink, MemorySource
 from tests.workflows.restoring import THREE, restored
 
 

@@ -30,8 +30,8 @@ from tapestream import (
 from tapestream.errors import ChainError, UsageError
 from tapestream.model.checkpoints import describe_backup, order_by_checkpoint
 from tapestream.model.extents import Kind
+from tapestream.testing.memory import MemorySink, MemorySource
 from tests.chains import CLEAN, DATA, ZERO, K, Link, chain, info, untouched
-from tests.memory import MemorySink, MemorySource
 from tests.workflows.restoring import restored
 
 

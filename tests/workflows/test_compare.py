@@ -41,8 +41,8 @@ from tapestream.errors import (
 )
 from tapestream.model.extents import Kind, Run
 from tapestream.testing import ImageioDaemon, serve_image
+from tapestream.testing.memory import MemorySource
 from tests.chains import Watched
-from tests.memory import MemorySource
 from tests.tar.layouts import Layout, flipped
 
 pytestmark = pytest.mark.timeout(120)

@@ -29,7 +29,7 @@ from tapestream.errors import (
     TapestreamError,
     UsageError,
 )
-from tests.memory import MemorySource
+from tapestream.testing.memory import MemorySource
 from tests.tar.layouts import Layout, flipped
 from tests.tar.tars import DISK, EXTENTS, SIZE, make_tar
 from tests.workflows.verifying import (

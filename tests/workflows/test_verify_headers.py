@@ -8,7 +8,7 @@ import pytest
 
 from tapestream import Damage, DiscardSink, Extent, TarStreamSource, copy, verify
 from tapestream.errors import CorruptStreamError
-from tests.memory import MemorySink
+from tapestream.testing.memory import MemorySink
 from tests.tar.layouts import flipped
 from tests.tar.sectors import Bad, BadSectors
 from tests.tar.tars import DISK, Part, join, make_tar, split

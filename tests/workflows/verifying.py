@@ -17,7 +17,7 @@ from tapestream import (
     copy,
     verify,
 )
-from tests.memory import MemorySource
+from tapestream.testing.memory import MemorySource
 from tests.tar.layouts import Layout, Place, flipped, joined
 from tests.tar.sectors import SECTOR, Bad
 from tests.tar.tars import CREATED, make_tar

@@ -1,4 +1,4 @@
-"""What tests and demos need: a real ovirt-imageio daemon, and disk images for it to serve.
+"""What tests and demos need: backends in memory, a real ovirt-imageio daemon, and disk images.
 
 The daemon needs the optional dependencies (`pip install "tapestream[testing]"`), the images the
 qemu tools (`qemu-utils` on Debian, `qemu-img` and `qemu-nbd` elsewhere).
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         virtual_size,
         write_pattern,
     )
+    from .memory import MemorySink, MemorySource, Pattern
 else:
     # The same names once more; tests/test_names.py compares them.
     __getattr__, __dir__ = lazy(
@@ -29,12 +30,16 @@ else:
             ".daemon": "ImageioDaemon",
             ".images": "ImageServer compare_images create_image image_info serve_image "
             "virtual_size write_pattern",
+            ".memory": "MemorySink MemorySource Pattern",
         },
     )
 
 __all__ = [
     "ImageServer",
     "ImageioDaemon",
+    "MemorySink",
+    "MemorySource",
+    "Pattern",
     "compare_images",
     "create_image",
     "image_info",
