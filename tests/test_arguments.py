@@ -27,7 +27,7 @@ from tapestream import (
     restore_chain,
     verify,
 )
-from tapestream.engine.copy import CopyOptions
+from tapestream.engine.options import CopyKeywords
 from tapestream.errors import UsageError
 from tapestream.tape import Catalog, TapeDrive
 from tapestream.testing.memory import MemorySource
@@ -278,7 +278,7 @@ def parameters() -> Iterator[tuple[str, str]]:
             if parameter.kind is not parameter.VAR_KEYWORD:
                 yield name, parameter.name
             else:
-                yield from ((name, option) for option in CopyOptions.__annotations__)
+                yield from ((name, option) for option in CopyKeywords.__annotations__)
 
 
 def test_each_public_call_is_walked() -> None:

@@ -16,7 +16,7 @@ from tapestream import (
     Writer,
     copy,
 )
-from tapestream.engine.copy import REQUEST_SIZE
+from tapestream.engine.options import REQUEST_SIZE
 from tapestream.model.extents import Extents
 
 # The byte at an offset of the disk is that at the offset modulo 1 MiB here.

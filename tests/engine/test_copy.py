@@ -24,8 +24,8 @@ from tapestream import (
     TarStreamSource,
     copy,
 )
-from tapestream.engine.copy import CopyOptions
 from tapestream.engine.hashing import BlockHasher
+from tapestream.engine.options import CopyKeywords
 from tapestream.errors import BlockHashMismatchError, ExtentsError, UsageError
 from tapestream.model.blockhash import BlockHash
 from tapestream.model.extents import Extent, Extents
@@ -34,6 +34,7 @@ from tapestream.testing.memory import MemorySink, MemorySource
 from tests.engine.test_hashing import reference
 
 MIB = 1024**2
+PAGE = 4096
 
 
 @pytest.fixture
@@ -89,6 +90,19 @@ def test_gaps_count_as_read(image: Path) -> None:
     assert result.requests == 1
     assert result.read_bytes > result.data_bytes
     assert result.checksum is None
+
+
+@pytest.mark.parametrize(("max_gap", "requests"), [(0, 300), (PAGE, 200), (2 * PAGE, 100)])
+def test_a_fixed_gap_stays(max_gap: int, requests: int) -> None:
+    """Gaps of one, two and three pages in turn."""
+    extents: list[Extent] = []
+    for i in range(300):
+        start = extents[-1].start + extents[-1].length if extents else 0
+        extents.append(Extent(start, PAGE))
+        extents.append(Extent(start + PAGE, (1 + i % 3) * PAGE, zero=True))
+    disk = bytes(extents[-1].start + extents[-1].length)
+    result = copy(MemorySource(disk, extents), MemorySink(), max_gap=max_gap)
+    assert result.requests == requests
 
 
 class Tqdm:
@@ -264,7 +278,6 @@ def test_finish_comes_before_commit(image: Path) -> None:
 
 # --- The block hash ---
 
-PAGE = 4096
 DISK = random.Random(0).randbytes(2 * MIB + PAGE) + bytes(3 * MIB) + random.Random(1).randbytes(999)
 EXTENTS = [
     Extent(0, 2 * MIB + PAGE),
@@ -273,7 +286,7 @@ EXTENTS = [
 ]
 HASH = BlockHash(reference(DISK))
 WRONG = BlockHash("00" * 32)
-SMALL: CopyOptions = {"buffer_size": PAGE, "buffer_memory": 64 * PAGE, "block_hash": True}
+SMALL: CopyKeywords = {"buffer_size": PAGE, "buffer_memory": 64 * PAGE, "block_hash": True}
 
 
 @pytest.mark.parametrize("sequential", [False, True])
@@ -343,7 +356,7 @@ def test_an_incremental_backup_has_no_block_hash() -> None:
 def test_the_options_are_those_of_copy() -> None:
     parameters = inspect.signature(copy).parameters.values()
     keywords = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
-    assert list(CopyOptions.__annotations__) == keywords
+    assert list(CopyKeywords.__annotations__) == keywords
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,6 @@ from tapestream.engine.gap import (
     PRIOR_COST,
     TRIAL_SPAN,
     AutoGap,
-    FixedGap,
     Limits,
     Sample,
     break_even_gap,
@@ -161,9 +160,3 @@ def test_where_all_requests_are_alike_what_was_learned_holds() -> None:
 def test_a_coarse_clock_does_no_harm() -> None:
     assert break_even_gap(took(PIECE, 0.0), took(TRIAL_SPAN, 0.0), None) == MAX_GAP
     assert break_even_gap(took(PIECE, 0.0), took(PIECE, 0.0), None) == MAX_GAP
-
-
-def test_a_fixed_gap_stays() -> None:
-    gap = FixedGap(5, 100)
-    gap.observe(gap.limits(), took(PIECE, 1.0))
-    assert gap.limits() == (5, 100, 0)

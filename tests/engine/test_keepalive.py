@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
 
 import pytest
 
-from tapestream import DiscardSink, copy
-from tapestream.engine import keepalive
+from tapestream import DiscardSink
 from tapestream.errors import ServerError
 from tapestream.testing.memory import MemorySource
 
+from .kept import copy_kept_alive
 
-@pytest.fixture(autouse=True)
-def _often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keepalive, "INTERVAL", 0.01)
+copy = partial(copy_kept_alive, interval=0.01)
 
 
 class Source(MemorySource):
@@ -74,8 +73,7 @@ def test_it_ends_with_a_copy_that_failed() -> None:
     assert "tapestream-keep-alive" not in {t.name for t in threading.enumerate()}
 
 
-def test_a_call_that_hangs_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keepalive, "PATIENCE", 0.01)
+def test_a_call_that_hangs_holds_nobody_up() -> None:
     released = threading.Event()
 
     class Hanging(Source):
@@ -88,15 +86,14 @@ def test_a_call_that_hangs_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> N
             assert source.alive.wait(10)
 
     source = Hanging()
-    copy(source, Waiting())
+    copy(source, Waiting(), patience=0.01)
     thread = next(t for t in threading.enumerate() if t.name == "tapestream-keep-alive")
     released.set()
     thread.join(10)
     assert not thread.is_alive()
 
 
-def test_a_party_that_hangs_delays_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keepalive, "PATIENCE", 0.01)
+def test_a_party_that_hangs_delays_no_other() -> None:
     answered = threading.Event()
 
     class Hanging(Source):
@@ -105,7 +102,7 @@ def test_a_party_that_hangs_delays_no_other(monkeypatch: pytest.MonkeyPatch) -> 
             answered.wait(30)
 
     source = Hanging()
-    copy(source, Sink(source))  # waits until the sink was kept alive, too
+    copy(source, Sink(source), patience=0.01)  # waits until the sink was kept alive, too
     answered.set()
 
 

@@ -31,7 +31,7 @@ from tapestream import (
     copy,
     restore_chain,
 )
-from tapestream.engine.copy import CopyOptions
+from tapestream.engine.options import CopyKeywords
 
 from ..leftovers import open_files, threads
 
@@ -40,7 +40,7 @@ MIB = 1024**2
 Spec = dict[str, Any]
 
 
-def options(gate: Gate) -> CopyOptions:
+def options(gate: Gate) -> CopyKeywords:
     """Few buffers, so that a fault in the middle finds data that was not read yet."""
     return {"progress": gate, "buffer_size": MIB // 4, "buffer_memory": MIB}
 

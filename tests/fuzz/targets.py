@@ -23,7 +23,7 @@ from tapestream import (
     copy,
     verify,
 )
-from tapestream.engine.copy import CopyOptions
+from tapestream.engine.options import CopyKeywords
 from tapestream.model.extents import Extents
 from tapestream.testing.memory import MemorySource
 
@@ -33,7 +33,7 @@ BLOCK = 512
 NEXT = b"\n~~~\n"
 SECONDS = 0.3
 # Making large buffers would take most of the time.
-SMALL: CopyOptions = {"buffer_size": 4 * KIB, "buffer_memory": 64 * KIB}
+SMALL: CopyKeywords = {"buffer_size": 4 * KIB, "buffer_memory": 64 * KIB}
 
 
 def tar(data: bytes) -> None:

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from tapestream import BackupInfo, Extent, ImageioHTTPSource, ImageioUploadSink, Reader, copy
-from tapestream.engine import keepalive
 from tapestream.model.extents import Extents
 from tapestream.testing import ImageioDaemon, create_image, serve_image
+from tests.engine.kept import copy_kept_alive
 from tests.hostile import HostileServer, Request
 from tests.imageio.support import KIB, MIB, DiskSink, DiskSource, asked, content, eventually, noise
 
@@ -130,29 +130,23 @@ class Pause:
 
 
 @pytest.mark.parametrize("limit", [1, 2, 8])
-def test_to_keep_the_ticket_of_an_upload_takes_no_connection_more(
-    limit: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_to_keep_the_ticket_of_an_upload_takes_no_connection_more(limit: int) -> None:
     """It asks over those that upload."""
-    monkeypatch.setattr(keepalive, "INTERVAL", 0.01)
     data = noise(SIZE)
     with (
         HostileServer(bytes(SIZE), max_writers=limit) as server,
         ImageioUploadSink(server.url, secure=False) as sink,
     ):
         pause = Pause(server, "PUT", 2 if limit == 8 else 1)
-        copy(Paused(data, pause), sink, max_workers=1)
+        copy_kept_alive(Paused(data, pause), sink, max_workers=1, interval=0.01)
         assert content(server) == data
         used = {put.connection for put in asked(server, "PUT")}
     assert {r.connection for r in pause.requests if r.method == "OPTIONS"} <= used
 
 
 @pytest.mark.parametrize("limit", [1, 2, 8])
-def test_to_keep_the_ticket_of_a_download_takes_no_connection_more(
-    limit: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_to_keep_the_ticket_of_a_download_takes_no_connection_more(limit: int) -> None:
     """It asks over those that download, each of which is made anew: its reply came to nobody."""
-    monkeypatch.setattr(keepalive, "INTERVAL", 0.01)
     data = noise(SIZE)
     with (
         HostileServer(data, max_readers=limit) as server,
@@ -166,7 +160,9 @@ def test_to_keep_the_ticket_of_a_download_takes_no_connection_more(
                 once()
 
         sink = DiskSink(on_write=wait)
-        copy(source, sink, max_workers=1, buffer_size=MIB, buffer_memory=2 * MIB)
+        copy_kept_alive(
+            source, sink, max_workers=1, buffer_size=MIB, buffer_memory=2 * MIB, interval=0.01
+        )
         used = {get.connection for get in asked(server, "GET")}
     assert sink.image == data
     assert {r.connection for r in pause.requests if r.method == "OPTIONS"} <= used
@@ -177,18 +173,16 @@ def test_connections_are_not_idle_while_the_source_pauses(
     daemon: ImageioDaemon,
     tmp_path: Path,
     unix: bool,
-    monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """The daemon would close them, and give the ticket up."""
-    monkeypatch.setattr(keepalive, "INTERVAL", 0.5)
     path = tmp_path / "target.raw"
     create_image(path, SIZE, "raw")
     data = noise(SIZE)
     with serve_image(path, format="raw", read_only=False) as nbd:
         url = daemon.add_ticket(nbd, SIZE, ops=["write"], timeout=4, inactivity_timeout=4)
         with ImageioUploadSink(url, cafile=daemon.cafile, use_unix_socket=unix) as sink:
-            copy(Paused(data, lambda: time.sleep(8)), sink)
+            copy_kept_alive(Paused(data, lambda: time.sleep(8)), sink, interval=0.5)
     assert "sent again" not in caplog.text
     assert path.read_bytes() == data
 
@@ -235,9 +229,8 @@ class Firewall:
 
 
 def test_a_firewall_that_forgets_the_connections_of_an_upload(
-    daemon: ImageioDaemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    daemon: ImageioDaemon, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(keepalive, "INTERVAL", 0.3)
     path = tmp_path / "target.raw"
     create_image(path, SIZE, "raw")
     data = noise(SIZE)
@@ -250,7 +243,7 @@ def test_a_firewall_that_forgets_the_connections_of_an_upload(
         with ImageioUploadSink(
             url, cafile=daemon.cafile, use_unix_socket=False, read_timeout=10
         ) as sink:
-            copy(Paused(data, lambda: time.sleep(6)), sink)
+            copy_kept_alive(Paused(data, lambda: time.sleep(6)), sink, interval=0.3)
     assert path.read_bytes() == data
 
 

@@ -34,10 +34,10 @@ from tapestream import (
     merge_chain,
 )
 from tapestream.backend.forwarding import ForwardingReader, ForwardingSource
-from tapestream.engine import keepalive
 from tapestream.errors import LostWritesError
 from tapestream.model.extents import Extents
 from tapestream.testing import ImageioDaemon, ImageServer, create_image
+from tests.engine.kept import copy_kept_alive
 from tests.hostile import HONEST, Answer, Connection, Fault, HostileServer, Reply, Request
 from tests.imageio.support import MIB, DiskSource, Last, content, eventually, noise
 
@@ -273,9 +273,8 @@ class Written:
 
 
 def test_what_was_flushed_in_a_pause_is_not_sent_again(
-    target: Target, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    target: Target, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(keepalive, "INTERVAL", 0.1)
     caplog.set_level(logging.INFO)
     written = Written()
 
@@ -293,7 +292,7 @@ def test_what_was_flushed_in_a_pause_is_not_sent_again(
         target.die()
 
     with Pausing(disk(), pause_and_die) as source, target.sink() as sink:
-        copy(source, sink, **IN_ORDER, progress=written)
+        copy_kept_alive(source, sink, **IN_ORDER, progress=written, interval=0.1)
     # What was sent to the dead one, and refused.
     lost = re.findall(r"lost before bytes (\d+) to", caplog.text)
     assert lost

@@ -25,7 +25,6 @@ from tapestream import (
     TapestreamError,
     copy,
 )
-from tapestream.engine import keepalive
 from tapestream.errors import (
     CertificateError,
     ServerUnreachableError,
@@ -35,6 +34,7 @@ from tapestream.errors import (
 )
 from tapestream.model.extents import Extents
 from tapestream.testing import ImageioDaemon, compare_images, create_image, serve_image
+from tests.engine.kept import copy_kept_alive
 from tests.hostile import HostileServer
 from tests.imageio.support import (
     KIB,
@@ -612,21 +612,20 @@ def test_the_ticket_of_a_download_outlives_a_stall(
     daemon: ImageioDaemon,
     disk: Path,
     export: str,
-    monkeypatch: pytest.MonkeyPatch,
     unix: bool,
     often: bool,
 ) -> None:
     """And it would not, were it not used meanwhile."""
-    monkeypatch.setattr(keepalive, "INTERVAL", 0.5 if often else 1000)
+    interval = 0.5 if often else 1000
     url = daemon.add_ticket(export, SIZE, timeout=2)
     sink = StalledSink()
     with ImageioHTTPSource(url, cafile=daemon.cafile, use_unix_socket=unix) as source:
         if often:
-            copy(source, sink)
+            copy_kept_alive(source, sink, interval=interval)
             assert sink.image == disk.read_bytes()
         else:
             with pytest.raises(TicketError):
-                copy(source, sink)
+                copy_kept_alive(source, sink, interval=interval)
 
 
 @pytest.mark.parametrize("often", [True, False])
@@ -635,11 +634,10 @@ def test_the_ticket_of_an_upload_outlives_a_stall(
     daemon: ImageioDaemon,
     disk: Path,
     target: str,
-    monkeypatch: pytest.MonkeyPatch,
     unix: bool,
     often: bool,
 ) -> None:
-    monkeypatch.setattr(keepalive, "INTERVAL", 0.5 if often else 1000)
+    interval = 0.5 if often else 1000
     url = daemon.add_ticket(target, SIZE, ops=["write"], timeout=2)
     with (
         StalledSource(disk) as source,
@@ -647,9 +645,9 @@ def test_the_ticket_of_an_upload_outlives_a_stall(
     ):
         if not often:
             with pytest.raises(TicketError):
-                copy(source, sink)
+                copy_kept_alive(source, sink, interval=interval)
             return
-        copy(source, sink)
+        copy_kept_alive(source, sink, interval=interval)
     restored = DiskSink()
     with ImageioHTTPSource(daemon.add_ticket(target, SIZE), cafile=daemon.cafile) as back:
         copy(back, restored)

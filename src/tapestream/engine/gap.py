@@ -1,4 +1,4 @@
-"""How large a gap to read through: a fixed number, or what pays by what is measured on the way.
+"""How large a gap to read through: what pays, by what is measured on the way.
 
 A request for x bytes takes about a + b·x seconds. To read through a gap of g bytes costs b·g; not
 to, one more request, costs a. So gaps up to a/b are worth reading. On a local socket that is some
@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import threading
 from operator import add
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 MIB = 1024**2
 
@@ -73,34 +73,8 @@ class Sample(NamedTuple):
         return Sample(*map(add, self, other))
 
 
-class Gap(Protocol):
-    """Decides about gaps, for one copy; used by all readers."""
-
-    def limits(self) -> Limits:
-        """What holds for the next request."""
-        ...
-
-    def observe(self, limits: Limits, sample: Sample) -> None:
-        """Hear what a request took."""
-        ...
-
-
 _TRY_SMALL = Limits(0, 0)
 _TRY_LARGE = Limits(MAX_GAP, TRIAL_SPAN)
-
-
-class FixedGap:
-    """Always the same gap, whatever it costs."""
-
-    def __init__(self, max_gap: int, request_size: int) -> None:
-        self._limits = Limits(max_gap, request_size)
-
-    def limits(self) -> Limits:
-        """See `Gap.limits`."""
-        return self._limits
-
-    def observe(self, limits: Limits, sample: Sample) -> None:
-        """See `Gap.observe`: of no interest."""
 
 
 class AutoGap:
@@ -123,12 +97,12 @@ class AutoGap:
         self._limits = _TRY_SMALL
 
     def limits(self) -> Limits:
-        """See `Gap.limits`."""
+        """What holds for the next request."""
         with self._lock:
             return self._limits
 
     def observe(self, limits: Limits, sample: Sample) -> None:
-        """See `Gap.observe`."""
+        """Learn what a request took."""
         with self._lock:
             if limits.trial != self._limits.trial:
                 return

@@ -1,6 +1,7 @@
 """Compute the block hash of a disk from its data, in whatever order it comes.
 
-`model.blockhash` says what a block hash is.
+`model.blockhash` says what a block hash is. A copy that is asked for one reads its source through a
+`HashingSource`, so that nothing else in here knows of it.
 """
 
 from __future__ import annotations
@@ -12,9 +13,15 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache, partial
 from typing import NamedTuple, Protocol
 
-from typing_extensions import Buffer
+from typing_extensions import Buffer, override
 
+from ..backend.checks import info_of, place_of
+from ..backend.forwarding import ForwardingReader, ForwardingSource
+from ..backend.protocols import Reader, Source
+from ..errors import BlockHashMismatchError, UsageError
 from ..model.blockhash import BLOCK_SIZE, BlockHash
+from ..model.extents import Extents, Kind
+from ..model.info import disk_of
 
 # Digests of zero blocks that are hashed in one call: those of 16 GiB.
 _MANY = 4096
@@ -36,6 +43,68 @@ class Hash(Protocol):
     def hexdigest(self) -> str:
         """The same, in hexadecimal."""
         ...
+
+
+class HashingSource(ForwardingSource):
+    """Computes the block hash of a full backup while it is read once, each byte of data.
+
+    Args:
+        wrapped: The backup.
+        extents: Those of its disk.
+
+    Raises:
+        UsageError: It is an incremental backup.
+    """
+
+    missing_until = None  # Data that is missing is read: its zeros belong to the hash.
+
+    def __init__(self, wrapped: Source, extents: Extents) -> None:
+        super().__init__(wrapped)
+        self._info = info_of(wrapped)
+        if self._info.context != "zero":
+            raise UsageError(
+                "only a full backup has the whole disk, of which a block hash is made",
+                hint="Leave block_hash out for an incremental backup.",
+            )
+        self._extents = extents
+        runs = extents.runs()
+        data = ((start, length) for start, length, kind in runs if kind is Kind.DATA)
+        self._hasher = BlockHasher(extents.size, data)
+
+    @override
+    def open_reader(self) -> Reader:
+        return _HashingReader(super().open_reader(), self._extents, self._hasher)
+
+    def block_hash(self) -> BlockHash:
+        """The block hash of the disk, once all of its data was read.
+
+        Raises:
+            BlockHashMismatchError: It is not that of the backup's info.
+        """
+        found = self._hasher.result()
+        expected = self._info.block_hash
+        if expected is not None and expected.is_comparable(found) and expected != found:
+            place = place_of(self)
+            read = f"{disk_of(self._info)} that was read{f' from {place}' if place else ''}"
+            raise BlockHashMismatchError(read, expected.checksum, found.checksum)
+        return found
+
+
+class _HashingReader(ForwardingReader):
+    """Hashes the data that it reads, without the gaps between."""
+
+    def __init__(self, wrapped: Reader, extents: Extents, hasher: BlockHasher) -> None:
+        super().__init__(wrapped)
+        self._extents = extents
+        self._hasher = hasher
+
+    @override
+    def readinto(self, start: int, buffer: memoryview) -> None:
+        super().readinto(start, buffer)
+        for first, length, kind in self._extents.within(start, start + len(buffer)):
+            if kind is Kind.DATA:
+                offset = first - start
+                self._hasher.update(first, buffer[offset : offset + length])
 
 
 class BlockHasher:

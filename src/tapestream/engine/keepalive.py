@@ -18,22 +18,30 @@ log = logging.getLogger("tapestream.copy")
 # A third of the time, in seconds, after which oVirt by default gives a transfer up that nobody
 # uses (its TransferImageClientInactivityTimeoutInSeconds). A tape change takes longer.
 INTERVAL = 20.0
-# So many seconds calls may take after the end before they are left alone.
+# Seconds to wait at the end for calls that are still running.
 PATIENCE = 1.0
 
 
 @contextmanager
-def keep_alive_during(*parties: Source | Sink, run: Running) -> Iterator[None]:
+def keep_alive_during(
+    *parties: Source | Sink, run: Running, interval: float = INTERVAL, patience: float = PATIENCE
+) -> Iterator[None]:
     """Keep what expires in sources and sinks alive in this block, each from a thread of its own.
 
     One whose server hangs delays no other. A thread may outlive the block by one call that a server
     does not answer.
+
+    Args:
+        parties: The sources and sinks.
+        run: The copy that uses them.
+        interval: Seconds between two calls.
+        patience: Seconds to wait at the end for calls that are still running.
     """
     ended = threading.Event()
     threads = [
         threading.Thread(
             target=_keep_alive,
-            args=(ended, alive.keep_alive, run),
+            args=(ended, alive.keep_alive, run, interval),
             name="tapestream-keep-alive",
             daemon=True,
         )
@@ -49,16 +57,18 @@ def keep_alive_during(*parties: Source | Sink, run: Running) -> Iterator[None]:
             ended.set()
     finally:
         ended.set()  # an interrupt may have come before the one above
-        # Such a call ends by its own timeouts, for which who interrupts a copy does not wait.
-        until = time.monotonic() + PATIENCE
+        # Such a call ends by its own timeout; an interrupted copy does not wait for it.
+        until = time.monotonic() + patience
         for thread in threads:
             if thread.is_alive():  # it never began, where start() was interrupted
                 thread.join(max(0.0, until - time.monotonic()))
 
 
-def _keep_alive(ended: threading.Event, call: Callable[[], None], run: Running) -> None:
+def _keep_alive(
+    ended: threading.Event, call: Callable[[], None], run: Running, interval: float
+) -> None:
     with run.here():
-        while not ended.wait(INTERVAL):
+        while not ended.wait(interval):
             try:
                 call()
             except Exception as e:  # noqa: BLE001 - the copy itself finds out whether it matters

@@ -30,14 +30,13 @@ from ..backend.checks import (
 from ..backend.protocols import Reader, Sink, Source
 from ..backend.running import Running, running, uses
 from ..engine.copy import (
-    CopyOptions,
     CopyResult,
-    Settings,
     aborted_on_error,
     require_disk_order,
     transfer,
 )
 from ..engine.keepalive import keep_alive_during
+from ..engine.options import CopyKeywords, CopyOptions
 from ..engine.threads import enough_memory
 from ..errors import ChainError, TapestreamError, UsageError
 from ..model.checkpoints import describe_backup, order_by_checkpoint
@@ -58,7 +57,7 @@ def restore_chain(
     sink: Sink,
     *,
     verify_first: bool = False,
-    **options: Unpack[CopyOptions],
+    **options: Unpack[CopyKeywords],
 ) -> CopyResult:
     """Restore a disk as it was at the last of a chain of backups, and commit the sink.
 
@@ -91,16 +90,16 @@ def restore_chain(
     sink = sink_of(sink)
     with running(sink) as run, aborted_on_error(sink, run), ExitStack() as stack:
         flag("verify_first", verify_first)
-        settings = Settings.of(options)
+        checked = CopyOptions.of(options)
         given = _given(sources)
         run.use(*given)
         stack.enter_context(keep_alive_during(*given, sink, run=run))
         chain = _Chain(given)
-        if sink.sequential or settings.block_hash:
+        if sink.sequential or checked.block_hash:
             require_disk_order(chain)
         if verify_first:
-            chain.verify(replace(settings, block_hash=False, progress=None), run)
-        return transfer(chain, sink, settings, run)
+            chain.verify(replace(checked, block_hash=False, progress=None), run)
+        return transfer(chain, sink, checked, run)
 
 
 @enough_memory()
@@ -190,7 +189,7 @@ class _Chain(Source):
             return None
         return [self.overlay.provided_by(layer) for layer in range(len(self._sources))]
 
-    def verify(self, settings: Settings, run: Running) -> None:
+    def verify(self, options: CopyOptions, run: Running) -> None:
         """Read all streams once, to check every byte.
 
         Raises:
@@ -199,7 +198,7 @@ class _Chain(Source):
         self.rewind()
         for source in self._sources:
             with _naming(source):
-                transfer(source, DiscardSink(), settings, run)
+                transfer(source, DiscardSink(), options, run)
             rewind(source)
 
     def rewind(self) -> None:

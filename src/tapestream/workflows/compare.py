@@ -19,7 +19,8 @@ from ..backend.checks import (
 )
 from ..backend.protocols import Reader, Sink, Source, Writer
 from ..backend.running import uses
-from ..engine.copy import CopyOptions, Settings, copy, require_disk_order
+from ..engine.copy import copy, require_disk_order
+from ..engine.options import CopyKeywords, CopyOptions
 from ..engine.threads import enough_memory
 from ..errors import LocalIOError, UsageError
 from ..model.extents import Extents, Kind
@@ -51,7 +52,7 @@ class CompareReport:
 
 
 @enough_memory()
-def compare(a: Source, b: Source, **options: Unpack[CopyOptions]) -> CompareReport:
+def compare(a: Source, b: Source, **options: Unpack[CopyKeywords]) -> CompareReport:
     """Compare two sources byte by byte: a tape with the live transfer, a backup with an image.
 
     Zeros are zeros, whether they are in an extent of data or in one of zeros. What an incremental
@@ -74,7 +75,7 @@ def compare(a: Source, b: Source, **options: Unpack[CopyOptions]) -> CompareRepo
     a, b = source_of(a), source_of(b)
     if a is b:
         raise UsageError("a source cannot be compared with itself", hint="Open it twice.")
-    Settings.of(options)
+    CopyOptions.of(options)
     if a.sequential and not b.sequential:
         a, b = b, a  # the one that can be read in parallel is, and with few requests
     sink = _Comparison(b)

@@ -10,7 +10,8 @@ from typing_extensions import Unpack
 from ..backend.abilities import ability
 from ..backend.checks import class_of, digest_name_of, info_of, source_of
 from ..backend.protocols import Source
-from ..engine.copy import CopyOptions, Settings, copy
+from ..engine.copy import copy
+from ..engine.options import CopyKeywords, CopyOptions
 from ..engine.threads import enough_memory
 from ..errors import LocalIOError, StreamError
 from ..model.damage import Damage, Findings
@@ -69,7 +70,7 @@ class Tolerates(Protocol):
 
 
 @enough_memory()
-def verify(source: Source, **options: Unpack[CopyOptions]) -> VerifyReport:
+def verify(source: Source, **options: Unpack[CopyKeywords]) -> VerifyReport:
     """Read a backup to its end, past all damage, and report what is wrong with it.
 
     After a bad sector, or a bad record of a tape, reading goes on. After a damaged header, and
@@ -91,7 +92,7 @@ def verify(source: Source, **options: Unpack[CopyOptions]) -> VerifyReport:
         TapestreamError: The source cannot be read at all.
     """
     source = source_of(source)
-    Settings.of(options)
+    CopyOptions.of(options)
     findings = Findings()
     info = info_of(source)
     tolerates = ability(source, Tolerates)
@@ -115,7 +116,7 @@ def verify(source: Source, **options: Unpack[CopyOptions]) -> VerifyReport:
     )
 
 
-def _read(source: Source, findings: Findings, options: CopyOptions) -> int:
+def _read(source: Source, findings: Findings, options: CopyKeywords) -> int:
     """Read all data that is there, and count it."""
     try:
         extents = source.extents()

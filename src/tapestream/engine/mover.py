@@ -1,0 +1,130 @@
+"""Move the data of listed runs, with new readers and writers each time."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+
+from ..backend.abilities import Digester, Digests, ability
+from ..backend.checks import coalesce_zeros, is_streaming, reader_of, server_is_local, writer_of
+from ..backend.protocols import Reader, Sink, Source, Writer
+from ..backend.running import Running
+from ..model.extents import Run
+from . import pipeline
+from .buffers import BufferPool
+from .gap import AutoGap, Limits, Sample
+from .operations import coalesced, one_by_one
+from .options import REQUEST_SIZE, CopyOptions
+from .plan import plan_requests
+from .queue import Counts
+
+log = logging.getLogger("tapestream.copy")
+
+
+@dataclass(frozen=True)
+class Mover:
+    """Moves data from a source to a sink.
+
+    Args:
+        src: The source.
+        dst: The sink, which has begun.
+        pool: Where the data lies in between.
+        readers: How many to open.
+        writers: How many to open.
+        gap: Which gaps to read through.
+        run: The copy that this is part of.
+    """
+
+    src: Source
+    dst: Sink
+    pool: BufferPool
+    readers: int
+    writers: int
+    gap: Limits | AutoGap
+    run: Running
+
+    @classmethod
+    def of(
+        cls, src: Source, dst: Sink, options: CopyOptions, pool: BufferPool, run: Running
+    ) -> Mover:
+        """Choose how many readers and writers there are."""
+        readers = options.readers(src)
+        return cls(src, dst, pool, readers, options.writers(dst), options.gap(src, readers), run)
+
+    def move(
+        self,
+        passes: Iterable[Iterable[Run]],
+        *,
+        digester: Callable[[int, int], Digester | None] = lambda *_: None,
+        progress: Callable[[int], None] = lambda _: None,
+    ) -> Counts:
+        """Move what is listed; see `pipeline.run` for the rest."""
+        src, dst, gap = self.src, self.dst, self.gap
+        limits, observe = _fixed(gap) if isinstance(gap, Limits) else (gap.limits, gap.observe)
+        digests = ability(dst, Digests)
+        plan = chain.from_iterable(
+            plan_requests(
+                runs,
+                segment_size=digests.segment_size if digests else REQUEST_SIZE,
+                request_size=REQUEST_SIZE,
+                buffer_size=self.pool.size,
+                limits=limits,
+            )
+            for runs in passes
+        )
+        readers: list[Reader] = []
+        writers: list[Writer] = []
+        with _closed(readers), _closed(writers):
+            while len(readers) < self.readers:
+                readers.append(reader_of(src))
+            while len(writers) < self.writers:
+                writers.append(writer_of(dst))
+            return pipeline.run(
+                plan,
+                readers,
+                writers,
+                self.pool,
+                ordered=dst.sequential,
+                streaming=is_streaming(dst),
+                shares_processors=server_is_local(src),
+                arrange=one_by_one
+                if dst.sequential
+                else partial(coalesced, join_gap=coalesce_zeros(dst)),
+                digester=digester,
+                inspect=None,
+                observe=observe,
+                progress=progress,
+                use=self.run,
+            )
+
+
+def _fixed(limits: Limits) -> tuple[Callable[[], Limits], Callable[[Limits, Sample], None]]:
+    return lambda: limits, lambda *_: None
+
+
+@contextmanager
+def _closed(workers: list[Reader] | list[Writer]) -> Iterator[None]:
+    """Close all readers, or writers, at the end; an error of that does not hide an earlier one."""
+    failing = True
+    try:
+        yield
+        failing = False
+    finally:
+        try:
+            _close(workers, failing=failing)
+        finally:
+            _close(workers, failing=True)  # those that are left after an error or an interrupt
+
+
+def _close(workers: list[Reader] | list[Writer], *, failing: bool) -> None:
+    while workers:
+        try:
+            workers.pop().close()
+        except Exception:
+            if not failing:
+                raise
+            log.exception("a reader or writer could not be closed cleanly")

@@ -1,0 +1,59 @@
+"""Send again what a sink has lost: a server that died before it had flushed."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from ..backend.checks import finish, lost_of, read_order, rewind
+from ..backend.protocols import Source
+from ..errors import LostWritesError, UsageError
+from ..model.extents import Extents
+from .mover import Mover
+from .plan import lost_parts
+
+log = logging.getLogger("tapestream.copy")
+
+# How often lost data is sent again. A server that restarts again and again must not keep us here.
+REPAIRS = 4
+
+
+def send_lost_again(mover: Mover, extents: Extents, verified: str | None) -> bool:
+    """Read and write again what the sink has lost.
+
+    Args:
+        mover: Moved the data before.
+        extents: All extents of the disk.
+        verified: Name of the digest that the source compared with what it read before.
+
+    Returns:
+        True if the source compared with the same digest what it read again.
+
+    Raises:
+        LostWritesError: The source cannot be read again.
+    """
+    is_verified = True
+    for _ in range(REPAIRS):
+        lost = lost_of(mover.dst)
+        if not lost:
+            break
+        size = sum(end - start for start, end in lost)
+        log.warning("The server lost what it had not flushed: %d bytes are sent again", size)
+        is_rewound = _rewound(mover.src, lost)
+        passes = read_order(mover.src, extents) or [extents.runs()]
+        mover.move(lost_parts(runs, lost) for runs in passes)
+        mover.run.check()
+        # What cannot be rewound has finished.
+        is_verified &= (finish(mover.src) if is_rewound else None) == verified
+    return is_verified
+
+
+def _rewound(src: Source, lost: Sequence[tuple[int, int]]) -> bool:
+    """Make a source readable once more; False if it needs no rewind, since it has no order."""
+    try:
+        rewind(src)
+    except UsageError as e:
+        if src.sequential:
+            raise LostWritesError.of(lost, f"{e.args[0]}, so it cannot be sent again") from e
+        return False
+    return True
