@@ -191,13 +191,11 @@ def markdown(header: Cells, rows: Iterable[Cells]) -> str:
 
 def machine() -> Iterator[str]:
     """What is measured on; nothing that tells whose machine it is."""
-    versions = ", ".join(
-        f"{name} {importlib.metadata.version(name)}" for name in ("urllib3", "ovirt-imageio")
-    )
+    imageio = f"ovirt-imageio {importlib.metadata.version('ovirt-imageio')}"
     kernel = re.match(r"[\d.]+", platform.release())
     yield f"Processor: {_processor()}, {len(_cores())} cores"
     yield f"Kernel: Linux {kernel[0] if kernel else ''}"
-    yield f"Python {platform.python_version()}, {versions}, {_first_line('qemu-nbd')}"
+    yield f"Python {platform.python_version()}, {imageio}, {_first_line('qemu-nbd')}"
 
 
 def bullets(lines: Iterable[str]) -> str:

@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import pytest
 
+from tapestream.imageio.retry import Tries
+
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Retries follow each other at once."""
-    monkeypatch.setattr("tapestream.imageio.connection.FIRST_PAUSE", 0.001)
-    monkeypatch.setattr("tapestream.imageio.connection.LONGEST_PAUSE", 0.01)
+    """Retries follow each other immediately."""
+    monkeypatch.setattr(Tries, "first_pause", 0.001)
+    monkeypatch.setattr(Tries, "longest_pause", 0.01)

@@ -215,10 +215,13 @@ def test_a_backup_records_the_block_hash(disk: Disk, tmp_path: Path, unix: bool)
 @only
 def test_no_block_hash_is_recorded_unless_asked_for(disk: Disk) -> None:
     with disk.source() as source:
+        source.extents()
         assert source.info.block_hash is None
     with disk.source(info=BackupInfo(block_hash=WRONG)) as source:
+        source.extents()
         assert source.info.block_hash == WRONG
     with disk.source(info=BackupInfo(block_hash=WRONG), record_block_hash=True) as source:
+        source.extents()
         assert source.info.block_hash == as_imageio_says(disk.path)
 
 
@@ -353,6 +356,7 @@ def test_the_request() -> None:
     with ChecksumServer(IMAGE, say()) as server:
         with ImageioHTTPSource(server.url, secure=False, record_block_hash=True) as source:
             assert not asked(server, "GET", "/checksum")
+            source.extents()
             assert source.info.block_hash == source.info.block_hash == source.block_hash() == HASH
             copy(source, DiskSink(), block_hash=True)
         [request] = asked(server, "GET", "/checksum")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import _thread
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +25,8 @@ from tapestream import (
     copy,
 )
 from tapestream.errors import ServerError, TicketError
+from tapestream.imageio.endpoint import Endpoint
+from tapestream.imageio.retry import Tries
 from tests.hostile import Fault, HostileServer, Stall, Status
 from tests.imageio.support import (
     FOREVER,
@@ -219,8 +222,8 @@ def test_an_error_of_one_reader_while_the_others_stall(
 
 
 def test_the_pause_between_two_tries_ends(monkeypatch: pytest.MonkeyPatch, cafile: Path) -> None:
-    monkeypatch.setattr("tapestream.imageio.connection.FIRST_PAUSE", FOREVER)
-    monkeypatch.setattr("tapestream.imageio.connection.LONGEST_PAUSE", FOREVER)
+    monkeypatch.setattr(Tries, "first_pause", FOREVER)
+    monkeypatch.setattr(Tries, "longest_pause", FOREVER)
     with (
         HostileServer(IMAGE, on_get=always(Status(500))) as server,
         source_of(server, cafile) as source,
@@ -365,15 +368,14 @@ def test_a_reader_that_is_cancelled_while_it_connects(monkeypatch: pytest.Monkey
         ImageioHTTPSource(server.url, secure=False, read_timeout=0.3, retries=0) as source,
     ):
         source.extents()
+        connect = Endpoint.connect
+
+        def cancel_and_connect(endpoint: Endpoint) -> socket.socket:
+            reader.cancel()
+            return connect(endpoint)
+
+        monkeypatch.setattr(Endpoint, "connect", cancel_and_connect)
         with closing(source.open_reader()) as reader:
-            http = reader._downloads[0]._connection._exchange._connection
-            connect = http.connect
-
-            def cancel_and_connect() -> None:
-                reader.cancel()
-                connect()
-
-            monkeypatch.setattr(http, "connect", cancel_and_connect)
             reader.prefetch(0, PIECE)
             with pytest.raises(ServerError):
                 reader.readinto(0, memoryview(bytearray(PIECE)))
@@ -400,7 +402,8 @@ def test_cancelling_what_is_closed_does_nothing(times: int) -> None:
         ImageioHTTPSource(server.url, secure=False) as source,
         ImageioUploadSink(server.url, secure=False) as sink,
     ):
-        sink.begin(source.info, source.extents())
+        extents = source.extents()
+        sink.begin(source.info, extents)
         reader, writer = source.open_reader(), sink.open_writer()
         reader.prefetch(0, PIECE)
         reader.readinto(0, memoryview(bytearray(PIECE)))

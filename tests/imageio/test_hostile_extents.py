@@ -150,6 +150,7 @@ def test_extents_are_asked_for_once() -> None:
         HostileServer(IMAGE) as server,
         ImageioHTTPSource(server.url, secure=False) as source,
     ):
+        source.extents()
         assert source.info.size == source.size == source.extents().size == SIZE
         copy(source, DiskSink())
         assert len(asked(server, "GET", "/extents")) == 1

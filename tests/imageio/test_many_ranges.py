@@ -15,6 +15,8 @@ from tapestream.errors import (
     TicketError,
     TransferError,
 )
+from tapestream.imageio import queries
+from tapestream.imageio.connection import Connection
 from tapestream.imageio.http import Exchange
 from tests.hostile import (
     HONEST,
@@ -149,8 +151,8 @@ CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
     ids=["declared", "many chunks", "one chunk"],
 )
 def test_a_huge_reply_is_refused(fault: Fault, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("MAX_REPLY", "SMALL_REPLY"):
-        monkeypatch.setattr(f"tapestream.imageio.connection.{name}", 5_000)
+    monkeypatch.setattr(Connection, "largest_reply", 5_000)
+    monkeypatch.setattr(queries, "LARGEST_LIST", 5_000)
     with (
         HostileServer(IMAGE, **{where: always(fault)}) as server,  # type: ignore[arg-type]
         pytest.raises(ServerProtocolError, match="more than 5000 bytes"),

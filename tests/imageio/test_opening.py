@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tapestream import ImageioHTTPSource, ImageioUploadSink, copy
+from tapestream import BackupInfo, ImageioHTTPSource, ImageioUploadSink, copy
 from tapestream.errors import ServerError, TicketError, TransferError, UsageError
 from tapestream.testing import ImageioDaemon, ImageServer, create_image, write_pattern
 from tests.hostile import (
@@ -141,3 +142,45 @@ def test_a_ticket_that_is_unknown_is_not_waited_for(daemon: ImageioDaemon) -> No
     with pytest.raises(TicketError) as caught:
         ImageioHTTPSource(f"https://127.0.0.1:{daemon.port}/images/none", cafile=daemon.cafile)
     assert "tried" not in str(caught.value)
+
+
+# --- What is known when ---
+
+
+@pytest.mark.parametrize("open_", [ImageioHTTPSource, ImageioUploadSink])
+def test_no_property_makes_a_request(open_: Callable[..., Any]) -> None:
+    options = {"record_block_hash": True} if open_ is ImageioHTTPSource else {}
+    with HostileServer(IMAGE) as server, open_(server.url, secure=False, **options) as opened:
+        made = len(server.requests)
+        names = [name for name in dir(opened) if not name.startswith("_")]
+        values = {name: getattr(opened, name) for name in names}
+        assert {"over_unix_socket", "close"} <= set(values)
+        assert repr(opened)
+        assert len(server.requests) == made
+
+
+def test_info_is_complete_after_the_extents() -> None:
+    given = BackupInfo(disk_name="mail", size=123, context="zero", fallback=True)
+    with (
+        HostileServer(IMAGE) as server,
+        ImageioHTTPSource(
+            server.url, secure=False, context="dirty", fallback="full", info=given
+        ) as source,
+    ):
+        assert source.info == replace(given, size=0, context="dirty", fallback=False)
+        size = source.extents().size
+        made = len(server.requests)
+        assert source.info == replace(given, size=size, context="zero", fallback=True)
+        assert source.size == size == len(IMAGE)
+        assert len(server.requests) == made
+
+
+def test_extents_that_fail_complete_nothing() -> None:
+    with (
+        HostileServer(IMAGE, on_extents=always(Status(403))) as server,
+        ImageioHTTPSource(server.url, secure=False) as source,
+    ):
+        for _ in range(2):
+            with pytest.raises(TicketError):
+                source.extents()
+            assert source.info.size == 0

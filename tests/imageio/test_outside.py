@@ -14,7 +14,8 @@ import pytest
 
 from tapestream import ImageioHTTPSource, ImageioUploadSink, copy
 from tapestream.errors import ServerError, TapestreamError, UsageError
-from tapestream.imageio.unix import UnixHTTPConnection, trusted_users
+from tapestream.imageio.http import Exchange
+from tapestream.imageio.sockets import connect_unix, trusted_users
 from tapestream.testing import ImageioDaemon
 from tapestream.testing.memory import MemorySource
 from tests.hostile import HostileServer, Status
@@ -91,11 +92,12 @@ def test_unless_the_caller_allows_it(open_: Callable[..., Any]) -> None:
 
 def test_the_kernel_says_who_listens(daemon: ImageioDaemon) -> None:
     """Asked before anything is sent: here, nobody is trusted but a user that is not there."""
-    connection = UnixHTTPConnection(daemon.local_socket, 10, frozenset({2**31}))
+    path = daemon.local_socket
+    connection = Exchange(lambda: connect_unix(path, 10, frozenset({2**31})), "localhost")
     with pytest.raises(PermissionError, match=f"uid {os.geteuid()}"):
         connection.connect()
     assert connection.sock is None
-    connection = UnixHTTPConnection(daemon.local_socket, 10, trusted_users(None))
+    connection = Exchange(lambda: connect_unix(path, 10, trusted_users(None)), "localhost")
     connection.connect()
     connection.close()
 

@@ -32,6 +32,7 @@ from tapestream.errors import (
     TicketError,
     UsageError,
 )
+from tapestream.imageio.connection import Connection
 from tapestream.model.extents import Extents
 from tapestream.testing import ImageioDaemon, compare_images, create_image, serve_image
 from tests.engine.kept import copy_kept_alive
@@ -319,7 +320,7 @@ def test_the_unix_socket_is_not_used_when_not_wanted(
 def test_a_server_on_another_host(
     daemon: ImageioDaemon, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tapestream.imageio.connection.Connection.is_local", lambda self: False)
+    monkeypatch.setattr(Connection, "is_local", lambda self: False)
     with ImageioHTTPSource(url, cafile=daemon.cafile) as source:
         assert not source.over_unix_socket
         assert not source.server_is_local

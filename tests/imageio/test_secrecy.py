@@ -72,6 +72,7 @@ def download(url: str, **options: Any) -> None:
     short = {"retries": 1, "read_timeout": 0.3, "extents_timeout": 0.3}
     options = {"secure": False, **short, **options}
     with ImageioHTTPSource(url, **options) as source:
+        source.extents()
         check(repr(source), str(source), repr(source.open_reader()), repr(source.info))
         copy(source, DiskSink())
 

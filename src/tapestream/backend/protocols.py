@@ -85,7 +85,11 @@ class Source(Closing, Protocol):
     @property
     @abstractmethod
     def info(self) -> BackupInfo:
-        """What is known of the backup; `size` and `context` are those of this source."""
+        """What is known of the backup; `size` and `context` are those of this source.
+
+        It is complete after `extents`, which is called first. Before, `size` may be 0. Reading it
+        costs nothing: it makes no request.
+        """
         ...
 
     @property

@@ -3,23 +3,24 @@
 `http.client` sends a request only when the reply to the one before was read. Here one may follow
 the other immediately (HTTP pipelining, RFC 9112, 9.3.2): a server that works on one request of a
 connection after the other, as imageio's does, finds the next one waiting, and no reply travels in
-vain. urllib3 connects (TLS, TCP options), and `http.client` parses the replies.
+vain. `http.client` parses the replies.
 """
 
 from __future__ import annotations
 
 import http.client
 import io
+import select
 import socket
 import ssl
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
-from typing_extensions import Buffer
-from urllib3.connection import HTTPConnection
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 # The timeout is for so many bytes of a body: a large one may take longer.
 SENT = 256 * 1024
@@ -33,17 +34,21 @@ class HeadTooLong(http.client.HTTPException):
 
 
 class Exchange:
-    """One connection; used by one thread, but for `sock`, by which another may shut it down.
+    """One connection, used by one thread; another thread may shut its socket down.
 
-    Raises what sockets, urllib3 and http.client raise; it is then to be closed.
+    Raises what sockets and http.client raise. Close it then.
 
     Args:
-        connection: Knows how to connect.
+        connect: Makes a socket that is connected to the server.
         host: What the requests name as the server's host.
+
+    Attributes:
+        sock: The socket while it is connected.
     """
 
-    def __init__(self, connection: HTTPConnection, host: str) -> None:
-        self._connection = connection
+    def __init__(self, connect: Callable[[], socket.socket], host: str) -> None:
+        self.sock: socket.socket | None = None
+        self._connect = connect
         self._host = host
         self._replies: _Replies | None = None
         self._reply: http.client.HTTPResponse | None = None
@@ -61,12 +66,7 @@ class Exchange:
     @property
     def is_dropped(self) -> bool:
         """True when nothing is under way, and the server has hung up."""
-        return self.sock is not None and self._is_idle() and self.has_news
-
-    @property
-    def sock(self) -> socket.socket | None:
-        """The socket while it is connected."""
-        return cast("socket.socket | None", self._connection.sock)
+        return self.sock is not None and self._is_idle() and self.has_unread_input
 
     @property
     def under_way(self) -> int:
@@ -84,26 +84,26 @@ class Exchange:
         return self._is_cut
 
     @property
-    def has_news(self) -> bool:
-        """True when something came, or the server hung up.
+    def has_unread_input(self) -> bool:
+        """True when the server sent something, or hung up.
 
         What came may be no reply, but a ticket for later TLS sessions; and replies that were
         received together do not show.
         """
-        return self.sock is None or not self._connection.is_connected
+        if self.sock is None:
+            return True
+        poll = select.poll()
+        poll.register(self.sock, select.POLLIN)
+        return bool(poll.poll(0))
 
     def connect(self) -> socket.socket:
         """Connect, unless that was done, and the server has not hung up meanwhile."""
         if self.is_dropped:
             self.close()  # the server dropped an idle connection: normal life
         if self.sock is None:
-            try:
-                self._connection.connect()
-            except BaseException:
-                self.close()  # a handshake that failed leaves a dead socket behind
-                raise
+            self.sock = self._connect()
             self._connects += 1
-        return cast(socket.socket, self._connection.sock)
+        return self.sock
 
     def send(
         self, method: str, target: str, headers: Mapping[str, str], body: memoryview | None = None
@@ -112,16 +112,16 @@ class Exchange:
 
         With few headers: of a small upload, the server spends a tenth of its time on six of them.
         """
-        if self._is_cut:
+        if self._is_cut or self.sock is None:
             raise ConnectionResetError("the server did not take the request before")
         lines = [f"{method} {target} HTTP/1.1", f"Host: {self._host}"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
         self._under_way += 1
         try:
-            self._connection.send("\r\n".join([*lines, "", ""]).encode("ascii"))
+            self.sock.sendall("\r\n".join([*lines, "", ""]).encode("ascii"))
             if body is not None:
                 for start in range(0, len(body), SENT):
-                    self._connection.send(body[start : start + SENT])
+                    self.sock.sendall(body[start : start + SENT])
         except (BrokenPipeError, ConnectionResetError, ssl.SSLEOFError):
             # The server closed its side, and perhaps said why before.
             self._is_cut = True
@@ -193,8 +193,10 @@ class Exchange:
             self._reply.close()
             self._reply = None
         self._drop_replies()
-        with suppress(OSError):  # nothing that was agreed on depends on it
-            self._connection.close()
+        if self.sock is not None:
+            with suppress(OSError):  # nothing that was agreed on depends on it
+                self.sock.close()
+            self.sock = None
 
     def _drop_replies(self) -> None:
         if self._replies is not None:

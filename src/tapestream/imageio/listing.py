@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import logging
+from functools import partial
 
 from ..errors import (
     ExtentsError,
@@ -24,7 +25,9 @@ from ..errors import (
 )
 from ..model.extents import Extent, Extents, Kind
 from ..model.info import Context
-from .connection import Beyond, Connection
+from .connection import Connection
+from .queries import Beyond, get_extents, get_size, look_beyond
+from .retry import retry
 
 log = logging.getLogger("tapestream.imageio")
 
@@ -83,19 +86,20 @@ class Listing:
     def whole(self) -> Extents:
         """The extents in context "zero"; all of the disk is data for a server without extents."""
         if not self._connection.can.extents:
-            size = self._connection.retry(self._connection.size, self._retries)
+            size = retry(self._connection, lambda: get_size(self._connection), self._retries)
             self.volume = size
             return _all_data(size)
         return self._as_far_as_allowed(self._parse(self._text("zero"), "zero"))
 
     def _text(self, context: Context) -> bytes:
         if context not in self._texts:
-            self._texts[context] = self._connection.retry(lambda: self._ask(context), self._retries)
+            ask = partial(self._ask, context)
+            self._texts[context] = retry(self._connection, ask, self._retries)
         return self._texts[context]
 
     def _ask(self, context: Context) -> bytes:
         try:
-            return self._connection.extents(context)
+            return get_extents(self._connection, context)
         except ServerError as e:
             if e.status is not None and e.is_transient and self._is_empty():
                 return _OF_NO_BYTES  # imageio fails to list the extents of an empty NBD export
@@ -103,7 +107,7 @@ class Listing:
 
     def _is_empty(self) -> bool:
         try:
-            return self._connection.look_beyond(0) == Beyond(False, 0)
+            return look_beyond(self._connection, 0) == Beyond(False, 0)
         except TransferError as e:
             log.info("The server does not say whether its disk is empty: %s", e.args[0])
             return False  # as for the extents: those are tried again
@@ -167,9 +171,8 @@ class Listing:
 
     def _beyond(self, offset: int) -> Beyond:
         try:
-            return self._connection.retry(
-                lambda: self._connection.look_beyond(offset), min(FEW, self._retries)
-            )
+            few = min(FEW, self._retries)
+            return retry(self._connection, lambda: look_beyond(self._connection, offset), few)
         except ServerError as e:
             if e.status is None or e.status < 500:
                 raise

@@ -136,7 +136,7 @@ class _Chain(Source):
     """The disk as the last backup of a chain left it."""
 
     def __init__(self, given: list[Source]) -> None:
-        infos = [info_of(source) for source in given]
+        infos = [_complete_info(source) for source in given]
         places = [place_of(source) for source in given]
         order = order_by_checkpoint(infos, places)
         self._sources = [given[i] for i in order]
@@ -357,6 +357,14 @@ class _naming:  # noqa: N801 - a context manager, called for every piece of data
     def __exit__(self, exc_type: object, error: BaseException | None, _: object) -> None:
         if isinstance(error, TapestreamError):
             error.tell_where(describe_backup(self._source.info))
+
+
+def _complete_info(source: Source) -> BackupInfo:
+    """What a source says of its backup, if need be only after its extents."""
+    if not info_of(source).size:
+        with _naming(source):
+            source.extents()
+    return info_of(source)
 
 
 def _examine(source: Source) -> Extents:

@@ -94,7 +94,6 @@ def verify(source: Source, **options: Unpack[CopyKeywords]) -> VerifyReport:
     source = source_of(source)
     CopyOptions.of(options)
     findings = Findings()
-    info = info_of(source)
     tolerates = ability(source, Tolerates)
     if tolerates is None:
         findings.complete = True  # it notes nothing, and raises its errors
@@ -107,7 +106,7 @@ def verify(source: Source, **options: Unpack[CopyKeywords]) -> VerifyReport:
             tolerates.tolerate(None)  # a copy that comes later must not be lenient
         raise
     return VerifyReport(
-        info,
+        info_of(source),
         findings.complete,
         tuple(findings.damage),
         tuple(findings.problems),

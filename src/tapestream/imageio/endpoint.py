@@ -1,0 +1,90 @@
+"""Where a transfer is, and how a connection to it is made."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..errors import ServerUnreachableError, UsageError
+from .sockets import connect_tcp, connect_unix
+from .url import TransferURL
+
+if TYPE_CHECKING:
+    import ssl
+
+MAX_SECONDS = 365 * 86400  # a socket takes no timeout much longer
+LONGEST_PATH = 108  # of a unix socket, see unix(7)
+
+
+@dataclass(frozen=True)
+class Timeouts:
+    """Seconds to wait for the server.
+
+    Attributes:
+        connect: For a connection and its TLS handshake.
+        read: For the next bytes of data, or the reply to sent data.
+        slow: For the reply to work without data: extents, zero, flush.
+        checksum: For the block hash: the server reads the whole disk before it replies.
+    """
+
+    connect: float
+    read: float
+    slow: float
+    checksum: float
+
+    def __post_init__(self) -> None:
+        for seconds in (self.connect, self.read, self.slow, self.checksum):
+            if type(seconds) not in (int, float) or not 0 < seconds <= MAX_SECONDS:
+                raise UsageError(f"a timeout must be more than 0 seconds, not {seconds!r}")
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """The server of a transfer.
+
+    Attributes:
+        url: The URL of the transfer there.
+        timeouts: How long to wait for the server.
+        tls: How the server proves who it is; None for plain HTTP.
+        users: The uids of those who may listen on a unix socket.
+        disk: The disk's name for errors; "" if it is not known.
+        unix_socket: Path of the unix socket to use in place of TCP, or its abstract address.
+    """
+
+    url: TransferURL
+    timeouts: Timeouts
+    tls: ssl.SSLContext | None
+    users: frozenset[int]
+    disk: str = ""
+    unix_socket: str | None = None
+
+    def __str__(self) -> str:
+        return f"disk {self.disk} at {self.url}" if self.disk else str(self.url)
+
+    @property
+    def host(self) -> str:
+        """What requests name as the server's host."""
+        return "localhost" if self.unix_socket else self.url.authority
+
+    def connect(self) -> socket.socket:
+        """Connect to the server.
+
+        Raises:
+            OSError: It failed.
+        """
+        seconds = self.timeouts.connect
+        if self.unix_socket is not None:
+            return connect_unix(self.unix_socket, seconds, self.users)
+        return connect_tcp(self.url.host, self.url.port, seconds, self.tls)
+
+    def unreachable(self, error: Exception) -> ServerUnreachableError:
+        """What a failure to connect is raised as."""
+        if self.unix_socket is None:
+            return ServerUnreachableError(f"cannot connect to {self.url}: {error}")
+        # The server chose it: it may be anything.
+        path = self.url.redact(self.unix_socket.replace("\0", "@")[:LONGEST_PATH])
+        return ServerUnreachableError(
+            f"cannot connect to {path} of {self.url}: {error}",
+            hint="Is ovirt-imageio still running on this host?",
+        )

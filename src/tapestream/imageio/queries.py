@@ -1,0 +1,144 @@
+"""What a server says of a transfer: what it can do, and the size, extents and hash of the disk.
+
+All functions raise a `TransferError`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import NamedTuple
+
+from .._version import __version__
+from ..errors import ServerError, ServerProtocolError, UnsupportedError
+from ..model.blockhash import ALGORITHM, BLOCK_SIZE, BlockHash
+from .capabilities import Capabilities
+from .connection import DAEMON_LOG, Connection, content_length, total_size
+
+log = logging.getLogger("tapestream.imageio")
+
+# Of ten million extents, the list is smaller: whoever sends more must not fill our memory.
+LARGEST_LIST = 1024**3
+CANNOT_OPEN = (
+    "The server runs, but cannot open the disk. Check in the engine whether the VM was switched "
+    "off or died, and whether its backup was stopped or cancelled: then a new backup is needed. "
+    f"{DAEMON_LOG}"
+)
+COMPUTE_IT_HERE = "copy(..., block_hash=True) computes them from what it reads."
+
+
+class Beyond(NamedTuple):
+    """What a server says of the byte at some offset.
+
+    Attributes:
+        has_more: True when it is there, False when not, None when the server does not say.
+        size: How many bytes there are, or the ticket allows; None when the server does not say.
+    """
+
+    has_more: bool | None
+    size: int | None
+
+
+def get_capabilities(connection: Connection) -> Capabilities:
+    """What the server can do. Asking keeps the ticket alive, too."""
+    reply = connection.ask("OPTIONS", headers={"User-Agent": f"tapestream/{__version__}"})
+    if reply.status in (204, 405, 501):
+        log.info("%s is an old server: it can only read and write", connection.endpoint.url)
+        return Capabilities()
+    if reply.status >= 500:
+        connection.close()
+        raise ServerError(
+            f"{connection.endpoint}: cannot use the transfer: {connection.explain(reply)}",
+            status=reply.status,
+            hint=CANNOT_OPEN,
+        )
+    connection.check(reply, 200, "cannot use the transfer")
+    return Capabilities.parse(reply.body, reply.headers.get("allow"))
+
+
+def get_extents(connection: Connection, context: str) -> bytes:
+    """The extents of the whole image, as JSON."""
+    reply = connection.ask(
+        "GET",
+        f"/extents?context={context}",
+        timeout=connection.endpoint.timeouts.slow,
+        largest=LARGEST_LIST,
+    )
+    if reply.status == 404 and context == "dirty":
+        raise UnsupportedError(
+            f"this disk has no dirty extents: {connection.explain(reply)}",
+            hint="It is new, raw, or was not in the parent checkpoint: take a full backup.",
+        )
+    connection.check(reply, 200, "cannot get the extents")
+    return reply.body
+
+
+def get_block_hash(connection: Connection) -> BlockHash:
+    """The block hash of the whole image, which the server computes.
+
+    Raises:
+        UnsupportedError: It cannot.
+    """
+    if not connection.can.checksum:
+        raise UnsupportedError("the server cannot compute block hashes", hint=COMPUTE_IT_HERE)
+    reply = connection.ask(
+        "GET",
+        f"/checksum?algorithm={ALGORITHM}&block_size={BLOCK_SIZE}",
+        timeout=connection.endpoint.timeouts.checksum,
+    )
+    if reply.status in (404, 405, 501):
+        # Some servers name a feature that they lack. If this is no known transfer, that counts.
+        get_capabilities(connection)
+        raise UnsupportedError(
+            f"the server cannot compute block hashes: {connection.explain(reply)}",
+            hint=COMPUTE_IT_HERE,
+        )
+    connection.check(reply, 200, "cannot get the block hash")
+    return _parse_block_hash(reply.body)
+
+
+def get_size(connection: Connection) -> int:
+    """The size of the image, without its extents: start to download it, and stop."""
+    doing = "cannot get the size"
+    with connection.foreign_errors(doing):
+        response = connection.open("GET")
+        if response.status != 200:
+            size = total_size(response)
+            reply = connection.read_reply(response)
+            if reply.status == 416 and size is not None:
+                return size  # of a server that wants to be asked for a range
+            connection.check(reply, 200, doing)
+        try:
+            return content_length(response)
+        finally:
+            connection.close()
+
+
+def look_beyond(connection: Connection, offset: int) -> Beyond:
+    """Whether there is a byte at this offset, and how many there are, by a download of it."""
+    doing = f"cannot find out whether the disk has a byte {offset}"
+    with connection.foreign_errors(doing):
+        response = connection.open("GET", headers={"Range": f"bytes={offset}-{offset}"})
+        size = total_size(response)
+        if response.status in (200, 206):
+            connection.close()  # nobody wants the byte
+            if response.status == 200 and response.length is not None:
+                size = response.length
+                return Beyond(offset < size, size)
+            return Beyond(response.length != 0, size)
+        reply = connection.read_reply(response)
+        if reply.status == 416:
+            return Beyond(False, size)
+        connection.check(reply, 206, doing)
+        raise AssertionError("the check raises")
+
+
+def _parse_block_hash(text: bytes) -> BlockHash:
+    try:
+        found = BlockHash.from_dict(json.loads(text))
+    except (ValueError, RecursionError):
+        # Not "from e": it shows what the server sent.
+        raise ServerProtocolError("the server's block hash makes no sense") from None
+    if (found.algorithm, found.block_size, len(found.checksum)) != (ALGORITHM, BLOCK_SIZE, 64):
+        raise ServerProtocolError("the server sent another block hash than was asked for")
+    return found

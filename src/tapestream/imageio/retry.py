@@ -1,0 +1,101 @@
+"""Tries requests again that may be repeated, with growing pauses."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from datetime import datetime
+from typing import TypeVar
+
+from ..errors import ServerError, TicketError, TransferError
+from .connection import DAEMON_LOG, Connection
+from .queries import CANNOT_OPEN, get_capabilities
+
+log = logging.getLogger("tapestream.imageio")
+
+T = TypeVar("T")
+
+_CANNOT_READ = (
+    "The server can open the disk, but this failed: look for an error of the storage, with dmesg "
+    f"or journalctl -k on the host. {DAEMON_LOG}"
+)
+_CANNOT_TRANSFER = (
+    "The server answers other requests: its storage may be too slow for the timeouts, or something "
+    f"on the network may cut connections. {DAEMON_LOG}"
+)
+
+
+def retry(
+    connection: Connection, work: Callable[[], T], retries: int, patience: float = math.inf
+) -> T:
+    """Do something until it works, or until another try is not worth it: see `Tries`."""
+    tries = Tries(connection, retries, patience)
+    while True:
+        try:
+            return work()
+        except TransferError as e:
+            tries.failed(e)
+
+
+class Tries:
+    """Counts the tries of something that may be repeated, and its failures in a row.
+
+    Args:
+        connection: Whose `cancel` ends the tries.
+        retries: How many failures in a row are followed by another try.
+        patience: Seconds after which there is no other try.
+    """
+
+    # Seconds; each pause takes twice as long as the one before.
+    first_pause = 0.1
+    longest_pause = 10.0
+
+    def __init__(self, connection: Connection, retries: int, patience: float = math.inf) -> None:
+        self._connection = connection
+        self._retries = retries
+        self._patience = patience
+        self._failures = 0
+        self._first = datetime.now()
+        self._began = time.monotonic()
+
+    def worked(self) -> None:
+        """Something was received: count the failures from the beginning again."""
+        self._failures = 0
+
+    def failed(self, error: TransferError) -> None:
+        """Wait before the next try, or raise the error when there should be none."""
+        if self._failures == 0:
+            self._first = datetime.now()
+        self._failures += 1
+        if not error.is_transient or self._connection.is_cancelled:
+            raise error
+        if self._failures > self._retries or time.monotonic() - self._began >= self._patience:
+            if self._failures == 1:
+                raise error
+            span = f"from {self._first:%H:%M:%S} to {datetime.now():%H:%M:%S}"
+            tried = f"tried {self._failures} times {span}"
+            error.args = (f"{error.args[0]} ({tried})", *error.args[1:])
+            raise _explained(self._connection, error)
+        log.info("Try %d of %d failed: %s", self._failures, self._retries + 1, error)
+        pause = self.first_pause * 2 ** (self._failures - 1)
+        self._connection.pause(min(pause, self.longest_pause))
+
+
+def _explained(connection: Connection, error: TransferError) -> TransferError:
+    """The error for a failure that stays; its hint depends on what the server still can do."""
+    if not isinstance(error, ServerError) or error.hint == CANNOT_OPEN:
+        return error
+    connection.close()  # imageio opens the disk again for a new connection
+    try:
+        get_capabilities(connection)
+    except TicketError as e:
+        return e
+    except TransferError as e:
+        error.hint = e.hint
+    else:
+        error.hint = _CANNOT_READ if error.status else _CANNOT_TRANSFER
+    finally:
+        connection.close()
+    return error

@@ -1,0 +1,159 @@
+"""A transfer: finds the way to its server, and makes connections to it."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+
+from ..arguments import flag, number, path
+from ..errors import ServerUnreachableError, TransferError
+from .capabilities import Capabilities
+from .connection import Connection
+from .endpoint import Endpoint, Timeouts
+from .queries import get_capabilities
+from .retry import retry
+from .sockets import tls_context, trusted_users
+from .url import TransferURL
+
+log = logging.getLogger("tapestream.imageio")
+
+# Connections that a reader or a writer uses in turn: the server works for one while the data of the
+# other is under way. More are no faster, and cost the server more.
+CONNECTIONS = 2
+# Requests that are under way together on one connection, if they are small.
+PIPELINED = 8
+# Of all requests of more than 128 KiB, one of this size should come first. qemu-nbd gets a buffer
+# for each from malloc, and glibc's malloc gives it back to the kernel each time, until it has freed
+# a larger one (mallopt(3): the dynamic mmap threshold). Without, qemu-nbd has 262,000 page faults
+# and 0.45 CPU seconds more per GiB, which is as much as all its other work; with it, it keeps up
+# to 160 MiB. oVirt starts a qemu-nbd for each transfer (vdsm, storage/nbd.py), so nobody has sent
+# it a large one before; but the backup of a running VM is served by its own qemu, of which neither
+# was measured. It is the server's whole buffer: a larger request would come to qemu in parts.
+FIRST_REQUEST = 8 * 1024**2
+
+
+class Transfer:
+    """A transfer that answered. Use `open_transfer` to get one.
+
+    Attributes:
+        endpoint: Where it is.
+        can: What the server can do with it.
+        is_local: True when the server runs on this host.
+    """
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+        self.can = Capabilities()
+        self.is_local = False
+        self._asking: set[Connection] = set()
+
+    def connect(self) -> Connection:
+        """Make a connection; it connects when first used."""
+        return Connection(self.endpoint, self.can)
+
+    @contextmanager
+    def connection(self) -> Iterator[Connection]:
+        """A connection for a few requests; `cancel` ends what it waits for."""
+        connection = self.connect()
+        self._asking.add(connection)
+        try:
+            yield connection
+        finally:
+            self._asking.discard(connection)
+            connection.close()
+
+    def cancel(self) -> None:
+        """Make what waits for the server in a `connection`, in another thread, fail."""
+        for connection in tuple(self._asking):
+            connection.cancel()
+
+    def keep_alive(self) -> None:
+        """Use the ticket: this, unlike getting the extents, lets it live on.
+
+        Raises:
+            TransferError: The server cannot be reached, or refuses.
+        """
+        with self.connection() as connection:
+            get_capabilities(connection)
+
+    @property
+    def over_unix_socket(self) -> bool:
+        """True when connections go over the unix socket."""
+        return self.endpoint.unix_socket is not None
+
+    def negotiate(self, *, use_unix_socket: bool, retries: int, patience: float) -> None:
+        """Ask what the server can do, and go over to its unix socket if it is on this host.
+
+        Args:
+            use_unix_socket: False to stay with TCP.
+            retries: How often to ask again: the server may be starting.
+            patience: Seconds after which it is not asked again.
+
+        Raises:
+            TransferError: The server cannot be reached, or refuses.
+        """
+        with self.connection() as connection:
+            ask = partial(get_capabilities, connection)
+            self.can = retry(connection, ask, retries, patience)
+            self.is_local = connection.is_local()
+        if use_unix_socket and self.is_local and self.can.unix_socket:
+            over_tcp = self.endpoint
+            self.endpoint = replace(over_tcp, unix_socket=self.can.unix_socket)
+            try:
+                self.keep_alive()
+            except TransferError as e:
+                self.endpoint = over_tcp
+                log.warning("The unix socket of %s cannot be used: %s", over_tcp.url, e)
+
+
+def open_transfer(
+    url: str,
+    *,
+    proxy_url: str | None,
+    cafile: str | os.PathLike[str] | None,
+    secure: bool,
+    use_unix_socket: bool,
+    unix_socket_owner: str | int | None,
+    timeouts: Timeouts,
+    retries: int,
+    disk: str = "",
+) -> Transfer:
+    """Find the way to a transfer: its host, or the proxy, or a local unix socket.
+
+    The way is chosen once, here, and does not change during the transfer. So a host that cannot be
+    reached is tried again before the proxy is used, but only for as long as one connection may
+    take.
+
+    Raises:
+        UsageError: A URL, the CA file or the number of retries cannot be used.
+        TransferError: The server cannot be reached, or refuses.
+    """
+    number("retries", retries)
+    flag("secure", secure)
+    flag("use_unix_socket", use_unix_socket)
+    ca = None if cafile is None else path("cafile", cafile)
+    urls = [url] if proxy_url is None else [url, proxy_url]
+    users = trusted_users(unix_socket_owner)
+    addresses = [TransferURL.parse(each, secure=secure) for each in urls]
+    for address in addresses:
+        tls = tls_context(ca, secure=secure) if address.scheme == "https" else None
+        transfer = Transfer(Endpoint(address, timeouts, tls, users, disk))
+        is_last = address is addresses[-1]
+        try:
+            transfer.negotiate(
+                use_unix_socket=use_unix_socket,
+                retries=retries,
+                patience=math.inf if is_last else timeouts.connect,
+            )
+        except ServerUnreachableError as e:
+            if is_last:
+                raise
+            log.warning("Using the proxy: %s", e)
+        else:
+            return transfer
+    raise AssertionError("there is always a last address")

@@ -1,0 +1,79 @@
+"""The URL of a transfer, whose last part is a secret."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from ..errors import UsageError
+
+
+@dataclass(frozen=True)
+class TransferURL:
+    """The URL of a transfer. Its last part, the ticket, is a secret: `str` leaves it out."""
+
+    scheme: str
+    host: str
+    port: int
+    path: str
+
+    @classmethod
+    def parse(cls, url: str, *, secure: bool) -> TransferURL:
+        """Take a `transfer_url` or `proxy_url` apart.
+
+        Raises:
+            UsageError: It is none, or not https although `secure`.
+        """
+        if not isinstance(url, str):
+            raise UsageError(
+                f"a transfer URL is a str, not a {type(url).__name__}",
+                hint="oVirt gives it when the transfer is in phase 'transferring', not before.",
+            )
+        try:
+            parts = urlsplit(url)
+            host, port = parts.hostname, parts.port
+            if not re.fullmatch(r"[!-~]+", _ascii(host or "")):
+                host = None
+        except ValueError:
+            host = None
+        # The text of the URL is not repeated: it may hold the ticket whatever is wrong with it.
+        if not host or parts.scheme not in ("http", "https"):
+            raise UsageError("the transfer URL is not of the form https://HOST:PORT/images/TICKET")
+        if not re.fullmatch(r"/[!-~]*[!-.0-~]", parts.path) or parts.query or parts.fragment:
+            raise UsageError("the transfer URL must end in /images/TICKET and nothing else")
+        if parts.scheme == "http" and secure:
+            raise UsageError(
+                "the transfer URL is not https: the ticket and the disk would travel in clear text",
+                hint="Pass secure=False if that is what you want.",
+            )
+        default = 443 if parts.scheme == "https" else 80
+        return cls(parts.scheme, host, port or default, parts.path)
+
+    @property
+    def authority(self) -> str:
+        """Host and port, as a request names them."""
+        # The zone of an IPv6 address means something on this host only.
+        host = f"[{self.host.partition('%')[0]}]" if ":" in self.host else _ascii(self.host)
+        return f"{host}:{self.port}"
+
+    def redact(self, text: str) -> str:
+        """Take the ticket, and any large part of it, out of a text."""
+        ticket = self.path.rpartition("/")[2]
+        parts = {re.escape(ticket[i : i + 8]) for i in range(max(1, len(ticket) - 7))}
+        around = r"[^()\[\]\"'\s]*"
+        return re.sub(f"{around}(?:{'|'.join(parts)}){around}", "TICKET", text, flags=re.IGNORECASE)
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{self.host}:{self.port}"
+
+    def __repr__(self) -> str:
+        return f"<TransferURL {self}>"
+
+
+# Loads the codec and all that it needs: with the first URL there may be no descriptor free for it.
+"ü".encode("idna")
+
+
+def _ascii(host: str) -> str:
+    return host.encode("idna").decode()

@@ -1,0 +1,103 @@
+"""Uploads to a disk over several connections, and has it zeroed."""
+
+from __future__ import annotations
+
+import logging
+from itertools import cycle
+
+from ..backend.protocols import Writer
+from ..errors import ServerError
+from .ledger import Ledger, Stretches
+from .transfer import CONNECTIONS, PIPELINED, Transfer
+from .upload import NOT_IMPLEMENTED, Upload
+
+log = logging.getLogger("tapestream.imageio")
+
+# What a server that cannot zero is sent, in pieces.
+_ZEROS = bytes(4 * 1024**2)
+# As for downloads, but storing takes longer than reading (measured: 4 KiB to 4 MiB).
+SMALL = 64 * 1024
+
+
+class HTTPWriter(Writer):
+    """Uploads over several connections.
+
+    While the server stores what came over one, the next bytes are sent.
+
+    Args:
+        transfer: The transfer.
+        may_hold_data: What may not read as zeros on the disk.
+        ledger: Shared by all writers.
+        retries: How often to try again where a server that was lost does not work yet.
+    """
+
+    def __init__(
+        self, transfer: Transfer, may_hold_data: Stretches, ledger: Ledger, retries: int
+    ) -> None:
+        self._may_hold_data = may_hold_data
+        self._ledger = ledger
+        number = min(CONNECTIONS, transfer.can.max_writers)
+        self.uploads = [Upload(transfer, ledger, retries) for _ in range(number)]
+        self._turns = cycle(self.uploads)
+        self._used: set[Upload] = set()
+        self.is_closed = False
+
+    def write(self, start: int, buffer: memoryview) -> None:
+        """See `Writer.write`."""
+        if len(buffer) <= SMALL:
+            upload, under_way = self.uploads[0], PIPELINED
+        else:
+            upload, under_way = next(self._turns), 1
+        self._used.add(upload)
+        upload.put(start, buffer, under_way=under_way)
+
+    def zero(self, start: int, length: int) -> None:
+        """See `Writer.zero`."""
+        dirty = list(self._may_hold_data.within(start, start + length))
+        if not dirty:
+            return
+        # One connection may overtake another, so nothing is on its way meanwhile: what was written
+        # may be zeroed now, and what is zeroed be written next.
+        self._end_puts()
+        for first, end in dirty:
+            self._zero(first, end)
+        self._end_puts()
+
+    def flush(self) -> None:
+        """Flush what was written here, over every connection."""
+        self._end_puts()
+        for upload in self._used:
+            upload.flush()
+
+    def cancel(self) -> None:
+        """End what waits for the server."""
+        for upload in self.uploads:
+            upload.cancel()
+
+    def close(self) -> None:
+        """See `Writer.close`."""
+        self.is_closed = True
+        for upload in self.uploads:
+            upload.close()
+
+    def _end_puts(self) -> None:
+        for upload in self._used:
+            upload.end_puts()
+
+    def _zero(self, start: int, end: int) -> None:
+        upload = self.uploads[0]
+        self._used.add(upload)
+        if self._ledger.can_zero:
+            try:
+                upload.zero(start, end)
+            except ServerError as e:
+                if e.status not in NOT_IMPLEMENTED:
+                    raise
+                log.warning("The server says that it can zero, but refuses it: %s", e.args[0])
+                self._ledger.can_zero = False
+            else:
+                return
+        while start < end:
+            step = min(len(_ZEROS), end - start)
+            self.write(start, memoryview(_ZEROS)[:step])
+            start += step
