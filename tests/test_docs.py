@@ -16,6 +16,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import CodeType
 from typing import Any, NamedTuple
@@ -185,8 +186,7 @@ class TapeLibrary:
 @pytest.fixture
 def library(monkeypatch: pytest.MonkeyPatch) -> TapeLibrary:
     library = TapeLibrary()
-    monkeypatch.setattr("tapestream.drive.position.StDevice", library.open)
-    monkeypatch.setattr("tapestream.drive.position._check_path", lambda path: None)
+    monkeypatch.setattr(tape, "TapeDrive", partial(tape.TapeDrive, open_device=library.open))
     return library
 
 
@@ -308,7 +308,7 @@ def test_every_member_is_in_the_reference(described: type) -> None:
     members = documented_members(described)
     names = {name for each in described.__mro__[:-1] for name in vars(each)}
     public = {name for name in names if not name.startswith("_")}
-    attributes = {"path", "openings"} if described is tape.TapeDrive else set()
+    attributes = {"path", "raw"} if described is tape.TapeDrive else set()
     assert set(members) == public | attributes
     for name, call in members.items():
         if "(" in call:

@@ -17,7 +17,7 @@ import pytest
 
 from tapestream.drive import position
 from tapestream.drive.device import Command, StDevice, TapeDevice
-from tapestream.tape import TapeDrive, volumes
+from tapestream.tape import TapeDrive
 
 from .fake import Cartridge, FakeDrive, Resets
 
@@ -336,7 +336,7 @@ def drive(station: Station) -> TapeDrive:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """An operator who does not come is not waited for."""
-    monkeypatch.setattr(volumes, "LOAD_SECONDS", 0.01)
+    monkeypatch.setattr(position, "LOAD_SECONDS", 0.01)
     monkeypatch.setattr(position, "POLL_SECONDS", 0.001)
     logging.getLogger("tapestream.tape").disabled = True
     yield

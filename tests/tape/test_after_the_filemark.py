@@ -11,6 +11,7 @@ import pytest
 from tapestream import TarStreamSink, copy
 from tapestream.errors import LocalIOError
 from tapestream.tape import Catalog, TapeDrive
+from tapestream.tape.volumes import closed_when_unused
 from tapestream.testing.memory import MemorySource
 
 from .fake import Cartridge, FakeDevice, FakeDrive, Operation
@@ -54,12 +55,9 @@ def test_the_position_cannot_be_asked_for(caplog: pytest.LogCaptureFixture) -> N
 def test_the_device_cannot_be_closed(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """One that the sink has opened itself."""
+    """One that is closed at the end of a turn, as one that the sink has opened itself."""
     drive = FakeDrive(Cartridge())
-    monkeypatch.setattr(
-        "tapestream.stream.sink.drive_of",
-        lambda path: (TapeDrive(path, open_device=drive.open), True),
-    )
+    target = closed_when_unused(TapeDrive("/dev/nst0", open_device=drive.open))
     close = FakeDevice.close
 
     def fails(device: FakeDevice) -> None:
@@ -67,7 +65,7 @@ def test_the_device_cannot_be_closed(
         raise OSError(errno.EIO, "Input/output error")
 
     monkeypatch.setattr(FakeDevice, "close", fails)
-    with MemorySource(DISK) as source, TarStreamSink("/dev/nst0") as sink:
+    with MemorySource(DISK) as source, TarStreamSink(target) as sink:
         copy(source, sink)
     monkeypatch.undo()
     assert "could not be closed cleanly" in caplog.text

@@ -17,10 +17,10 @@ from .tapes import backup, disk, tape_drive
 NO_NUMBER: list[Any] = [None, "1", -1, 1.0, True]
 CALLS: dict[str, Callable[[TapeDrive, Any], object]] = {
     "go_to_file": lambda drive, value: drive.go_to_file(value),
-    "forward_files": lambda drive, value: drive.forward_files(value),
-    "backward_files": lambda drive, value: drive.backward_files(value),
-    "backward_records": lambda drive, value: drive.backward_records(value),
-    "seek": lambda drive, value: drive.seek(value),
+    "forward_files": lambda drive, value: drive.raw.forward_files(value),
+    "backward_files": lambda drive, value: drive.raw.backward_files(value),
+    "backward_records": lambda drive, value: drive.raw.backward_records(value),
+    "seek": lambda drive, value: drive.raw.seek(value),
     "set_block_size": lambda drive, value: drive.set_block_size(value),
 }
 

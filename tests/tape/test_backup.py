@@ -70,7 +70,7 @@ def test_a_backup_never_overwrites(drive: TapeDrive) -> None:
     backup(drive, DISKS[1], "b")
     assert restore_disk(drive, "a") == DISKS[0]
     backup(drive, DISKS[2], "c")
-    drive.seek(3)
+    drive.raw.seek(3)
     backup(drive, DISKS[2], "d")
     assert listing(drive) == ["a", "b", "c", "d"]
     for name, data in zip("abcd", [*DISKS, DISKS[2]], strict=True):
@@ -93,24 +93,24 @@ def test_going_back_and_forth(drive: TapeDrive) -> None:
     for number, data in enumerate(DISKS):
         backup(drive, data, f"disk{number}")
     drive.rewind()
-    drive.forward_files(2)
-    at = drive.tell()
+    drive.raw.forward_files(2)
+    at = drive.raw.tell()
     assert restore(drive) == DISKS[2]
-    drive.backward_files(3)
-    assert drive.tell() == 0
+    drive.raw.backward_files(3)
+    assert drive.raw.tell() == 0
     assert restore(drive) == DISKS[0]
-    drive.backward_files(0)
+    drive.raw.backward_files(0)
     assert restore(drive) == DISKS[1]
-    drive.backward_files(1)
+    drive.raw.backward_files(1)
     assert restore(drive) == DISKS[1]
-    drive.seek(at)
-    assert drive.tell() == at
+    drive.raw.seek(at)
+    assert drive.raw.tell() == at
     assert drive.status().file is None
     assert restore(drive) == DISKS[2]
     with pytest.raises(TapeError):
-        drive.forward_files(1)
+        drive.raw.forward_files(1)
     with pytest.raises(TapeError):
-        drive.backward_files(5)
+        drive.raw.backward_files(5)
     assert restore_disk(drive, "disk1") == DISKS[1]
 
 
@@ -371,8 +371,8 @@ def in_blocks(drive: TapeDrive, data: bytes, size: int = 10 * KIB) -> None:
     """What `tar` or `dd` does: write one tape file in small blocks."""
     drive.end_of_data()
     for start in range(0, len(data), size):
-        drive.write_record(memoryview(data[start : start + size]))
-    drive.write_filemark()
+        drive.raw.write_record(memoryview(data[start : start + size]))
+    drive.raw.write_filemark()
 
 
 def foreign_tar() -> bytes:
@@ -389,7 +389,7 @@ def test_foreign_files(drive: TapeDrive) -> None:
     in_blocks(drive, foreign_tar())
     backup(drive, DISKS[0], "a")
     in_blocks(drive, b"not a tar at all", 16)
-    drive.write_filemark()  # an empty tape file
+    drive.raw.write_filemark()  # an empty tape file
     backup(drive, DISKS[1], "b")
     foreign = "foreign incomplete"
     assert listing(drive) == ["label T1", foreign, "a", foreign, foreign, "b"]

@@ -164,7 +164,7 @@ def test_what_it_says_leads_to_the_backup(tmp_path: Path) -> None:
             catalog.add(backup(drive, disk))
         (found,) = catalog.find(disk_id="b")
         drive.rewind()
-        drive.forward_files(found.volumes[0].file)
+        drive.raw.forward_files(found.volumes[0].file)
         with TarStreamSource(drive) as source, MemorySink() as sink:
             copy(source, sink)
             assert source.info.disk_id == "b"
@@ -292,8 +292,8 @@ def test_a_label_without_an_id(tmp_path: Path) -> None:
         text = json.dumps({**values, "created": f"2026-11-23T0{hour}:00:00Z"}).encode()
         record = fmt.HeaderWriter(0).header("tape-label.json", len(text)) + text
         drive.rewind()
-        drive.write_record(memoryview(record.ljust(RECORD, b"\0")))
-        drive.write_filemark()
+        drive.raw.write_record(memoryview(record.ljust(RECORD, b"\0")))
+        drive.raw.write_filemark()
         drive.release()
         assert drive.read_label() == "T1"
         drives.append(drive)
@@ -447,13 +447,13 @@ def test_the_whole_one_of_two_copies_comes_first(tmp_path: Path) -> None:
             copy(source, sink)
         drive.go_to_file(1)
         buffer = memoryview(bytearray(RECORD))
-        records = [bytes(buffer[:n]) for n in iter(lambda: drive.read_record(buffer), 0)]
+        records = [bytes(buffer[:n]) for n in iter(lambda: drive.raw.read_record(buffer), 0)]
         drive.write_label("T2", overwrite=True)
         for some in (records[:-1], records, records[:-1]):
             drive.end_of_data()
             for record in some:
-                drive.write_record(memoryview(record))
-            drive.write_filemark()
+                drive.raw.write_record(memoryview(record))
+            drive.raw.write_filemark()
         catalog.scan(drive)
         (found,) = catalog.find()
         assert [(v.file, v.complete) for v in found.volumes] == [(2, True), (1, False), (3, False)]

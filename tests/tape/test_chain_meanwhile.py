@@ -29,7 +29,7 @@ def rewind(station: Station, drive: TapeDrive) -> None:
 def go_elsewhere(station: Station, drive: TapeDrive) -> None:
     with drive.turn():
         drive.go_to_file(2)
-        drive.read_record(memoryview(bytearray(2 * RECORD)))
+        drive.raw.read_record(memoryview(bytearray(2 * RECORD)))
 
 
 def scan(station: Station, drive: TapeDrive) -> None:

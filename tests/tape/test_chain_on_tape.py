@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,6 @@ from tapestream import (
     merge_chain,
     restore_chain,
 )
-from tapestream.drive import position
 from tapestream.drive.device import Command, DeviceStatus, TapeDevice
 from tapestream.errors import (
     CorruptStreamError,
@@ -26,7 +24,8 @@ from tapestream.errors import (
     TapeError,
     UsageError,
 )
-from tapestream.tape import TapeDrive, volumes
+from tapestream.tape import TapeDrive
+from tapestream.tape.volumes import closed_when_unused
 from tapestream.testing.memory import MemorySink
 
 from ..chains import CLEAN, DATA, chain, untouched
@@ -86,29 +85,24 @@ def test_a_merged_chain_into_a_raw_image(
     assert (tmp_path / "disk.raw").read_bytes() == WEEK[2].disk
 
 
-@contextmanager
-def by_path(station: Station, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The path of the first drive; where there is none, the double is behind it."""
-    with monkeypatch.context() as patch:
-        if isinstance(station, FakeStation):
-            patch.setattr(volumes, "is_tape", lambda path: path == station.path)
-            patch.setattr(position, "_check_path", lambda path: None)
-            patch.setattr(position, "StDevice", station.open_device)
-        yield station.path
+def by_path(station: Station) -> str | TapeDrive:
+    """The path of the first drive; of the double, the drive that is opened for a path."""
+    if isinstance(station, FakeStation):
+        return closed_when_unused(tape_drive(station))
+    return station.path
 
 
-def test_each_opened_by_the_device_path(
-    station: Station, drive: TapeDrive, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_each_opened_by_the_device_path(station: Station, drive: TapeDrive) -> None:
     """Every source has a `TapeDrive` of its own, which lets go of the device between."""
     put_all(drive)
     drive.close()
     for verify_first in (False, True):
-        with by_path(station, monkeypatch) as path, ExitStack() as stack:
+        with ExitStack() as stack:
             sources = [
-                stack.enter_context(TarStreamSource(path, file=file)) for file in (3, 1, 0, 2)
+                stack.enter_context(TarStreamSource(by_path(station), file=file))
+                for file in (3, 1, 0, 2)
             ]
-            assert [source.device for source in sources] == [path] * 4
+            assert [source.device for source in sources] == [station.path] * 4
             drive.rewind()  # others can use it meanwhile
             drive.close()
             assert restored(sources, verify_first=verify_first) == WEEK[3].disk

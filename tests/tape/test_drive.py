@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from tapestream import TarStreamSink, TarStreamSource
-from tapestream.drive import position
+from tapestream.drive import paths
 from tapestream.drive.device import TapeDevice
 from tapestream.errors import (
     DriveBusyError,
@@ -43,9 +43,9 @@ def test_status(station: Station, drive: TapeDrive) -> None:
     assert (status.online, status.is_empty, status.write_protected) == (True, False, False)
     assert (status.file, status.block, status.block_size) == (0, 0, 0)
     assert status.at_beginning
-    drive.write_record(memoryview(bytes(RECORD)))
+    drive.raw.write_record(memoryview(bytes(RECORD)))
     assert (drive.status().file, drive.status().block) == (0, 1)
-    drive.write_filemark()
+    drive.raw.write_filemark()
     status = drive.status()
     assert (status.file, status.block, status.at_filemark) == (1, 0, True)
     assert not status.at_beginning
@@ -53,7 +53,7 @@ def test_status(station: Station, drive: TapeDrive) -> None:
     drive.end_of_data()
     status = drive.status()
     assert (status.file, status.block, status.at_end_of_data) == (1, None, True)
-    drive.seek(1)
+    drive.raw.seek(1)
     assert (drive.status().file, drive.status().block) == (None, None)
     station.eject()
     drive.release()
@@ -66,13 +66,13 @@ def test_status_in_the_warning_zone(station: Station, drive: TapeDrive) -> None:
     station.blank("T0002", 6 * RECORD, 4 * RECORD)
     station.swap("T0002")
     assert not drive.status().at_end_of_tape
-    drive.write_record(memoryview(bytes(RECORD)))
-    drive.write_record(memoryview(bytes(RECORD)))
+    drive.raw.write_record(memoryview(bytes(RECORD)))
+    drive.raw.write_record(memoryview(bytes(RECORD)))
     assert drive.status().at_end_of_tape
     with pytest.raises(EndOfTapeError):
-        drive.write_record(memoryview(bytes(RECORD)))
-    drive.write_filemark()
-    assert drive.tell() == 3
+        drive.raw.write_record(memoryview(bytes(RECORD)))
+    drive.raw.write_filemark()
+    assert drive.raw.tell() == 3
 
 
 def test_eject_and_load(station: Station, drive: TapeDrive) -> None:
@@ -110,24 +110,24 @@ def test_closing_leaves_the_tape_where_it_is(drive: TapeDrive) -> None:
     backup(drive, DATA, "a")
     backup(drive, DATA, "b")
     drive.go_to_file(1)
-    at = drive.tell()
+    at = drive.raw.tell()
     drive.release()
-    assert drive.tell() == at
+    assert drive.raw.tell() == at
     with drive as again:
         assert again.status().file == 1
     drive.close()
     drive.close()
-    assert drive.tell() == at
+    assert drive.raw.tell() == at
 
 
 def test_what_is_written_by_hand_gets_a_filemark(drive: TapeDrive) -> None:
-    drive.write_record(memoryview(bytes(RECORD)))
+    drive.raw.write_record(memoryview(bytes(RECORD)))
     drive.release()
-    assert drive.tell() == 2
-    drive.write_record(memoryview(bytes(RECORD)))
+    assert drive.raw.tell() == 2
+    drive.raw.write_record(memoryview(bytes(RECORD)))
     drive.rewind()
     drive.end_of_data()
-    assert (drive.tell(), drive.status().file) == (4, 2)
+    assert (drive.raw.tell(), drive.status().file) == (4, 2)
 
 
 def test_a_busy_drive(station: Station, drive: TapeDrive) -> None:
@@ -158,11 +158,11 @@ def test_turns(drive: TapeDrive) -> None:
 
 def test_commands_that_make_no_sense(drive: TapeDrive) -> None:
     with pytest.raises(UsageError):
-        drive.backward_files(-1)
+        drive.raw.backward_files(-1)
     with pytest.raises(TapeError):
-        drive.backward_files(1)
+        drive.raw.backward_files(1)
     with pytest.raises(TapeError):
-        drive.seek(1000)
+        drive.raw.seek(1000)
     with pytest.raises(TapeError):
         drive.set_block_size(2**23)
     backup(drive, DATA, "a")
@@ -255,12 +255,12 @@ def test_whatever_the_last_attempt_to_open_meets_is_told(last: int, error: type[
 def test_an_error_while_closing_is_told() -> None:
     station = FakeStation()
     drive = tape_drive(station)
-    drive.write_record(memoryview(bytes(RECORD)))
+    drive.raw.write_record(memoryview(bytes(RECORD)))
     station.drives[0].fail("filemark")
     with pytest.raises(TapeError, match="cannot close"):
         drive.close()
     drive.close()
-    assert drive.tell() == 1
+    assert drive.raw.tell() == 1
 
 
 # --- What is a tape ---
@@ -283,7 +283,7 @@ def test_another_device() -> None:
 
 def as_device(monkeypatch: pytest.MonkeyPatch, major: int, minor: int) -> None:
     found = SimpleNamespace(st_mode=stat.S_IFCHR | 0o660, st_rdev=os.makedev(major, minor))
-    monkeypatch.setattr(position.os, "stat", lambda path: found)  # type: ignore[attr-defined]
+    monkeypatch.setattr(os, "stat", lambda path: found)
 
 
 @pytest.mark.parametrize(
@@ -315,9 +315,9 @@ def test_a_device_that_does_not_rewind(
     with monkeypatch.context() as patch:
         as_device(patch, 9, minor)
         TapeDrive("/dev/nst0")
-        assert position.is_tape("/dev/nst0")
+        assert paths.is_tape("/dev/nst0")
         as_device(patch, 10, minor)
-        assert not position.is_tape("/dev/nst0")
+        assert not paths.is_tape("/dev/nst0")
     assert caplog.text == ""
 
 

@@ -120,8 +120,8 @@ def something_foreign(drive: TapeDrive, station: Station) -> str:
     drive.write_label("T1", overwrite=True)
     back_up(drive, WEB, seed=2)
     drive.end_of_data()
-    drive.write_record(memoryview(disk(9, RECORD)))
-    drive.write_filemark()
+    drive.raw.write_record(memoryview(disk(9, RECORD)))
+    drive.raw.write_filemark()
     return "no backup"
 
 
@@ -181,9 +181,9 @@ def test_a_chain_of_which_one_backup_is_another(drive: TapeDrive, catalog: Catal
     catalog.add(back_up(drive, later, seed=4))
     monday, sunday = catalog.find(disk_id="d1")
     drive.go_to_file(3)  # The tape goes on elsewhere from here.
-    drive.begin_file()
-    drive.write_record(memoryview(disk(9, RECORD)))
-    drive.write_filemark()
+    drive.raw.begin_file()
+    drive.raw.write_record(memoryview(disk(9, RECORD)))
+    drive.raw.write_filemark()
     sink = MemorySink()
     with TarStreamSource(drive, expect=sunday) as first:
         with pytest.raises(WrongBackupError):
@@ -215,8 +215,8 @@ def test_a_stream_that_was_copied_to_tape(drive: TapeDrive, catalog: Catalog) ->
         stream = tar.read_bytes()
         stream += bytes(-len(stream) % RECORD)
         for start in range(0, len(stream), RECORD):
-            drive.write_record(memoryview(stream[start : start + RECORD]))
-        drive.write_filemark()
+            drive.raw.write_record(memoryview(stream[start : start + RECORD]))
+        drive.raw.write_filemark()
 
     tar = Path(catalog.path).with_name("tar")
     put(MAIL, 1, tar)

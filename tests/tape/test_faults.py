@@ -343,7 +343,7 @@ def test_a_record_that_cannot_be_read(number: int) -> None:
     station.backup(DISK)
     for nth in range(1, len(whole_backup()) + 1):
         station.tape.rewind()
-        station.tape.forward_files(2)
+        station.tape.raw.forward_files(2)
         station.double.fail("read", nth, number)
         sink = MemorySink()
         with pytest.raises(TapeError, match="cannot read the next record"):
@@ -358,7 +358,7 @@ def test_something_happens_while_a_tape_is_read(deed: str) -> None:
         station = FaultyStation()
         station.backup(DISK)
         station.tape.rewind()
-        station.tape.forward_files(2)
+        station.tape.raw.forward_files(2)
         other = deepcopy(OTHER_TAPE)
         arguments = [other] if deed == "swap" else []
         station.before = Deed("read", nth, partial(getattr(station.double, deed), *arguments))

@@ -80,7 +80,7 @@ def test_a_label_takes_one_read(station: Station, label: str | None) -> None:
         opener.noted.clear()
         assert drive.read_label() == label
         assert opener.noted == ["REWIND", "read"]
-        assert knows_label(drive)
+        assert knows_label(drive.raw)
         assert drive.label == label
         backup(drive, SMALL, "b")
         assert drive.read_label() == label
@@ -116,8 +116,8 @@ def test_a_scan_keeps_little_of_large_records() -> None:
     assert len(stream) == size
     with tape_drive(station) as drive:
         for start in range(0, size, RECORD):
-            drive.write_record(stream[start : start + RECORD])
-        drive.write_filemark()
+            drive.raw.write_record(stream[start : start + RECORD])
+        drive.raw.write_filemark()
         tracemalloc.start()
         try:
             (entry,) = drive.scan()
@@ -193,14 +193,14 @@ def read_file(drive: TapeDrive, file: int) -> list[bytes]:
     """The records of a tape file."""
     drive.go_to_file(file)
     buffer = memoryview(bytearray(RECORD))
-    return [bytes(buffer[:count]) for count in iter(lambda: drive.read_record(buffer), 0)]
+    return [bytes(buffer[:count]) for count in iter(lambda: drive.raw.read_record(buffer), 0)]
 
 
 def write_file(drive: TapeDrive, records: list[bytes]) -> None:
     drive.end_of_data()
     for record in records:
-        drive.write_record(memoryview(record))
-    drive.write_filemark()
+        drive.raw.write_record(memoryview(record))
+    drive.raw.write_filemark()
 
 
 def test_what_is_data_is_taken_for_nothing_else(drive: TapeDrive) -> None:
@@ -248,7 +248,7 @@ def test_a_tape_file_without_its_filemark(station: Station, drive: TapeDrive) ->
     """A drive that loses its power while it writes leaves that behind; the next backup ends it."""
     backup(drive, SMALL, "a")
     drive.end_of_data()
-    drive.write_record(memoryview(disk(2, RECORD)))
+    drive.raw.write_record(memoryview(disk(2, RECORD)))
     station.reset()
     with pytest.raises(TapeError):
         drive.close()
@@ -328,8 +328,8 @@ def test_a_label_that_is_no_name(drive: TapeDrive) -> None:
         text = json.dumps({"format": "tapestream-label", "version": 1, "label": name}).encode()
         record = fmt.HeaderWriter(0).header("tape-label.json", len(text)) + text
         drive.rewind()
-        drive.write_record(memoryview(record.ljust(RECORD, b"\0")))
-        drive.write_filemark()
+        drive.raw.write_record(memoryview(record.ljust(RECORD, b"\0")))
+        drive.raw.write_filemark()
         (entry,) = drive.scan()
         assert entry.label is None
         assert entry.problem is not None

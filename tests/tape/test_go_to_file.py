@@ -22,8 +22,8 @@ def numbered(drive: TapeDrive, count: int) -> None:
     """Tape files of different lengths; each record tells its file, and its number in it."""
     for file in range(count):
         for number in range(file % 3 + 1):
-            drive.write_record(memoryview(record(file, number)))
-        drive.write_filemark()
+            drive.raw.write_record(memoryview(record(file, number)))
+        drive.raw.write_filemark()
 
 
 def record(file: int, number: int) -> bytes:
@@ -32,7 +32,7 @@ def record(file: int, number: int) -> bytes:
 
 def read_here(drive: TapeDrive) -> bytes:
     buffer = memoryview(bytearray(4096))
-    return bytes(buffer[: drive.read_record(buffer)])
+    return bytes(buffer[: drive.raw.read_record(buffer)])
 
 
 FILES = 5
@@ -48,8 +48,8 @@ def _middle(drive: TapeDrive) -> None:
 
 
 def _before_its_filemark(drive: TapeDrive) -> None:
-    drive.forward_files(1)
-    drive.before_filemark()
+    drive.raw.forward_files(1)
+    drive.raw.before_filemark()
 
 
 def _opened_anew(drive: TapeDrive) -> None:
@@ -59,17 +59,17 @@ def _opened_anew(drive: TapeDrive) -> None:
 
 def _records_wound_back(drive: TapeDrive) -> None:
     read_here(drive)
-    drive.backward_records(1)
+    drive.raw.backward_records(1)
 
 
 def _error_in_winding(drive: TapeDrive) -> None:
     with pytest.raises(TapeError):
-        drive.forward_files(9)
+        drive.raw.forward_files(9)
 
 
 def _error_in_winding_back(drive: TapeDrive) -> None:
     with pytest.raises(TapeError):
-        drive.backward_files(9)
+        drive.raw.backward_files(9)
 
 
 STARTS: dict[str, Callable[[TapeDrive], None]] = {
@@ -77,8 +77,8 @@ STARTS: dict[str, Callable[[TapeDrive], None]] = {
     "the middle": _middle,
     "its filemark": _to_its_filemark,
     "before its filemark": _before_its_filemark,
-    "a seek": lambda drive: drive.seek(drive.tell()),
-    "a seek into the middle": lambda drive: drive.seek(drive.tell() + 1),
+    "a seek": lambda drive: drive.raw.seek(drive.raw.tell()),
+    "a seek into the middle": lambda drive: drive.raw.seek(drive.raw.tell() + 1),
     "the end of data": lambda drive: drive.end_of_data(),
     "its beginning, opened anew": lambda drive: drive.release(),
     "the middle, opened anew": _opened_anew,
@@ -95,7 +95,7 @@ def test_from_any_file_to_any_other(station: Station, drive: TapeDrive, start: s
         for there in cases(station, range(FILES), [0, 1, 2, 4]):
             drive.rewind()
             if here:
-                drive.forward_files(here)
+                drive.raw.forward_files(here)
             STARTS[start](drive)
             drive.go_to_file(there)
             assert read_here(drive) == record(there, 0), f"from file {here} to {there}"
@@ -126,7 +126,7 @@ def test_after_an_error(station: Station, drive: TapeDrive, operation: Any) -> N
         drive.go_to_file(2)
         station.fail(operation)
         with pytest.raises((TapeError, OSError)):
-            read_here(drive) if operation == "read" else drive.tell()
+            read_here(drive) if operation == "read" else drive.raw.tell()
         with suppress(TapeError, OSError):
             drive.go_to_file(there)
             assert read_here(drive) == record(there, 0)
@@ -174,13 +174,13 @@ def _anything(station: Station, drive: TapeDrive, rng: random.Random) -> int:
         "read": lambda: read_here(drive),
         "rewind": drive.rewind,
         "end of data": drive.end_of_data,
-        "forward": lambda: drive.forward_files(rng.randrange(1, 3)),
-        "backward": lambda: drive.backward_files(rng.randrange(3)),
-        "record back": drive.backward_records,
-        "before filemark": drive.before_filemark,
-        "seek": lambda: drive.seek(rng.randrange(14)),
+        "forward": lambda: drive.raw.forward_files(rng.randrange(1, 3)),
+        "backward": lambda: drive.raw.backward_files(rng.randrange(3)),
+        "record back": drive.raw.backward_records,
+        "before filemark": drive.raw.before_filemark,
+        "seek": lambda: drive.raw.seek(rng.randrange(14)),
         "release": drive.release,
-        "tell": drive.tell,
+        "tell": drive.raw.tell,
         "reset": station.reset,
         "failed read": lambda: (station.fail("read"), read_here(drive)),
     }

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tapestream import BackupInfo, TarStreamSource, copy, verify
-from tapestream.drive import position
+from tapestream.drive import paths
 from tapestream.errors import (
     DigestMismatchError,
     EndOfTapeError,
@@ -190,7 +190,7 @@ def test_the_device_that_does_not_rewind_is_named(
 def test_what_is_no_path(path: Any) -> None:
     with pytest.raises((UsageError, NotATapeError), match=r"path|cannot open"):
         TapeDrive(path)
-    assert not position.is_tape("/dev/with\0in it")
+    assert not paths.is_tape("/dev/with\0in it")
 
 
 def test_a_drive_that_is_not_ours_to_use() -> None:

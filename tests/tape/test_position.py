@@ -68,14 +68,14 @@ def tapes(station: Station) -> Station:
 
 def back_to_the_first_backup(drive: TapeDrive) -> None:
     drive.go_to_file(2)
-    drive.forward_files(1)
-    drive.backward_files(2)
+    drive.raw.forward_files(1)
+    drive.raw.backward_files(2)
 
 
 @pytest.mark.parametrize(
     ("wind", "nth"),
     [
-        (lambda drive: drive.forward_files(1), 1),
+        (lambda drive: drive.raw.forward_files(1), 1),
         (back_to_the_first_backup, 2),
         (lambda drive: drive.go_to_file(2), 1),
     ],
@@ -133,8 +133,8 @@ def set_block_size(drive: TapeDrive) -> None:
 
 
 def seek(drive: TapeDrive) -> None:
-    drive.seek(2)
-    assert drive.tell() == 2
+    drive.raw.seek(2)
+    assert drive.raw.tell() == 2
 
 
 def erase(drive: TapeDrive) -> None:
@@ -175,7 +175,7 @@ def forget_place(station: Station) -> TapeDrive:
         drive.end_of_data()
         station.reset()
         with pytest.raises(PositionLostError):
-            drive.write_filemark()
+            drive.raw.write_filemark()
     return tape_drive(station)
 
 
@@ -192,7 +192,7 @@ def test_the_same_drive_can_be_used_after_the_error(tapes: Station, use: str) ->
         drive.end_of_data()
         tapes.reset()
         with pytest.raises(PositionLostError):
-            drive.write_filemark()
+            drive.raw.write_filemark()
         USES[use](drive)
 
 
@@ -212,16 +212,16 @@ def test_a_driver_that_hides_its_status_too(use: str) -> None:
 @pytest.mark.parametrize(
     "move",
     [
-        lambda drive: drive.forward_files(1),
-        lambda drive: drive.backward_records(1),
+        lambda drive: drive.raw.forward_files(1),
+        lambda drive: drive.raw.backward_records(1),
         lambda drive: drive.end_of_data(),
         lambda drive: drive.rewind(),
-        lambda drive: drive.tell(),
-        lambda drive: drive.write_record(memoryview(bytes(RECORD))),
-        lambda drive: drive.write_filemark(),
+        lambda drive: drive.raw.tell(),
+        lambda drive: drive.raw.write_record(memoryview(bytes(RECORD))),
+        lambda drive: drive.raw.write_filemark(),
         lambda drive: drive.erase(),
         lambda drive: drive.set_block_size(0),
-        lambda drive: RecordReader(drive).record(),
+        lambda drive: RecordReader(drive.raw).record(),
     ],
 )
 def test_what_is_done_first_after_a_reset_fails(
@@ -349,7 +349,7 @@ def test_a_rewind_between_small_records_costs_no_more_than_is_said(
         assert "verify the others on this tape" in str(caught.value)
         drive.rewind()
         drive.end_of_data()
-        assert 0 < drive.tell() <= BOUND
+        assert 0 < drive.raw.tell() <= BOUND
 
 
 def size_of(record_size: int) -> int:
@@ -451,18 +451,18 @@ def test_a_filemark_that_went_elsewhere_is_not_called_a_backup(tapes: Station) -
     opener = Interrupted(tapes, lambda: tapes.move(6))
     with TapeDrive(tapes.path, open_device=opener) as drive:
         drive.end_of_data()
-        drive.begin_file()
-        drive.write_record(memoryview(bytes(RECORD)))
+        drive.raw.begin_file()
+        drive.raw.write_record(memoryview(bytes(RECORD)))
         opener.before(2)  # after the question
         with pytest.raises(PositionLostError, match="the filemark may have gone elsewhere"):
-            drive.write_filemark()
+            drive.raw.write_filemark()
         assert opener.happened
 
 
 def test_closing_writes_no_filemark_where_others_moved_the_tape(tapes: Station) -> None:
     drive = tape_drive(tapes)
     drive.end_of_data()
-    drive.write_record(memoryview(bytes(RECORD)))
+    drive.raw.write_record(memoryview(bytes(RECORD)))
     tapes.move(0)
     with pytest.raises(PositionLostError):
         drive.close()
@@ -516,14 +516,14 @@ def test_it_is_asked_once_for_each_mebibyte(record_size: int, writes: int, reads
     station.swap("T0002")
     counter = Counter(station)
     with TapeDrive(station.path, open_device=counter) as drive:
-        writer = RecordWriter(drive, RecordPool(record_size))
+        writer = RecordWriter(drive.raw, RecordPool(record_size))
         counter.calls = 0
         records = 6 * writes * reads
         writer.write(memoryview(bytes(records * record_size)))
         assert counter.calls == records + records // writes - 1
         writer.end_file()
         drive.rewind()
-        reader = RecordReader(drive)
+        reader = RecordReader(drive.raw)
         counter.calls = 0
         for _ in range(records):
             reader.record()
@@ -535,7 +535,7 @@ def test_the_warning_of_the_end_is_heard_when_the_place_is_asked(record_size: in
     """A driver that writes behind tells it with any call; then a record may be lost at the end."""
     double = FakeDrive(Cartridge(40 * MIB, 16 * MIB), write_behind=True)
     drive = TapeDrive("/dev/nst0", open_device=double.open)
-    writer = RecordWriter(drive, RecordPool(record_size))
+    writer = RecordWriter(drive.raw, RecordPool(record_size))
     data = memoryview(disk(9, record_size))
     while not writer.is_ending:
         writer.write(data)
@@ -558,13 +558,13 @@ def test_a_warning_heard_so_refuses_the_record(station: Station) -> None:
         refused = 0
         for _ in range(4):
             try:
-                drive.write_record(record)
+                drive.raw.write_record(record)
             except EndOfTapeError:
                 refused += 1
-                drive.write_record(record)
+                drive.raw.write_record(record)
         assert refused
-        drive.write_filemark()
-        assert drive.tell() == 5
+        drive.raw.write_filemark()
+        assert drive.raw.tell() == 5
 
 
 # --- Who is kept out ---

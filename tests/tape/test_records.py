@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tapestream.drive.device import TapeDevice
+from tapestream.drive.position import PositionedDrive
 from tapestream.drive.records import (
     MAX_RECORD,
     MIN_RECORD,
@@ -22,7 +23,6 @@ from tapestream.drive.records import (
     check_record_size,
 )
 from tapestream.errors import DriveBusyError, EndOfTapeError, TapeError, UsageError
-from tapestream.tape import TapeDrive
 
 from .backups import noise
 from .fake import Cartridge, FakeDevice, FakeDrive
@@ -61,14 +61,14 @@ class Watched(FakeDevice):
 
 def drive_with(
     cartridge: Cartridge | None = None, *, seen: list[Seen] | None = None, **options: Any
-) -> tuple[FakeDrive, TapeDrive]:
+) -> tuple[FakeDrive, PositionedDrive]:
     double = FakeDrive(cartridge or Cartridge(512 * MIB), **options)
     writes = [] if seen is None else seen
 
     def open_device(path: str, *, read_only: bool) -> TapeDevice:
         return Watched(double, writes, read_only=read_only)
 
-    return double, TapeDrive("/dev/nst0", open_device=open_device)
+    return double, PositionedDrive("/dev/nst0", open_device=open_device)
 
 
 # --- Writing ---
@@ -89,7 +89,7 @@ def test_any_writes_make_records_of_one_size(size: int, lengths: list[int]) -> N
         writer.write(rest[:length])
         rest = rest[length:]
     writer.end_file()
-    drive.close()
+    drive.release()
     whole = len(data) // size
     assert [s.size for s in seen] == [size] * whole
     assert all(s.page_aligned for s in seen)
@@ -209,7 +209,7 @@ def tape_with(*sizes: int, seed: int = 1) -> Cartridge:
     return cartridge
 
 
-def read_all(drive: TapeDrive, step: int = 100_000) -> bytes:
+def read_all(drive: PositionedDrive, step: int = 100_000) -> bytes:
     reader = RecordReader(drive)
     found, buffer = bytearray(), memoryview(bytearray(step))
     while count := reader.readinto(buffer):

@@ -101,7 +101,7 @@ def test_nothing_is_written_where_the_tape_stands_after_that(drive: TapeDrive) -
     with pytest.raises(BlockSizeError):
         restore(drive)
     with pytest.raises(TapeError):
-        drive.write_record(memoryview(bytes(4 * RECORD)))
+        drive.raw.write_record(memoryview(bytes(4 * RECORD)))
     drive.release()
     drive.set_block_size(0)
     assert listing(drive) == ["label T1", "a"]
@@ -160,7 +160,7 @@ def test_a_record_that_the_host_refuses_leaves_no_tape_file() -> None:
     with TapeDrive("/dev/nst0", open_device=station.open) as drive:
         for use in (
             lambda: backup(drive, SMALL, "a", record_size=8 * RECORD),
-            lambda: drive.write_record(memoryview(bytes(8 * RECORD))),
+            lambda: drive.raw.write_record(memoryview(bytes(8 * RECORD))),
         ):
             with pytest.raises(TapeError, match="smaller record_size"):
                 use()
@@ -177,14 +177,14 @@ def test_a_record_that_the_host_refuses_leaves_no_tape_file() -> None:
 def test_a_tape_with_nothing_but_filemarks_is_blank_enough_for_a_label(drive: TapeDrive) -> None:
     """Other programs leave one when they are refused, or end before they write."""
     drive.rewind()
-    drive.write_filemark()
-    drive.write_filemark()
+    drive.raw.write_filemark()
+    drive.raw.write_filemark()
     drive.write_label("T1")
     assert listing(drive) == ["label T1"]
     drive.rewind()
-    drive.write_filemark()
-    drive.write_record(memoryview(SMALL.ljust(RECORD)))
-    drive.write_filemark()
+    drive.raw.write_filemark()
+    drive.raw.write_record(memoryview(SMALL.ljust(RECORD)))
+    drive.raw.write_filemark()
     with pytest.raises(UsageError, match="something on the tape"):
         drive.write_label("T2")
 
@@ -220,7 +220,7 @@ def test_a_host_with_fast_eod(station: Station, drive: TapeDrive, tmp_path: Path
             with TarStreamSource(drive, expect=catalog.find(disk_id=name)[0]) as source:
                 assert source.info.disk_id == name
     # Wherever it stands, also where the driver has lost count.
-    drive.seek(2)
+    drive.raw.seek(2)
     assert places(backup(drive, SMALL, "d")) == [("T1", 4)]
     drive.rewind()
     drive.end_of_data()
@@ -259,7 +259,7 @@ def test_an_unreadable_label_is_not_taken_for_none(tmp_path: Path) -> None:
         for use in (drive.read_label, lambda: catalog.scan(drive)):
             with pytest.raises(UnreadableLabelError, match=r"cannot tell if .* a label.*Clean"):
                 use()
-            assert not knows_label(drive)
+            assert not knows_label(drive.raw)
         with pytest.raises(TapeError, match="cannot tell if the tape has a label"):
             backup(drive, SMALL, "b")
         with pytest.raises(UsageError, match="something on the tape"):
@@ -299,8 +299,8 @@ def test_another_tape_is_asked_for_where_the_next_one_has_no_readable_label() ->
 def test_a_damaged_label_is_not_taken_for_none(drive: TapeDrive, tmp_path: Path) -> None:
     text = json.dumps({"format": "tapestream-label", "version": 1}).encode()
     record = fmt.HeaderWriter(0).header("tape-label.json", len(text)) + text
-    drive.write_record(memoryview(record.ljust(RECORD, b"\0")))
-    drive.write_filemark()
+    drive.raw.write_record(memoryview(record.ljust(RECORD, b"\0")))
+    drive.raw.write_filemark()
     with Catalog(tmp_path / "catalog") as catalog:
         for use in (drive.read_label, lambda: catalog.scan(drive)):
             with pytest.raises(TapeError, match=r"tape-label\.json is not a label"):

@@ -416,9 +416,9 @@ def test_a_protected_tape(station: Station, drive: TapeDrive) -> None:
         backup(drive, disk(6), "b")
     assert restore_disk(drive, "a") == disk(6)
     with pytest.raises(WriteProtectedError):
-        drive.write_filemark()
+        drive.raw.write_filemark()
     with pytest.raises(WriteProtectedError):
-        drive.write_record(memoryview(bytes(RECORD)))
+        drive.raw.write_record(memoryview(bytes(RECORD)))
     with pytest.raises(WriteProtectedError):
         drive.erase()
     assert listing(drive) == ["a"]
@@ -444,7 +444,7 @@ def test_an_empty_drive(station: Station, drive: TapeDrive) -> None:
         with pytest.raises(NoMediumError):
             list(drive.scan())
         with pytest.raises(NoMediumError):
-            drive.tell()
+            drive.raw.tell()
     with pytest.raises(NoMediumError, match="after 0 s"):
         drive.wait_ready(timeout=0)
     waits: list[float] = []

@@ -157,7 +157,7 @@ def test_in_the_middle_of_a_restore(tapes: Station, event: Event) -> None:
         if not opener.happened:
             break
         with suppress(TapeError):
-            drive.write_record(memoryview(bytes(RECORD)))
+            drive.raw.write_record(memoryview(bytes(RECORD)))
         with suppress(TapeError):
             drive.close()
         put_back(tapes, event)
@@ -213,15 +213,15 @@ def test_another_tape_between_two_backups(tapes: Station) -> None:
 def test_nothing_is_written_where_the_position_was_lost(tapes: Station) -> None:
     with tape_drive(tapes) as drive:
         drive.end_of_data()
-        drive.write_record(memoryview(NEW[:RECORD]))
+        drive.raw.write_record(memoryview(NEW[:RECORD]))
         tapes.reset()
         with pytest.raises(TapeError):
-            drive.write_record(memoryview(NEW[:RECORD]))
+            drive.raw.write_record(memoryview(NEW[:RECORD]))
         for _ in range(2):
             with pytest.raises(PositionLostError):
-                drive.write_record(memoryview(NEW[:RECORD]))
+                drive.raw.write_record(memoryview(NEW[:RECORD]))
             with pytest.raises(PositionLostError):
-                drive.write_filemark()
+                drive.raw.write_filemark()
     check(tapes, 0)
 
 
@@ -302,7 +302,7 @@ def moves(station: Station, drive: TapeDrive) -> dict[str, Callable[[], object]]
         "release": drive.release,
         "go_to_file": lambda: drive.go_to_file(2),
         "scan": lambda: list(drive.scan()),
-        "write_filemark": drive.write_filemark,
+        "write_filemark": drive.raw.write_filemark,
         "another_tape": another_tape,
     }
 
@@ -333,8 +333,8 @@ def test_a_tape_file_goes_on_only_where_it_ends(tapes: Station, move: str) -> No
     """Neither a record nor a filemark is written elsewhere."""
     with tape_drive(tapes) as drive:
         drive.end_of_data()
-        drive.begin_file()
-        writer = RecordWriter(drive, RecordPool(RECORD))
+        drive.raw.begin_file()
+        writer = RecordWriter(drive.raw, RecordPool(RECORD))
         writer.write(memoryview(NEW[:RECORD]))
         moves(tapes, drive)[move]()
         for _ in range(2):
@@ -354,8 +354,8 @@ def test_another_tape_before_the_first_record(station: Station) -> None:
         change_tape(station, drive, "T0002")
         backup(drive, disk(3), "other")
         change_tape(station, drive, "T0001")
-        drive.begin_file()
-        writer = RecordWriter(drive, RecordPool(RECORD))
+        drive.raw.begin_file()
+        writer = RecordWriter(drive.raw, RecordPool(RECORD))
         change_tape(station, drive, "T0002")
         with pytest.raises(PositionLostError, match="was moved, or closed"):
             writer.write(memoryview(NEW[:RECORD]))
@@ -366,7 +366,7 @@ def test_another_tape_before_the_first_record(station: Station) -> None:
 def test_a_reader_does_not_go_on_elsewhere(tapes: Station, move: str) -> None:
     with tape_drive(tapes) as drive:
         drive.go_to_file(1)
-        reader = RecordReader(drive)
+        reader = RecordReader(drive.raw)
         reader.record()
         moves(tapes, drive)[move]()
         with pytest.raises(PositionLostError, match="was moved, or closed"):

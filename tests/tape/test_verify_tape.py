@@ -6,6 +6,7 @@ import io
 import json
 import tarfile
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 
 import pytest
@@ -67,7 +68,7 @@ def assert_good(report: VerifyReport, size: int = SIZE) -> None:
 def records(drive: TapeDrive, file: int = 0) -> list[bytes]:
     """All records of a tape file."""
     drive.go_to_file(file)
-    reader = RecordReader(drive)
+    reader = RecordReader(drive.raw)
     return [bytes(record) for record in iter(reader.record, b"")]
 
 
@@ -178,12 +179,9 @@ def test_a_second_volume_that_nobody_loads(station: Station) -> None:
     assert "volume 2" in report.problems[0]
 
 
-def test_a_second_volume_that_is_not_found(
-    station: Station, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("tapestream.tape.volumes.MAX_REQUESTS", 3)
+def test_a_second_volume_that_is_not_found(station: Station) -> None:
     drive, data, begins = two_volumes(station)
-    backup_of_another = iter(["T0003", "T0004", "T0001"])
+    backup_of_another = cycle(["T0003", "T0004", "T0001"])
 
     def load(request: VolumeRequest) -> None:
         station.swap(next(backup_of_another))

@@ -57,7 +57,7 @@ def _quick() -> Iterator[None]:
     """Wait for nothing."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tapestream.drive.position, "POLL_SECONDS", 0.001)
-        patch.setattr(tapestream.tape.volumes, "LOAD_SECONDS", 0.01)
+        patch.setattr(tapestream.drive.position, "LOAD_SECONDS", 0.01)
         logging.getLogger("tapestream.tape").addFilter(_is_no_wrong_tape)
         yield
         logging.getLogger("tapestream.tape").removeFilter(_is_no_wrong_tape)

@@ -1,20 +1,15 @@
-"""A drive with a cartridge, and where it must stand before anything is written."""
+"""A drive with a cartridge, and where the tape must stand before anything is written."""
 
 from __future__ import annotations
 
 import errno
 import logging
 import os
-import re
-import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Protocol
-
-from typing_extensions import Self
 
 from ..arguments import function, number
 from ..arguments import path as checked_path
@@ -30,12 +25,15 @@ from ..errors import (
     WriteProtectedError,
 )
 from .device import Command, Flag, StDevice, TapeDevice
+from .paths import check_path
 
 log = logging.getLogger("tapestream.tape")
 
 # How often to look whether a drive is ready, in seconds. LTO takes 15 s to load a cartridge, and
 # hours for the first load of a blank LTO-9 one.
 POLL_SECONDS = 1.0
+# A drive takes 15 to 60 s to take a cartridge; the kernel, too, waits for two minutes.
+LOAD_SECONDS = 120.0
 # The first command after a cartridge was loaded is refused: so the driver reports the change.
 _OPEN_ATTEMPTS = 3
 # What the driver answers to a record larger than the drive or the host adapter takes.
@@ -107,37 +105,50 @@ class OpenDevice(Protocol):
         ...
 
 
-class Transport:
-    """A drive with a cartridge: `TapeDrive`, but for what is on the tape, and whose turn it is.
+class PositionedDrive:
+    """A drive with a cartridge, by blocks, records and filemarks; it knows nothing of backups.
 
-    Arguments, guarantees and errors are described there.
+    The device is opened when it is first needed. The drive is asked where the tape stands before
+    anything is written after an error, and before more than `CHECK_BYTES` are written since it was
+    last asked. If the tape is not where we left it, nothing more is written.
+
+    Args:
+        path: Path of the device, as for `TapeDrive`.
+        open_device: What opens it; None for Linux's `st`.
+
+    Raises:
+        NotATapeError: There is no such device, or it is something else.
+
+    Attributes:
+        path: Path of the device.
+        open_count: How often the device was opened: another tape may have been loaded in between.
+        remembered: What the user of this object notes of the tape; None as soon as it may be
+            another tape.
+        poll_seconds: `wait_ready` looks this often.
+        load_seconds: The longest time from putting in a cartridge until the drive reports it.
     """
-
-    # So that an object whose constructor failed can be closed.
-    _device: TapeDevice | None = None
-    _writing = False
-    _position: int | None = None
 
     def __init__(
         self, path: str | os.PathLike[str], *, open_device: OpenDevice | None = None
     ) -> None:
         self.path = checked_path("path", path)
+        self.poll_seconds, self.load_seconds = POLL_SECONDS, LOAD_SECONDS
         if open_device is not None and not callable(open_device):
             raise UsageError(f"open_device must be a function or None, not {open_device!r}")
         if open_device is None:
-            _check_path(self.path)
+            check_path(self.path)
         self._open_device = open_device or StDevice
-        self._device = None
+        self._device: TapeDevice | None = None
         self._read_only = self._protected = False
         # None until the drive was asked.
         self._block_size: int | None = None
-        # Where the tape must stand; None until the drive was asked, or one of the two below.
-        self._position = None
+        # Where the tape must stand; None until the drive was asked, or one of the two above.
+        self._position: int | None = None
         # Where it stood when it was last asked, the bytes written or read since, and whether no
         # error came between.
         self._confirmed: int | None = None
         self._unchecked = 0
-        self._sure = False
+        self._position_is_checked = False
         # Something was written, and no filemark yet.
         self._writing = False
         # A filemark was written, and nothing was done since.
@@ -146,25 +157,8 @@ class Transport:
         self._loses_count = False
         # It has counted files that were not passed.
         self._miscounts = False
-        # How often the device was opened: another tape may have been loaded in between.
-        self.openings = 0
-        # What its user remembers of the tape; None as soon as it may be another one.
+        self.open_count = 0
         self.remembered: object | None = None
-
-    def __repr__(self) -> str:
-        path = getattr(self, "path", "without a path")  # the constructor may have failed
-        return f"<{type(self).__name__} {path}>"
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     # The drive and its cartridge
 
@@ -216,7 +210,7 @@ class Transport:
                 raise NoMediumError(f"{self.path} is not ready after {waited:.0f} s")
             if on_wait is not None:
                 on_wait(waited)
-            time.sleep(POLL_SECONDS)
+            time.sleep(self.poll_seconds)
 
     def load(self) -> None:
         """Load the cartridge that lies in the drive, after `eject`; it stands at its beginning."""
@@ -305,6 +299,25 @@ class Transport:
     def rewind(self) -> None:
         """Go to the beginning of the tape. A drive that was reset can be used again then."""
         self._command(Command.REWIND, "rewind")
+
+    def go_to_file(self, file: int) -> None:
+        """Go to the beginning of a tape file, by its number from 0.
+
+        Raises:
+            TapeError: The tape has no such file, or the drive failed.
+        """
+        number("file", file)
+        was_at_end = self._at_end
+        status = self.status() if file and self._stands_as_counted() else None
+        if status is None or status.file is None:
+            self.rewind()
+            if file:
+                self.forward_files(file)
+        elif file > status.file:
+            self.forward_files(file - status.file)
+        # If the tape was left at the end of data, and not wound there, reading it fails.
+        elif file < status.file or status.block != 0 or was_at_end:
+            self.backward_files(status.file - file)
 
     def forward_files(self, count: int = 1) -> None:
         """Go past the `count`-th filemark from here: to the beginning of a later tape file.
@@ -397,10 +410,10 @@ class Transport:
         """
         self._check_writable()
         self._check_position()
-        if self._position and self.status().block != 0 and not self._is_behind_filemark():
+        if self._position and self.status().block != 0 and not self._is_after_filemark():
             self.write_filemark()
 
-    def _is_behind_filemark(self) -> bool:
+    def _is_after_filemark(self) -> bool:
         """Go back over what is before, to see if it is a filemark, and forward again."""
         where = self._position
         try:
@@ -429,10 +442,10 @@ class Transport:
         self._check_writable()
         self._check_position()
         assert self._position is not None
-        behind = self._position + 1
+        after = self._position + 1
         self._command(Command.WRITE_FILEMARKS, "write a filemark")
-        if self._position not in (behind, _LOST):
-            raise self._moved(behind, self._position, "the filemark", 1)
+        if self._position not in (after, _LOST):
+            raise self._moved(after, self._position, "the filemark", 1)
 
     def write_record(self, record: memoryview) -> int:
         """Write one record.
@@ -454,7 +467,7 @@ class Transport:
         """
         self._check_writable()
         too_much = self._unchecked and self._unchecked + len(record) > CHECK_BYTES
-        if (too_much or not self._sure) and self._check_position():
+        if (too_much or not self._position_is_checked) and self._check_position():
             raise EndOfTapeError(f"{self.path}: the tape will soon be full")
         doing = f"cannot write a record of {len(record)} bytes"
         began, device = not self._writing, self._ready()
@@ -498,7 +511,7 @@ class Transport:
             OSError: As the driver said; the position is to be asked for.
         """
         device = self._ready()
-        self._sure = self._at_end = False
+        self._position_is_checked = self._at_end = False
         try:
             count = device.readinto(buffer)
         except OSError as e:
@@ -508,11 +521,30 @@ class Transport:
         self._count_read(count)
         return count
 
-    def _counted(self) -> int | None:
+    def expected_block(self) -> int | None:
+        """The block at which the tape must stand, as far as it was counted: the drive is not asked.
+
+        Returns:
+            None where that is not known: after an error, a filemark that was read, or in fixed mode
+            any record that was read.
+
+        Raises:
+            TapeError: The device was closed, and cannot be opened again.
+        """
         self._ready()
         return None if self._position in (_MOVED, _LOST) else self._position
 
-    def _should_ask(self) -> bool:
+    def forget_position(self) -> None:
+        """Trust no longer where the tape stands: nothing is written before it was wound."""
+        self._position, self._position_is_checked = _LOST, False
+
+    @property
+    def check_is_due(self) -> bool:
+        """True when so much was read that the drive should be asked again where the tape stands.
+
+        Never in fixed mode: the driver would drop the rest of a block that was read in part, and go
+        back over a filemark that it has not yet reported.
+        """
         return self._unchecked >= CHECK_BYTES and not self._block_size
 
     def _count_read(self, size: int) -> None:
@@ -529,7 +561,8 @@ class Transport:
     def release(self) -> None:
         """Close the device until it is needed again, so that other programs can use the drive.
 
-        The tape stays where it is. What was written since the last filemark gets one.
+        The tape stays where it is. What was written since the last filemark gets one. May be called
+        more than once.
 
         Raises:
             TapeError: Something that was written may not be on the tape.
@@ -540,7 +573,7 @@ class Transport:
         finally:
             device, self._device = self._device, None
             was_lost = self.is_lost
-            self._sure = self._writing = self._at_end = self._read_only = False
+            self._position_is_checked = self._writing = self._at_end = self._read_only = False
             self._position = self._block_size = None
             self.remembered = None
             if device is not None:
@@ -552,18 +585,10 @@ class Transport:
                         if not was_lost or e.errno != errno.EIO:
                             raise
 
-    def close(self) -> None:
-        """Close the device; the tape stays where it is. May be called more than once.
-
-        Raises:
-            TapeError: Something that was written may not be on the tape.
-        """
-        self.release()
-
     def _opened(self) -> TapeDevice:
         if self._device is None:
             self._device = self._open()
-            self.openings += 1
+            self.open_count += 1
         return self._device
 
     def _open(self) -> TapeDevice:
@@ -653,12 +678,12 @@ class Transport:
         """Note where the drive says that it stands."""
         self._position = self._confirmed = position
         self._unchecked = 0
-        self._sure = True
+        self._position_is_checked = True
 
     def _lose(self) -> None:
         """Note that it may stand anywhere, and have any tape."""
         self._position = _LOST
-        self._sure = self._at_end = False
+        self._position_is_checked = self._at_end = False
         self.remembered = None
 
     def _look_after(self, device: TapeDevice) -> int | None:
@@ -765,44 +790,8 @@ class Transport:
         try:
             yield
         except OSError as e:
-            self._sure = False
+            self._position_is_checked = False
             raise _translated(e, f"{self.path}: {doing}") from e
-
-
-def expected_block(drive: Transport) -> int | None:
-    """The block at which a tape must stand, as far as it was counted: the drive is not asked.
-
-    Returns:
-        None where that is not known: after an error, a filemark that was read, or in fixed mode any
-        record that was read.
-
-    Raises:
-        TapeError: The device was closed, and cannot be opened again.
-    """
-    return drive._counted()  # noqa: SLF001 - not for the users of a `TapeDrive`
-
-
-def forget_position(drive: Transport) -> None:
-    """Trust no longer where a tape stands: nothing is written before it was wound."""
-    drive._position, drive._sure = _LOST, False  # noqa: SLF001 - likewise
-
-
-def should_ask(drive: Transport) -> bool:
-    """True when enough was read that the drive should be asked again where the tape stands.
-
-    Never in fixed mode: the driver would drop the rest of a block that was read in part, and go
-    back over a filemark that it has not yet reported.
-    """
-    return drive._should_ask()  # noqa: SLF001 - not for the users of a `TapeDrive`
-
-
-def is_tape(path: str) -> bool:
-    """True when the path is that of a SCSI tape device."""
-    try:
-        found = os.stat(path)
-    except (OSError, ValueError):  # of a path that cannot be one
-        return False
-    return stat.S_ISCHR(found.st_mode) and os.major(found.st_rdev) == _ST_MAJOR
 
 
 def _position(device: TapeDevice) -> tuple[int, bool]:
@@ -827,40 +816,6 @@ def _found(device: TapeDevice) -> int | str:
 def _reason(error: OSError) -> str:
     return error.strerror or str(error)
 
-
-def _check_path(path: str) -> None:
-    try:
-        found = os.stat(path)
-    except (OSError, ValueError) as e:
-        raise NotATapeError(f"cannot open {path!r}", e) from e
-    if not is_tape(path):
-        raise NotATapeError(f"{path} is not a tape device")
-    if not os.minor(found.st_rdev) & _NO_REWIND:
-        log.warning(
-            "%s rewinds whenever it is closed: the next backup would overwrite this one; use the "
-            "no-rewind device, %s",
-            path,
-            _no_rewind_path(path),
-        )
-
-
-def _no_rewind_path(path: str) -> str:
-    """The device of the same drive that does not rewind: by the same kind of name, if there is one.
-
-    In /dev/tape/by-id and by-path, udev gives both devices of a drive a name.
-    """
-    real = path if _REWINDING.fullmatch(path) else os.path.realpath(path)
-    if real != path and os.path.exists(f"{path}-nst"):
-        return f"{path}-nst"
-    if _REWINDING.fullmatch(real):
-        return real.replace("/st", "/nst")
-    return "such as /dev/nst0"
-
-
-# The kernel's Documentation/admin-guide/devices.txt: the SCSI tapes, and their no-rewind bit.
-_ST_MAJOR = 9
-_NO_REWIND = 0x80
-_REWINDING = re.compile(r"/dev/st\d+[alm]?")
 
 _KINDS: dict[int, type[LocalIOError]] = {
     errno.ENOSPC: EndOfTapeError,

@@ -22,7 +22,7 @@ from ..errors import (
     TapeError,
     UsageError,
 )
-from .position import Transport, expected_block, forget_position, should_ask
+from .position import PositionedDrive
 
 BLOCK, KIB, MIB = 512, 1024, 1024**2
 
@@ -98,7 +98,7 @@ class RecordWriter:
         is_full: The hard end of the tape: it takes no more records, but still a filemark.
     """
 
-    def __init__(self, drive: Transport, pool: RecordPool) -> None:
+    def __init__(self, drive: PositionedDrive, pool: RecordPool) -> None:
         block_size = drive.block_size
         if block_size and pool.size % block_size:
             raise UsageError(
@@ -115,7 +115,7 @@ class RecordWriter:
         self._kept: deque[memoryview] = deque()
         self._kept_from = 0  # offset of the first record that is kept
         self._next_block = drive.tell()
-        self._opening = drive.openings
+        self._open_count = drive.open_count
 
     def write(self, data: memoryview | bytes) -> None:
         """Put data into records, and write those that are full.
@@ -202,7 +202,7 @@ class RecordWriter:
         The drive knows only where it should be after the last command, whoever gave that.
         """
         drive = self._drive
-        if (expected_block(drive), drive.openings) != (self._next_block, self._opening):
+        if (drive.expected_block(), drive.open_count) != (self._next_block, self._open_count):
             raise PositionLostError(
                 f"{drive.path} was moved, or closed, before block {self._next_block} was written"
             )
@@ -234,7 +234,7 @@ class RecordReader:
         PositionLostError: Where the drive stands is not known since an error.
     """
 
-    def __init__(self, drive: Transport) -> None:
+    def __init__(self, drive: PositionedDrive) -> None:
         self.name = drive.path
         self._drive = drive
         self._memory = mmap.mmap(-1, _FIRST_BUFFER)
@@ -245,7 +245,7 @@ class RecordReader:
                 f"{drive.path}: since an error it is not known where the tape stands"
             )
         self._next_block = drive.tell()
-        self._opening = drive.openings
+        self._open_count = drive.open_count
         self._length = 0
         self._lost: str | None = None
         self.ended = False
@@ -286,7 +286,7 @@ class RecordReader:
             self.ended = count == 0
             self._next_block += 1
             self._length = count
-            if should_ask(self._drive):
+            if self._drive.check_is_due:
                 self.check_place()
             return view[:count]
 
@@ -334,7 +334,10 @@ class RecordReader:
     def _check_place(self) -> None:
         """Make sure, as far as it is known, that nobody has moved the tape, or given it away."""
         drive = self._drive
-        if expected_block(drive) not in (None, self._next_block) or drive.openings != self._opening:
+        if (
+            drive.expected_block() not in (None, self._next_block)
+            or drive.open_count != self._open_count
+        ):
             raise self._stop(
                 f"{self.name} was moved, or closed, before block {self._next_block} was read"
             )
@@ -393,7 +396,7 @@ class RecordReader:
         return unreadable
 
 
-def _measured_block(drive: Transport) -> int:
+def _measured_block(drive: PositionedDrive) -> int:
     """The size of the block at which a drive in fixed mode stands; 0 if it cannot be read.
 
     In fixed mode the driver says no more than that it cannot read a block of another size. The
@@ -407,7 +410,7 @@ def _measured_block(drive: Transport) -> int:
         return 0
     finally:
         drive.set_block_size(fixed)
-        forget_position(drive)
+        drive.forget_position()
 
 
 def check_record_size(size: int) -> None:

@@ -219,7 +219,7 @@ class Catalog(Closing):
             entries = list(drive.scan())
             label = entries[0].tape_label if entries else None
             if entries and entries[0].is_unknown:
-                raise unreadable_label(drive, entries[0])
+                raise unreadable_label(drive.raw, entries[0])
             if label is None:
                 raise UsageError(
                     f"{drive.path}: the tape has no label",
@@ -476,7 +476,7 @@ def _has_data(drive: TapeDrive, entry: TapeEntry) -> bool:
     """Whether some of the disk is in a tape file that has no end."""
     try:
         drive.go_to_file(entry.file)
-        return holds_data(drive)
+        return holds_data(drive.raw)
     except (NoMediumError, PositionLostError):
         raise
     except TapeError as e:

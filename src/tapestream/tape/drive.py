@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from types import TracebackType
 
-from ..arguments import flag, number
+from typing_extensions import Self
+
+from ..arguments import flag
 from ..drive.lease import FairLock, Lease
-from ..drive.position import OpenDevice, Transport
+from ..drive.position import OpenDevice, PositionedDrive, TapeStatus
 from ..errors import (
     BlockSizeError,
     NoMediumError,
@@ -27,7 +30,7 @@ from .search import matches, newest_first
 log = logging.getLogger("tapestream.tape")
 
 
-class TapeDrive(Transport):
+class TapeDrive:
     """A tape drive, by its no-rewind device.
 
     The tape stands wherever it was left; nothing is rewound unless you ask for it. One thread at a
@@ -49,14 +52,120 @@ class TapeDrive(Transport):
 
     Raises:
         NotATapeError: There is no such device, or it is something else.
+
+    Attributes:
+        path: Path of the device.
+        raw: The drive one level below, by blocks, records and filemarks: what sinks and sources
+            use.
     """
 
     def __init__(
         self, path: str | os.PathLike[str], *, open_device: OpenDevice | None = None
     ) -> None:
-        super().__init__(path, open_device=open_device)
+        self.raw = PositionedDrive(path, open_device=open_device)
+        self.path = self.raw.path
         # Whose turn it is; a `Lease` takes it.
         self.lock = FairLock(self.path)
+
+    def __repr__(self) -> str:
+        path = getattr(self, "path", "without a path")  # the constructor may have failed
+        return f"<TapeDrive {path}>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # The drive and its cartridge
+
+    def status(self) -> TapeStatus:
+        """What the drive says of itself; immediately, and also without a cartridge.
+
+        Raises:
+            TapeError: The device cannot be opened, or does not answer.
+        """
+        return self.raw.status()
+
+    def wait_ready(
+        self, timeout: float | None = None, *, on_wait: Callable[[float], object] | None = None
+    ) -> None:
+        """Wait until a cartridge is loaded and the drive has taken it.
+
+        Args:
+            timeout: Longest time to wait in seconds; None for ever: the first load of a blank
+                LTO-9 cartridge can take two hours.
+            on_wait: Called about once a second with the seconds waited so far; may raise to give
+                up.
+
+        Raises:
+            NoMediumError: The time is over.
+            TapeError: The device cannot be opened.
+        """
+        self.raw.wait_ready(timeout, on_wait=on_wait)
+
+    def load(self) -> None:
+        """Load the cartridge that lies in the drive, after `eject`; it stands at its beginning."""
+        self.raw.load()
+
+    def eject(self) -> None:
+        """Rewind, and unload the cartridge."""
+        self.raw.eject()
+
+    @property
+    def block_size(self) -> int:
+        """Size of all blocks in bytes; 0 in variable mode."""
+        return self.raw.block_size
+
+    def set_block_size(self, size: int) -> None:
+        """Set the size of all blocks, that is fixed mode; 0 for variable mode, the usual one.
+
+        The drive keeps it. In fixed mode the record size must be a multiple of it.
+        """
+        self.raw.set_block_size(size)
+
+    # Winding
+
+    def rewind(self) -> None:
+        """Go to the beginning of the tape. A drive that was reset can be used again then."""
+        self.raw.rewind()
+
+    def end_of_data(self) -> None:
+        """Go past everything that was written: where the next backup goes.
+
+        Raises:
+            PositionLostError: The drive was reset, or has another tape. Rewind it.
+            TapeError: The drive failed.
+        """
+        self.raw.end_of_data()
+
+    def go_to_file(self, file: int) -> None:
+        """Go to the beginning of a tape file, by its number from 0.
+
+        Raises:
+            UsageError: It is no number of a file.
+            WrongTapeError: The tape has no such file.
+            TapeError: The drive failed.
+        """
+        try:
+            self.raw.go_to_file(file)
+        except TapeError as e:
+            status = self.status()
+            if not status.at_end_of_data or status.file is None:
+                raise
+            label = f"tape {self.label}" if self.label else "its tape"
+            raise WrongTapeError(
+                f"{self.path}: {label} has {status.file} files, and none with number {file}"
+            ) from e
+
+    def erase(self) -> None:
+        """Erase everything from here to the end of the tape: takes hours on many drives."""
+        self.raw.erase()
 
     # What is on the tape
 
@@ -68,7 +177,7 @@ class TapeDrive(Transport):
     @property
     def tape_label(self) -> TapeLabel | None:
         """The tape's label, if it has one, as far as it was read since the drive was opened."""
-        return remembered_label(self)
+        return remembered_label(self.raw)
 
     def scan(self) -> Iterator[TapeEntry]:
         """Look at every tape file, from the beginning of the tape; see `TapeEntry`.
@@ -81,7 +190,7 @@ class TapeDrive(Transport):
             TapeError: The drive failed.
         """
         with turn_to_scan(self):
-            yield from scan(self)
+            yield from scan(self.raw)
 
     def find(
         self,
@@ -128,39 +237,6 @@ class TapeDrive(Transport):
         ]
         return newest_first(found, lambda entry: entry.file)
 
-    def go_to_file(self, file: int) -> None:
-        """Go to the beginning of a tape file, by its number from 0.
-
-        Raises:
-            UsageError: It is no number of a file.
-            WrongTapeError: The tape has no such file.
-            TapeError: The drive failed.
-        """
-        number("file", file)
-        try:
-            self._wind_to_file(file)
-        except TapeError as e:
-            status = self.status()
-            if not status.at_end_of_data or status.file is None:
-                raise
-            label = f"tape {self.label}" if self.label else "its tape"
-            raise WrongTapeError(
-                f"{self.path}: {label} has {status.file} files, and none with number {file}"
-            ) from e
-
-    def _wind_to_file(self, file: int) -> None:
-        was_at_end = self._at_end
-        status = self.status() if file and self._stands_as_counted() else None
-        if status is None or status.file is None:
-            self.rewind()
-            if file:
-                self.forward_files(file)
-        elif file > status.file:
-            self.forward_files(file - status.file)
-        # If the tape was left at the end of data, and not wound there, reading it fails.
-        elif file < status.file or status.block != 0 or was_at_end:
-            self.backward_files(status.file - file)
-
     def read_label(self) -> str | None:
         """Rewind, and read the tape's label; None if it has none. It stands anywhere then.
 
@@ -169,7 +245,7 @@ class TapeDrive(Transport):
             UnreadableLabelError: It is not known whether the tape has a label.
             TapeError: The drive failed.
         """
-        label = first_label(self)
+        label = first_label(self.raw)
         return label.name if label else None
 
     def write_label(self, label: str, *, overwrite: bool = False) -> None:
@@ -191,12 +267,12 @@ class TapeDrive(Transport):
             self._check_blank()
         new = new_label(label, before)
         self.rewind()
-        self.write_record(memoryview(label_record(new, self.block_size)))
-        self.write_filemark()
-        remember_label(self, new)
+        self.raw.write_record(memoryview(label_record(new, self.block_size)))
+        self.raw.write_filemark()
+        remember_label(self.raw, new)
 
     def _check_blank(self) -> None:
-        for entry in scan(self):
+        for entry in scan(self.raw):
             if not is_empty(entry):
                 what = f"the label {entry.label!r}" if entry.label else "something foreign"
                 if entry.info is not None:
@@ -211,7 +287,7 @@ class TapeDrive(Transport):
     def _label_before(self) -> TapeLabel | None:
         """The label that is about to be written over; None where there is none, or a bad one."""
         try:
-            return first_label(self)
+            return first_label(self.raw)
         except BlockSizeError:
             fixed = self.block_size
             self.set_block_size(0)
@@ -237,6 +313,22 @@ class TapeDrive(Transport):
             UsageError: At the beginning of the block, if this thread has the drive already.
         """
         return Lease(self)
+
+    def release(self) -> None:
+        """Close the device until it is needed again, so that other programs can use the drive.
+
+        The tape stays where it is. What was written since the last filemark gets one.
+
+        Raises:
+            TapeError: Something that was written may not be on the tape.
+        """
+        raw = getattr(self, "raw", None)  # the constructor may have failed
+        if raw is not None:
+            raw.release()
+
+    def close(self) -> None:
+        """The same. May be called more than once."""
+        self.release()
 
 
 def turn_to_scan(drive: TapeDrive) -> AbstractContextManager[object]:

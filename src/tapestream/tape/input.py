@@ -20,7 +20,7 @@ from ..tar.format import INFO, MAX_INFO, Preamble
 from ..tar.members import MemberReader
 from .drive import TapeDrive
 from .label import knows_label
-from .scan import TapeEntry, holds_data, look, scan
+from .scan import TapeEntry, holds_data, read_entry, scan
 from .volumes import LoadVolume, VolumeRequest, place_in_words, request_volume
 
 log = logging.getLogger("tapestream.tape")
@@ -61,7 +61,7 @@ class TapeInput:
             if file is not None:
                 drive.go_to_file(file)
             self._place = drive.label, file
-            self._reader = RecordReader(drive)
+            self._reader = RecordReader(drive.raw)
         except BaseException:
             self._lease.release()
             raise
@@ -78,7 +78,7 @@ class TapeInput:
 
     def place(self) -> str:
         """The same, with the label read if need be: that may wind the tape."""
-        if not knows_label(self._lease.drive) and self._file is not None:
+        if not knows_label(self._lease.drive.raw) and self._file is not None:
             with suppress(StreamError, TapeError):
                 self._lease.drive.read_label()
                 self._place = self._lease.drive.label, self._file
@@ -129,7 +129,7 @@ class TapeInput:
             UsageError: The number of the tape file is not known.
         """
         if self._is_at(preamble):
-            self._reader = RecordReader(self._drive)
+            self._reader = RecordReader(self._drive.raw)
         elif self._on_next_volume is None or preamble.set_id is None:
             raise self._wrong_tape(preamble)
         else:
@@ -174,7 +174,7 @@ class TapeInput:
                 if may_ask:
                     return
                 raise self._wrong_tape(preamble)
-            entry = look(self._drive, self._file)
+            entry = read_entry(self._drive.raw, self._file)
         finally:
             self.leave()
         # A volume that the end of its tape tore is incomplete; the next makes up for it.
@@ -203,7 +203,7 @@ class TapeInput:
         """Go past the filemark, and let others use the drive if this can come back."""
         try:
             if not self._reader.ended:
-                self._lease.drive.forward_files(1)
+                self._lease.drive.raw.forward_files(1)
         except TapeError as e:
             # The power failed before it was written: all that it would close has been read.
             log.warning("the tape file has no filemark: %s", e)
@@ -254,7 +254,7 @@ class TapeInput:
         request_volume(self._lease, request, self._on_next_volume, accept)
         drive = self._lease.drive
         self._place = drive.label, drive.status().file
-        self._reader = RecordReader(drive)
+        self._reader = RecordReader(drive.raw)
 
     def _wrong_tape(self, preamble: Preamble) -> WrongTapeError:
         label = f" of tape {self._place[0]}" if self._place[0] else ""
@@ -266,13 +266,13 @@ class TapeInput:
 
 def _where(drive: TapeDrive) -> tuple[int, int]:
     """Where a tape stands; where the drive was closed meanwhile, it may be another tape."""
-    return drive.tell(), drive.openings
+    return drive.raw.tell(), drive.raw.open_count
 
 
 def _preamble_here(drive: TapeDrive) -> Preamble | None:
     """What the tape file at whose beginning the drive stands says of itself, if it is a backup."""
     try:
-        return Preamble.decode(MemberReader(RecordReader(drive)).first(INFO, MAX_INFO))
+        return Preamble.decode(MemberReader(RecordReader(drive.raw)).first(INFO, MAX_INFO))
     except StreamError:
         return None
 
@@ -280,14 +280,14 @@ def _preamble_here(drive: TapeDrive) -> Preamble | None:
 def _find_volume(drive: TapeDrive, request: VolumeRequest) -> None:
     """Go to the beginning of the volume, or say what the tape holds instead."""
     torn: list[TapeEntry] = []
-    for entry in scan(drive):
+    for entry in scan(drive.raw):
         if (entry.set_id, entry.volume) == (request.set_id, request.volume):
             if entry.complete:
                 return drive.go_to_file(entry.file)
             torn.append(entry)
     for entry in torn:
         drive.go_to_file(entry.file)
-        if holds_data(drive):  # otherwise it is void, and the real one on another tape
+        if holds_data(drive.raw):  # otherwise it is void, and the real one on another tape
             return drive.go_to_file(entry.file)
     label = f"tape {drive.label}" if drive.label else "this tape"
     raise WrongTapeError(

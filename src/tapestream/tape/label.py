@@ -8,7 +8,7 @@ import uuid
 from dataclasses import dataclass
 from typing import TypeGuard
 
-from ..drive.position import Transport
+from ..drive.position import PositionedDrive
 from ..drive.records import MIN_RECORD
 from ..errors import CorruptStreamError, UsageError
 from ..tar import format as fmt
@@ -96,7 +96,7 @@ class _Known:
     label: TapeLabel | None
 
 
-def remember_label(drive: Transport, label: TapeLabel | None) -> None:
+def remember_label(drive: PositionedDrive, label: TapeLabel | None) -> None:
     """Remember the label of the tape in a drive, until it may be another tape.
 
     Args:
@@ -106,12 +106,12 @@ def remember_label(drive: Transport, label: TapeLabel | None) -> None:
     drive.remembered = _Known(label)
 
 
-def knows_label(drive: Transport) -> bool:
+def knows_label(drive: PositionedDrive) -> bool:
     """Whether it is known which label the tape has, or that it has none."""
     return isinstance(drive.remembered, _Known)
 
 
-def remembered_label(drive: Transport) -> TapeLabel | None:
+def remembered_label(drive: PositionedDrive) -> TapeLabel | None:
     """The label of the tape; None if it has none, or if that is not known."""
     return drive.remembered.label if isinstance(drive.remembered, _Known) else None
 

@@ -8,7 +8,6 @@ from datetime import datetime, timezone
 
 from typing_extensions import override
 
-from ..drive.position import expected_block
 from ..drive.records import RecordPool, RecordWriter, check_record_size
 from ..errors import EndOfTapeError, TapeError, WriteProtectedError, WrongTapeError
 from ..model.info import BackupInfo
@@ -123,11 +122,11 @@ class TapeOutput(OutputMedium):
             self._places.pop()  # what is there is void
         if self._on_volume_full is None:
             raise EndOfTapeError(f"{self.name}: the tape is full, with {left} bytes to go")
-        full, end = self._lease.drive, self._lease.drive.tell()
+        full, end = self._lease.drive, self._lease.drive.raw.tell()
 
         def accept(drive: TapeDrive) -> None:
             _append(drive)
-            if drive is full and drive.tell() == end:
+            if drive is full and drive.raw.tell() == end:
                 raise WrongTapeError(f"{drive.path}: this is still the tape that is full")
 
         request = VolumeRequest(full, volume.set_id, volume.number, volume.backup, left)
@@ -171,10 +170,10 @@ class TapeOutput(OutputMedium):
 
     def _begin_file(self) -> ReplayBuffer:
         drive = self._lease.drive
-        drive.begin_file()
-        if expected_block(drive) == 0:
-            remember_label(drive, None)  # what is written here takes its place
-        writer = RecordWriter(drive, self._pool)
+        drive.raw.begin_file()
+        if drive.raw.expected_block() == 0:
+            remember_label(drive.raw, None)  # what is written here takes its place
+        writer = RecordWriter(drive.raw, self._pool)
         status = drive.status()
         self._began_empty = status.at_beginning or (status.file == 1 and drive.label is not None)
         label = drive.tape_label or TapeLabel("")
@@ -223,6 +222,6 @@ def _append(drive: TapeDrive) -> None:
     status = drive.status()
     if status.write_protected:
         raise WriteProtectedError(f"{drive.path}: the cartridge is write-protected")
-    if not knows_label(drive) or status.file is None:
+    if not knows_label(drive.raw) or status.file is None:
         drive.read_label()
     drive.end_of_data()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from ..drive.position import Transport
+from ..drive.position import PositionedDrive
 from ..drive.records import RecordReader
 from ..errors import (
     BlockSizeError,
@@ -33,7 +33,7 @@ class TapeEntry:
     """One tape file.
 
     Attributes:
-        file: Its number, from 0: `drive.rewind()` and `drive.forward_files(file)` go there.
+        file: Its number, from 0: `drive.go_to_file(file)` goes there.
         info: The backup that it holds; None for a foreign file, a label, or what cannot be read.
         complete: True when it ends as a backup should, with its manifest. False for one that was
             aborted, and also for a volume that the end of its tape tore: the backup then goes on
@@ -76,7 +76,7 @@ class TapeEntry:
         return Expected(self.info, self.set_id, self.file, whole_info=True)
 
 
-def scan(drive: Transport) -> Iterator[TapeEntry]:
+def scan(drive: PositionedDrive) -> Iterator[TapeEntry]:
     """Rewind, and look at every tape file in turn.
 
     Of each, its first record is read, and its last; what is between is spaced over. The tape
@@ -90,15 +90,15 @@ def scan(drive: Transport) -> Iterator[TapeEntry]:
         TapeError: The drive failed.
     """
     drive.rewind()
-    entry = look(drive, 0)
+    entry = read_entry(drive, 0)
     if entry is None or not entry.is_unknown:
         remember_label(drive, entry.tape_label if entry else None)
     while entry is not None:
         yield entry
-        entry = look(drive, entry.file + 1)
+        entry = read_entry(drive, entry.file + 1)
 
 
-def first_label(drive: Transport) -> TapeLabel | None:
+def first_label(drive: PositionedDrive) -> TapeLabel | None:
     """Rewind, and read the label; None if the tape has none. Where the tape then stands is open.
 
     Only the first record is read, unless that fails.
@@ -126,14 +126,14 @@ def first_label(drive: Transport) -> TapeLabel | None:
     return entry.tape_label if entry else None
 
 
-def unreadable_label(drive: Transport, entry: TapeEntry) -> UnreadableLabelError:
+def unreadable_label(drive: PositionedDrive, entry: TapeEntry) -> UnreadableLabelError:
     """The error for a first tape file that may be a label, but cannot be read."""
     return UnreadableLabelError(
         f"{drive.path}: cannot tell if the tape has a label, or which: {entry.problem}"
     )
 
 
-def look(drive: Transport, file: int) -> TapeEntry | None:
+def read_entry(drive: PositionedDrive, file: int) -> TapeEntry | None:
     """Look at the tape file at which the drive stands, and go past it; None if there is none."""
     start = drive.tell()
     first, problem = b"", None
@@ -165,7 +165,7 @@ def look(drive: Transport, file: int) -> TapeEntry | None:
     return _with_end(entry, _tail(drive, start, drive.block_size or len(first), record_size))
 
 
-def _found_filemark(drive: Transport) -> bool:
+def _found_filemark(drive: PositionedDrive) -> bool:
     """Go past the next filemark, or to the end of data; False where that came first."""
     try:
         drive.forward_files(1)
@@ -212,7 +212,7 @@ class _Rest:
         return count
 
 
-def _tail(drive: Transport, start: int, block: int, record_size: int) -> bytes:
+def _tail(drive: PositionedDrive, start: int, block: int, record_size: int) -> bytes:
     """The end of the last record before the filemark that was just passed.
 
     Of the last two where one does not tell. On the tape a record may be several blocks: in fixed
@@ -257,7 +257,7 @@ def is_empty(entry: TapeEntry) -> bool:
     return entry == TapeEntry(entry.file)
 
 
-def holds_data(drive: Transport) -> bool:
+def holds_data(drive: PositionedDrive) -> bool:
     """Whether the tape file at whose beginning the drive stands has a whole data member."""
     members = MemberReader(RecordReader(drive))
     try:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from ..arguments import path
 from ..drive.lease import Lease
-from ..drive.position import is_tape
+from ..drive.paths import is_tape
 from ..errors import (
     BlockSizeError,
     EndOfTapeError,
@@ -25,8 +25,6 @@ log = logging.getLogger("tapestream.tape")
 
 # How often to ask for a tape when the one that was loaded will not do.
 MAX_REQUESTS = 10
-# A drive takes 15 to 60 s to take a cartridge; the kernel, too, waits for two minutes.
-LOAD_SECONDS = 120.0
 # Errors that go away with another tape, or another setting of the drive.
 _WILL_NOT_DO = (
     BlockSizeError,
@@ -96,13 +94,14 @@ def request_volume(
 
 
 def _wait_for_cartridge(lease: Lease[TapeDrive]) -> None:
-    """Wait up to LOAD_SECONDS for a cartridge, and without limit while the drive is loading one."""
+    """Wait a limited time for a cartridge to appear, and without limit while it is being loaded."""
+    drive = lease.drive
     try:
-        lease.drive.wait_ready(LOAD_SECONDS, on_wait=lease.check_cancelled)
+        drive.wait_ready(drive.raw.load_seconds, on_wait=lease.check_cancelled)
     except NoMediumError:
-        if lease.drive.status().is_empty:
+        if drive.status().is_empty:
             raise
-        lease.drive.wait_ready(on_wait=lease.check_cancelled)
+        drive.wait_ready(on_wait=lease.check_cancelled)
 
 
 def drive_of(target: object) -> TapeDrive | None:

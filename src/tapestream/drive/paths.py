@@ -1,0 +1,60 @@
+"""The paths of tape devices: which are tapes, and which rewind when they are closed."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import stat
+
+from ..errors import NotATapeError
+
+log = logging.getLogger("tapestream.tape")
+
+# The kernel's Documentation/admin-guide/devices.txt: the SCSI tapes, and their no-rewind bit.
+_ST_MAJOR = 9
+_NO_REWIND = 0x80
+_REWINDING = re.compile(r"/dev/st\d+[alm]?")
+
+
+def is_tape(path: str) -> bool:
+    """True when the path is that of a SCSI tape device."""
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):  # of a path that cannot be one
+        return False
+    return stat.S_ISCHR(found.st_mode) and os.major(found.st_rdev) == _ST_MAJOR
+
+
+def check_path(path: str) -> None:
+    """Make sure that a path is that of a tape device; warn of one that rewinds.
+
+    Raises:
+        NotATapeError: It is not.
+    """
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError) as e:
+        raise NotATapeError(f"cannot open {path!r}", e) from e
+    if not is_tape(path):
+        raise NotATapeError(f"{path} is not a tape device")
+    if not os.minor(found.st_rdev) & _NO_REWIND:
+        log.warning(
+            "%s rewinds whenever it is closed: the next backup would overwrite this one; use the "
+            "no-rewind device, %s",
+            path,
+            _no_rewind_path(path),
+        )
+
+
+def _no_rewind_path(path: str) -> str:
+    """The device of the same drive that does not rewind: by the same kind of name, if there is one.
+
+    In /dev/tape/by-id and by-path, udev gives both devices of a drive a name.
+    """
+    real = path if _REWINDING.fullmatch(path) else os.path.realpath(path)
+    if real != path and os.path.exists(f"{path}-nst"):
+        return f"{path}-nst"
+    if _REWINDING.fullmatch(real):
+        return real.replace("/st", "/nst")
+    return "such as /dev/nst0"
