@@ -57,7 +57,8 @@ class CopyResult:
         seconds: From the request of the extents to the end of the commit.
         checksum: Name of the digest that the sink recorded of all data; None for none.
         verified: Name of the digest that the source compared all data with, as its `finish` said;
-            None for none.
+            None for none. Of a chain whose streams have different digests, all their names,
+            separated by commas.
         underruns: How often the sink had to wait for data after the first of it.
         stalled: How long it waited, in seconds.
         receipt: What the sink's `commit` returned: of a backup to tape the `TapeReport`, which

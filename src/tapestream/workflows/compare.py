@@ -4,32 +4,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from typing_extensions import Unpack
+from typing_extensions import Unpack, override
 
-from ..backend.abilities import KeepsAlive, Prefetches, ability, cancel
-from ..backend.checks import (
-    check_source,
-    check_unchanged,
-    extents_of,
-    fill,
-    finish,
-    info_of,
-    reader_of,
-    source_of,
-)
-from ..backend.protocols import Reader, Sink, Source, Writer
+from ..backend.checks import source_of
+from ..backend.protocols import Sink, Source, Writer
 from ..backend.running import uses
-from ..engine.copy import copy, require_disk_order
+from ..engine.copy import copy
 from ..engine.options import CopyKeywords, CopyOptions
 from ..engine.threads import enough_memory
 from ..errors import LocalIOError, UsageError
 from ..model.extents import Extents, Kind
 from ..model.info import BackupInfo
+from .part import Part, PartReader, keep_alive
 
-# Differences are reported in blocks of this size.
-BLOCK_SIZE = 1024**2
+# Differences are reported in blocks of this many bytes.
+GRID = 1024**2
 # A bytearray compares itself with any buffer at the speed of memory; memoryviews do not.
-_ZEROS = bytearray(BLOCK_SIZE)
+_ZEROS = bytearray(GRID)
 
 
 @dataclass(frozen=True)
@@ -84,56 +75,56 @@ def compare(a: Source, b: Source, **options: Unpack[CopyKeywords]) -> CompareRep
 
 
 class _Comparison(Sink):
-    """Compares what comes with what another source has there, which is read in the same order."""
+    """Compares what a copy writes to it with another source, which is read in the same order."""
 
     max_writers = 1
     sequential = True
 
     def __init__(self, source: Source) -> None:
         self._source = source
+        self._part: Part | None = None
         self._sizes = 0, 0
         self._differing: list[tuple[int, int]] = []
         self.compared = 0
 
+    @override
     def begin(self, info: BackupInfo, extents: Extents) -> None:
-        """See `Sink.begin`."""
         uses(self._source)
-        check_source(self._source)
-        self.extents = extents_of(self._source)
-        self._info = info_of(self._source)
-        require_disk_order(self._source)
-        self._sizes = extents.size, self.extents.size
+        self._part = Part(self._source)
+        self._sizes = extents.size, self._part.extents.size
 
+    @override
     def open_writer(self) -> Writer:
-        """See `Sink.open_writer`."""
-        return _ComparingWriter(self, reader_of(self._source))
+        assert self._part is not None
+        return _ComparingWriter(self, self._part.extents, self._part.open())
 
     def differ(self, start: int, end: int) -> None:
-        """Note that the blocks of a stretch differ, which is not before the last one noted."""
-        first = start - start % BLOCK_SIZE
-        last = min(end + -end % BLOCK_SIZE, max(self._sizes))
+        """Note that the blocks of a stretch differ. Stretches come in ascending order."""
+        first = start - start % GRID
+        last = min(end + -end % GRID, max(self._sizes))
         if self._differing and self._differing[-1][1] >= first:
             first, _ = self._differing.pop()
         self._differing.append((first, last))
 
     def keep_alive(self) -> None:
-        """Keep the source alive, too."""
-        keeps = ability(self._source, KeepsAlive)
-        if keeps is not None:
-            keeps.keep_alive()
+        """Keep the source alive."""
+        keep_alive(self._source)
 
+    @override
     def commit(self) -> None:
-        """See `Sink.commit`: the source, too, must be what it says."""
-        finish(self._source)
-        check_unchanged(self._source, self._info)
+        """The source, too, must be what its own digests say."""
+        assert self._part is not None
+        self._part.finish()
         if self._sizes[0] != self._sizes[1]:
             self.differ(*sorted(self._sizes))
 
+    @override
     def abort(self) -> None:
-        """See `Sink.abort`."""
+        """Nothing to take back."""
 
+    @override
     def close(self) -> None:
-        """See `Sink.close`: the source is the caller's."""
+        """Nothing to close: the source is the caller's."""
 
     def report(self) -> CompareReport:
         """What was found."""
@@ -142,18 +133,18 @@ class _Comparison(Sink):
 
 
 class _ComparingWriter(Writer):
-    """Compares with what a reader of the other source reads."""
+    """Compares what is written with what a reader of the other source reads."""
 
-    def __init__(self, comparison: _Comparison, reader: Reader) -> None:
+    def __init__(self, comparison: _Comparison, extents: Extents, reader: PartReader) -> None:
         self._comparison = comparison
+        self._extents = extents
         self._reader = reader
-        self._prefetches = ability(reader, Prefetches)
         self._other = bytearray()
-        self._cancelled = False
+        self._is_cancelled = False
 
+    @override
     def write(self, start: int, buffer: memoryview) -> None:
-        """Compare data with what the other source has there."""
-        for first, length, kind in self._comparison.extents.within(start, start + len(buffer)):
+        for first, length, kind in self._extents.within(start, start + len(buffer)):
             data = buffer[first - start : first - start + length]
             if kind is Kind.DATA:
                 other = self._read(first, length)
@@ -164,40 +155,39 @@ class _ComparingWriter(Writer):
             if kind is not Kind.CLEAN:
                 self._comparison.compared += length
 
+    @override
     def zero(self, start: int, length: int) -> None:
-        """Make sure that the other source has zeros there, too."""
-        for first, size, kind in self._comparison.extents.within(start, start + length):
+        for first, size, kind in self._extents.within(start, start + length):
             if kind is Kind.DATA:
-                for offset in range(first, first + size, BLOCK_SIZE):
-                    step = min(BLOCK_SIZE, first + size - offset)
+                for offset in range(first, first + size, GRID):
+                    step = min(GRID, first + size - offset)
                     self._find_differences(offset, memoryview(self._read(offset, step)), None)
             if kind is not Kind.CLEAN:
                 self._comparison.compared += size
 
     def cancel(self) -> None:
-        """End soon: a stretch to compare with zeros may be long."""
-        self._cancelled = True
-        cancel(self._reader)
+        """Stop the comparison of a long stretch with zeros, and the reader."""
+        self._is_cancelled = True
+        self._reader.cancel()
 
+    @override
     def close(self) -> None:
-        """See `Writer.close`."""
         self._reader.close()
 
     def _read(self, start: int, length: int) -> bytearray:
         if len(self._other) != length:
             self._other = bytearray(length)
-        if self._cancelled:
+        if self._is_cancelled:
             raise LocalIOError("cancelled")
-        if self._prefetches is not None:
-            self._prefetches.prefetch(start, length)
-        fill(self._reader, start, memoryview(self._other))
+        self._reader.prefetch(start, length)
+        self._reader.readinto(start, memoryview(self._other))
         return self._other
 
     def _find_differences(self, start: int, data: memoryview, other: memoryview | None) -> None:
-        """Compare piece by piece, each in one block; with zeros where there is nothing else."""
+        """Compare block by block; with zeros if there is nothing else."""
         position = 0
         while position < len(data):
-            step = min(BLOCK_SIZE - (start + position) % BLOCK_SIZE, len(data) - position)
+            step = min(GRID - (start + position) % GRID, len(data) - position)
             piece = data[position : position + step]
             there = other[position : position + step] if other else memoryview(_ZEROS)[:step]
             if bytearray(there) != piece:

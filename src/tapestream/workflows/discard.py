@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing_extensions import override
+
 from ..backend.protocols import Sink, Writer
 from ..model.extents import Extents
 from ..model.info import BackupInfo
@@ -10,40 +12,47 @@ from ..model.info import BackupInfo
 class DiscardSink(Sink):
     """Verify a backup, or measure a source: every byte is read and dropped.
 
-    `copy(TarStreamSource(path), DiscardSink())` returns when the whole stream was read and
-    matches its manifest, and raises what is wrong with it otherwise.
+    `copy(TarStreamSource(path), DiscardSink())` returns if the whole stream could be read and
+    matches its manifest. Otherwise it raises the first thing that is wrong.
     """
 
     max_writers = 1
     sequential = False
 
-    # Without it, help() shows the arguments of Protocol's own, until one was made.
+    # Without it, help() shows the arguments of Protocol's constructor until one was made.
     def __init__(self) -> None:
-        """Make one; there is nothing to choose."""
+        """Make one. There is nothing to choose."""
 
+    @override
     def begin(self, info: BackupInfo, extents: Extents) -> None:
-        """See `Sink.begin`."""
+        """Nothing to do."""
 
+    @override
     def open_writer(self) -> Writer:
-        """See `Sink.open_writer`."""
         return _DiscardWriter()
 
+    @override
     def commit(self) -> None:
-        """See `Sink.commit`."""
+        """Nothing to do."""
 
+    @override
     def abort(self) -> None:
-        """See `Sink.abort`."""
+        """Nothing to do."""
 
+    @override
     def close(self) -> None:
-        """See `Sink.close`."""
+        """Nothing to do."""
 
 
 class _DiscardWriter(Writer):
+    @override
     def write(self, start: int, buffer: memoryview) -> None:
         """Drop the data."""
 
+    @override
     def zero(self, start: int, length: int) -> None:
         """Drop the zeros."""
 
+    @override
     def close(self) -> None:
         """Nothing to release."""
