@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ from tapestream import (
 )
 from tapestream.errors import (
     CertificateError,
+    ClosedError,
     ServerUnreachableError,
     TargetSizeError,
     TicketError,
@@ -34,7 +37,7 @@ from tapestream.errors import (
 )
 from tapestream.imageio.connection import Connection
 from tapestream.model.extents import Extents
-from tapestream.testing import ImageioDaemon, compare_images, create_image, serve_image
+from tapestream.testing import ImageioDaemon, ImageServer, compare_images, create_image, serve_image
 from tests.engine.kept import copy_kept_alive
 from tests.hostile import HostileServer
 from tests.imageio.support import (
@@ -48,6 +51,7 @@ from tests.imageio.support import (
     eventually,
     noise,
 )
+from tests.throttle import Throttled
 
 SIZE = 64 * MIB
 BOTH = pytest.mark.parametrize("unix", [False, True], ids=["tls", "unix"])
@@ -653,3 +657,53 @@ def test_the_ticket_of_an_upload_outlives_a_stall(
     with ImageioHTTPSource(daemon.add_ticket(target, SIZE), cafile=daemon.cafile) as back:
         copy(back, restored)
     assert restored.image == disk.read_bytes()
+
+
+# --- A wrapper that knows nothing of servers ---
+
+
+@BOTH
+def test_the_ticket_of_a_throttled_download_outlives_a_stall(
+    daemon: ImageioDaemon, disk: Path, export: str, unix: bool
+) -> None:
+    url = daemon.add_ticket(export, SIZE, timeout=2)
+    sink = StalledSink()
+    source = Throttled(ImageioHTTPSource(url, cafile=daemon.cafile, use_unix_socket=unix))
+    with source:
+        result = copy_kept_alive(source, sink, interval=0.5, max_workers=1)
+    assert sink.image == disk.read_bytes()
+    assert result.requests < len(source.counts)  # and ranges were asked for in one request
+
+
+@BOTH
+def test_a_throttled_download_that_hangs_is_cancelled(
+    daemon: ImageioDaemon, disk: Path, unix: bool
+) -> None:
+    with ImageServer(disk, format="raw") as nbd, ThreadPoolExecutor() as pool:
+        url = daemon.add_ticket(nbd.url, SIZE)
+        inner = ImageioHTTPSource(url, cafile=daemon.cafile, use_unix_socket=unix)
+        source = Throttled(inner, rate=16 * MIB)
+        sink = HangingSink(nbd.pid)
+        try:
+            copying = pool.submit(copy, source, sink)
+            assert sink.hangs.wait(30)
+            began = time.monotonic()
+            source.close()
+            with pytest.raises(ClosedError):
+                copying.result(30)
+            assert time.monotonic() - began < 20  # read_timeout is 60 seconds
+        finally:
+            os.kill(nbd.pid, signal.SIGCONT)
+
+
+class HangingSink(DiskSink):
+    """Stops the server's storage after the first byte."""
+
+    def __init__(self, pid: int) -> None:
+        super().__init__(self._stop)
+        self.hangs = threading.Event()
+        self._pid = pid
+
+    def _stop(self, start: int) -> None:
+        os.kill(self._pid, signal.SIGSTOP)
+        self.hangs.set()

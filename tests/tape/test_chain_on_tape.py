@@ -29,6 +29,7 @@ from tapestream.tape.volumes import closed_when_unused
 from tapestream.testing.memory import MemorySink
 
 from ..chains import CLEAN, DATA, chain, untouched
+from ..throttle import Throttled
 from .chaining import FEW, WEEK, R, opened, put, put_all, restored, tar
 from .conftest import FakeStation, Station
 from .tapes import backup, cases, disk, listing, tape_drive
@@ -108,6 +109,22 @@ def test_each_opened_by_the_device_path(station: Station, drive: TapeDrive) -> N
             assert restored(sources, verify_first=verify_first) == WEEK[3].disk
             assert len(listing(drive)) == 4
             drive.close()
+
+
+def test_a_throttle_around_each(station: Station, drive: TapeDrive, tmp_path: Path) -> None:
+    """It knows nothing of tapes, and yet they are read one after another, checked and rewound."""
+    put_all(drive)
+    with opened(drive, 3, 0, 2, 1) as sources:
+        throttled = [Throttled(source) for source in sources]
+        with pytest.raises(UsageError, match="in the order of the disk"):
+            restore_chain(throttled, TarStreamSink(tmp_path / "disk.tar"))
+        image = tmp_path / "disk.raw"
+        with RawImageSink(image) as sink:
+            result = restore_chain(throttled, sink, verify_first=True, **FEW)
+        assert image.read_bytes() == WEEK[3].disk
+        assert result.verified == "crc32"
+        assert all(source.counts for source in throttled)
+    backup(drive, disk(7), "another")  # the drive is free again
 
 
 def test_into_a_tar(station: Station, drive: TapeDrive, tmp_path: Path) -> None:

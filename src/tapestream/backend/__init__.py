@@ -1,1 +1,63 @@
-"""What a backend is, and what it may be able to do besides."""
+"""What a backend is, what it may be able to do besides, and wrappers that lose none of that."""
+
+from __future__ import annotations
+
+from .abilities import (
+    Cancels,
+    ChecksEnd,
+    ChecksItself,
+    CoalescesZeros,
+    Digests,
+    FindsMissing,
+    Flushes,
+    HasDigests,
+    Hash,
+    HasLocalServer,
+    HasPlace,
+    HasReadOrder,
+    HoldsDevice,
+    KeepsAlive,
+    LosesWrites,
+    Prefetches,
+    Rewinds,
+    Salvages,
+    Streams,
+    TakesDigests,
+    Wraps,
+    ability,
+)
+from .forwarding import ForwardingReader, ForwardingSink, ForwardingSource, ForwardingWriter
+from .protocols import Reader, Sink, Source, Writer
+
+__all__ = [
+    "Cancels",
+    "ChecksEnd",
+    "ChecksItself",
+    "CoalescesZeros",
+    "Digests",
+    "FindsMissing",
+    "Flushes",
+    "ForwardingReader",
+    "ForwardingSink",
+    "ForwardingSource",
+    "ForwardingWriter",
+    "HasDigests",
+    "HasLocalServer",
+    "HasPlace",
+    "HasReadOrder",
+    "Hash",
+    "HoldsDevice",
+    "KeepsAlive",
+    "LosesWrites",
+    "Prefetches",
+    "Reader",
+    "Rewinds",
+    "Salvages",
+    "Sink",
+    "Source",
+    "Streams",
+    "TakesDigests",
+    "Wraps",
+    "Writer",
+    "ability",
+]
