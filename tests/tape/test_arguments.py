@@ -91,3 +91,13 @@ def test_what_a_catalog_cannot_keep(station: FakeStation, tmp_path: Path, other:
             with pytest.raises(UsageError, match="must be True or False"):
                 find(incomplete=other)
         assert len(catalog.find()) == 1
+
+
+def test_what_nobody_can_look_for(station: FakeStation, tmp_path: Path) -> None:
+    """Before the tape is wound: a filter that is overlooked would find too much."""
+    with tape_drive(station) as drive, Catalog(tmp_path / "catalog") as catalog:
+        for find in (catalog.find, drive.find):
+            with pytest.raises(UsageError, match="cannot be found by disk") as caught:
+                find(disk="disk-1")  # type: ignore[call-arg]
+            assert "vm_id, disk_id, backup_id, checkpoint_id" in str(caught.value.hint)
+            assert find(disk_id="another") == []

@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field, fields
 from datetime import datetime, timezone
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
+
+from typing_extensions import Unpack
 
 from ..errors import UsageError
 from .blockhash import BlockHash
@@ -27,6 +29,15 @@ IDS = (
     "checkpoint_id",
     "parent_checkpoint_id",
 )
+
+
+class BackupFilter(TypedDict, total=False):
+    """The ids of the backups that are looked for; None for any."""
+
+    vm_id: str | None
+    disk_id: str | None
+    backup_id: str | None
+    checkpoint_id: str | None
 
 
 @dataclass(frozen=True)
@@ -106,6 +117,10 @@ class BackupInfo:
         except (TypeError, ValueError, RecursionError) as e:
             raise UsageError(f"metadata must consist of JSON types: {e}") from e
         object.__setattr__(self, "metadata", metadata)
+
+    def matches(self, **ids: Unpack[BackupFilter]) -> bool:
+        """True if every id that is given, and not None, is that of this backup."""
+        return all(wanted is None or getattr(self, name) == wanted for name, wanted in ids.items())
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON types; `created` as RFC 3339 in UTC."""

@@ -14,16 +14,17 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any, NamedTuple
 
-from ..arguments import flag
+from typing_extensions import Unpack
+
 from ..arguments import path as checked_path
 from ..backend.closing import Closing
 from ..errors import LocalIOError, NoMediumError, PositionLostError, TapeError, UsageError
 from ..model.expected import Expected
-from ..model.info import BackupInfo, describe
+from ..model.info import BackupFilter, BackupInfo, describe
 from .drive import TapeDrive, turn_to_scan
 from .report import TapeLabel, TapeReport
 from .scan import TapeEntry, holds_data, unreadable_label
-from .search import matches, newest_first
+from .search import check_search, search
 
 log = logging.getLogger("tapestream.tape")
 
@@ -149,6 +150,7 @@ class Catalog(Closing):
             self._database.text_factory = bytes
             with self._transaction():
                 self._database.executescript(_SCHEMA)
+                # When a tape is deleted, SQLite deletes its volumes, too.
                 self._database.execute("PRAGMA foreign_keys = ON")
                 is_old = bool(self._missing_columns())
             if is_old:
@@ -249,52 +251,35 @@ class Catalog(Closing):
                     f"the catalog {self.path} knows no tape {label!r}, but {twin!r}",
                     hint="Pass the label exactly as Catalog.tapes() lists it.",
                 )
-            self._forget(label)
+            self._database.execute("DELETE FROM tape WHERE label = ?", (label,))
 
     def tapes(self) -> list[str]:
         """The labels of all tapes that are known."""
         with self._transaction():
             return self._labels()
 
-    def find(
-        self,
-        *,
-        vm_id: str | None = None,
-        disk_id: str | None = None,
-        backup_id: str | None = None,
-        checkpoint_id: str | None = None,
-        incomplete: bool = False,
-    ) -> list[CatalogBackup]:
+    def find(self, *, incomplete: bool = False, **ids: Unpack[BackupFilter]) -> list[CatalogBackup]:
         """Find backups.
 
         Args:
-            vm_id: Only of this virtual machine.
-            disk_id: Only of this disk.
-            backup_id: Only of this backup.
-            checkpoint_id: Only with this checkpoint.
             incomplete: Also what is not complete, as far as the catalog knows.
+            ids: Only backups with these: `vm_id`, `disk_id`, `backup_id`, `checkpoint_id`.
 
         Returns:
-            Them, newest first; of several attempts at one backup the whole ones first. What is
-            damaged in the file is left out, with a warning in the log.
+            The backups, newest first; of several attempts at one backup the whole ones first. What
+            is damaged in the file is left out, with a warning in the log.
 
         Raises:
+            UsageError: There is no such argument.
             LocalIOError: The file cannot be read.
         """
-        flag("incomplete", incomplete)
-        found = [
-            backup
-            for backup in self._backups()
-            if (backup.complete or incomplete)
-            and matches(
-                backup.info,
-                vm_id=vm_id,
-                disk_id=disk_id,
-                backup_id=backup_id,
-                checkpoint_id=checkpoint_id,
-            )
-        ]
-        return newest_first(found, lambda backup: (backup.volumes[0].label, backup.volumes[0].file))
+        check_search(ids, incomplete)
+        return search(
+            self._backups(),
+            ids,
+            lambda backup: (backup.volumes[0].label, backup.volumes[0].file),
+            incomplete=incomplete,
+        )
 
     def _backups(self) -> Iterable[CatalogBackup]:
         with self._transaction():
@@ -334,12 +319,9 @@ class Catalog(Closing):
         If it is, or was, labelled again, what was on it before is forgotten.
         """
         if label.tape_id is not None:
-            for tape_id in label.replaces:
-                self._database.execute(
-                    "DELETE FROM volume WHERE label IN (SELECT label FROM tape WHERE tape_id = ?)",
-                    (tape_id,),
-                )
-                self._database.execute("DELETE FROM tape WHERE tape_id = ?", (tape_id,))
+            self._database.executemany(
+                "DELETE FROM tape WHERE tape_id = ?", [(tape_id,) for tape_id in label.replaces]
+            )
         known = self._labels()
         if label.name in known:
             ((found,),) = self._database.execute(
@@ -364,10 +346,6 @@ class Catalog(Closing):
             "UPDATE tape SET tape_id = coalesce(?, tape_id) WHERE label = ?",
             (label.tape_id, label.name),
         )
-
-    def _forget(self, label: str) -> None:
-        self._database.execute("DELETE FROM volume WHERE label = ?", (label,))
-        self._database.execute("DELETE FROM tape WHERE label = ?", (label,))
 
     def _insert(self, row: _Row, written: float) -> None:
         volume = row.volume

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 
-from typing_extensions import Self
+from typing_extensions import Self, Unpack
 
 from ..arguments import flag
 from ..drive.lease import FairLock, Lease
@@ -21,11 +21,11 @@ from ..errors import (
     UsageError,
     WrongTapeError,
 )
-from ..model.info import describe
+from ..model.info import BackupFilter, describe
 from .label import label_record, new_label, remember_label, remembered_label
 from .report import TapeLabel
 from .scan import TapeEntry, first_label, is_empty, scan
-from .search import matches, newest_first
+from .search import check_search, search
 
 log = logging.getLogger("tapestream.tape")
 
@@ -192,50 +192,30 @@ class TapeDrive:
         with turn_to_scan(self):
             yield from scan(self.raw)
 
-    def find(
-        self,
-        *,
-        vm_id: str | None = None,
-        disk_id: str | None = None,
-        backup_id: str | None = None,
-        checkpoint_id: str | None = None,
-        incomplete: bool = False,
-    ) -> list[TapeEntry]:
+    def find(self, *, incomplete: bool = False, **ids: Unpack[BackupFilter]) -> list[TapeEntry]:
         """Find backups that begin on this tape.
 
         Args:
-            vm_id: Only of this virtual machine.
-            disk_id: Only of this disk.
-            backup_id: Only of this backup.
-            checkpoint_id: Only with this checkpoint.
             incomplete: Also what is not complete: aborted backups, and first volumes that the
                 end of the tape tore.
+            ids: Only backups with these: `vm_id`, `disk_id`, `backup_id`, `checkpoint_id`.
 
         Returns:
-            Them, newest first; of several attempts at one backup the whole ones first.
+            The backups, newest first; of several attempts at one backup the whole ones first.
+
+        Raises:
+            UsageError: There is no such argument.
+            TapeError: The drive failed.
         """
-        flag("incomplete", incomplete)
+        check_search(ids, incomplete)
         entries = list(self.scan())
         for entry in entries:
             if entry.is_unknown:
                 log.warning(
                     "%s: tape file %d is not looked at: %s", self.path, entry.file, entry.problem
                 )
-        found = [
-            entry
-            for entry in entries
-            if entry.info is not None
-            and entry.volume == 1
-            and (entry.complete or incomplete)
-            and matches(
-                entry.info,
-                vm_id=vm_id,
-                disk_id=disk_id,
-                backup_id=backup_id,
-                checkpoint_id=checkpoint_id,
-            )
-        ]
-        return newest_first(found, lambda entry: entry.file)
+        begins_here = [entry for entry in entries if entry.volume == 1]
+        return search(begins_here, ids, lambda entry: entry.file, incomplete=incomplete)
 
     def read_label(self) -> str | None:
         """Rewind, and read the tape's label; None if it has none. It stands anywhere then.

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol, TypeVar
 
-from ..model.info import BackupInfo
+from ..arguments import flag
+from ..errors import UsageError
+from ..model.info import BackupFilter, BackupInfo
 
 
 class Found(Protocol):
-    """A backup that was found."""
+    """A backup on a tape, or in the catalog."""
 
     @property
     def info(self) -> BackupInfo | None:
@@ -30,18 +32,40 @@ class Found(Protocol):
 _T = TypeVar("_T", bound=Found)
 
 
-def matches(info: BackupInfo, **ids: str | None) -> bool:
-    """True when every id that is wanted, that is not None, is that of the backup."""
-    return all(wanted is None or getattr(info, name) == wanted for name, wanted in ids.items())
+def check_search(ids: BackupFilter, incomplete: object) -> None:
+    """Make sure that it can be looked for.
+
+    Raises:
+        UsageError: An argument of `find` cannot work.
+    """
+    flag("incomplete", incomplete)
+    known = BackupFilter.__annotations__
+    if unknown := ids.keys() - known:
+        raise UsageError(
+            f"backups cannot be found by {min(unknown)}",
+            hint=f"find() takes {', '.join(known)} and incomplete.",
+        )
 
 
-def newest_first(found: Sequence[_T], place: Callable[[_T], Any]) -> list[_T]:
-    """Put backups in the order in which somebody looks for one to restore.
+def search(
+    backups: Iterable[_T], ids: BackupFilter, place: Callable[[_T], Any], *, incomplete: bool
+) -> list[_T]:
+    """Choose backups, in the order in which somebody looks for one to restore.
 
     Args:
-        found: The backups. Of several attempts at one backup, or copies, whole ones come first.
+        backups: All that there are.
+        ids: Which are wanted.
         place: Where one is; of those of one age, the later place comes first.
+        incomplete: Also those that are not complete.
+
+    Returns:
+        The newest first; of several attempts at one backup, or copies, the whole ones first.
     """
+    found = [
+        one
+        for one in backups
+        if one.info is not None and (one.complete or incomplete) and one.info.matches(**ids)
+    ]
     newest: dict[object, float] = {}
     for one in found:
         newest[_which(one)] = max(newest.get(_which(one), 0.0), _age(one.info))
