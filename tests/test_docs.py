@@ -204,7 +204,7 @@ def test_examples_run(page: Path, daemon: ImageioDaemon, library: TapeLibrary) -
     if uploads := [block.code for block in blocks if "upload_url" in block.code]:
         uploaded = "changed.qcow2" if "restore_chain" in uploads[-1] else "full.qcow2"
         compare_images(Path(uploaded), Path("restored.qcow2"))
-    if any("device" in block.code for block in blocks):
+    if any("RawImageSink(device" in block.code for block in blocks):
         compare_images(Path("full.qcow2"), Path("device"), b_format="raw")
     for block in blocks:
         for chain in re.findall(r'RawImageSink\("(chain.*?)"\)', block.code):

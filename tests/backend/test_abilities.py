@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tapestream import DiscardSink, Reader, Writer
+from tapestream import DiscardSink, Reader, Sink, Source, Writer, backend
+from tapestream.backend import abilities
 from tapestream.backend.abilities import (
     ChecksItself,
     HasDigests,
@@ -217,3 +220,44 @@ def test_a_view_that_goes_on_after_damage_is_wrapped_too() -> None:
     assert found.wrapped.wrapped is view
     assert found.info == view.info
     assert ForwardingSource(MemorySource(b"")).salvaging(Findings()) is None
+
+
+# --- What the documentation says ---
+
+DOCS = Path(__file__).parents[2] / "docs"
+CORE = (Source, Reader, Sink, Writer)
+NOT_ABILITIES = {*(each.__name__ for each in CORE), "Hash", "ability"}
+
+
+def table_of_abilities(text: str) -> dict[str, set[str]]:
+    """The members of each ability, as a table says."""
+    rows = re.findall(r"^\| +`(\w+)` +\|(.*)$", text, re.MULTILINE)
+    return {name: set(re.findall(r"`(\w+)", row)) for name, row in rows}
+
+
+def members(protocol: type) -> set[str]:
+    return {name for name in vars(protocol) if not name.startswith("_")}
+
+
+def test_the_core_is_18_names() -> None:
+    assert sum(len(members(protocol)) for protocol in CORE) == 18
+    page = (DOCS / "own-backend.md").read_text()
+    for protocol in CORE:
+        assert all(re.search(rf"`{name}\b", page) for name in members(protocol))
+
+
+def test_every_ability_is_in_both_tables() -> None:
+    exported = {
+        name: members(getattr(backend, name))
+        for name in backend.__all__
+        if name not in NOT_ABILITIES and not name.startswith("Forwarding")
+    }
+    page = re.sub(r"\| [^|]* \|$", "|", (DOCS / "abilities.md").read_text(), flags=re.MULTILINE)
+    assert table_of_abilities(page) == exported
+    assert table_of_abilities(str(abilities.__doc__)) == exported
+
+
+def test_a_throttle_takes_15_lines() -> None:
+    page = (DOCS / "abilities.md").read_text()
+    code = page[page.index("class Throttled(") :].split("```")[0]
+    assert len([line for line in code.splitlines() if line.strip()]) <= 15
