@@ -129,6 +129,20 @@ def test_the_bare_import_loads_nothing_expensive() -> None:
     assert ours == {"tapestream", "tapestream._lazy"}
 
 
+def test_a_backup_into_a_file_loads_nothing_of_tapes() -> None:
+    code = (
+        "import sys, tempfile, os, tapestream\n"
+        "tapestream.ImageioHTTPSource, tapestream.copy\n"
+        "with tempfile.TemporaryDirectory() as here:\n"
+        "    tapestream.TarStreamSink(os.path.join(here, 'disk.tar')).close()\n"
+        "print(*sys.modules)"
+    )
+    loaded = run(code).split()
+    assert "tapestream.imageio.connection" in loaded
+    assert not [name for name in loaded if name.startswith("tapestream.tape")]
+    assert {"ctypes", "platform", "sqlite3", "urllib3", "uuid"}.isdisjoint(loaded)
+
+
 def test_each_name_can_be_loaded_alone() -> None:
     run(EACH_ALONE.format(names=NAMES))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import io
 import os
@@ -262,7 +261,10 @@ class _Directory:
         """
         if self._fds:
             os.fsync(self._fds[0])
-        elif ctypes.CDLL(None, use_errno=True).syncfs(fd):
+            return
+        import ctypes  # noqa: PLC0415 - expensive, and hardly ever needed
+
+        if ctypes.CDLL(None, use_errno=True).syncfs(fd):
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number))
 

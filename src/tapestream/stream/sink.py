@@ -4,28 +4,30 @@ from __future__ import annotations
 
 import os
 import time
-import uuid
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timezone
+from typing import TYPE_CHECKING, cast
 
 from .._version import __version__
-from ..arguments import function
+from ..arguments import function, path
 from ..backend.abilities import Digester, Hash
 from ..backend.protocols import Sink, Writer
-from ..drive import records
+from ..drive.paths import is_tape
 from ..errors import LocalIOError, TapestreamError, UsageError
 from ..files.outputs import BinaryOutput, open_output
 from ..model.extents import Extents
 from ..model.info import BackupInfo, describe
-from ..tape.drive import TapeDrive
-from ..tape.output import TapeOutput
-from ..tape.report import TapeReport
-from ..tape.volumes import LoadVolume, drive_of
 from ..tar import format as fmt
 from ..tar.digests import ALGORITHMS, check_algorithm, hex_digest
 from ..tar.medium import OutputMedium
 from ..tar.writer import TarWriter
+
+if TYPE_CHECKING:
+    from ..tape.drive import TapeDrive
+    from ..tape.output import TapeOutput
+    from ..tape.report import TapeReport
+    from ..tape.volumes import LoadVolume
 
 # A part that the end of a tape tore is written again from memory.
 TAPE_PART_SIZE = 64 * fmt.MIB
@@ -89,22 +91,17 @@ class TarStreamSink(Sink):
             if part_size > fmt.MIB:
                 # The digests would be of segments so small that the manifest would be huge.
                 _check_size("part_size", part_size, fmt.MAX_MEMBER, unit=fmt.MIB)
-        tape = drive_of(target)
-        on_tape = tape is not None
-        if record_size is None:
-            record_size = records.RECORD_SIZE if on_tape else fmt.RECORD_SIZE
-        if part_size is None:
-            part_size = TAPE_PART_SIZE if on_tape else fmt.PART_SIZE
-        self._record_size, self._part_size = record_size, part_size
         self._checksum = checksum
-        self._set_id = str(uuid.uuid4()) if tape else None
-        self._tape: TapeOutput | None = None
+        self._tape = _open_tape(target, record_size, on_volume_full)
         self._medium: OutputMedium
-        if tape:
-            self._medium = self._tape = TapeOutput(tape, record_size, on_volume_full)
+        if self._tape is not None:
+            self._medium = self._tape
+            self._record_size = self._tape.record_size
+            self._part_size = part_size or TAPE_PART_SIZE
         else:
-            assert not isinstance(target, TapeDrive)
-            self._medium = open_output(target)
+            self._medium = open_output(cast("str | os.PathLike[str] | BinaryOutput", target))
+            self._record_size = record_size or fmt.RECORD_SIZE
+            self._part_size = part_size or fmt.PART_SIZE
         self._info: BackupInfo | None = None  # what the preamble says of the backup
         self._writer: TarWriter | None = None
         self._ended = False
@@ -129,7 +126,7 @@ class TarStreamSink(Sink):
         """How the backup went to tape so far; None for other targets."""
         if self._tape is None or self._info is None:
             return None
-        return self._tape.report(self._info, self._set_id or "")
+        return self._tape.report(self._info)
 
     def begin(self, info: BackupInfo, extents: Extents) -> None:
         """See `Sink.begin`: writes the members before the data.
@@ -211,10 +208,26 @@ class TarStreamSink(Sink):
             checksum=self._checksum,
             part_size=self._part_size,
             record_size=self._record_size,
-            set_id=self._set_id,
+            set_id=self._tape.set_id if self._tape else None,
             software=f"tapestream {__version__}",
             members=tuple(fmt.Header(name, len(text)) for name, text in texts.items()),
         )
+
+
+def _open_tape(
+    target: object, record_size: int | None, on_volume_full: LoadVolume | None
+) -> TapeOutput | None:
+    """The tape that is the target; None for other targets.
+
+    What a tape needs is imported here: most programs write to none.
+    """
+    if isinstance(target, (str, os.PathLike)) and not is_tape(path("target", target)):
+        return None
+    from ..tape.output import TapeOutput  # noqa: PLC0415
+    from ..tape.volumes import drive_of  # noqa: PLC0415
+
+    drive = drive_of(target)
+    return None if drive is None else TapeOutput(drive, record_size, on_volume_full)
 
 
 def _now() -> datetime:

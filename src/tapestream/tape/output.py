@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
 
 from typing_extensions import override
 
-from ..drive.records import RecordPool, RecordWriter, check_record_size
+from ..drive.records import RECORD_SIZE, RecordPool, RecordWriter, check_record_size
 from ..errors import EndOfTapeError, TapeError, WriteProtectedError, WrongTapeError
 from ..model.info import BackupInfo
 from ..tar.medium import OutputMedium, VolumeId
@@ -26,22 +27,26 @@ class TapeOutput(OutputMedium):
 
     Args:
         drive: Its tape is appended to.
-        record_size: Bytes in every record.
+        record_size: Bytes in every record; None for the usual ones.
         on_volume_full: Loads the next tape; None to fail at the end of the first.
 
     Attributes:
         backup: What is written, in words; None until that is known.
+        record_size: Bytes in every record.
+        set_id: Identifies the volumes of this backup.
     """
 
     def __init__(
         self,
         drive: TapeDrive,
-        record_size: int,
+        record_size: int | None,
         on_volume_full: LoadVolume | None,
     ) -> None:
         self.backup: str | None = None
-        check_record_size(record_size)
-        self._pool = RecordPool(record_size)
+        self.record_size = RECORD_SIZE if record_size is None else record_size
+        self.set_id = str(uuid.uuid4())
+        check_record_size(self.record_size)
+        self._pool = RecordPool(self.record_size)
         self._on_volume_full = on_volume_full
         self._lease = drive.turn()
         self._file: ReplayBuffer | None = None
@@ -155,11 +160,11 @@ class TapeOutput(OutputMedium):
         finally:
             self._close()
 
-    def report(self, info: BackupInfo, set_id: str) -> TapeReport:
-        """How a backup, with this info and this name of its volumes, went to tape so far."""
+    def report(self, info: BackupInfo) -> TapeReport:
+        """How the backup with this info went to tape so far."""
         return TapeReport(
             info,
-            set_id,
+            self.set_id,
             tuple(self._places),
             self._records,
             self._bytes,
