@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tapestream
+import tapestream.backend as backends
 import tapestream.tape as tapes
 import tapestream.testing as tests
 
@@ -34,6 +35,36 @@ NAMES: tuple[object, ...] = (
     tapestream.merge_chain,
     tapestream.restore_chain,
     tapestream.verify,
+    backends.Cancels,
+    backends.ChecksEnd,
+    backends.ChecksItself,
+    backends.CoalescesZeros,
+    backends.Digests,
+    backends.FindsMissing,
+    backends.Flushes,
+    backends.ForwardingReader,
+    backends.ForwardingSink,
+    backends.ForwardingSource,
+    backends.ForwardingWriter,
+    backends.HasDigests,
+    backends.HasLocalServer,
+    backends.HasPlace,
+    backends.HasReadOrder,
+    backends.Hash,
+    backends.HoldsDevice,
+    backends.KeepsAlive,
+    backends.LosesWrites,
+    backends.Prefetches,
+    backends.Reader,
+    backends.Rewinds,
+    backends.Salvages,
+    backends.Sink,
+    backends.Source,
+    backends.Streams,
+    backends.TakesDigests,
+    backends.Wraps,
+    backends.Writer,
+    backends.ability,
     tapes.Catalog,
     tapes.CatalogBackup,
     tapes.CatalogVolume,

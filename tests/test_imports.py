@@ -74,5 +74,16 @@ def test_nobody_imports_the_package_itself() -> None:
     assert wrong == []
 
 
+def test_a_package_does_not_import_its_modules() -> None:
+    """Threads that import two of them would wait for each other: Python then breaks an import."""
+    wrong = [
+        f"{path.parent.name} imports {node.module}"
+        for path in ROOT.glob("**/__init__.py")
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.ImportFrom) and node.level and node.module != "_lazy"
+    ]
+    assert wrong == []
+
+
 def test_every_folder_has_its_rule() -> None:
     assert set(FOLDERS) == set(ALLOWED)

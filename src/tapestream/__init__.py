@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from ._lazy import lazy
 
 if TYPE_CHECKING:
+    from . import backend as backend
     from . import errors as errors
     from . import tape as tape
     from . import testing as testing
@@ -37,6 +38,7 @@ else:
     __getattr__, __dir__ = lazy(
         __name__,
         {
+            ".backend": "",
             ".backend.protocols": "Reader Sink Source Writer",
             ".engine.copy": "CopyResult copy",
             ".errors": "TapestreamError",

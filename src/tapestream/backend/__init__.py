@@ -2,32 +2,50 @@
 
 from __future__ import annotations
 
-from .abilities import (
-    Cancels,
-    ChecksEnd,
-    ChecksItself,
-    CoalescesZeros,
-    Digests,
-    FindsMissing,
-    Flushes,
-    HasDigests,
-    Hash,
-    HasLocalServer,
-    HasPlace,
-    HasReadOrder,
-    HoldsDevice,
-    KeepsAlive,
-    LosesWrites,
-    Prefetches,
-    Rewinds,
-    Salvages,
-    Streams,
-    TakesDigests,
-    Wraps,
-    ability,
-)
-from .forwarding import ForwardingReader, ForwardingSink, ForwardingSource, ForwardingWriter
-from .protocols import Reader, Sink, Source, Writer
+from typing import TYPE_CHECKING
+
+from .._lazy import lazy
+
+if TYPE_CHECKING:
+    from .abilities import (
+        Cancels,
+        ChecksEnd,
+        ChecksItself,
+        CoalescesZeros,
+        Digests,
+        FindsMissing,
+        Flushes,
+        HasDigests,
+        Hash,
+        HasLocalServer,
+        HasPlace,
+        HasReadOrder,
+        HoldsDevice,
+        KeepsAlive,
+        LosesWrites,
+        Prefetches,
+        Rewinds,
+        Salvages,
+        Streams,
+        TakesDigests,
+        Wraps,
+        ability,
+    )
+    from .forwarding import ForwardingReader, ForwardingSink, ForwardingSource, ForwardingWriter
+    from .protocols import Reader, Sink, Source, Writer
+else:
+    # The same names once more; tests/test_names.py compares them.
+    __getattr__, __dir__ = lazy(
+        __name__,
+        {
+            ".abilities": "Cancels ChecksEnd ChecksItself CoalescesZeros Digests FindsMissing "
+            "Flushes HasDigests Hash HasLocalServer HasPlace HasReadOrder HoldsDevice "
+            "KeepsAlive LosesWrites Prefetches Rewinds Salvages Streams TakesDigests "
+            "Wraps ability",
+            ".forwarding": "ForwardingReader ForwardingSink ForwardingSource ForwardingWriter",
+            ".protocols": "Reader Sink Source Writer",
+        },
+    )
 
 __all__ = [
     "Cancels",
