@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from tapestream.errors import ServerError, TicketError, TransferError
-from tests.imageio.support import KIB, DiskSink, noise
+from tapestream.testing import MemorySink
+from tests.imageio.support import KIB, noise
 
 # Four blocks, the last of which is not full.
 SIZE = 3 * 64 * KIB + 5 * 512
@@ -35,9 +36,9 @@ def check_status(error: TransferError, code: int) -> None:
     assert code == 204 or "this is why" in str(error)
 
 
-def check_written(sink: DiskSink, image: bytes) -> None:
+def check_written(sink: MemorySink, image: bytes) -> None:
     for start, length in sink.writes:
-        assert sink.image[start : start + length] == image[start : start + length]
+        assert sink.disk[start : start + length] == image[start : start + length]
 
 
 X: dict[str, Any] = {"start": 0, "length": SIZE, "zero": False, "hole": False}

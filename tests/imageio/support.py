@@ -10,7 +10,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
@@ -18,20 +18,7 @@ from typing import Any, ClassVar
 import trustme
 from typing_extensions import Self
 
-from tapestream import (
-    BackupInfo,
-    CopyResult,
-    Extent,
-    ImageioHTTPSource,
-    ImageioUploadSink,
-    Reader,
-    Sink,
-    Source,
-    Writer,
-    copy,
-)
-from tapestream.model.extents import Extents
-from tapestream.model.info import Context
+from tapestream import CopyResult, ImageioHTTPSource, ImageioUploadSink, Sink, Source, copy
 from tests.hostile import (
     BytesImage,
     Connection,
@@ -49,8 +36,6 @@ GIB = 1024 * MIB
 
 # Far longer than any test takes: whoever waits for it hangs.
 FOREVER = 1000.0
-# What a disk holds where nothing was written.
-OLD = b"\xaa"
 
 
 def eventually(condition: Callable[[], bool]) -> None:
@@ -64,121 +49,6 @@ def eventually(condition: Callable[[], bool]) -> None:
 def noise(size: int) -> bytes:
     """Data without a byte that looks like another place's, a hole, or an old disk."""
     return random.Random(size).randbytes(size)
-
-
-# --- A disk in memory ---
-
-
-class DiskSource(Source):
-    """A disk in memory with the given extents; by default all of it is data."""
-
-    sequential = False
-    max_readers = 4
-
-    def __init__(
-        self, image: bytes, extents: Iterable[Extent] | None = None, context: Context = "zero"
-    ) -> None:
-        self._image = image
-        self._extents = [Extent(0, len(image))] if extents is None else list(extents)
-        self._context = context
-
-    @property
-    def info(self) -> BackupInfo:
-        return BackupInfo(size=len(self._image), context=self._context)
-
-    def extents(self) -> list[Extent]:
-        return self._extents
-
-    def open_reader(self) -> Reader:
-        return _DiskReader(self._image)
-
-    def close(self) -> None:
-        pass
-
-
-class VirtualSource(DiskSource):
-    """A disk of any size, whose data is all zeros, too."""
-
-    def __init__(self, size: int, extents: Iterable[Extent]) -> None:
-        super().__init__(b"", extents)
-        self._size = size
-
-    @property
-    def info(self) -> BackupInfo:
-        return BackupInfo(size=self._size)
-
-    def open_reader(self) -> Reader:
-        return _ZeroReader()
-
-
-class _ZeroReader(Reader):
-    def readinto(self, start: int, buffer: memoryview) -> None:
-        buffer[:] = bytes(len(buffer))
-
-    def close(self) -> None:
-        pass
-
-
-class _DiskReader(Reader):
-    def __init__(self, image: bytes) -> None:
-        self._image = image
-
-    def readinto(self, start: int, buffer: memoryview) -> None:
-        buffer[:] = self._image[start : start + len(buffer)]
-
-    def close(self) -> None:
-        pass
-
-
-class DiskSink(Sink):
-    """A disk in memory, full of old data, that remembers what was done to it.
-
-    Args:
-        on_write: Called with the offset before every write.
-    """
-
-    sequential = False
-    max_writers = 4
-
-    def __init__(self, on_write: Callable[[int], object] = lambda _: None) -> None:
-        self.image = bytearray()
-        self.writes: list[tuple[int, int]] = []
-        self.zeros: list[tuple[int, int]] = []
-        self.committed = self.aborted = False
-        self._on_write = on_write
-
-    def begin(self, info: BackupInfo, extents: Extents) -> None:
-        self.image[:] = OLD * info.size
-
-    def open_writer(self) -> Writer:
-        return _DiskWriter(self, self._on_write)
-
-    def commit(self) -> None:
-        self.committed = True
-
-    def abort(self) -> None:
-        self.aborted = True
-
-    def close(self) -> None:
-        pass
-
-
-class _DiskWriter(Writer):
-    def __init__(self, disk: DiskSink, on_write: Callable[[int], object]) -> None:
-        self._disk = disk
-        self._on_write = on_write
-
-    def write(self, start: int, buffer: memoryview) -> None:
-        self._on_write(start)
-        self._disk.image[start : start + len(buffer)] = buffer
-        self._disk.writes.append((start, len(buffer)))
-
-    def zero(self, start: int, length: int) -> None:
-        self._disk.image[start : start + length] = bytes(length)
-        self._disk.zeros.append((start, length))
-
-    def close(self) -> None:
-        pass
 
 
 # --- Copies with the double ---

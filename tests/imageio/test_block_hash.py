@@ -39,21 +39,18 @@ from tapestream.errors import (
     UsageError,
 )
 from tapestream.model.blockhash import BlockHash
-from tapestream.testing import ImageioDaemon, create_image, serve_image, virtual_size, write_pattern
+from tapestream.testing import (
+    ImageioDaemon,
+    MemorySink,
+    MemorySource,
+    create_image,
+    serve_image,
+    virtual_size,
+    write_pattern,
+)
 from tests.engine.test_hashing import reference
 from tests.hostile import CloseBeforeReply, Cut, Fault, HostileServer, Reset, Stall, Status
-from tests.imageio.support import (
-    FOREVER,
-    KIB,
-    MIB,
-    ChecksumServer,
-    DiskSink,
-    DiskSource,
-    Say,
-    asked,
-    noise,
-    on,
-)
+from tests.imageio.support import FOREVER, KIB, MIB, ChecksumServer, Say, asked, noise, on
 
 BOTH = pytest.mark.parametrize("unix", [False, True], ids=["tls", "unix"])
 # 64 KiB, of other sizes than the grid: pieces cross its borders everywhere.
@@ -177,7 +174,7 @@ def test_all_ways_give_the_same(disk: Disk, target: Disk, tmp_path: Path, unix: 
 @pytest.mark.parametrize("options", [{}, {"max_gap": 0}, SMALL], ids=["default", "no gap", "small"])
 @pytest.mark.parametrize("workers", [1, 4])
 def test_any_number_of_readers(disk: Disk, workers: int, options: dict[str, Any]) -> None:
-    found = hash_of_copy(disk.source(), DiskSink(), max_workers=workers, **options)
+    found = hash_of_copy(disk.source(), MemorySink(), max_workers=workers, **options)
     assert found == as_imageio_says(disk.path)
 
 
@@ -301,7 +298,7 @@ def test_what_is_no_block_hash(expected: Any, target: Disk) -> None:
 
 @only
 def test_a_larger_disk_is_not_compared(disk: Disk, target: Disk, tmp_path: Path) -> None:
-    with DiskSource(noise(MIB)) as source, target.sink() as sink:
+    with MemorySource(noise(MIB)) as source, target.sink() as sink:
         result = copy(source, sink, block_hash=True)
         assert result.block_hash is not None
         with pytest.raises(UsageError, match=f"{39 * MIB} bytes larger"):
@@ -349,7 +346,7 @@ def say(**changes: Any) -> Fault:
 
 def record(server: HostileServer, **options: Any) -> CopyResult:
     with ImageioHTTPSource(server.url, secure=False, record_block_hash=True, **options) as source:
-        return copy(source, DiskSink(), block_hash=True)
+        return copy(source, MemorySink(), block_hash=True)
 
 
 def test_the_request() -> None:
@@ -358,7 +355,7 @@ def test_the_request() -> None:
             assert not asked(server, "GET", "/checksum")
             source.extents()
             assert source.info.block_hash == source.info.block_hash == source.block_hash() == HASH
-            copy(source, DiskSink(), block_hash=True)
+            copy(source, MemorySink(), block_hash=True)
         [request] = asked(server, "GET", "/checksum")
         assert request.path.endswith("/checksum?algorithm=blake2b&block_size=4194304")
         data = [r for r in asked(server, "GET") if "range" in r.headers]
@@ -456,7 +453,7 @@ def test_a_server_without_the_feature(behaviour: dict[str, Any]) -> None:
         with pytest.raises(UnsupportedError, match="block_hash=True"):
             record(server)
         with ImageioHTTPSource(server.url, secure=False) as source:
-            assert hash_of_copy(source, DiskSink()) == HASH
+            assert hash_of_copy(source, MemorySink()) == HASH
         with (
             ImageioUploadSink(server.url, secure=False) as sink,
             pytest.raises(UnsupportedError, match="block_hash=True"),

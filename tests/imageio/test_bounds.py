@@ -8,18 +8,9 @@ import pytest
 
 from tapestream import ImageioHTTPSource
 from tapestream.errors import ServerError, ServerProtocolError, TicketError
+from tapestream.testing import MemorySink, MemorySource
 from tests.hostile import HONEST, Connection, Fault, HostileServer, Reply
-from tests.imageio.support import (
-    KIB,
-    DiskSink,
-    DiskSource,
-    Say,
-    Speak,
-    always,
-    download,
-    noise,
-    upload,
-)
+from tests.imageio.support import KIB, Say, Speak, always, download, noise, upload
 
 IMAGE = noise(200 * KIB)
 
@@ -71,7 +62,7 @@ def test_a_head_that_only_drips_comes_to_an_end(where: str, drip: Fault) -> None
         HostileServer(IMAGE, **{where: always(drip)}) as server,  # type: ignore[arg-type]
         pytest.raises(ServerError, match="in time"),
     ):
-        download(server, DiskSink(), read_timeout=0.2, extents_timeout=0.2, retries=0)
+        download(server, MemorySink(), read_timeout=0.2, extents_timeout=0.2, retries=0)
 
 
 @pytest.mark.parametrize("where", ["on_options", "on_extents"])
@@ -81,7 +72,7 @@ def test_a_body_without_data_that_only_drips_comes_to_an_end(where: str, drip: F
         HostileServer(IMAGE, **{where: always(drip)}) as server,  # type: ignore[arg-type]
         pytest.raises(ServerError, match="in time"),
     ):
-        download(server, DiskSink(), read_timeout=0.2, extents_timeout=0.2, retries=0)
+        download(server, MemorySink(), read_timeout=0.2, extents_timeout=0.2, retries=0)
 
 
 @pytest.mark.parametrize(("where", "again"), [("on_put", CONTINUE), ("on_patch", b"x: y\r\n")])
@@ -91,7 +82,7 @@ def test_the_reply_to_an_upload_that_only_drips_comes_to_an_end(where: str, agai
         HostileServer(IMAGE, **{where: always(drip)}) as server,  # type: ignore[arg-type]
         pytest.raises(ServerError, match="in time"),
     ):
-        upload(server, DiskSource(IMAGE), read_timeout=0.2, zero_timeout=0.2)
+        upload(server, MemorySource(IMAGE), read_timeout=0.2, zero_timeout=0.2)
 
 
 @pytest.mark.parametrize("where", ["on_options", "on_extents", "on_get"])
@@ -101,7 +92,7 @@ def test_a_refusal_counts_although_its_text_only_drips(where: str) -> None:
         HostileServer(IMAGE, **{where: always(refuse)}) as server,  # type: ignore[arg-type]
         pytest.raises(TicketError, match="403"),
     ):
-        download(server, DiskSink(), read_timeout=0.2, extents_timeout=0.2)
+        download(server, MemorySink(), read_timeout=0.2, extents_timeout=0.2)
 
 
 @pytest.mark.parametrize("where", ["on_options", "on_extents", "on_get"])
@@ -109,7 +100,7 @@ def test_a_head_without_end(where: str) -> None:
     endless = Speak(CONTINUE * 100_000)
     with HostileServer(IMAGE, **{where: always(endless)}) as server:  # type: ignore[arg-type]
         with pytest.raises(ServerProtocolError, match="head"):
-            download(server, DiskSink())
+            download(server, MemorySink())
         assert len(server.requests) <= 4
 
 
@@ -124,8 +115,8 @@ def test_data_may_drip() -> None:
                 connection.pause(0.05)
                 connection.send(b"", reply.body(at, at + 512))
 
-    sink = DiskSink()
+    sink = MemorySink()
     image = noise(16 * 512)
     with HostileServer(image, on_get=always(Slow())) as server:
         download(server, sink, read_timeout=0.3, retries=0)
-    assert sink.image == image
+    assert sink.disk == image

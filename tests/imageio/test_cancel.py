@@ -20,20 +20,18 @@ from tapestream import (
     Extent,
     ImageioHTTPSource,
     ImageioUploadSink,
-    Reader,
     TapestreamError,
     copy,
 )
 from tapestream.errors import ServerError, TicketError
 from tapestream.imageio.endpoint import Endpoint
 from tapestream.imageio.retry import Tries
+from tapestream.testing import MemorySink, MemorySource
 from tests.hostile import Fault, HostileServer, Stall, Status
 from tests.imageio.support import (
     FOREVER,
     KIB,
     MIB,
-    DiskSink,
-    DiskSource,
     Last,
     StuckImage,
     TLSServer,
@@ -139,7 +137,7 @@ def test_an_interrupt_while_the_server_stalls(
     after: int | None,
     cafile: Path,
 ) -> None:
-    sink = DiskSink()
+    sink = MemorySink()
     with (
         server_type(IMAGE, on_get=always(Stall(after, FOREVER))) as server,
         source_of(server, cafile) as source,
@@ -147,7 +145,7 @@ def test_an_interrupt_while_the_server_stalls(
         pytest.raises(KeyboardInterrupt),
     ):
         copy(source, sink, max_workers=WORKERS, max_gap=0)
-    assert sink.aborted
+    assert sink.state == "aborted"
     assert not sink.writes
 
 
@@ -190,7 +188,9 @@ def test_an_error_of_the_sink_while_the_server_stalls(
     ):
         progress = Raise(error, lambda: len(gets(server)) == CONNECTIONS + 1)
         in_sink = where == "sink"
-        sink = DiskSink(on_write=progress.update) if in_sink else DiskSink()
+        sink = MemorySink(max_writers=WORKERS)
+        if in_sink:
+            sink.before_write = lambda start, length: progress.update(length)
         with pytest.raises(type(error)) as caught:
             copy(
                 source,
@@ -200,7 +200,7 @@ def test_an_error_of_the_sink_while_the_server_stalls(
                 progress=None if in_sink else progress,
             )
     assert caught.value is error
-    assert sink.aborted
+    assert sink.state == "aborted"
 
 
 @SCHEMES
@@ -218,7 +218,7 @@ def test_an_error_of_one_reader_while_the_others_stall(
         source_of(server, cafile) as source,
         pytest.raises(TicketError, match="enough"),
     ):
-        copy(source, DiskSink(), max_workers=WORKERS, max_gap=0)
+        copy(source, MemorySink(), max_workers=WORKERS, max_gap=0)
 
 
 def test_the_pause_between_two_tries_ends(monkeypatch: pytest.MonkeyPatch, cafile: Path) -> None:
@@ -230,7 +230,7 @@ def test_the_pause_between_two_tries_ends(monkeypatch: pytest.MonkeyPatch, cafil
         Later(lambda: len(gets(server)) == CONNECTIONS, kill_main_thread),
         pytest.raises(KeyboardInterrupt),
     ):
-        copy(source, DiskSink(), max_workers=WORKERS, max_gap=0)
+        copy(source, MemorySink(), max_workers=WORKERS, max_gap=0)
 
 
 # --- Uploads ---
@@ -243,7 +243,7 @@ def test_an_interrupt_while_the_upload_stalls(
     interrupt: Callable[[], None], server_type: type[HostileServer], method: str, cafile: Path
 ) -> None:
     """Data, or zeros, that are taken but not confirmed."""
-    disk = DiskSource(IMAGE, EXTENTS if method == "PUT" else [Extent(0, len(IMAGE), zero=True)])
+    disk = MemorySource(IMAGE, EXTENTS if method == "PUT" else [Extent(0, len(IMAGE), zero=True)])
     behaviour: dict[str, Any] = {f"on_{method.lower()}": always(Stall(None, FOREVER))}
     with (
         server_type(b"\xee" * len(IMAGE), **behaviour) as server,
@@ -269,7 +269,7 @@ def test_an_interrupt_while_the_server_does_not_read(
                 pytest.raises(KeyboardInterrupt),
             ):
                 copy(
-                    DiskSource(noise(size)),
+                    MemorySource(noise(size)),
                     sink,
                     max_workers=workers,
                     buffer_size=size // 2,
@@ -292,32 +292,24 @@ def test_an_error_of_one_writer_while_the_others_stall(cafile: Path) -> None:
         sink_of(server, cafile) as sink,
         pytest.raises(ServerError, match="enough"),
     ):
-        copy(DiskSource(IMAGE, EXTENTS), sink, max_workers=WORKERS, buffer_size=PIECE)
+        copy(MemorySource(IMAGE, EXTENTS), sink, max_workers=WORKERS, buffer_size=PIECE)
     assert server.flushed == 0
 
 
 def test_an_error_of_the_source_while_the_upload_stalls(cafile: Path) -> None:
     error = TapestreamError("the tape tore")
 
-    class TornReader(Reader):
-        def readinto(self, start: int, buffer: memoryview) -> None:
-            if start:
-                eventually(lambda: bool(asked(server, "PUT")))
-                raise error
-
-        def close(self) -> None:
-            pass
-
-    class TornSource(DiskSource):
-        def open_reader(self) -> Reader:
-            return TornReader()
+    def tear(start: int, length: int) -> None:
+        if start:
+            eventually(lambda: bool(asked(server, "PUT")))
+            raise error
 
     with (
         HostileServer(bytes(len(IMAGE)), on_put=always(Stall(None, FOREVER))) as server,
         sink_of(server, cafile) as sink,
         pytest.raises(TapestreamError) as caught,
     ):
-        copy(TornSource(IMAGE), sink, max_workers=1, buffer_size=PIECE)
+        copy(MemorySource(IMAGE, before_read=tear), sink, max_workers=1, buffer_size=PIECE)
     assert caught.value is error
 
 

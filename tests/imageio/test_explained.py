@@ -13,18 +13,9 @@ import pytest
 
 from tapestream import BackupInfo, ImageioHTTPSource, ImageioUploadSink, copy
 from tapestream.errors import ServerError, TicketError
-from tapestream.testing import ImageioDaemon, ImageServer, create_image, write_pattern
+from tapestream.testing import ImageioDaemon, ImageServer, MemorySink, create_image, write_pattern
 from tests.hostile import Fault, HostileServer, Stall, Status
-from tests.imageio.support import (
-    FOREVER,
-    KIB,
-    MIB,
-    DiskSink,
-    always,
-    asked,
-    download,
-    noise,
-)
+from tests.imageio.support import FOREVER, KIB, MIB, always, asked, download, noise
 
 SIZE = 8 * MIB
 BAD = 5 * MIB
@@ -39,7 +30,7 @@ def test_a_vm_that_died(daemon: ImageioDaemon, tmp_path: Path) -> None:
     with ImageServer(path) as disk:
         url = daemon.add_ticket(disk.url, large)
 
-        def die(start: int) -> None:
+        def die(start: int, length: int) -> None:
             if start == 0:
                 disk.kill()
 
@@ -49,7 +40,7 @@ def test_a_vm_that_died(daemon: ImageioDaemon, tmp_path: Path) -> None:
         ):
             copy(
                 source,
-                DiskSink(on_write=die),
+                MemorySink(before_write=die),
                 max_workers=1,
                 buffer_size=MIB,
                 buffer_memory=4 * MIB,
@@ -91,7 +82,7 @@ def test_a_bad_sector(daemon: ImageioDaemon, tmp_path: Path) -> None:
         ) as source,
         pytest.raises(ServerError) as caught,
     ):
-        copy(source, DiskSink(), max_workers=1, buffer_size=MIB)
+        copy(source, MemorySink(), max_workers=1, buffer_size=MIB)
     says = str(caught.value)
     assert "error of the storage" in says
     assert "disk db_Disk1" in says
@@ -110,7 +101,7 @@ def test_a_backup_that_was_cancelled(daemon: ImageioDaemon, tmp_path: Path) -> N
             source.extents()
             daemon.remove_ticket(url)
             with pytest.raises(TicketError, match="finalized or left idle"):
-                copy(source, DiskSink())
+                copy(source, MemorySink())
 
 
 def test_a_ticket_that_ended_while_the_server_failed() -> None:
@@ -123,7 +114,7 @@ def test_a_ticket_that_ended_while_the_server_failed() -> None:
         HostileServer(noise(KIB), on_get=always(Status(500)), on_options=gone) as server,
         pytest.raises(TicketError),
     ):
-        download(server, DiskSink(), retries=1)
+        download(server, MemorySink(), retries=1)
 
 
 def test_a_server_that_is_only_slow() -> None:
@@ -131,7 +122,7 @@ def test_a_server_that_is_only_slow() -> None:
         HostileServer(noise(KIB), on_get=always(Stall(None, FOREVER))) as server,
         pytest.raises(ServerError, match="timeouts"),
     ):
-        download(server, DiskSink(), retries=1, read_timeout=0.2)
+        download(server, MemorySink(), retries=1, read_timeout=0.2)
 
 
 def test_a_disk_that_cannot_be_opened_is_not_asked_for_once_more() -> None:

@@ -23,13 +23,14 @@ from tapestream import (
 from tapestream.errors import ServerError, TicketError, UnsupportedError, UsageError
 from tapestream.testing import (
     ImageioDaemon,
+    MemorySink,
     compare_images,
     create_image,
     serve_image,
     write_pattern,
 )
 from tests.hostile import HostileServer, Status
-from tests.imageio.support import KIB, MIB, DiskSink, always, asked, content, noise, on
+from tests.imageio.support import KIB, MIB, always, asked, content, noise, on
 
 SIZE = 16 * MIB
 IMAGE = noise(200 * KIB)
@@ -143,14 +144,14 @@ def test_not_where_there_are_dirty_extents(
     "behaviour", [{"options_status": 405}, {"options_status": 204}, {"features": ()}, {}]
 )
 def test_servers_without_dirty_extents(behaviour: dict[str, Any]) -> None:
-    sink = DiskSink()
+    sink = MemorySink()
     with HostileServer(IMAGE, **behaviour) as server:
         with ImageioHTTPSource(
             server.url, secure=False, context="dirty", fallback="full"
         ) as source:
             assert copy(source, sink).context == "zero"
             assert source.info.fallback
-        assert sink.image == content(server)
+        assert sink.disk == content(server)
 
 
 def test_the_full_extents_are_tried_again() -> None:
@@ -158,7 +159,7 @@ def test_the_full_extents_are_tried_again() -> None:
         with ImageioHTTPSource(
             server.url, secure=False, context="dirty", fallback="full"
         ) as source:
-            copy(source, DiskSink())
+            copy(source, MemorySink())
         assert len(asked(server, "GET", "/extents")) == 3
 
 

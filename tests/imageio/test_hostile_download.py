@@ -9,6 +9,7 @@ import pytest
 
 from tapestream import ImageioHTTPSource, TapestreamError, TarStreamSink, copy
 from tapestream.errors import ServerProtocolError
+from tapestream.testing import MemorySink
 from tests.hostile import Cut, Fault, HostileServer, SparseImage, Stall
 from tests.imageio.downloads import IMAGE, OLD_SERVERS, SIZE, SPARSE, X
 from tests.imageio.support import (
@@ -16,7 +17,6 @@ from tests.imageio.support import (
     GIB,
     KIB,
     MIB,
-    DiskSink,
     Last,
     Say,
     always,
@@ -33,14 +33,14 @@ from tests.imageio.support import (
 
 @pytest.mark.parametrize("behaviour", OLD_SERVERS.values(), ids=list(OLD_SERVERS))
 def test_an_old_server_gives_the_whole_disk_as_one_data_extent(behaviour: dict[str, Any]) -> None:
-    sink = DiskSink()
+    sink = MemorySink()
     with HostileServer(SPARSE, max_readers=None, **behaviour) as server:
         with ImageioHTTPSource(server.url, secure=False) as source:
             assert source.max_readers == 1
             result = copy(source, sink, max_workers=4, buffer_size=64 * KIB)
         assert not asked(server, "GET", "/extents")
         assert gets(server) == [(0, len(SPARSE))]
-    assert sink.image == SPARSE
+    assert sink.disk == SPARSE
     assert (result.extents, result.data_bytes, result.zero_bytes) == (1, len(SPARSE), 0)
 
 
@@ -180,9 +180,9 @@ def test_closing_a_reader_while_data_is_on_its_way(fault: Fault) -> None:
 
 @pytest.mark.parametrize("error", [TapestreamError("the sink is full"), ValueError("a bug")])
 def test_an_error_of_the_sink_ends_the_download(error: Exception) -> None:
-    def fail(start: int) -> None:
+    def fail(start: int, length: int) -> None:
         raise error
 
     with HostileServer(IMAGE) as server, pytest.raises(type(error)) as caught:
-        download(server, DiskSink(on_write=fail))
+        download(server, MemorySink(before_write=fail))
     assert caught.value is error

@@ -11,9 +11,10 @@ import pytest
 
 from tapestream import ImageioHTTPSource, TarStreamSink, copy
 from tapestream.errors import ExtentsError, ServerError, ServerProtocolError, UnsupportedError
+from tapestream.testing import MemorySink
 from tests.hostile import CloseBeforeReply, Cut, Fault, HostileServer, Reset, Stall, Status
 from tests.imageio.downloads import HOLE, IMAGE, LAST, OLD_SERVERS, SIZE, SPARSE, X
-from tests.imageio.support import FOREVER, DiskSink, always, asked, download, gets, in_turn, to_json
+from tests.imageio.support import FOREVER, always, asked, download, gets, in_turn, to_json
 
 # --- Extents ---
 
@@ -61,7 +62,7 @@ LYING_EXTENTS: dict[str, bytes] = {
 
 @pytest.mark.parametrize("extents", LYING_EXTENTS.values(), ids=list(LYING_EXTENTS))
 def test_extents_that_lie(extents: bytes) -> None:
-    sink = DiskSink()
+    sink = MemorySink()
     with HostileServer(IMAGE, extents=extents) as server:
         with pytest.raises((ExtentsError, ServerProtocolError)):
             download(server, sink)
@@ -73,14 +74,14 @@ def test_extents_that_lie(extents: bytes) -> None:
 def test_extents_that_end_before_the_disk() -> None:
     """What they leave out would be missing from the backup, and nobody would know."""
     short = to_json({"start": 0, "length": SIZE - 512, "zero": False})
-    sink = DiskSink()
+    sink = MemorySink()
     says = f"{SIZE} bytes.*only {SIZE - 512}"
     with (
         HostileServer(IMAGE, extents=short) as server,
         pytest.raises(ServerProtocolError, match=says),
     ):
         download(server, sink)
-    assert sink.aborted
+    assert sink.state == "aborted"
 
 
 @pytest.mark.parametrize(
@@ -106,7 +107,7 @@ def test_extents_go_into_the_tar_as_they_are(extents: bytes, tmp_path: Path) -> 
 
 
 def test_zero_extents_are_not_read() -> None:
-    sink = DiskSink()
+    sink = MemorySink()
     with HostileServer(SPARSE) as server:
         download(server, sink)
         assert sorted(gets(server)) == [
@@ -114,23 +115,23 @@ def test_zero_extents_are_not_read() -> None:
             (2 * HOLE, 3 * HOLE),
             (4 * HOLE, len(SPARSE)),
         ]
-    assert sink.image == SPARSE
+    assert sink.disk == SPARSE
     assert sink.zeros == [(HOLE, HOLE), (3 * HOLE, HOLE)]
 
 
 def test_extents_may_take_longer_than_data() -> None:
-    sink = DiskSink()
+    sink = MemorySink()
     with HostileServer(IMAGE, on_extents=always(Stall(None, 1))) as server:
         download(server, sink, read_timeout=0.3, retries=0)
         assert len(asked(server, "GET", "/extents")) == 1
-    assert sink.image == IMAGE
+    assert sink.disk == IMAGE
 
 
 @pytest.mark.parametrize("after", [None, 0, 5])
 def test_extents_that_do_not_come_in_time(after: int | None) -> None:
     with HostileServer(IMAGE, on_extents=always(Stall(after, FOREVER))) as server:
         with pytest.raises(ServerError, match="in time"):
-            download(server, DiskSink(), extents_timeout=0.2, retries=1)
+            download(server, MemorySink(), extents_timeout=0.2, retries=1)
         assert len(asked(server, "GET", "/extents")) == 2
 
 
@@ -138,11 +139,11 @@ def test_extents_that_do_not_come_in_time(after: int | None) -> None:
     "fault", [Status(500), Status(503, early=True), Cut(7), Reset(7), CloseBeforeReply()]
 )
 def test_extents_are_tried_again(fault: Fault) -> None:
-    sink = DiskSink()
+    sink = MemorySink()
     with HostileServer(IMAGE, on_extents=in_turn([fault, fault])) as server:
         download(server, sink, retries=2)
         assert len(asked(server, "GET", "/extents")) == 3
-    assert sink.image == IMAGE
+    assert sink.disk == IMAGE
 
 
 def test_extents_are_asked_for_once() -> None:
@@ -152,7 +153,7 @@ def test_extents_are_asked_for_once() -> None:
     ):
         source.extents()
         assert source.info.size == source.size == source.extents().size == SIZE
-        copy(source, DiskSink())
+        copy(source, MemorySink())
         assert len(asked(server, "GET", "/extents")) == 1
 
 
@@ -172,21 +173,21 @@ def test_only_what_changed_is_read(zero: dict[str, bool]) -> None:
         dirty(2 * HOLE, 2 * HOLE, False, **zero),
         dirty(4 * HOLE, LAST, True, **zero),
     )
-    sink = DiskSink()
+    sink = MemorySink()
     with HostileServer(SPARSE, extents={"dirty": extents}) as server:
         result = download(server, sink, context="dirty")
         assert sorted(gets(server)) == [(0, HOLE), (4 * HOLE, len(SPARSE))]
     untouched = slice(2 * HOLE, 4 * HOLE)
-    assert sink.image[untouched] == b"\xaa" * (2 * HOLE)
-    sink.image[untouched] = SPARSE[untouched]
-    assert sink.image == SPARSE
+    assert sink.disk[untouched] == bytes([MemorySink.FILL]) * (2 * HOLE)
+    sink.disk[untouched] = SPARSE[untouched]
+    assert sink.disk == SPARSE
     assert result.context == "dirty"
 
 
 def test_a_disk_without_dirty_extents() -> None:
     with HostileServer(IMAGE) as server:
         with pytest.raises(UnsupportedError) as caught:
-            download(server, DiskSink(), context="dirty")
+            download(server, MemorySink(), context="dirty")
         # And once for the full list: is it the transfer that the server does not know?
         assert len(asked(server, "GET", "/extents")) == 2
     assert "full backup" in caught.value.hint
@@ -197,7 +198,7 @@ def test_a_disk_without_dirty_extents() -> None:
 def test_a_server_without_dirty_extents(behaviour: dict[str, Any]) -> None:
     with HostileServer(IMAGE, **behaviour) as server:
         with pytest.raises(UnsupportedError) as caught:
-            download(server, DiskSink(), context="dirty")
+            download(server, MemorySink(), context="dirty")
         assert not asked(server, "GET")
     assert "full backup" in caught.value.hint
 
@@ -206,5 +207,5 @@ def test_a_server_without_dirty_extents(behaviour: dict[str, Any]) -> None:
 def test_dirty_extents_that_do_not_say_what_is_dirty(value: dict[str, Any]) -> None:
     with HostileServer(IMAGE, extents={"dirty": to_json({**X, **value})}) as server:
         with pytest.raises(ExtentsError, match="dirty"):
-            download(server, DiskSink(), context="dirty")
+            download(server, MemorySink(), context="dirty")
         assert not asked(server, "GET")

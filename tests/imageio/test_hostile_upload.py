@@ -21,6 +21,7 @@ from tapestream.errors import (
     UsageError,
 )
 from tapestream.imageio import sink as sink_module
+from tapestream.testing import MemorySource, Pattern
 from tests.hostile import (
     HONEST,
     Answer,
@@ -42,11 +43,9 @@ from tests.imageio.support import (
     KIB,
     MIB,
     SMALL,
-    DiskSource,
     Last,
     SlowImage,
     TLSServer,
-    VirtualSource,
     always,
     asked,
     authority,
@@ -81,8 +80,8 @@ OLD_SERVERS: dict[str, dict[str, Any]] = {
 }
 
 
-def source() -> DiskSource:
-    return DiskSource(IMAGE, EXTENTS)
+def source() -> MemorySource:
+    return MemorySource(IMAGE, EXTENTS)
 
 
 def old_disk(size: int = SIZE) -> bytes:
@@ -162,7 +161,7 @@ def test_before_much_is_sent_the_server_reads_once(
     monkeypatch.setattr(sink_module, "WARM_UP_FROM", 16 * MIB)
     data = bytes(size)
     with HostileServer(SparseImage(size, {})) as server:
-        upload(server, DiskSource(data))
+        upload(server, MemorySource(data))
         assert gets(server) == first
         methods = [r.method for r in server.requests if r.method in ("GET", "PUT")]
         assert set(methods[1 + len(first) :]) == {"PUT"}  # the one is for the extents
@@ -175,7 +174,7 @@ def test_a_disk_that_cannot_be_read_is_written_all_the_same(
     monkeypatch.setattr(sink_module, "WARM_UP_FROM", 16 * MIB)
     data = noise(16 * MIB)
     with HostileServer(SparseImage(len(data), {}), on_get=always(fault)) as server:
-        upload(server, DiskSource(data))
+        upload(server, MemorySource(data))
         assert content(server) == data
 
 
@@ -192,7 +191,7 @@ def test_an_old_server_gets_its_zeros_as_data(behaviour: dict[str, Any]) -> None
 def test_long_zeros_go_to_an_old_server_in_pieces() -> None:
     size = 9 * MIB + 512
     with HostileServer(old_disk(size), features=("extents",)) as server:
-        upload(server, DiskSource(bytes(size), [Extent(0, size, zero=True)]))
+        upload(server, MemorySource(bytes(size), [Extent(0, size, zero=True)]))
         assert sum(length for _, length in sent(server)) == size
         assert max(length for _, length in sent(server)) <= 8 * MIB
         assert content(server) == bytes(size)
@@ -224,7 +223,7 @@ def test_zeros_of_any_length_go_in_one_request() -> None:
         Extent(at + 512, size - at - 512, zero=True),
     ]
     with HostileServer(image, extents=preallocated, max_writers=1) as server:
-        upload(server, VirtualSource(size, extents))
+        upload(server, MemorySource(Pattern(b"\0", size), extents))
         assert sent(server) == [(at, 512)]
         assert len(asked(server, "PATCH")) == 3
     assert zeroed(image) == [(0, at), (at + 512, size - at - 512)]
@@ -239,7 +238,7 @@ def test_only_what_is_not_zero_yet_is_zeroed() -> None:
         Extent(20 * GIB + 512, size - 20 * GIB - 512, zero=True),
     ]
     with HostileServer(image) as server:
-        upload(server, VirtualSource(size, extents))
+        upload(server, MemorySource(Pattern(b"\0", size), extents))
     assert zeroed(image) == [
         (10 * GIB, 64 * KIB),
         (20 * GIB + 64 * KIB, 64 * KIB),
@@ -259,14 +258,14 @@ def test_zeros_are_not_sent_to_a_disk_that_is_zero(features: tuple[str, ...]) ->
         assert content(server) == IMAGE
 
 
-def incremental() -> DiskSource:
+def incremental() -> MemorySource:
     extents = [
         Extent(0, 2 * K64, dirty=False),
         Extent(2 * K64, K64, zero=True, dirty=True),
         Extent(3 * K64, K64, dirty=True),
         Extent(4 * K64, SIZE - 4 * K64, dirty=False),
     ]
-    return DiskSource(IMAGE, extents, "dirty")
+    return MemorySource(IMAGE, extents)
 
 
 @pytest.mark.parametrize("disk_is_zero", [False, True])
@@ -378,7 +377,7 @@ def test_a_put_that_is_not_taken_in_full_is_not_written() -> None:
         ImageioUploadSink(server.url, secure=False) as sink,
         pytest.raises(ServerError, match="connection broke"),
     ):
-        copy(VirtualSource(size, [Extent(0, size)]), sink, buffer_size=size, buffer_memory=2 * size)
+        copy(MemorySource(Pattern(b"\0", size)), sink, buffer_size=size, buffer_memory=2 * size)
 
 
 def test_a_writer_before_the_sink_has_begun() -> None:
@@ -454,7 +453,7 @@ def test_a_put_that_is_cut_off_while_it_is_sent_says_why(
         sink = ImageioUploadSink(server.url, secure=tls, cafile=cafile if tls else None)
         with sink, pytest.raises(TransferError) as caught:
             copy(
-                DiskSource(bytes(size)),
+                MemorySource(bytes(size)),
                 sink,
                 max_workers=1,
                 buffer_size=16 * MIB,
@@ -509,7 +508,7 @@ def test_a_put_may_take_longer_than_its_next_bytes() -> None:
         HostileServer(SlowImage(size, {}), max_writers=1) as server,
         ImageioUploadSink(server.url, secure=False, read_timeout=1) as sink,
     ):
-        copy(DiskSource(bytes(size)), sink, **options)  # takes the server 2.4 s
+        copy(MemorySource(bytes(size)), sink, **options)  # takes the server 2.4 s
         assert sorted(sent(server)) == [(0, 16 * MIB), (16 * MIB, 8 * MIB)]
 
 
@@ -545,7 +544,7 @@ def test_connections_that_are_dropped_while_idle() -> None:
         ImageioUploadSink(server.url, secure=False) as sink,
     ):
         extents = [Extent(0, SIZE)]
-        copy(DiskSource(IMAGE, extents), sink, progress=Slow(), **SMALL)
+        copy(MemorySource(IMAGE, extents), sink, progress=Slow(), **SMALL)
         assert server.flushed == 1
         assert content(server) == IMAGE
 
@@ -615,7 +614,7 @@ def test_a_disk_whose_size_comes_with_a_cut(status: int) -> None:
 
 
 def test_a_source_that_fails_at_its_end_fails_the_upload() -> None:
-    class Broken(DiskSource):
+    class Broken(MemorySource):
         def finish(self) -> None:
             raise ServerProtocolError("this backup is worthless")
 
@@ -649,7 +648,7 @@ def test_a_writer_sends_the_next_bytes_while_it_waits(zeros: int) -> None:
         HostileServer(bytes(len(image)), on_put=both) as server,
         ImageioUploadSink(server.url, secure=False) as sink,
     ):
-        copy(DiskSource(image, extents), sink, max_workers=1, buffer_size=piece)
+        copy(MemorySource(image, extents), sink, max_workers=1, buffer_size=piece)
         assert len({put.connection for put in asked(server, "PUT")}) == 2
         assert content(server) == image
 
@@ -657,7 +656,7 @@ def test_a_writer_sends_the_next_bytes_while_it_waits(zeros: int) -> None:
 def test_small_uploads_go_over_one_connection() -> None:
     image = noise(50 * K64)
     with HostileServer(bytes(len(image))) as server:
-        upload(server, DiskSource(image))
+        upload(server, MemorySource(image))
         assert len({put.connection for put in asked(server, "PUT")}) == 1
         assert content(server) == image
 
@@ -665,7 +664,7 @@ def test_small_uploads_go_over_one_connection() -> None:
 def test_a_server_that_ends_every_connection() -> None:
     image = noise(10 * K64)
     with HostileServer(bytes(len(image)), on_put=always(Last(HONEST))) as server:
-        upload(server, DiskSource(image))
+        upload(server, MemorySource(image))
         assert content(server) == image
 
 
@@ -695,7 +694,7 @@ def test_uploads_that_the_server_hung_up_on_are_not_taken_for_done(n: int) -> No
         ImageioUploadSink(server.url, secure=False) as sink,
     ):
         with pytest.raises(ServerError, match="connection"):
-            copy(DiskSource(image), sink, progress=Behind(), **SMALL)
+            copy(MemorySource(image), sink, progress=Behind(), **SMALL)
         assert server.flushed == 0
 
 
@@ -705,7 +704,7 @@ def test_an_incremental_backup_into_a_disk_of_zeros_is_warned_of(
 ) -> None:
     changed = [replace(extent, dirty=True) for extent in EXTENTS]
     with HostileServer(bytes(SIZE) if blank else old_disk()) as server:
-        upload(server, DiskSource(IMAGE, changed, "dirty"))
+        upload(server, MemorySource(IMAGE, changed))
     assert ("restore_chain" in caplog.text) == blank
 
 
@@ -730,7 +729,7 @@ def test_data_does_not_overtake_the_zeros_around_it() -> None:
     options: dict[str, Any] = {"buffer_size": block, "buffer_memory": 4 * block, "max_gap": block}
     with HostileServer(SlowZeros(old_disk(len(image))), features=("extents",)) as server:
         with ImageioUploadSink(server.url, secure=False) as sink:
-            copy(DiskSource(image, extents), sink, max_workers=1, **options)
+            copy(MemorySource(image, extents), sink, max_workers=1, **options)
         _, zeros, data = asked(server, "PUT")
         assert (check_put(zeros), check_put(data)) == (stretch, inside)
         assert zeros.connection != data.connection
@@ -742,5 +741,5 @@ def test_every_refusal_is_told_before_the_flush(n: int) -> None:
     refusal = Status(500, "the storage is on fire")
     with HostileServer(bytes(SIZE), on_put=on(n, refusal)) as server:
         with pytest.raises(ServerError, match="on fire"):
-            upload(server, DiskSource(IMAGE))
+            upload(server, MemorySource(IMAGE))
         assert server.flushed == 0

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from tapestream.errors import ServerProtocolError, TransferError
+from tapestream.testing import MemorySink
 from tests.hostile import Chunked, Cut, Fault, HostileServer, Stall, Whole, WrongLength, WrongRange
 from tests.imageio.downloads import HOLE, IMAGE, SIZE, SPARSE, check_written
-from tests.imageio.support import FOREVER, DiskSink, Last, Say, always, download, gets, in_turn, on
+from tests.imageio.support import FOREVER, Last, Say, always, download, gets, in_turn, on
 
 LIES = {
     "a byte too many": WrongLength(1),
@@ -33,19 +34,19 @@ LIES = {
 
 @pytest.mark.parametrize("lie", LIES.values(), ids=list(LIES))
 def test_a_lie_is_found_out_before_a_byte_of_it_is_used(lie: Fault) -> None:
-    sink = DiskSink()
+    sink = MemorySink()
     with HostileServer(SPARSE, on_get=on(2, lie), max_readers=1) as server:
         with pytest.raises(ServerProtocolError):
             download(server, sink)
         assert len(set(gets(server))) == len(gets(server))  # it is not asked again
     check_written(sink, SPARSE)
     assert all(start < HOLE for start, _ in sink.writes)
-    assert sink.aborted
+    assert sink.state == "aborted"
 
 
 @pytest.mark.parametrize("lie", [Whole(), WrongRange(-1), WrongLength(1), Chunked()])
 def test_a_lie_in_the_middle_is_found_out(lie: Fault) -> None:
-    sink = DiskSink()
+    sink = MemorySink()
     with HostileServer(IMAGE, on_get=in_turn([Cut(70_000), lie])) as server:
         with pytest.raises(ServerProtocolError):
             download(server, sink)
@@ -71,7 +72,7 @@ def test_no_socket_is_left_to_the_garbage_collector(behaviour: dict[str, Any]) -
             HostileServer(IMAGE, **behaviour) as server,
             suppress(TransferError),
         ):
-            download(server, DiskSink(), read_timeout=0.2, extents_timeout=0.2, retries=0)
+            download(server, MemorySink(), read_timeout=0.2, extents_timeout=0.2, retries=0)
         gc.collect()
     assert not caught
 
@@ -80,12 +81,12 @@ def test_a_reply_without_a_length_is_not_believed() -> None:
     with warnings.catch_warnings(), HostileServer(IMAGE, on_get=always(ENDLESS)) as server:
         warnings.simplefilter("ignore", ResourceWarning)
         with pytest.raises(ServerProtocolError):
-            download(server, DiskSink())
+            download(server, MemorySink())
         gc.collect()
 
 
 def test_200_is_right_for_the_whole_disk() -> None:
-    sink = DiskSink()
+    sink = MemorySink()
     with HostileServer(IMAGE, on_get=always(Whole())) as server:
         download(server, sink)
-    assert sink.image == IMAGE
+    assert sink.disk == IMAGE

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from tapestream import BackupInfo, Extent, ImageioHTTPSource, ImageioUploadSink, Reader, copy
+from tapestream import BackupInfo, Extent, ImageioHTTPSource, ImageioUploadSink, copy
 from tapestream.model.extents import Extents
-from tapestream.testing import ImageioDaemon, create_image, serve_image
+from tapestream.testing import ImageioDaemon, MemorySink, MemorySource, create_image, serve_image
 from tests.engine.kept import copy_kept_alive
 from tests.hostile import HostileServer, Request
-from tests.imageio.support import KIB, MIB, DiskSink, DiskSource, asked, content, eventually, noise
+from tests.imageio.support import KIB, MIB, asked, content, eventually, noise
 
 SIZE = 64 * MIB
 PIECE = 256 * KIB
@@ -79,26 +79,15 @@ def test_readers_leave_room_to_keep_the_ticket_and_to_connect_again(
 # --- Keep-alive ---
 
 
-class Paused(DiskSource):
-    """Waits once in the middle."""
+def paused(image: bytes, wait: Callable[[], None]) -> MemorySource:
+    """A source that waits once in the middle."""
+    waits = iter([wait])
 
-    def __init__(self, image: bytes, wait: Callable[[], None]) -> None:
-        super().__init__(image)
-        self._waits = iter([wait])
+    def pause(start: int, length: int) -> None:
+        if start >= SIZE // 2:
+            next(waits, lambda: None)()
 
-    def open_reader(self) -> Reader:
-        inner, source = super().open_reader(), self
-
-        class Waiting(Reader):
-            def readinto(self, start: int, buffer: memoryview) -> None:
-                if start >= SIZE // 2:
-                    next(source._waits, lambda: None)()
-                inner.readinto(start, buffer)
-
-            def close(self) -> None:
-                inner.close()
-
-        return Waiting()
+    return MemorySource(image, before_read=pause)
 
 
 class Pause:
@@ -138,7 +127,7 @@ def test_to_keep_the_ticket_of_an_upload_takes_no_connection_more(limit: int) ->
         ImageioUploadSink(server.url, secure=False) as sink,
     ):
         pause = Pause(server, "PUT", 2 if limit == 8 else 1)
-        copy_kept_alive(Paused(data, pause), sink, max_workers=1, interval=0.01)
+        copy_kept_alive(paused(data, pause), sink, max_workers=1, interval=0.01)
         assert content(server) == data
         used = {put.connection for put in asked(server, "PUT")}
     assert {r.connection for r in pause.requests if r.method == "OPTIONS"} <= used
@@ -155,16 +144,16 @@ def test_to_keep_the_ticket_of_a_download_takes_no_connection_more(limit: int) -
         pause = Pause(server, "GET", 2 if limit == 8 else 1)
         waits = iter([pause])
 
-        def wait(start: int) -> None:
+        def wait(start: int, length: int) -> None:
             for once in waits:
                 once()
 
-        sink = DiskSink(on_write=wait)
+        sink = MemorySink(before_write=wait)
         copy_kept_alive(
             source, sink, max_workers=1, buffer_size=MIB, buffer_memory=2 * MIB, interval=0.01
         )
         used = {get.connection for get in asked(server, "GET")}
-    assert sink.image == data
+    assert sink.disk == data
     assert {r.connection for r in pause.requests if r.method == "OPTIONS"} <= used
 
 
@@ -182,7 +171,7 @@ def test_connections_are_not_idle_while_the_source_pauses(
     with serve_image(path, format="raw", read_only=False) as nbd:
         url = daemon.add_ticket(nbd, SIZE, ops=["write"], timeout=4, inactivity_timeout=4)
         with ImageioUploadSink(url, cafile=daemon.cafile, use_unix_socket=unix) as sink:
-            copy_kept_alive(Paused(data, lambda: time.sleep(8)), sink, interval=0.5)
+            copy_kept_alive(paused(data, lambda: time.sleep(8)), sink, interval=0.5)
     assert "sent again" not in caplog.text
     assert path.read_bytes() == data
 
@@ -243,7 +232,7 @@ def test_a_firewall_that_forgets_the_connections_of_an_upload(
         with ImageioUploadSink(
             url, cafile=daemon.cafile, use_unix_socket=False, read_timeout=10
         ) as sink:
-            copy_kept_alive(Paused(data, lambda: time.sleep(6)), sink, interval=0.3)
+            copy_kept_alive(paused(data, lambda: time.sleep(6)), sink, interval=0.3)
     assert path.read_bytes() == data
 
 
@@ -256,7 +245,7 @@ def test_a_firewall_that_forgets_the_connections_of_a_download(
     path.write_bytes(data)
     waits = iter([6.0])
 
-    def wait(start: int) -> None:
+    def wait(start: int, length: int) -> None:
         if start >= SIZE // 4:
             time.sleep(next(waits, 0))
 
@@ -265,9 +254,9 @@ def test_a_firewall_that_forgets_the_connections_of_a_download(
         serve_image(path, format="raw") as nbd,
     ):
         url = daemon.add_ticket(nbd, SIZE).replace(f":{daemon.port}/", f":{firewall.port}/")
-        sink = DiskSink(on_write=wait)
+        sink = MemorySink(before_write=wait)
         with ImageioHTTPSource(
             url, cafile=daemon.cafile, use_unix_socket=False, read_timeout=3
         ) as source:
             copy(source, sink, max_workers=1, buffer_size=MIB, buffer_memory=2 * MIB)
-    assert sink.image == data
+    assert sink.disk == data

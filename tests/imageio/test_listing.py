@@ -25,6 +25,7 @@ from tapestream.errors import ServerError, ServerProtocolError, TransferError, U
 from tapestream.model.info import Context
 from tapestream.testing import (
     ImageioDaemon,
+    MemorySink,
     compare_images,
     create_image,
     serve_image,
@@ -43,7 +44,6 @@ from tests.hostile import (
 from tests.imageio.support import (
     KIB,
     MIB,
-    DiskSink,
     Say,
     always,
     asked,
@@ -73,23 +73,23 @@ NOTHING_DIRTY = to_json(extent(0, SIZE, hole=False, dirty=False))
     ids=["the same", "another that says what is dirty"],
 )
 def test_a_server_that_ignores_what_it_is_asked_for(full: bytes) -> None:
-    sink = DiskSink()
+    sink = MemorySink()
     with HostileServer(IMAGE, extents={"dirty": NOTHING_DIRTY, "zero": full}) as server:
         with pytest.raises(UnsupportedError, match="what changed") as caught:
             download(server, sink, context="dirty")
         assert "full backup" in caught.value.hint
         assert not gets(server)
-        assert not sink.committed
-        assert not sink.image
+        assert sink.state != "committed"
+        assert not sink.disk
 
 
 def test_it_gets_a_full_backup_where_that_is_wanted(caplog: pytest.LogCaptureFixture) -> None:
-    sink = DiskSink()
+    sink = MemorySink()
     with HostileServer(IMAGE, extents=NOTHING_DIRTY) as server:
         result = download(server, sink, context="dirty", fallback="full")
         assert len(asked(server, "GET", "/extents")) == 2
     assert result.context == "zero"
-    assert sink.image == IMAGE
+    assert sink.disk == IMAGE
     assert "Taking a full backup" in caplog.text
 
 
@@ -98,27 +98,27 @@ def test_a_full_list_in_place_of_a_dirty_one() -> None:
     full = to_json(extent(0, SIZE, hole=False))
     with HostileServer(IMAGE, extents=full) as server:
         with pytest.raises(UnsupportedError, match="what changed"):
-            download(server, DiskSink(), context="dirty")
-        sink = DiskSink()
+            download(server, MemorySink(), context="dirty")
+        sink = MemorySink()
         assert download(server, sink, context="dirty", fallback="full").context == "zero"
-    assert sink.image == IMAGE
+    assert sink.disk == IMAGE
 
 
 def test_the_full_list_is_asked_for_only_where_nothing_is_dirty() -> None:
     some = to_json(extent(0, SIZE - 512, dirty=False), extent(SIZE - 512, SIZE, dirty=True))
     with HostileServer(IMAGE, extents={"dirty": some}) as server:
-        download(server, DiskSink(), context="dirty")
+        download(server, MemorySink(), context="dirty")
         assert len(asked(server, "GET", "/extents")) == 1
 
 
 def test_where_the_full_list_cannot_be_had_nothing_is_believed() -> None:
-    sink = DiskSink()
+    sink = MemorySink()
     with (
         HostileServer(IMAGE, extents={"dirty": NOTHING_DIRTY}) as server,
         pytest.raises(ServerError),
     ):
         download(server, sink, context="dirty")
-    assert not sink.committed
+    assert sink.state != "committed"
 
 
 def backup(url: str, daemon: ImageioDaemon, tar: Path, **options: Any) -> CopyResult:
@@ -162,7 +162,7 @@ def test_an_unknown_transfer(context: Context, fallback: Any) -> None:
     """Some servers answer OPTIONS for every transfer, and the rest with 404."""
     with HostileServer(IMAGE, extents={}) as server:
         with pytest.raises(ServerError, match="not know this transfer") as caught:
-            download(server, DiskSink(), context=context, fallback=fallback)
+            download(server, MemorySink(), context=context, fallback=fallback)
         assert len(asked(server, "GET", "/extents")) == (1 if context == "zero" else 2)
     assert caught.value.status == 404
     assert "full backup" not in str(caught.value)
@@ -187,13 +187,13 @@ class NoTotal(Fault):
 def test_a_list_that_ends_early(fault: Fault | None, context: Context) -> None:
     more = {"dirty": True} if context == "dirty" else {}
     short = to_json(extent(0, SIZE - 512, **more))
-    sink = DiskSink()
+    sink = MemorySink()
     with (
         HostileServer(IMAGE, extents={context: short}, on_get=lambda *_: fault) as server,
         pytest.raises(ServerProtocolError, match=f"cover only {SIZE - 512}"),
     ):
         download(server, sink, context=context)
-    assert not sink.committed
+    assert sink.state != "committed"
 
 
 @pytest.mark.parametrize("fault", [None, NoTotal()], ids=str)
@@ -207,11 +207,11 @@ def test_a_list_that_ends_early(fault: Fault | None, context: Context) -> None:
     ids=["data", "zeros", "no bytes"],
 )
 def test_a_list_that_is_right(listed: list[dict[str, Any]], image: bytes, fault: Any) -> None:
-    sink = DiskSink()
+    sink = MemorySink()
     with HostileServer(image, extents=to_json(*listed), on_get=lambda *_: fault) as server:
         download(server, sink)
         assert looks_beyond(server) == 1
-    assert sink.image == image
+    assert sink.disk == image
 
 
 class FailsBeyond(HostileServer):
@@ -227,11 +227,11 @@ class FailsBeyond(HostileServer):
 
 
 def test_a_server_that_fails_beyond_its_end(caplog: pytest.LogCaptureFixture) -> None:
-    sink = DiskSink()
+    sink = MemorySink()
     with FailsBeyond(IMAGE, on_get=always(NoTotal())) as server:
         download(server, sink)
         assert looks_beyond(server) == 3
-    assert sink.image == IMAGE
+    assert sink.disk == IMAGE
     [warning] = [r for r in caplog.records if r.levelno == logging.WARNING]
     assert str(SIZE) in warning.getMessage()
 
@@ -243,21 +243,21 @@ def test_a_server_that_refuses_otherwise_beyond_its_end(
     fault: Fault, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Not every server knows 416. It does know the transfer: it sends the last byte."""
-    sink = DiskSink()
+    sink = MemorySink()
     with FailsBeyond(IMAGE, on_get=always(NoTotal())) as server:
         server.fault = fault
         download(server, sink)
-    assert sink.image == IMAGE
+    assert sink.disk == IMAGE
     assert f"ends at byte {SIZE}" in caplog.text
 
 
 @pytest.mark.parametrize("code", [400, 403, 404])
 def test_a_server_that_refuses_the_last_byte_too(code: int) -> None:
-    sink = DiskSink()
+    sink = MemorySink()
     refuse = always(Status(code))
     with HostileServer(IMAGE, on_get=refuse) as server, pytest.raises(TransferError):
         download(server, sink)
-    assert not sink.committed
+    assert sink.state != "committed"
 
 
 def test_there_the_size_that_comes_with_data_counts() -> None:
@@ -271,7 +271,7 @@ def test_there_the_size_that_comes_with_data_counts() -> None:
         Grown(IMAGE, extents=to_json(extent(0, SIZE - 512))) as server,
         pytest.raises(ServerProtocolError, match=f"{SIZE} bytes.*only {SIZE - 512}"),
     ):
-        download(server, DiskSink())
+        download(server, MemorySink())
 
 
 @pytest.mark.parametrize("context", ["zero", "dirty"])
@@ -281,12 +281,12 @@ def test_a_list_that_goes_beyond_what_may_be_read(context: Context, more: int) -
     extents = [extent(0, 512, **says), extent(512, SIZE + 512, **says)]
     if more > 512:
         extents.append(extent(SIZE + 512, SIZE + more, **says))
-    sink = DiskSink()
+    sink = MemorySink()
     with HostileServer(IMAGE, extents={context: to_json(*extents)}) as server:
         result = download(server, sink, context=context)
         assert looks_beyond(server) == 2
     assert result.size == SIZE
-    assert sink.image == IMAGE
+    assert sink.disk == IMAGE
 
 
 def test_a_server_that_contradicts_itself() -> None:
@@ -299,7 +299,7 @@ def test_a_server_that_contradicts_itself() -> None:
             return super()._get(request, body)
 
     with Confused(IMAGE) as server, pytest.raises(ServerProtocolError, match="acts otherwise"):
-        download(server, DiskSink())
+        download(server, MemorySink())
 
 
 # --- The sizes of the ticket, of the disk and of the backup, with the real daemon ---
@@ -340,9 +340,9 @@ def test_the_disk_is_what_the_ticket_allows_of_what_there_is(
     url = daemon.add_ticket(url, ticket, dirty=context == "dirty")
     result = backup(url, daemon, tar, context=context)
     assert result.size == min(ticket, there)
-    with TarStreamSource(tar) as source, DiskSink() as sink:
+    with TarStreamSource(tar) as source, MemorySink() as sink:
         copy(source, sink)
-    assert sink.image == (noise(DATA) + bytes(DATA))[: result.size]
+    assert sink.disk == (noise(DATA) + bytes(DATA))[: result.size]
 
 
 def test_no_block_hash_is_recorded_of_more_than_the_disk(
@@ -354,26 +354,26 @@ def test_no_block_hash_is_recorded_of_more_than_the_disk(
     url = daemon.add_ticket(f"file://{image}", DATA - 4096)
     with pytest.raises(UnsupportedError, match=f"all {DATA} bytes"):
         backup(url, daemon, tmp_path / "disk.tar", record_block_hash=True)
-    with ImageioHTTPSource(url, cafile=daemon.cafile) as source, DiskSink() as sink:
+    with ImageioHTTPSource(url, cafile=daemon.cafile) as source, MemorySink() as sink:
         assert copy(source, sink, block_hash=True).size == DATA - 4096
 
 
 def test_an_empty_list_of_an_empty_disk() -> None:
-    sink = DiskSink()
+    sink = MemorySink()
     with HostileServer(b"", extents=b"[]") as server:
         assert download(server, sink).size == 0
-    assert sink.committed
+    assert sink.state == "committed"
 
 
 @pytest.mark.parametrize("context", ["zero", "dirty"])
 def test_an_empty_list_of_a_disk(context: Context) -> None:
-    sink = DiskSink()
+    sink = MemorySink()
     with HostileServer(IMAGE, extents=b"[]") as server:
         with pytest.raises(ServerProtocolError, match="empty list"):
             download(server, sink, context=context)
         assert {length for _, length in gets(server)} == {1}  # is it an empty disk?
-    assert sink.aborted
-    assert not sink.image
+    assert sink.state == "aborted"
+    assert not sink.disk
 
 
 @pytest.mark.parametrize(
@@ -391,7 +391,7 @@ def test_a_refusal_names_the_disk_and_the_server(behaviour: dict[str, Any], erro
     with HostileServer(IMAGE, **behaviour) as server:
         wanted = error.format(server=server.url.partition("/images")[0])
         with pytest.raises(TransferError, match=f"^{wanted}"):
-            download(server, DiskSink(), context=context, info=info)
+            download(server, MemorySink(), context=context, info=info)
 
 
 @pytest.mark.parametrize("kind", ["file", "nbd"])
@@ -416,7 +416,7 @@ def test_an_old_server_that_wants_to_be_asked_for_a_range() -> None:
                 return Reply(), Say(416, headers={"Content-Range": f"bytes */{SIZE}"})
             return super()._get(request, body)
 
-    sink = DiskSink()
+    sink = MemorySink()
     with OnlyRanges(IMAGE, features=()) as server:
         download(server, sink)
-    assert sink.image == IMAGE
+    assert sink.disk == IMAGE

@@ -36,10 +36,10 @@ from tapestream import (
 from tapestream.backend.forwarding import ForwardingReader, ForwardingSource
 from tapestream.errors import LostWritesError
 from tapestream.model.extents import Extents
-from tapestream.testing import ImageioDaemon, ImageServer, create_image
+from tapestream.testing import ImageioDaemon, ImageServer, MemorySource, create_image
 from tests.engine.kept import copy_kept_alive
 from tests.hostile import HONEST, Answer, Connection, Fault, HostileServer, Reply, Request
-from tests.imageio.support import MIB, DiskSource, Last, content, eventually, noise
+from tests.imageio.support import MIB, Last, content, eventually, noise
 
 SIZE = 32 * MIB
 ZEROS = 8 * MIB, 12 * MIB
@@ -147,8 +147,8 @@ def target(tmp_path: Path) -> Iterator[Target]:
         yield running
 
 
-def disk() -> DiskSource:
-    return DiskSource(bytes(IMAGE), EXTENTS)
+def disk() -> MemorySource:
+    return MemorySource(bytes(IMAGE), EXTENTS)
 
 
 def tar_of(source: Source, path: Path) -> str:
@@ -167,10 +167,10 @@ def opened() -> Iterator[ExitStack]:
 def whole_and_changed(directory: Path, opened: ExitStack) -> list[TarStreamSource]:
     """A chain of two: a full backup, and the second half of the disk, which was written since."""
     before = bytes(IMAGE[: SIZE // 2]) + noise(SIZE // 2)
-    full = DiskSource(before, EXTENTS)
+    full = MemorySource(before, EXTENTS)
     full_info = BackupInfo(size=SIZE, checkpoint_id="1")
     changed = [Extent(0, SIZE // 2, dirty=False), Extent(SIZE // 2, SIZE // 2, dirty=True)]
-    now = DiskSource(bytes(IMAGE), changed, "dirty")
+    now = MemorySource(bytes(IMAGE), changed)
     info = BackupInfo(size=SIZE, context="dirty", checkpoint_id="2", parent_checkpoint_id="1")
 
     class WithInfo(Pausing):

@@ -18,6 +18,7 @@ from tapestream.errors import (
 from tapestream.imageio import queries
 from tapestream.imageio.connection import Connection
 from tapestream.imageio.http import Exchange
+from tapestream.testing import MemorySink
 from tests.hostile import (
     HONEST,
     CloseBeforeReply,
@@ -35,7 +36,6 @@ from tests.imageio.support import (
     KIB,
     MIB,
     SMALL,
-    DiskSink,
     Last,
     Speak,
     always,
@@ -63,21 +63,21 @@ def test_a_reader_asks_for_the_next_range_while_it_waits() -> None:
         return None
 
     second = threading.Event()
-    sink = DiskSink()
+    sink = MemorySink()
     with HostileServer(SPARSE, on_get=in_pairs) as server:
         download(server, sink)
         by_range = dict(zip(gets(server), asked(server, "GET"), strict=True))
         connections = [by_range[each].connection for each in sorted(by_range)]
         assert connections[0] == connections[2] != connections[1]
-    assert sink.image == SPARSE
+    assert sink.disk == SPARSE
 
 
 def test_a_long_range_is_asked_for_in_pieces_of_which_the_first_is_the_largest() -> None:
-    sink = DiskSink()
+    sink = MemorySink()
     with HostileServer(WIDE) as server:
         result = download(server, sink)
         assert sorted(gets(server)) == WIDE_PIECES
-    assert sink.image == WIDE
+    assert sink.disk == WIDE
     assert result.read_bytes == len(WIDE)
 
 
@@ -86,12 +86,12 @@ def test_a_long_range_is_asked_for_in_pieces_of_which_the_first_is_the_largest()
 )
 def test_of_extents_of_one_size_the_first_is_asked_for_whole(size: int, pieces: list[int]) -> None:
     image = (noise(size) + bytes(size)) * 3
-    sink = DiskSink()
+    sink = MemorySink()
     with HostileServer(image) as server:
         download(server, sink)
         asked_for = sorted(gets(server))
     assert [end - start for start, end in asked_for] == [size, *pieces * 2]
-    assert sink.image == image
+    assert sink.disk == image
 
 
 @pytest.mark.parametrize("start", [0, 8 * MIB, 16 * MIB])
@@ -107,7 +107,7 @@ def test_each_piece_goes_on_where_it_broke(start: int, fault: Fault) -> None:
         broken.append(at)
         return fault
 
-    sink = DiskSink()
+    sink = MemorySink()
     with HostileServer(WIDE, on_get=once) as server:
         download(server, sink, retries=1)
         ends = [end for _, end in gets(server)]
@@ -116,7 +116,7 @@ def test_each_piece_goes_on_where_it_broke(start: int, fault: Fault) -> None:
         # more, and the last, which is small.
         assert len(WIDE_PIECES) < len(ends) <= len(WIDE_PIECES) + 3
     assert broken
-    assert sink.image == WIDE
+    assert sink.disk == WIDE
 
 
 @pytest.mark.parametrize("start", [0, 8 * MIB, 16 * MIB])
@@ -124,17 +124,17 @@ def test_a_refusal_of_any_piece_is_told(start: int) -> None:
     def refuse(n: int, at: int, length: int) -> Fault | None:
         return Status(403, "this is why") if at == start else None
 
-    sink = DiskSink()
+    sink = MemorySink()
     with HostileServer(WIDE, on_get=refuse) as server, pytest.raises(TicketError, match="is why"):
         download(server, sink)
-    assert sink.aborted
+    assert sink.state == "aborted"
     assert sum(length for _, length in sink.writes) <= start
 
 
 def test_an_error_is_not_read_to_the_end_of_its_text() -> None:
     refuse = always(Endless(403, "this is why"))
     with HostileServer(IMAGE, on_get=refuse) as server, pytest.raises(TicketError, match="is why"):
-        download(server, DiskSink(), read_timeout=2)
+        download(server, MemorySink(), read_timeout=2)
 
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -157,7 +157,7 @@ def test_a_huge_reply_is_refused(fault: Fault, where: str, monkeypatch: pytest.M
         HostileServer(IMAGE, **{where: always(fault)}) as server,  # type: ignore[arg-type]
         pytest.raises(ServerProtocolError, match="more than 5000 bytes"),
     ):
-        download(server, DiskSink(), read_timeout=2)
+        download(server, MemorySink(), read_timeout=2)
 
 
 def test_a_server_that_resets_behind_its_reply() -> None:
@@ -187,21 +187,21 @@ PIECES = [(start, start + PIECE) for start in range(0, len(CRUMBS), 2 * PIECE)]
 
 
 def test_small_ranges_come_over_one_connection() -> None:
-    sink = DiskSink()
+    sink = MemorySink()
     with HostileServer(CRUMBS) as server:
         download(server, sink)
         assert gets(server) == PIECES
         assert len({request.connection for request in asked(server, "GET")}) == 1
-    assert sink.image == CRUMBS
+    assert sink.disk == CRUMBS
 
 
 def test_small_and_large_ranges_in_turn() -> None:
     sizes = [512, 200 * KIB, 512, 512, 8 * MIB, 300 * KIB, 512, 17 * MIB, 512]
     image = b"".join(noise(size) + bytes(PIECE) for size in sizes)
-    sink = DiskSink()
+    sink = MemorySink()
     with HostileServer(image) as server:
         download(server, sink)
-    assert sink.image == image
+    assert sink.disk == image
 
 
 @pytest.mark.parametrize("n", [1, 2, 9, 20])
@@ -220,28 +220,28 @@ def test_small_and_large_ranges_in_turn() -> None:
     ids=repr,
 )
 def test_what_was_under_way_is_asked_for_again(n: int, fault: Fault) -> None:
-    sink = DiskSink()
+    sink = MemorySink()
     with HostileServer(CRUMBS, on_get=on(n, fault)) as server:
         download(server, sink, retries=1)
         assert len(gets(server)) >= len(PIECES)
-    assert sink.image == CRUMBS
+    assert sink.disk == CRUMBS
     assert sorted(sink.writes) == [(start, PIECE) for start, _ in PIECES]
 
 
 def test_a_server_that_ends_every_connection() -> None:
-    sink = DiskSink()
+    sink = MemorySink()
     with HostileServer(CRUMBS, on_get=always(Last(HONEST))) as server:
         download(server, sink, retries=0)
         assert gets(server) == PIECES
-    assert sink.image == CRUMBS
+    assert sink.disk == CRUMBS
 
 
 def test_no_request_follows_a_reply_that_is_the_last() -> None:
-    sink = DiskSink()
+    sink = MemorySink()
     with HostileServer(WIDE, on_get=always(Last(HONEST))) as server:
         download(server, sink, retries=0)
         assert sorted(gets(server)) == WIDE_PIECES
-    assert sink.image == WIDE
+    assert sink.disk == WIDE
 
 
 def test_a_server_that_is_gone_is_not_tried_for_every_range() -> None:
@@ -259,27 +259,27 @@ def test_a_server_that_is_gone_is_not_tried_for_every_range() -> None:
         source.extents()
         patch.setattr(Exchange, "connect", connect)
         with pytest.raises(ServerUnreachableError):
-            copy(source, DiskSink(), **SMALL)
+            copy(source, MemorySink(), **SMALL)
     assert len(tries) == 2  # ahead, and when the first was wanted
 
 
 @pytest.mark.parametrize("n", [1, 2, 9, 20])
 @pytest.mark.parametrize("code", [403, 404])
 def test_a_refusal_of_one_of_many_is_told(n: int, code: int) -> None:
-    sink = DiskSink()
+    sink = MemorySink()
     with (
         HostileServer(CRUMBS, on_get=on(n, Status(code, "this is why"))) as server,
         pytest.raises(TransferError) as caught,
     ):
         download(server, sink)
     check_status(caught.value, code)
-    assert sink.aborted
+    assert sink.state == "aborted"
     assert len(sink.writes) < n
 
 
 def test_the_reply_to_another_range_is_refused() -> None:
     """It would corrupt the disk."""
-    sink = DiskSink()
+    sink = MemorySink()
     with (
         HostileServer(CRUMBS, on_get=on(3, WrongRange(PIECE))) as server,
         pytest.raises(ServerProtocolError),

@@ -13,18 +13,9 @@ import pytest
 
 from tapestream import BackupInfo, ImageioHTTPSource, ImageioUploadSink, copy
 from tapestream.errors import ServerError, TicketError, TransferError, UsageError
-from tapestream.testing import ImageioDaemon, ImageServer, create_image, write_pattern
-from tests.hostile import (
-    CloseBeforeReply,
-    Cut,
-    Fault,
-    Garbage,
-    HostileServer,
-    Reset,
-    Stall,
-    Status,
-)
-from tests.imageio.support import FOREVER, KIB, MIB, DiskSink, TLSServer, always, asked, noise
+from tapestream.testing import ImageioDaemon, ImageServer, MemorySink, create_image, write_pattern
+from tests.hostile import CloseBeforeReply, Cut, Fault, Garbage, HostileServer, Reset, Stall, Status
+from tests.imageio.support import FOREVER, KIB, MIB, TLSServer, always, asked, noise
 from tests.imageio.test_real_daemon import closed_port
 
 IMAGE = noise(64 * KIB)
@@ -123,12 +114,12 @@ def test_a_qemu_nbd_that_starts_late(daemon: ImageioDaemon, tmp_path: Path) -> N
     started.start()
     try:
         with ImageioHTTPSource(url, cafile=daemon.cafile, retries=5000) as source:
-            sink = DiskSink()
+            sink = MemorySink()
             copy(source, sink)
     finally:
         started.join()
         disk.__exit__()
-    assert sink.image[: 64 * KIB] == b"\7" * (64 * KIB)
+    assert sink.disk[: 64 * KIB] == b"\7" * (64 * KIB)
 
 
 def _start_after_a_failure(daemon: ImageioDaemon, logged: int, disk: ImageServer) -> None:

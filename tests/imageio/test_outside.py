@@ -16,10 +16,9 @@ from tapestream import ImageioHTTPSource, ImageioUploadSink, copy
 from tapestream.errors import ServerError, TapestreamError, UsageError
 from tapestream.imageio.http import Exchange
 from tapestream.imageio.sockets import connect_unix, trusted_users
-from tapestream.testing import ImageioDaemon
-from tapestream.testing.memory import MemorySource
+from tapestream.testing import ImageioDaemon, MemorySink, MemorySource
 from tests.hostile import HostileServer, Status
-from tests.imageio.support import KIB, DiskSink, always, download, noise
+from tests.imageio.support import KIB, always, download, noise
 
 IMAGE = noise(4 * KIB)
 OPEN: list[Callable[..., Any]] = [ImageioHTTPSource, ImageioUploadSink]
@@ -129,7 +128,7 @@ def test_the_text_of_an_error_is_only_text(caplog: pytest.LogCaptureFixture) -> 
         HostileServer(IMAGE, on_get=always(Status(500, TRICKS))) as server,
         pytest.raises(ServerError, match="gone") as caught,
     ):
-        download(server, DiskSink(), retries=2)
+        download(server, MemorySink(), retries=2)
     assert str(caught.value).isprintable()
     assert caplog.records
     assert all(record.getMessage().isprintable() for record in caplog.records)

@@ -37,20 +37,18 @@ from tapestream.errors import (
 )
 from tapestream.imageio.connection import Connection
 from tapestream.model.extents import Extents
-from tapestream.testing import ImageioDaemon, ImageServer, compare_images, create_image, serve_image
+from tapestream.testing import (
+    ImageioDaemon,
+    ImageServer,
+    MemorySink,
+    MemorySource,
+    compare_images,
+    create_image,
+    serve_image,
+)
 from tests.engine.kept import copy_kept_alive
 from tests.hostile import HostileServer
-from tests.imageio.support import (
-    KIB,
-    MIB,
-    SMALL,
-    DiskSink,
-    DiskSource,
-    TLSServer,
-    authority,
-    eventually,
-    noise,
-)
+from tests.imageio.support import KIB, MIB, SMALL, TLSServer, authority, eventually, noise
 from tests.throttle import Throttled
 
 SIZE = 64 * MIB
@@ -186,22 +184,22 @@ def test_a_ticket_that_is_removed_in_the_middle(
 ) -> None:
     remover = threading.Thread(target=daemon.remove_ticket, args=(url,))
 
-    def remove(start: int) -> None:
+    def remove(start: int, length: int) -> None:
         if remover.ident is None:
             remover.start()
             eventually(lambda: refused(url, daemon))
 
-    sink = DiskSink(on_write=remove)
+    sink = MemorySink(before_write=remove)
     with (
         ImageioHTTPSource(url, cafile=daemon.cafile, use_unix_socket=unix) as source,
         pytest.raises(TicketError),
     ):
         copy(source, sink, max_workers=1, buffer_size=MIB, buffer_memory=2 * MIB)
     remover.join()
-    assert sink.aborted
+    assert sink.state == "aborted"
     data = noise(SIZE // 2)
     for start, length in sink.writes:
-        assert sink.image[start : start + length] == data[start : start + length]
+        assert sink.disk[start : start + length] == data[start : start + length]
 
 
 @pytest.mark.parametrize(
@@ -227,7 +225,7 @@ def test_an_upload_ticket_that_is_removed_in_the_middle(
         pytest.raises(TicketError),
     ):
         copy(
-            DiskSource(noise(SIZE)),
+            MemorySource(noise(SIZE)),
             sink,
             max_workers=1,
             buffer_size=size,
@@ -267,14 +265,14 @@ def test_nothing_is_left_of_a_copy(
     ],
 )
 def test_nothing_is_left_of_a_copy_that_failed(daemon: ImageioDaemon, url: str, unix: bool) -> None:
-    def fail(start: int) -> None:
+    def fail(start: int, length: int) -> None:
         raise TapestreamError("the tape is full")
 
     with (
         ImageioHTTPSource(url, cafile=daemon.cafile, use_unix_socket=unix) as source,
         pytest.raises(TapestreamError, match="the tape is full"),
     ):
-        copy(source, DiskSink(on_write=fail))
+        copy(source, MemorySink(before_write=fail))
     eventually(lambda: daemon.ticket_info(url)["connections"] == 0)
     daemon.remove_ticket(url)
 
@@ -288,7 +286,7 @@ def test_a_target_that_is_too_small(daemon: ImageioDaemon, upload_url: str, unix
         ImageioUploadSink(upload_url, cafile=daemon.cafile, use_unix_socket=unix) as sink,
         pytest.raises(TargetSizeError, match=str(SIZE + 512)),
     ):
-        copy(DiskSource(bytes(SIZE + 512), [Extent(0, SIZE + 512, zero=True)]), sink)
+        copy(MemorySource(bytes(SIZE + 512), [Extent(0, SIZE + 512, zero=True)]), sink)
 
 
 # --- Ways to the server ---
@@ -357,14 +355,14 @@ def test_an_abstract_unix_socket(tmp_path: Path, export: str, target: str) -> No
 )
 def test_a_unix_socket_that_does_not_answer(path: str, caplog: pytest.LogCaptureFixture) -> None:
     image = noise(KIB)
-    sink = DiskSink()
+    sink = MemorySink()
     with (
         HostileServer(image, unix_socket=path) as server,
         ImageioHTTPSource(server.url, secure=False) as source,
     ):
         assert not source.over_unix_socket
         copy(source, sink)
-    assert sink.image == image
+    assert sink.disk == image
     warnings = [r for r in caplog.records if r.levelno == logging.WARNING]
     assert len(warnings) == (1 if path else 0)
     assert all("unix socket" in record.getMessage() for record in warnings)
@@ -550,14 +548,14 @@ def test_a_slow_sink(
     url = daemon.add_ticket(export, SIZE, inactivity_timeout=1)
     idle = iter([3.0])
 
-    def wait(start: int) -> None:
+    def wait(start: int, length: int) -> None:
         if start >= 4 * MIB:
             time.sleep(next(idle, 0))
 
-    sink = DiskSink(on_write=wait)
+    sink = MemorySink(before_write=wait)
     with ImageioHTTPSource(url, cafile=daemon.cafile, use_unix_socket=unix) as source:
         copy(source, sink, max_workers=1, buffer_size=MIB, buffer_memory=2 * MIB)
-    assert sink.image == disk.read_bytes()
+    assert sink.disk == disk.read_bytes()
 
 
 @BOTH
@@ -577,25 +575,25 @@ def test_a_slow_source(
         ImageioUploadSink(url, cafile=daemon.cafile, use_unix_socket=unix) as sink,
     ):
         copy(source, sink, max_workers=1, progress=Slow())
-    restored = DiskSink()
+    restored = MemorySink()
     url = daemon.add_ticket(target, SIZE)
     with ImageioHTTPSource(url, cafile=daemon.cafile, info=BackupInfo(vm_id="1")) as restored_disk:
         assert restored_disk.info.vm_id == "1"
         copy(restored_disk, restored)
-    assert restored.image == disk.read_bytes()
+    assert restored.disk == disk.read_bytes()
 
 
 def test_small_blocks_over_tls(daemon: ImageioDaemon, disk: Path, url: str) -> None:
-    sink = DiskSink()
+    sink = MemorySink()
     with ImageioHTTPSource(url, cafile=daemon.cafile, use_unix_socket=False) as source:
         copy(source, sink, **SMALL)
-    assert sink.image == disk.read_bytes()
+    assert sink.disk == disk.read_bytes()
 
 
 # --- A ticket that nobody uses for longer than it lives ---
 
 
-class StalledSink(DiskSink):
+class StalledSink(MemorySink):
     """Waits before the first byte, as for a drive that others use."""
 
     def begin(self, info: BackupInfo, extents: Extents) -> None:
@@ -627,7 +625,7 @@ def test_the_ticket_of_a_download_outlives_a_stall(
     with ImageioHTTPSource(url, cafile=daemon.cafile, use_unix_socket=unix) as source:
         if often:
             copy_kept_alive(source, sink, interval=interval)
-            assert sink.image == disk.read_bytes()
+            assert sink.disk == disk.read_bytes()
         else:
             with pytest.raises(TicketError):
                 copy_kept_alive(source, sink, interval=interval)
@@ -653,10 +651,10 @@ def test_the_ticket_of_an_upload_outlives_a_stall(
                 copy_kept_alive(source, sink, interval=interval)
             return
         copy_kept_alive(source, sink, interval=interval)
-    restored = DiskSink()
+    restored = MemorySink()
     with ImageioHTTPSource(daemon.add_ticket(target, SIZE), cafile=daemon.cafile) as back:
         copy(back, restored)
-    assert restored.image == disk.read_bytes()
+    assert restored.disk == disk.read_bytes()
 
 
 # --- A wrapper that knows nothing of servers ---
@@ -671,7 +669,7 @@ def test_the_ticket_of_a_throttled_download_outlives_a_stall(
     source = Throttled(ImageioHTTPSource(url, cafile=daemon.cafile, use_unix_socket=unix))
     with source:
         result = copy_kept_alive(source, sink, interval=0.5, max_workers=1)
-    assert sink.image == disk.read_bytes()
+    assert sink.disk == disk.read_bytes()
     assert result.requests < len(source.counts)  # and ranges were asked for in one request
 
 
@@ -696,14 +694,14 @@ def test_a_throttled_download_that_hangs_is_cancelled(
             os.kill(nbd.pid, signal.SIGCONT)
 
 
-class HangingSink(DiskSink):
+class HangingSink(MemorySink):
     """Stops the server's storage after the first byte."""
 
     def __init__(self, pid: int) -> None:
-        super().__init__(self._stop)
+        super().__init__(before_write=self._stop)
         self.hangs = threading.Event()
         self._pid = pid
 
-    def _stop(self, start: int) -> None:
+    def _stop(self, start: int, length: int) -> None:
         os.kill(self._pid, signal.SIGSTOP)
         self.hangs.set()

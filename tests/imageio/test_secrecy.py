@@ -17,13 +17,12 @@ import trustme
 from tapestream import ImageioHTTPSource, ImageioUploadSink, TapestreamError, TarStreamSink, copy
 from tapestream.errors import UsageError
 from tapestream.model.blockhash import BlockHash
+from tapestream.testing import MemorySink, MemorySource
 from tests.hostile import CloseBeforeReply, Cut, Fault, Garbage, HostileServer, Reset, Stall, Status
 from tests.imageio.support import (
     FOREVER,
     KIB,
     ChecksumServer,
-    DiskSink,
-    DiskSource,
     Say,
     Speak,
     TLSServer,
@@ -74,13 +73,13 @@ def download(url: str, **options: Any) -> None:
     with ImageioHTTPSource(url, **options) as source:
         source.extents()
         check(repr(source), str(source), repr(source.open_reader()), repr(source.info))
-        copy(source, DiskSink())
+        copy(source, MemorySink())
 
 
 def upload(url: str, **options: Any) -> None:
     with ImageioUploadSink(url, **{"secure": False, "read_timeout": 0.3, **options}) as sink:
         check(repr(sink), str(sink))
-        copy(DiskSource(IMAGE), sink)
+        copy(MemorySource(IMAGE), sink)
 
 
 ECHOES = {

@@ -11,8 +11,8 @@ import pytest
 
 from tapestream import Extent, ImageioUploadSink, copy
 from tapestream.errors import TargetSizeError, UsageError
-from tapestream.testing import ImageioDaemon, serve_image
-from tests.imageio.support import KIB, MIB, DiskSource, noise
+from tapestream.testing import ImageioDaemon, MemorySource, serve_image
+from tests.imageio.support import KIB, MIB, noise
 
 OLD = b"\xee"
 SIZE = 8 * MIB + 512
@@ -33,7 +33,7 @@ def upload_url(daemon: ImageioDaemon, backend: str, path: Path, size: int) -> It
 
 def restore(daemon: ImageioDaemon, url: str, **options: Any) -> None:
     with ImageioUploadSink(url, cafile=daemon.cafile, **options) as sink:
-        copy(DiskSource(IMAGE, EXTENTS), sink)
+        copy(MemorySource(IMAGE, EXTENTS), sink)
 
 
 @BOTH
@@ -74,7 +74,7 @@ def test_a_file_is_restored_to_again(
     with upload_url(daemon, "file", path, size) as url:
         for _ in range(3):
             with ImageioUploadSink(url, cafile=daemon.cafile) as sink:
-                copy(DiskSource(image, [*EXTENTS[:2], Extent(6 * MIB, size - 6 * MIB)]), sink)
+                copy(MemorySource(image, [*EXTENTS[:2], Extent(6 * MIB, size - 6 * MIB)]), sink)
     restored = path.read_bytes()
     assert restored[:size] == image
     assert len(restored) < size + 4 * KIB
@@ -117,7 +117,7 @@ def test_the_block_hash_of_a_volume_is_not_that_of_the_disk(
         upload_url(daemon, backend, path, SIZE) as url,
         ImageioUploadSink(url, cafile=daemon.cafile) as sink,
     ):
-        result = copy(DiskSource(IMAGE, EXTENTS), sink, block_hash=True)
+        result = copy(MemorySource(IMAGE, EXTENTS), sink, block_hash=True)
         with pytest.raises(UsageError, match=str(SIZE + 3584)):
             sink.check(result.block_hash)
 
@@ -130,7 +130,7 @@ def test_the_block_hash_of_a_file_that_grew(daemon: ImageioDaemon, tmp_path: Pat
         upload_url(daemon, "file", path, len(image)) as url,
         ImageioUploadSink(url, cafile=daemon.cafile) as sink,
     ):
-        result = copy(DiskSource(image), sink, block_hash=True)
+        result = copy(MemorySource(image), sink, block_hash=True)
         assert path.stat().st_size > len(image)
         with pytest.raises(UsageError, match="block hash"):
             sink.check(result.block_hash)
