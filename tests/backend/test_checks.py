@@ -35,7 +35,7 @@ from tapestream import (
     verify,
 )
 from tapestream.backend.checks import finish
-from tapestream.backend.forwarding import ForwardingSource
+from tapestream.backend.forwarding import ForwardingSource, ForwardingWriter
 from tapestream.errors import BackendError, ExtentsError, LostWritesError, UsageError
 from tapestream.model.extents import Extents, Kind, Run
 from tapestream.testing.memory import MemorySink, MemorySource
@@ -289,8 +289,8 @@ def test_what_a_source_says_of_itself(call: str, name: str, value: Any, tmp_path
         ("digest_name", 5),
         ("open_writer", lambda: None),
         ("open_writer", io.BytesIO),
-        ("digester", lambda start, length: object()),
-        ("digester", lambda start, length: 5),
+        ("new_hash", object),
+        ("new_hash", lambda: 5),
     ],
 )
 def test_what_a_sink_says_of_itself(name: str, value: Any) -> None:
@@ -451,18 +451,33 @@ class Counted(DiscardSink):
 
     def __init__(self, digests: str) -> None:
         self.digests = digests
+        self.made = 0
 
     def new_hash(self) -> Any:
-        return hashlib.sha256()
-
-    def digester(self, start: int, length: int) -> Any:
-        wanted = self.digests == "all" or (self.digests == "some" and start)
+        self.made += 1
+        wanted = self.digests == "all" or (self.digests == "some" and self.made > 1)
         return hashlib.sha256() if wanted else None
+
+    def open_writer(self) -> Writer:
+        return TakingDigests(super().open_writer())
+
+
+class TakingDigests(ForwardingWriter):
+    def digested(self, start: int, length: int, digest: bytes) -> None:
+        assert digest == hashlib.sha256(DISK[start : start + length]).digest()
 
 
 @pytest.mark.parametrize(("digests", "recorded"), [("all", "sha256"), ("some", None), ("", None)])
 def test_a_digest_that_nobody_made(digests: str, recorded: str | None) -> None:
     assert copy(MemorySource(DISK), Counted(digests)).checksum == recorded
+
+
+def test_a_digest_that_nobody_took() -> None:
+    class Forgetful(Counted):
+        def open_writer(self) -> Writer:
+            return DiscardSink().open_writer()
+
+    assert copy(MemorySource(DISK), Forgetful("all")).checksum is None
 
 
 class Recorded(DiscardSink):
@@ -487,13 +502,15 @@ class Recorded(DiscardSink):
         self.sink.abort()
 
 
-@pytest.mark.parametrize("passed_on", [(), ("digester",)])
+@pytest.mark.parametrize(
+    ("passed_on", "missing"), [((), "new_hash"), (("new_hash",), "digest_name")]
+)
 def test_a_wrapper_of_a_tar_that_forgets_its_digests(
-    passed_on: tuple[str, ...], tmp_path: Path
+    passed_on: tuple[str, ...], missing: str, tmp_path: Path
 ) -> None:
     inner = TarStreamSink(tmp_path / "disk.tar", part_size=64 * 1024)
     sink = Recorded(inner, **{name: getattr(inner, name) for name in passed_on})
-    with pytest.raises(UsageError, match="digester"):
+    with pytest.raises((UsageError, BackendError), match=missing):
         copy(MemorySource(DISK), sink)
     assert list(tmp_path.iterdir()) == []
 

@@ -10,18 +10,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import Any
 
 import pytest
 from typing_extensions import Buffer
 
-from tapestream.backend.abilities import Digester
 from tapestream.backend.protocols import Reader, Writer
 from tapestream.engine.buffers import BufferPool
 from tapestream.engine.gap import Limits
-from tapestream.engine.operations import coalesced, one_by_one
-from tapestream.engine.pipeline import run
+from tapestream.engine.pipeline import Pipeline
 from tapestream.engine.plan import plan_requests
 from tapestream.engine.queue import Counts
 from tapestream.model.extents import Extent, Extents, Run
@@ -41,6 +38,7 @@ class Disk:
         self.before_write: Callable[[int], None] = lambda start: None
         self.cancelled = threading.Event()
         self.writers: list[DiskWriter] = []
+        self.digests: dict[tuple[int, int], bytes] = {}
 
     def extents(self, *, every: int) -> Extents:
         """Data and zeros in turn."""
@@ -85,6 +83,11 @@ class DiskWriter(Writer):
         self._disk.starts.append(start)
         self._disk.copy[start : start + len(buffer)] = buffer
 
+    def digested(self, start: int, length: int, digest: bytes) -> None:
+        assert max(self._disk.starts, default=-1) < start + length - 1
+        assert (start, length) not in self._disk.digests
+        self._disk.digests[start, length] = digest
+
     def zero(self, start: int, length: int) -> None:
         self._disk.starts.append(start)
         self._disk.copy[start : start + length] = bytes(length)
@@ -99,10 +102,6 @@ class DiskWriter(Writer):
         pass
 
 
-def no_digest(start: int, length: int) -> Digester | None:
-    return None
-
-
 def transfer(
     disk: Disk,
     extents: Extents,
@@ -112,11 +111,8 @@ def transfer(
     writers: int = 1,
     buffers: int = 8,
     ordered: bool = True,
-    streaming: bool = False,
-    shares_processors: bool = False,
     gap: int = 0,
-    digester: Callable[[int, int], Digester | None] = no_digest,
-    progress: Callable[[int], None] = lambda n: None,
+    **options: Any,
 ) -> Counts:
     pool = BufferPool(buffers, BUFFER)
     plan = plan_requests(
@@ -127,18 +123,11 @@ def transfer(
         limits=lambda: Limits(gap, 2 * SEGMENT),
     )
     try:
-        return run(
+        return Pipeline(ordered=ordered, **options).run(
             plan,
             [reader(disk) for _ in range(readers)],
             [DiskWriter(disk) for _ in range(writers)],
             pool,
-            ordered=ordered,
-            streaming=streaming,
-            shares_processors=shares_processors,
-            arrange=one_by_one if ordered else partial(coalesced, join_gap=0),
-            observe=lambda limits, seen: None,
-            digester=digester,
-            progress=progress,
         )
     finally:
         pool.close()
@@ -227,20 +216,13 @@ def test_the_block_that_is_due_is_never_starved() -> None:
 def test_segments_are_digested_whole_and_in_order() -> None:
     disk = Disk(400_000)
     extents = disk.extents(every=30_000)
-    digests: dict[tuple[int, int], Digester] = {}
-
-    def digester(start: int, length: int) -> Digester:
-        digests[start, length] = hashlib.sha256()
-        return digests[start, length]
-
-    transfer(disk, extents, readers=3, digester=digester, gap=100_000)
-    assert sum(length for _, length in digests) == sum(e.length for e in extents if not e.zero)
-    for (start, length), digest in digests.items():
-        wanted = hashlib.sha256(disk.content[start : start + length])
-        assert digest.digest() == wanted.digest()  # type: ignore[attr-defined]
+    transfer(disk, extents, readers=3, new_hash=hashlib.sha256, gap=100_000)
+    assert sum(length for _, length in disk.digests) == sum(e.length for e in extents if not e.zero)
+    for (start, length), digest in disk.digests.items():
+        assert digest == hashlib.sha256(disk.content[start : start + length]).digest()
 
 
-class Sha256(Digester):
+class Sha256:
     """Remembers who computed it."""
 
     def __init__(self) -> None:
@@ -251,42 +233,35 @@ class Sha256(Digester):
         self.threads.add(threading.current_thread().name.rpartition("-")[0])
         self.hash.update(data)
 
-
-def toil(seconds: float) -> None:
-    """What receiving is over TLS: work that leaves the interpreter to others."""
-    until = time.thread_time() + seconds
-    while time.thread_time() < until:
-        hashlib.sha256(bytes(64 * BUFFER))
+    def digest(self) -> bytes:
+        return self.hash.digest()
 
 
 def who_digests(
     disk: Disk,
     *,
     read: Callable[[int], float],
-    wait: Callable[[float], None] = time.sleep,
     write: Callable[[int], float],
     every: int = 10**9,
-    **options: bool | int,
+    **options: Any,
 ) -> list[str]:
     """Copy with reads and writes that take so many seconds: who digested each segment."""
-    digests: dict[tuple[int, int], Sha256] = {}
+    hashes: list[Sha256] = []
 
-    def digester(start: int, length: int) -> Sha256:
-        digests[start, length] = Sha256()
-        return digests[start, length]
+    def new_hash() -> Sha256:
+        hashes.append(Sha256())
+        return hashes[-1]
 
-    disk.before_read = lambda start: wait(read(start))
+    disk.before_read = lambda start: time.sleep(read(start))
     disk.before_write = lambda start: time.sleep(write(start))
     extents = disk.extents(every=every)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tapestream.engine.pipeline.WRITER_DIGESTS", 2 * BUFFER)
-        transfer(disk, extents, digester=digester, **options)  # type: ignore[arg-type]
-    assert sum(length for _, length in digests) == sum(e.length for e in extents if not e.zero)
-    for (start, length), digest in digests.items():
-        wanted = hashlib.sha256(disk.content[start : start + length])
-        assert digest.hash.digest() == wanted.digest()
-    assert all(len(digest.threads) == 1 for digest in digests.values())
-    return [thread for start in sorted(digests) for thread in digests[start].threads]
+    transfer(disk, extents, new_hash=new_hash, large_segment=2 * BUFFER, **options)
+    assert sum(length for _, length in disk.digests) == sum(e.length for e in extents if not e.zero)
+    for (start, length), digest in disk.digests.items():
+        assert digest == hashlib.sha256(disk.content[start : start + length]).digest()
+    assert all(len(each.threads) == 1 for each in hashes)
+    threads = {each.digest(): thread for each in hashes for thread in each.threads}
+    return [threads[disk.digests[segment]] for segment in sorted(disk.digests)]
 
 
 READER, WRITER = "tapestream-reader", "tapestream-writer"
@@ -294,7 +269,6 @@ READER, WRITER = "tapestream-reader", "tapestream-writer"
 
 def test_the_writer_digests_when_it_has_more_time() -> None:
     found = who_digests(Disk(20 * SEGMENT), read=lambda _: 0.005, write=lambda _: 0)
-    assert found[0] == READER  # nobody knows yet
     assert found.count(WRITER) > len(found) / 2
 
 
@@ -312,27 +286,13 @@ def test_readers_digest(options: dict[str, Any]) -> None:
     assert set(found) == {READER}
 
 
-@pytest.mark.parametrize("shares_processors", [True, False])
-def test_a_reader_at_work_digests_where_the_server_needs_a_processor(
-    shares_processors: bool,
-) -> None:
-    found = who_digests(
-        Disk(12 * SEGMENT),
-        read=lambda _: 0.005,
-        wait=toil,
-        write=lambda _: 0,
-        shares_processors=shares_processors,
-    )
-    assert (WRITER in found) != shares_processors
-
-
 def test_who_digests_may_change() -> None:
     """Whichever side is slow, in turn."""
 
     def slow(turn: int) -> Callable[[int], float]:
         return lambda start: 0.003 if start // (8 * SEGMENT) % 2 == turn else 0.0
 
-    found = who_digests(Disk(48 * SEGMENT), read=slow(0), write=slow(1), buffers=2)
+    found = who_digests(Disk(48 * SEGMENT), read=slow(0), write=slow(1), buffers=8)
     assert set(found) == {READER, WRITER}
 
 
@@ -376,14 +336,14 @@ def test_an_error_of_progress_ends_everything() -> None:
         transfer(disk, disk.extents(every=9000), readers=4, progress=boom)
 
 
-def test_an_error_of_a_digester_ends_everything() -> None:
-    class Bad:
-        def update(self, data: object) -> None:
+def test_an_error_of_a_hash_ends_everything() -> None:
+    class Bad(Sha256):
+        def update(self, data: Buffer, /) -> None:
             raise BoomError
 
     disk = Disk(300_001)
     with pytest.raises(BoomError):
-        transfer(disk, disk.extents(every=9000), readers=4, digester=lambda s, n: Bad())
+        transfer(disk, disk.extents(every=9000), readers=4, new_hash=Bad)
 
 
 def test_an_error_of_the_plan_ends_everything() -> None:
@@ -394,17 +354,11 @@ def test_an_error_of_the_plan_ends_everything() -> None:
     disk = Disk(10)
     pool = BufferPool(2, BUFFER)
     with pytest.raises(BoomError):
-        run(
+        Pipeline(ordered=True).run(
             bad_plan(),  # type: ignore[arg-type]
             [DiskReader(disk)],
             [DiskWriter(disk)],
             pool,
-            ordered=True,
-            streaming=False,
-            arrange=one_by_one,
-            observe=lambda limits, seen: None,
-            digester=no_digest,
-            progress=lambda n: None,
         )
 
 
@@ -621,13 +575,6 @@ def writers_of(disk: Disk, *, read: float, write: float, **options: bool | int) 
     return names
 
 
-@pytest.mark.parametrize(("readers", "part"), [(1, 1 / 2), (3, 1 / 10)])
-def test_what_is_taken_at_once_is_written_by_the_reading_thread(readers: int, part: float) -> None:
-    """Of several readers, only one has the chunk that is due."""
-    names = writers_of(Disk(60 * BUFFER), read=0.01, write=0, readers=readers)
-    assert sum(name.startswith("tapestream-reader-") for name in names) > len(names) * part
-
-
 @pytest.mark.parametrize("readers", [1, 3])
 def test_a_slow_sink_is_written_beside_the_reading(readers: int) -> None:
     names = writers_of(Disk(60 * BUFFER), read=0, write=0.005, readers=readers)
@@ -658,9 +605,8 @@ def test_it_counts_how_often_a_sink_that_takes_at_once_waits() -> None:
 )
 @pytest.mark.parametrize("readers", [1, 3])
 def test_a_reader_hears_of_ranges_ahead(
-    ahead: int, most: int, expected_ahead: int, readers: int, monkeypatch: pytest.MonkeyPatch
+    ahead: int, most: int, expected_ahead: int, readers: int
 ) -> None:
-    monkeypatch.setattr("tapestream.engine.pipeline.ANNOUNCED", most)
     heard: list[int] = []
 
     class Ahead(DiskReader):
@@ -683,6 +629,6 @@ def test_a_reader_hears_of_ranges_ahead(
 
     disk = Disk(300_001)
     extents = disk.extents(every=9000)
-    transfer(disk, extents, readers=readers, reader=Ahead)
+    transfer(disk, extents, readers=readers, reader=Ahead, max_announced=most)
     assert bytes(disk.copy) == expected(disk, extents)
     assert max(heard) == expected_ahead

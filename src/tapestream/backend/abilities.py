@@ -362,29 +362,12 @@ class Digests(Protocol):
         """
         ...
 
-    def new_hash(self) -> Hash:
-        """A new hash, for one segment. Called in several threads, if `digest_name` is not None."""
-        ...
+    def new_hash(self) -> Hash | None:
+        """Make a hash for one segment. Called in several threads, if `digest_name` is not None.
 
-
-class Digester(Protocol):
-    """Anything with an `update`: a hashlib object is one."""
-
-    def update(self, data: Buffer, /) -> object:
-        """Take the next bytes."""
-        ...
-
-
-class MakesDigesters(Protocol):
-    """A sink that gives what takes the data of each segment."""
-
-    def digester(self, start: int, length: int) -> Digester | None:
-        """Give what takes the data of the segment at `start`, for a checksum.
-
-        Called in the threads of the readers, at the same time for different segments, or in that
-        of the only writer. What it returns is fed with the segment's data, in order, in that
-        thread, before the segment's last byte is written: where a core is free a checksum costs no
-        throughput.
+        Returns:
+            The hash; None to have no digest of this segment. `CopyResult.checksum` is then None,
+            as it is if a writer does not take digests.
         """
         ...
 

@@ -7,7 +7,7 @@ not become a backup of garbage.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import cast
 
@@ -17,15 +17,14 @@ from ..model.info import BackupInfo
 from .abilities import (
     ChecksItself,
     CoalescesZeros,
-    Digester,
     Digests,
     HasDigests,
+    Hash,
     HasLocalServer,
     HasPlace,
     HasReadOrder,
     HoldsDevice,
     LosesWrites,
-    MakesDigesters,
     Prefetches,
     Rewinds,
     Streams,
@@ -418,32 +417,27 @@ def finish(source: Source) -> str | None:
     return confirmed
 
 
-class Digesters:
-    """The digesters of a sink, one for each segment.
+def new_hash_of(sink: Sink) -> Callable[[], Hash | None] | None:
+    """What makes a hash for each segment; None if the sink records no digests.
 
-    Attributes:
-        is_complete: True while no segment was without one.
+    It raises a `BackendError` if what the sink gives is no hash.
     """
+    digests = ability(sink, Digests)
+    if digests is None or digests.digest_name is None:
+        return None
 
-    def __init__(self, sink: Sink) -> None:
-        self._makes = ability(sink, MakesDigesters)
-        self.is_complete = True
+    def new_hash() -> Hash | None:
+        made = digests.new_hash()
+        if made is not None:
+            for name in ("update", "digest"):
+                if not callable(getattr(made, name, None)):
+                    raise BackendError(
+                        f"{class_of(digests)}.new_hash() returned {_shown(made)}, which has no "
+                        f"{name}()"
+                    )
+        return made
 
-    def __call__(self, start: int, length: int) -> Digester | None:
-        """See `MakesDigesters.digester`.
-
-        Raises:
-            BackendError: It is no digester.
-        """
-        digester = None if self._makes is None else self._makes.digester(start, length)
-        if digester is None:
-            self.is_complete = False
-        elif not callable(getattr(digester, "update", None)):
-            raise BackendError(
-                f"{class_of(self._makes)}.digester({start}, {length}) returned "
-                f"{_shown(digester)}, which has no update(data)"
-            )
-        return digester
+    return new_hash
 
 
 def class_of(party: object) -> str:

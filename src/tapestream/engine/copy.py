@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 from ..backend.abilities import Digests, FindsMissing, HasReadOrder, ability
 from ..backend.checks import (
-    Digesters,
     check_sink,
     check_source,
     check_unchanged,
@@ -19,6 +18,7 @@ from ..backend.checks import (
     extents_of,
     finish,
     info_of,
+    new_hash_of,
     read_order,
     returned_of,
     sink_of,
@@ -209,10 +209,9 @@ def transfer(src: Source, dst: Sink, options: CopyOptions, run: Running) -> Copy
         mover = Mover.of(src, dst, options, pool, run)
         finds = None if dst.sequential else ability(hashing or src, FindsMissing)
         left = MissingAsZeros(finds, extents) if finds else None
-        digesters = Digesters(dst)
         moved = replace(mover, src=hashing or src).move(
             passes or [left.runs() if left else extents.runs()],
-            digester=digesters,
+            new_hash=new_hash_of(dst),
             progress=report,
         )
         missing = left.missing if left else 0
@@ -226,7 +225,7 @@ def transfer(src: Source, dst: Sink, options: CopyOptions, run: Running) -> Copy
     block_hash = hashing.block_hash() if hashing else None
     run.check()
     receipt = returned_of(dst, "commit")
-    digests = ability(dst, Digests) if digesters.is_complete else None
+    digests = ability(dst, Digests) if moved.digested == moved.written else None
     return CopyResult(
         size=info.size,
         context=info.context,

@@ -6,19 +6,17 @@ import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from itertools import chain
 
-from ..backend.abilities import Digester, Digests, ability
-from ..backend.checks import coalesce_zeros, is_streaming, reader_of, server_is_local, writer_of
+from ..backend.abilities import Digests, Hash, ability
+from ..backend.checks import coalesce_zeros, is_streaming, reader_of, writer_of
 from ..backend.protocols import Reader, Sink, Source, Writer
 from ..backend.running import Running
 from ..model.extents import Run
-from . import pipeline
 from .buffers import BufferPool
 from .gap import AutoGap, Limits, Sample
-from .operations import coalesced, one_by_one
 from .options import REQUEST_SIZE, CopyOptions
+from .pipeline import Pipeline
 from .plan import plan_requests
 from .queue import Counts
 
@@ -59,11 +57,11 @@ class Mover:
         self,
         passes: Iterable[Iterable[Run]],
         *,
-        digester: Callable[[int, int], Digester | None] = lambda *_: None,
+        new_hash: Callable[[], Hash | None] | None = None,
         progress: Callable[[int], None] = lambda _: None,
     ) -> Counts:
-        """Move what is listed; see `pipeline.run` for the rest."""
-        src, dst, gap = self.src, self.dst, self.gap
+        """Move what is listed; see `Pipeline` for the rest."""
+        dst, gap = self.dst, self.gap
         limits, observe = _fixed(gap) if isinstance(gap, Limits) else (gap.limits, gap.observe)
         digests = ability(dst, Digests)
         plan = chain.from_iterable(
@@ -76,30 +74,22 @@ class Mover:
             )
             for runs in passes
         )
+        pipeline = Pipeline(
+            ordered=dst.sequential,
+            streaming=is_streaming(dst),
+            coalesce_zeros=coalesce_zeros(dst),
+            new_hash=new_hash,
+            observe=observe,
+            progress=progress,
+        )
         readers: list[Reader] = []
         writers: list[Writer] = []
         with _closed(readers), _closed(writers):
             while len(readers) < self.readers:
-                readers.append(reader_of(src))
+                readers.append(reader_of(self.src))
             while len(writers) < self.writers:
                 writers.append(writer_of(dst))
-            return pipeline.run(
-                plan,
-                readers,
-                writers,
-                self.pool,
-                ordered=dst.sequential,
-                streaming=is_streaming(dst),
-                shares_processors=server_is_local(src),
-                arrange=one_by_one
-                if dst.sequential
-                else partial(coalesced, join_gap=coalesce_zeros(dst)),
-                digester=digester,
-                inspect=None,
-                observe=observe,
-                progress=progress,
-                use=self.run,
-            )
+            return pipeline.run(plan, readers, writers, self.pool, self.run)
 
 
 def _fixed(limits: Limits) -> tuple[Callable[[], Limits], Callable[[Limits, Sample], None]]:

@@ -1,4 +1,4 @@
-"""The hand-over: what readers and writers share, under one lock.
+"""The queue: what readers and writers share, under one lock. It reorders, and is bounded.
 
 Chunks are numbered in the order of the plan when they are claimed. A chunk may be filled only
 when it is less than one window ahead of the oldest chunk that is not yet released. So a buffer is
@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from ..model.extents import Segment
 from .buffers import BufferPool
-from .placement import Balance, Spent
 from .plan import Chunk, Request
 
 
@@ -22,14 +22,23 @@ class Cancelled(BaseException):
     """Ends a worker after another one failed; never leaves the pipeline."""
 
 
+SegmentDigest = tuple[Segment, bytes]
+
+
 class FilledChunk(NamedTuple):
-    """A chunk on its way from a reader to a writer."""
+    """A chunk on its way from a reader to a writer.
+
+    Attributes:
+        number: Its place in the order of the plan.
+        chunk: What it is.
+        buffer: Its data; None for zeros alone.
+        digests: Those of the segments that end in it; None: the writer is to make them.
+    """
 
     number: int
     chunk: Chunk
     buffer: memoryview | None
-    spent: Spent = Spent()
-    is_digested: bool = True  # False: the writer is to do it
+    digests: Sequence[SegmentDigest] | None
 
 
 class Counts(NamedTuple):
@@ -39,6 +48,7 @@ class Counts(NamedTuple):
         requests: Reads asked of the source.
         read: Bytes in them.
         written: Bytes of data written.
+        digested: Bytes in the segments whose digests were handed over to a writer.
         underruns: How often no writer had anything to write, after the first chunk.
         stalled: How long that was, in seconds.
     """
@@ -46,6 +56,7 @@ class Counts(NamedTuple):
     requests: int = 0
     read: int = 0
     written: int = 0
+    digested: int = 0
     underruns: int = 0
     stalled: float = 0.0
 
@@ -59,15 +70,10 @@ class ChunkQueue:
         ordered: Hand chunks to `take` in their order; otherwise as they come.
         streaming: When the chunks run out, hand on none until the window is full.
         readers: How many workers will claim and put.
-        writers: How many workers will take and release.
-        shares_processors: See `HasLocalServer.server_is_local`.
 
     Attributes:
-        finished: Set when all workers have ended, or one has failed.
-        error: The first error.
-        at_work: How many workers run.
-        is_ended: Set when no worker runs any more, nor will, after an error.
-        moved: What was claimed and released so far.
+        error: The first error, which ended everything.
+        counts: What was claimed and released so far.
     """
 
     def __init__(
@@ -78,13 +84,8 @@ class ChunkQueue:
         ordered: bool,
         streaming: bool,
         readers: int,
-        writers: int,
-        shares_processors: bool,
     ) -> None:
-        self.finished = threading.Event()
         self.error: BaseException | None = None
-        self.at_work = 0
-        self.is_ended = False
         self.counts = Counts()
         self._plan = plan
         self._pool = pool
@@ -94,12 +95,10 @@ class ChunkQueue:
         self._taken = 0
         self._writing = 0
         self._idle_since: float | None = None
-        self._balance = Balance(readers, shares_processors=shares_processors)
         self._oldest = 0
         self._released: set[int] = set()
         self._ready: dict[int, FilledChunk] = {}
         self._readers_left = readers
-        self._workers_left = readers + writers
         self._lock = threading.Lock()
         self._room = threading.Condition(self._lock)
         self._work = threading.Condition(self._lock)
@@ -129,30 +128,20 @@ class ChunkQueue:
             return self._pool.take() if length else None
 
     @property
-    def writer_digests(self) -> bool:
-        """True when the only writer is to digest, beside the only reader."""
-        return self._ordered and not self._streaming and self._balance.writer_digests
+    def writer_keeps_up(self) -> bool:
+        """True until more than half of the window waits to be written."""
+        return 2 * len(self._ready) <= self._pool.count
 
-    def put(self, filled: FilledChunk) -> bool:
-        """Hand a filled chunk over.
-
-        Returns:
-            True when the caller is to write it, and release it, as if it had taken it.
-        """
+    def put(self, filled: FilledChunk) -> None:
+        """Hand a filled chunk over."""
         with self._lock:
             self._check()
-            is_due = filled.number == self._taken and not self._writing
-            at_once = self._ordered and not self._streaming and self._balance.is_quick
-            if at_once and is_due and filled.is_digested:
-                self._begin_writing()
-                return True
             self._ready[filled.number] = filled
             if self._filling:
                 if self._is_full():
                     self._work.notify()
-            elif is_due or not self._ordered:
+            elif not self._ordered or filled.number == self._taken:
                 self._work.notify()
-            return False
 
     def take(self) -> FilledChunk | None:
         """Wait for a chunk to write; None when all have been taken."""
@@ -167,19 +156,20 @@ class ChunkQueue:
                     return None
                 self._work.wait()
 
-    def release(self, filled: FilledChunk, written: int, seconds: float) -> None:
+    def release(self, filled: FilledChunk, written: int, digested: int) -> None:
         """Give the buffer of a chunk back, and let the window move on.
 
         Args:
             filled: The chunk, which was written.
             written: Bytes of data in it.
-            seconds: How long that took, without the digests.
+            digested: Bytes in the segments whose digests came with it.
         """
         with self._lock:
-            self.counts = self.counts._replace(written=self.counts.written + written)
+            self.counts = self.counts._replace(
+                written=self.counts.written + written, digested=self.counts.digested + digested
+            )
             if filled.buffer is not None:
                 self._pool.give_back(filled.buffer)
-                self._balance.weigh(filled.spent, seconds)
             self._end_writing()
             self._released.add(filled.number)
             moved = self._oldest
@@ -195,25 +185,6 @@ class ChunkQueue:
             self._readers_left -= 1
             self._work.notify_all()
 
-    def worker_starts(self) -> None:
-        """A reader or writer begins; one that is late finds the error, and touches nothing."""
-        with self._lock:
-            self._check()
-            self.at_work += 1
-
-    def worker_done(self) -> None:
-        """A reader or writer ends."""
-        with self._lock:
-            self.at_work -= 1
-            self._workers_left -= 1
-            if self._workers_left == 0:
-                self.finished.set()
-
-    @property
-    def is_complete(self) -> bool:
-        """True when all workers have ended, and none has failed."""
-        return self._workers_left == 0 and self.error is None
-
     def fail(self, error: BaseException) -> None:
         """Keep the first error, and wake everybody up to end."""
         with self._lock:
@@ -221,7 +192,6 @@ class ChunkQueue:
                 self.error = error
             self._room.notify_all()
             self._work.notify_all()
-            self.finished.set()
 
     def _begin_writing(self) -> None:
         self._taken += 1
@@ -253,7 +223,7 @@ class ChunkQueue:
             self._filling = False
         if not self._ordered:
             return next(iter(self._ready), None)
-        return self._taken if self._taken in self._ready and not self._writing else None
+        return self._taken if self._taken in self._ready else None
 
     def _check(self) -> None:
         if self.error is not None:

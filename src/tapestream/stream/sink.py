@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 
 from .._version import __version__
 from ..arguments import function, path
-from ..backend.abilities import Digester, Hash
+from ..backend.abilities import Hash
 from ..backend.protocols import Sink, Writer
 from ..drive.paths import is_tape
 from ..errors import LocalIOError, TapestreamError, UsageError
@@ -154,10 +154,6 @@ class TarStreamSink(Sink):
         """A new hash for a segment."""
         assert self._checksum is not None
         return ALGORITHMS[self._checksum]()
-
-    def digester(self, start: int, length: int) -> Digester | None:
-        """The hash of a segment."""
-        return self._begun().digester(start, length)
 
     def open_writer(self) -> Writer:
         """See `Sink.open_writer`."""

@@ -7,13 +7,12 @@ from dataclasses import replace
 
 from typing_extensions import override
 
-from ..backend.abilities import Digester
 from ..backend.protocols import Writer
 from ..errors import UsageError
 from ..model.extents import Extents, Kind
 from ..model.info import describe
 from . import format as fmt
-from .digests import ALGORITHMS, Hash, hex_digest
+from .digests import hex_digest
 from .medium import OutputMedium, VolumeFull, VolumeId
 
 
@@ -48,7 +47,7 @@ class TarWriter(Writer):
         self._expected: Iterator[fmt.Member] = fmt.data_members(extents, preamble.part_size)
         self._next = next(self._expected, None)
         self._digests: dict[str, str | None] = {}  # of this volume's members that are not data
-        self._hashes: dict[tuple[int, int], Hash] = {}  # by their segments
+        self._segment_digests: dict[tuple[int, int], bytes] = {}  # of segments not yet ended
         self._segment = self._position = self._member_end = 0
         self._vouched = fmt.Vouched(start=0)
 
@@ -59,12 +58,9 @@ class TarWriter(Writer):
         except VolumeFull as full:
             self._go_on(full.start)
 
-    def digester(self, start: int, length: int) -> Digester | None:
-        """Give the hash for the segment at `start`, and wait for it to be fed."""
-        if self._preamble.checksum is None:
-            return None
-        self._hashes[start, length] = ALGORITHMS[self._preamble.checksum]()
-        return self._hashes[start, length]
+    def digested(self, start: int, length: int, digest: bytes) -> None:
+        """Keep the digest of a segment until its last byte is written."""
+        self._segment_digests[start, length] = digest
 
     @override
     def write(self, start: int, buffer: memoryview) -> None:
@@ -122,13 +118,14 @@ class TarWriter(Writer):
 
     def _end_segment(self) -> None:
         if self._preamble.checksum is not None:
-            fed = self._hashes.pop((self._segment, self._position - self._segment), None)
-            if fed is None:
+            segment = self._segment, self._position - self._segment
+            digest = self._segment_digests.pop(segment, None)
+            if digest is None:
                 raise UsageError(
                     f"the data up to disk offset {self._position} was written without its digest",
-                    hint="A sink that wraps a tar must have its digester() and segment_size.",
+                    hint="A sink that wraps a tar must have its new_hash(), and use its writer.",
                 )
-            self._vouched.segments += fed.digest()
+            self._vouched.segments += digest
         self._segment = self._position
         if self._position == self._member_end:
             self._put_data(bytes(fmt.padding(self._medium.length)))
