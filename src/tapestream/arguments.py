@@ -1,4 +1,4 @@
-"""Arguments, checked before anything is touched."""
+"""Checks of arguments, made before anything is touched."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from .errors import UsageError
 
 
 def flag(name: str, value: object) -> bool:
-    """Take True or False; a text such as "no" would be True.
+    """Check that a value is True or False: a text such as "no" would count as True.
 
     Raises:
         UsageError: It is neither.
@@ -21,7 +21,7 @@ def flag(name: str, value: object) -> bool:
 def number(
     name: str, value: object, *, least: int = 0, most: int | None = None, unit: int = 1
 ) -> int:
-    """Take a whole number from `least` to `most`, and a multiple of `unit`.
+    """Check that a value is a whole number from `least` to `most`, and a multiple of `unit`.
 
     Raises:
         UsageError: It is none.
@@ -35,7 +35,7 @@ def number(
 
 
 def function(name: str, value: object) -> None:
-    """Take what can be called, or None.
+    """Check that a value can be called, or is None.
 
     Raises:
         UsageError: It is neither.
@@ -45,7 +45,7 @@ def function(name: str, value: object) -> None:
 
 
 def path(name: str, value: object) -> str:
-    """Take the path of a file, as a str or an os.PathLike.
+    """Check that a value can be the path of a file, and return it as a str.
 
     Raises:
         UsageError: It is none, or no file can have it.

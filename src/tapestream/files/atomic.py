@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from ..errors import LocalIOError, NotDurableError, UsageError
-from .descriptors import close_file
+from .descriptors import as_local_error, close_file
 from .locks import lock_exclusive
 
 SUFFIX = ".partial"
@@ -54,12 +54,10 @@ class AtomicFile:
     def __init__(self, path: str | os.PathLike[str], *, modify: bool = False) -> None:
         self.path = Path(os.path.realpath(path))
         self.touched = False
-        try:
+        with as_local_error(f"cannot look at {self.path}"):
             exists = self.path.exists()
             is_file = self.path.is_file()
             is_device = not exists and _is_for_devices(self.path.parent)
-        except OSError as e:
-            raise LocalIOError(f"cannot look at {self.path}", e) from e
         if exists and not is_file:
             raise UsageError(f"{self.path} is not a regular file")
         if is_device:
@@ -68,18 +66,12 @@ class AtomicFile:
                 hint="Is the device on, and its driver loaded ('modprobe st' for a tape drive)?",
             )
         self.created = not (modify and exists)
-        try:
+        with as_local_error(f"cannot create {self.path}", self.abort):
             if self.created:
                 self._file = self._create()
             else:
                 self._file = io.FileIO(self.path, "r+b", opener=os.open)
                 self._take_aside()
-        except OSError as e:
-            self.abort()
-            raise LocalIOError(f"cannot create {self.path}", e) from e
-        except BaseException:
-            self.abort()
-            raise
 
     @property
     def file(self) -> io.FileIO:
@@ -107,15 +99,13 @@ class AtomicFile:
         Raises:
             LocalIOError: It cannot have this size. If it was to grow, nothing is lost.
         """
-        try:
+        with as_local_error(f"cannot resize {self.path} to {size} bytes"):
             if size > self._size:  # first what may fail
                 os.ftruncate(self.fd, size)
             if empty and not self.created:
                 os.ftruncate(self.fd, 0)
                 self.touched = True
             os.ftruncate(self.fd, size)
-        except OSError as e:
-            raise LocalIOError(f"cannot resize {self.path} to {size} bytes", e) from e
 
     def commit(self) -> None:
         """Put the file on stable storage, and give it its name.
@@ -129,13 +119,11 @@ class AtomicFile:
         assert self._partial is not None
         directory = _Directory(self.path.parent)
         try:
-            try:
+            with as_local_error(f"cannot finish {self.path}"):
                 os.fsync(self.fd)
                 directory.open()
                 self._partial.rename(self.path)
                 self._partial = None
-            except OSError as e:
-                raise LocalIOError(f"cannot finish {self.path}", e) from e
             try:
                 directory.sync(self.fd)
             except OSError as e:

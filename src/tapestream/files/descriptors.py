@@ -9,7 +9,8 @@ import os
 import select
 import stat
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 
 from ..errors import LocalIOError
@@ -36,25 +37,19 @@ class OpenFile:
     """
 
     def __init__(
-        self, file: io.FileIO, name: str, release: Callable[[], None] | None = None
+        self, file: io.FileIO, name: str, release: Callable[[], object] | None = None
     ) -> None:
         self.name = name
         self._file = file
         self._owned = release is None
         self._release = release or partial(close_file, file, name)
         self._cancel: _Cancel | None = None
-        try:
+        with as_local_error(f"cannot open {name}", self.close):
             fd = self.fd
             self.start = os.lseek(fd, 0, os.SEEK_CUR) if is_storage(fd) else None
             if may_block(fd):
                 self._cancel = _Cancel()
                 _widen_pipe(fd)
-        except OSError as e:
-            self.close()
-            raise LocalIOError(f"cannot open {name}", e) from e
-        except BaseException:
-            self.close()
-            raise
 
     @property
     def fd(self) -> int:
@@ -175,16 +170,27 @@ def close_file(file: io.FileIO, name: str) -> None:
         log.warning("%s could not be closed cleanly: %s", name, e)
 
 
-def own_copy(fd: int, name: str) -> io.FileIO:
-    """Duplicate a descriptor that somebody else may close.
+def own_copy(fd: int) -> io.FileIO:
+    """Duplicate a descriptor that somebody else may close."""
+    return _Own(os.dup(fd), "r+b")
 
-    Raises:
-        LocalIOError: It is closed, or no descriptor is left.
+
+@contextmanager
+def as_local_error(doing: str, close: Callable[[], object] = lambda: None) -> Iterator[None]:
+    """Raise an error of the system as a LocalIOError.
+
+    Args:
+        doing: What failed, such as "cannot open NAME".
+        close: Called after any error, to close what cannot be used.
     """
     try:
-        return _Own(os.dup(fd), "r+b")
+        yield
     except OSError as e:
-        raise LocalIOError(f"cannot open {name}", e) from e
+        close()
+        raise LocalIOError(doing, e) from e
+    except BaseException:
+        close()
+        raise
 
 
 def is_storage(fd: int) -> bool:

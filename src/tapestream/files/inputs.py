@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from ..errors import IncompleteStreamError, LocalIOError, UsageError
 from ..model.extents import MAX_OFFSET
-from .descriptors import OpenFile, own_copy
+from .descriptors import OpenFile, as_local_error, own_copy
 from .locks import lock_shared
 from .objects import check_object, leave_buffer, name_of, plain_file, raw_file, return_to_buffer
 
@@ -99,22 +99,18 @@ class DescriptorInput(Input):
     def rewind(self) -> None:
         if self._start is None:
             raise _read_once(self.name)
-        try:
+        with as_local_error(f"cannot read {self.name} from its beginning"):
             os.lseek(self._file.fd, self._start, os.SEEK_SET)
-        except OSError as e:
-            raise LocalIOError(f"cannot read {self.name} from its beginning", e) from e
 
     @override
     def pass_over(self, length: int) -> int:
         if self._start is None:
             return 0
         fd = self._file.fd
-        try:
+        with as_local_error(f"cannot skip a part of {self.name}"):
             here = os.lseek(fd, 0, os.SEEK_CUR)
             there = min(here + length - here % length, os.lseek(fd, 0, os.SEEK_END))
             os.lseek(fd, there, os.SEEK_SET)
-        except OSError as e:
-            raise LocalIOError(f"cannot skip a part of {self.name}", e) from e
         return there - here
 
     @override
@@ -123,10 +119,8 @@ class DescriptorInput(Input):
             return None
         if self._start + offset + length > MAX_OFFSET:
             return b""  # no file is so long
-        try:
+        with as_local_error(f"cannot read {self.name}"):
             return os.pread(self._file.fd, length, self._start + offset)
-        except OSError as e:
-            raise LocalIOError(f"cannot read {self.name}", e) from e
 
     @override
     def cancel(self) -> None:
@@ -214,12 +208,12 @@ def open_input(target: str | os.PathLike[str] | BinaryInput) -> Input:
     if not isinstance(target, (str, os.PathLike)):
         return _open_object(target)
     if target == "-":
-        return DescriptorInput(OpenFile(own_copy(0, "standard input"), "standard input"))
+        with as_local_error("cannot open standard input"):
+            file = own_copy(0)
+        return DescriptorInput(OpenFile(file, "standard input"))
     name = os.fspath(target)
-    try:
+    with as_local_error(f"cannot open {name}"):
         file = io.FileIO(name, "rb", opener=os.open)
-    except OSError as e:
-        raise LocalIOError(f"cannot open {name}", e) from e
     lock_shared(file.fileno())
     return DescriptorInput(OpenFile(file, name))
 
@@ -230,10 +224,8 @@ def _open_object(target: BinaryInput) -> Input:
     if file is None:
         return ObjectInput(target)
     name = name_of(file)
-    try:
+    with as_local_error(f"cannot open {name}"):
         before = leave_buffer(file)
-    except OSError as e:
-        raise LocalIOError(f"cannot open {name}", e) from e
     return DescriptorInput(OpenFile(raw_file(file), name, partial(return_to_buffer, file)), before)
 
 

@@ -16,7 +16,15 @@ from typing_extensions import override
 from ..errors import LocalIOError, UsageError
 from ..tar.medium import OutputMedium, VolumeId
 from .atomic import AtomicFile
-from .descriptors import OpenFile, close_file, is_pipe, is_storage, may_block, own_copy
+from .descriptors import (
+    OpenFile,
+    as_local_error,
+    close_file,
+    is_pipe,
+    is_storage,
+    may_block,
+    own_copy,
+)
 from .formats import format_at
 from .objects import check_object, leave_buffer, name_of, plain_file, raw_file, return_to_buffer
 
@@ -35,10 +43,12 @@ class BinaryOutput(Protocol):
 class PlainOutput(OutputMedium):
     """A medium of one volume. Small writes are gathered; nothing is kept to be written again."""
 
+    name = ""
     length = 0
     is_ending = False
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
+        self.name = name
         # Filled again and again: fresh memory would cost more than what is copied into it.
         self._gathered = memoryview(bytearray(GATHER_SIZE))
         self._filled = 0
@@ -95,13 +105,8 @@ class DescriptorOutput(PlainOutput):
     """Writes an open file, which is closed at the end: so the other side of a pipe sees its end."""
 
     def __init__(self, file: OpenFile) -> None:
-        super().__init__()
+        super().__init__(file.name)
         self._file = file
-
-    @property
-    @override
-    def name(self) -> str:
-        return self._file.name
 
     @override
     def _write(self, data: memoryview) -> None:
@@ -117,57 +122,32 @@ class DescriptorOutput(PlainOutput):
 
     @override
     def _finish(self) -> None:
-        try:
+        with as_local_error(f"cannot finish {self.name}"):
             self._file.finish()
-        except OSError as e:
-            raise LocalIOError(f"cannot finish {self.name}", e) from e
 
     @override
     def abort(self) -> None:
         self._file.close()
 
 
-class FileOutput(PlainOutput):
+class FileOutput(DescriptorOutput):
     """Writes a regular file, which gets its name only when it is complete."""
 
     def __init__(self, path: str) -> None:
-        super().__init__()
-        self._path = path
-        self._file = AtomicFile(path)
-
-    @property
-    @override
-    def name(self) -> str:
-        return self._path
-
-    @override
-    def _write(self, data: memoryview) -> None:
-        try:
-            while data:
-                data = data[os.write(self._file.fd, data) :]
-        except OSError as e:
-            raise _cannot_write(self.name, e) from e
+        self._atomic = AtomicFile(path)
+        super().__init__(OpenFile(self._atomic.file, path, self._atomic.abort))
 
     @override
     def _finish(self) -> None:
-        self._file.commit()
-
-    @override
-    def abort(self) -> None:
-        self._file.abort()
+        self._atomic.commit()
 
 
 class ObjectOutput(PlainOutput):
     """Writes a file object of the caller by its methods, and leaves it open."""
 
     def __init__(self, file: BinaryOutput) -> None:
-        super().__init__()
+        super().__init__(name_of(file))
         self._file = file
-
-    @property
-    @override
-    def name(self) -> str:
-        return name_of(self._file)
 
     @override
     def _write(self, data: memoryview) -> None:
@@ -239,33 +219,23 @@ def open_output(target: str | os.PathLike[str] | BinaryOutput) -> OutputMedium:
 
 def _open_special(name: str) -> OpenFile:
     """Open a fifo, which waits for its reader, or a device."""
-    try:
+    with as_local_error(f"cannot open {name}"):
         file = io.FileIO(os.open(name, os.O_WRONLY | os.O_CLOEXEC), "wb")
-    except OSError as e:
-        raise LocalIOError(f"cannot open {name}", e) from e
-    try:
+    with as_local_error(f"cannot open {name}", partial(close_file, file, name)):
         # A blocking write of much data would not notice that it is cancelled.
         os.set_blocking(file.fileno(), not may_block(file.fileno()))
-        return OpenFile(file, name)
-    except OSError as e:
-        close_file(file, name)
-        raise LocalIOError(f"cannot open {name}", e) from e
-    except BaseException:
-        close_file(file, name)
-        raise
+    return OpenFile(file, name)
 
 
 def _open_standard_output() -> OutputMedium:
     if os.isatty(1):
         raise UsageError("will not write a tar to a terminal: redirect standard output")
     name = "standard output"
-    try:
+    with as_local_error(f"cannot open {name}"):
         if sys.stdout is not None:
             sys.stdout.flush()
-        file = _reopened_pipe(1) if is_pipe(1) else None
-    except OSError as e:
-        raise LocalIOError(f"cannot open {name}", e) from e
-    return DescriptorOutput(OpenFile(file or own_copy(1, name), name))
+        file = _reopened_pipe(1) or own_copy(1)
+    return DescriptorOutput(OpenFile(file, name))
 
 
 def _open_object(target: BinaryOutput) -> OutputMedium:
@@ -274,11 +244,9 @@ def _open_object(target: BinaryOutput) -> OutputMedium:
     if file is None:
         return ObjectOutput(target)
     raw, name = raw_file(file), name_of(file)
-    try:
+    with as_local_error(f"cannot open {name}"):
         leave_buffer(file)
-        own = _reopened_pipe(raw.fileno()) if is_pipe(raw.fileno()) else None
-    except OSError as e:
-        raise LocalIOError(f"cannot open {name}", e) from e
+        own = _reopened_pipe(raw.fileno())
     if own is not None:
         return DescriptorOutput(OpenFile(own, name))
     return DescriptorOutput(OpenFile(raw, name, partial(return_to_buffer, file)))
@@ -290,8 +258,11 @@ def _reopened_pipe(fd: int) -> io.FileIO | None:
     That mode belongs to the open file, not to the descriptor, and others have the same open file.
 
     Returns:
-        None where that is not possible: there is no /proc, or the pipe is another user's.
+        None for anything but a pipe, and where that is not possible: there is no /proc, or the
+        pipe is another user's.
     """
+    if not is_pipe(fd):
+        return None
     flags = os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC
     try:
         return io.FileIO(os.open(f"/proc/self/fd/{fd}", flags), "wb")

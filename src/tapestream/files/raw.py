@@ -17,7 +17,7 @@ from ..errors import LocalIOError, TargetSizeError, UsageError
 from ..model.extents import MAX_OFFSET, Extents
 from ..model.info import BackupInfo, check_info, disk_of
 from .atomic import AtomicFile
-from .descriptors import close_file, descriptor, is_storage
+from .descriptors import as_local_error, close_file, descriptor, is_storage
 from .formats import format_at, known_format
 from .locks import lock_exclusive, lock_shared
 from .sparse import data_and_holes, punch_hole
@@ -58,18 +58,12 @@ class RawImageSource(Source):
             raise _no_image(self._path) from None
         except OSError as e:
             raise LocalIOError(f"cannot open {self._path}", e) from e
-        try:
+        with as_local_error(f"cannot read {self._path}", self.close):
             size = _size_of_image(self._file, self._path)
             lock_shared(self._file.fileno())
             found = known_format(self._file.fileno())
             if found is not None:
                 log.warning("%s is %s, and is read as if it were the disk", self._path, found)
-        except OSError as e:
-            self.close()
-            raise LocalIOError(f"cannot read {self._path}", e) from e
-        except BaseException:
-            self.close()
-            raise
         self._info = replace(given, size=size, context="zero")
 
     @property
@@ -90,10 +84,8 @@ class RawImageSource(Source):
     @override
     def extents(self) -> Extents:
         """The data and the holes that the file system knows of."""
-        try:
+        with as_local_error(f"cannot find the holes in {self._path}"):
             return Extents.of(data_and_holes(descriptor(self._file, self._path), self._info.size))
-        except OSError as e:
-            raise LocalIOError(f"cannot find the holes in {self._path}", e) from e
 
     def rewind(self) -> None:
         """Nothing to do: an image can be read any number of times."""
@@ -213,10 +205,8 @@ class RawImageSink(Sink):
         if self._file is not None:
             self._file.commit()
         elif self._device is not None:
-            try:
+            with as_local_error(f"cannot finish {self._path}"):
                 os.fsync(self._device.fileno())
-            except OSError as e:
-                raise LocalIOError(f"cannot finish {self._path}", e) from e
         self._end()
 
     @override
@@ -272,12 +262,10 @@ class RawImageSink(Sink):
         return size
 
     def _begin_device(self, info: BackupInfo) -> None:
-        try:
+        with as_local_error(f"cannot open {self._path}"):
             flags = os.O_RDWR | os.O_CLOEXEC | os.O_EXCL
             self._device = io.FileIO(os.open(self._path, flags), "r+b")
             size, wanted = _size_of_image(self._device, self._path), max(info.size, self._size or 0)
-        except OSError as e:
-            raise LocalIOError(f"cannot open {self._path}", e) from e
         if size < wanted:
             raise TargetSizeError(
                 f"{self._path} has {size} bytes, but {wanted} are needed for {disk_of(info)}"

@@ -1,14 +1,14 @@
-"""What is found wrong with a backup that is read to its end all the same."""
+"""What is wrong with a backup that is read to its end in spite of it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-# A stream out of step has a bad header for each of a million members, and what is said of each may
-# repeat what it claims.
+# A stream out of step has a bad header for each of a million members, and each text may repeat what
+# the header claims.
 MAX_PROBLEMS = 100
 MAX_TEXT = 1000
-# Stretches of either kind: what lies between any further ones is damaged with them.
+# Stretches of each kind. The last one grows over all further ones, and over what is between them.
 MAX_DAMAGE = 10_000
 _AND_MORE = ", and members after it"
 
@@ -21,7 +21,7 @@ class Damage:
         start: Offset of its first byte in the disk.
         length: Its length in bytes.
         member: Member of the tar that holds it, or should.
-        missing: True when its bytes are not there, or cannot be read; False when they are, but do
+        missing: True if its bytes are not there or cannot be read. False if they are there, but do
             not match their digest.
     """
 
@@ -37,12 +37,12 @@ class Damage:
 
 @dataclass
 class Findings:
-    """What was found so far.
+    """What has been found so far.
 
     Attributes:
-        damage: Bad stretches of the disk: in ascending order those that are missing, and those
-            that do not match their digest, which only shows at the end.
-        problems: What is wrong besides, in words.
+        damage: Bad stretches of the disk: those that are missing in ascending order, and those that
+            do not match their digest, which are only found at the end.
+        problems: Whatever else is wrong, in words.
         complete: True once the end was found where it should be.
         digest_name: Name of the digest that all data was compared with; None until it was.
         missing_bytes: Bytes of data that are missing.
@@ -57,13 +57,13 @@ class Findings:
     _last: dict[bool, int] = field(default_factory=dict, compare=False, repr=False)
 
     def add(self, found: Damage, data_bytes: int | None = None) -> None:
-        """Note damage. If it begins where the last one ended, the two become one.
+        """Note damage. If it begins where the one before ended, the two become one.
 
         After the first 10,000 stretches of a kind, the last one grows over all that follow.
 
         Args:
-            found: The damage, which begins after all of its kind that was noted before.
-            data_bytes: Bytes of data in it; all of it, where it is not given.
+            found: The damage. It begins after all damage of its kind that was noted before.
+            data_bytes: Bytes of data in it; its length if None.
         """
         if found.missing:
             self.missing_bytes += found.length if data_bytes is None else data_bytes
@@ -94,7 +94,7 @@ class Findings:
         self.damage[i] = replace(last, length=length, member=member)
 
     def note(self, problem: str) -> None:
-        """Note what is wrong besides: the first problems, for others follow from them."""
+        """Note another problem. Only the first 100 are kept: later ones often follow from them."""
         if len(self.problems) < MAX_PROBLEMS:
             cut = len(problem) > MAX_TEXT
             self.problems.append(problem[:MAX_TEXT] + " ..." if cut else problem)

@@ -1,4 +1,4 @@
-"""What an index says is in a place, and the check that it is there.
+"""The backup that an index promises, and the check that it is there.
 
 An index is a catalog, a list from `TapeDrive.find`, or what the caller remembers. It does not
 notice when a tape is relabelled, rewritten or exchanged. So a stream that is opened by an index is
@@ -16,12 +16,12 @@ from .info import IDS, BackupInfo, describe
 
 @dataclass(frozen=True)
 class Expected:
-    """The backup that must be in a place.
+    """The backup that must be found.
 
     Attributes:
         info: What it must say of itself: every id that is given, the time and the size.
-        set_id: What its volumes must be identified by; None where that is not known.
-        file: The number of its tape file; None where it is on no tape, or that is not known.
+        set_id: The set id that its volumes must have; None if that is not known.
+        file: The number of its tape file; None if it is on no tape, or the file is not known.
         label: The label of its tape, for people.
         whole_info: True if the backup must not have ids that are not given: an index lists all.
     """
@@ -33,11 +33,11 @@ class Expected:
     whole_info: bool = False
 
     def check(self, found: BackupInfo, set_id: str | None, place: str) -> None:
-        """Compare with what is there.
+        """Compare it with the backup that was found.
 
         Args:
-            found: What that says of itself.
-            set_id: What its volumes are identified by.
+            found: What that backup says of itself.
+            set_id: The set id of its volumes.
             place: Where it was found, for the error.
 
         Raises:
@@ -55,7 +55,7 @@ class Expected:
             raise self.error(place, f"{describe(found)} ({', '.join(differing)} {verb})")
 
     def error(self, place: str, found: str) -> WrongBackupError:
-        """What to raise where something else was found.
+        """The error to raise if something else was found.
 
         Args:
             place: Where.
@@ -71,19 +71,19 @@ class Expected:
 
 
 class IndexEntry(Protocol):
-    """What an index has of a backup: a `TapeEntry`, a `CatalogBackup` or a `TapeReport`."""
+    """A backup in an index: a `TapeEntry`, a `CatalogBackup` or a `TapeReport`."""
 
     @property
     def expected(self) -> Expected:
-        """What must be where the entry says that it is."""
+        """What must be found at the place that the entry names."""
         ...
 
 
 def expected_of(expect: BackupInfo | IndexEntry) -> Expected:
-    """What a caller expects.
+    """What a caller expects, from a `BackupInfo` or an entry of an index.
 
     Raises:
-        UsageError: It is nothing that a backup could be compared with.
+        UsageError: It is neither, or has no id.
     """
     if not isinstance(expect, BackupInfo):
         found = getattr(expect, "expected", None)

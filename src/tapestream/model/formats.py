@@ -18,7 +18,7 @@ _OTHERS = (
     (0, b"WithouFreSpacExt", "a Parallels image"),
     (0, b"SQLite format 3\0", "an SQLite database, such as a catalog"),
 )
-# How what these programs wrote begins.
+# The first bytes of files that these programs wrote.
 _PACKERS = {
     b"\x1f\x8b\x08": "gzip",
     b"BZh": "bzip2",

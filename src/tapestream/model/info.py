@@ -1,4 +1,4 @@
-"""BackupInfo: what a backup says of itself, first on the tape."""
+"""BackupInfo: what a backup says of itself, at its very beginning."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Context = Literal["zero", "dirty"]
 
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(Z|[+-]\d\d:\d\d)", re.ASCII)
 
-# Whose backup it is, and which one; a name is for people, but is compared all the same.
+# Which backup it is, and of what. Names are for people, but are compared as well.
 IDS = (
     "vm_id",
     "vm_name",
@@ -44,8 +44,8 @@ class BackupFilter(TypedDict, total=False):
 class BackupInfo:
     """What is known of a backup: which disk of which VM, when, full or incremental.
 
-    All fields are optional for the caller. `size` and `context` are what the *source* found:
-    it overwrites whatever the caller put there.
+    All fields are optional for the caller. The *source* fills in `size` and `context`, whatever the
+    caller put there.
 
     Args:
         vm_id: oVirt's id of the virtual machine.
@@ -55,15 +55,14 @@ class BackupInfo:
         backup_id: oVirt's id of the backup.
         checkpoint_id: The checkpoint this backup created; the next incremental starts there.
         parent_checkpoint_id: The checkpoint an incremental backup starts from.
-        created: When the backup was taken; must know its time zone. The sink fills in the
-            current time where it is None. Kept to the second, in UTC.
+        created: When the backup was taken; must have a time zone. If it is None, the sink fills in
+            the current time. Kept to the second, in UTC.
         metadata: Anything else worth keeping, as JSON types. It is copied.
         size: Virtual size of the disk in bytes.
         context: "zero" for a full backup, "dirty" for an incremental one.
-        block_hash: Block hash of the whole disk at the time of the backup, as the server computed
-            it; also in an incremental backup it is that of the whole disk. None if it was not
-            asked for.
-        fallback: True for a full backup that was taken where an incremental one was asked for;
+        block_hash: Block hash of the whole disk at the time of the backup, computed by the server;
+            of the whole disk also in an incremental backup. None if it was not asked for.
+        fallback: True for a full backup that was taken although an incremental one was asked for:
             oVirt decides disk by disk.
 
     Raises:
@@ -151,7 +150,7 @@ class BackupInfo:
 
 
 def _time_of(text: str) -> datetime:
-    """Read a time. Not by strptime: it imports a module first, for which there may be no room."""
+    """Read a time. Not by strptime: it imports a module, for which no descriptor may be left."""
     try:
         if _TIME.fullmatch(text):
             return datetime.fromisoformat(text.replace("Z", "+00:00"))
@@ -174,12 +173,12 @@ def disk_of(info: BackupInfo) -> str:
 
 
 def local_time(time: datetime) -> str:
-    """A time as the clock on the wall shows it, with the name of its zone."""
+    """A time in the local time zone, with the name of the zone."""
     return f"{time.astimezone():%Y-%m-%d %H:%M %Z}"
 
 
 def check_info(info: object) -> BackupInfo:
-    """Take what a caller knows of a backup; an empty info for None.
+    """Check what a caller knows of a backup; None becomes an empty info.
 
     Raises:
         UsageError: It is something else.
