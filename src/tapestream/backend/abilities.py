@@ -117,7 +117,6 @@ class Wraps(Protocol):
     @property
     def wrapped(self) -> object:
         """The other backend."""
-        ...
 
 
 class Cancels(Protocol):
@@ -130,7 +129,6 @@ class Cancels(Protocol):
         call then raises is dropped. Of a reader and a writer, every call may block; of a source,
         `extents`, `open_reader` and `finish`; of a sink, `begin` and `commit`.
         """
-        ...
 
 
 class KeepsAlive(Protocol):
@@ -143,7 +141,6 @@ class KeepsAlive(Protocol):
         not: a sink may wait for a tape for minutes. Must not block for long. An error is logged;
         the copy itself finds out whether it matters.
         """
-        ...
 
 
 class Prefetches(Protocol):
@@ -156,7 +153,6 @@ class Prefetches(Protocol):
         With more than 1, a network backend can request the next range while it receives the one
         before. Fewer are announced when ranges are large.
         """
-        ...
 
     def prefetch(self, start: int, length: int) -> None:
         """Announce the next range that will be read.
@@ -171,7 +167,6 @@ class Prefetches(Protocol):
         Raises:
             TapestreamError: The range cannot be had. `readinto` may raise it as well.
         """
-        ...
 
 
 class Flushes(Protocol):
@@ -185,7 +180,6 @@ class Flushes(Protocol):
         Raises:
             TapestreamError: Something that was written is lost.
         """
-        ...
 
 
 class HasPlace(Protocol):
@@ -194,7 +188,6 @@ class HasPlace(Protocol):
     @property
     def place(self) -> str | None:
         """Where it is read from, for errors that people read: a path, a URL without its ticket."""
-        ...
 
 
 class HasLocalServer(Protocol):
@@ -206,7 +199,6 @@ class HasLocalServer(Protocol):
 
         By default, there are then fewer readers: the server needs processors, too.
         """
-        ...
 
 
 class HasDigests(Protocol):
@@ -218,7 +210,6 @@ class HasDigests(Protocol):
 
         This alone is not believed: `ChecksItself.finish` returns the name of what was compared.
         """
-        ...
 
 
 class ChecksItself(Protocol):
@@ -237,7 +228,6 @@ class ChecksItself(Protocol):
         Raises:
             TapestreamError: The source is not complete or not intact: the copy is worthless.
         """
-        ...
 
 
 class ChecksEnd(Protocol):
@@ -251,7 +241,6 @@ class ChecksEnd(Protocol):
         Raises:
             TapestreamError: The source is not complete.
         """
-        ...
 
 
 class Rewinds(Protocol):
@@ -265,7 +254,6 @@ class Rewinds(Protocol):
         Raises:
             UsageError: It can be read only once after all: a pipe.
         """
-        ...
 
 
 class HoldsDevice(Protocol):
@@ -278,7 +266,6 @@ class HoldsDevice(Protocol):
         The source holds it from `open_reader` until `finish` or `close`. In a chain, sources with
         the same name are read one after another.
         """
-        ...
 
 
 class HasReadOrder(Protocol):
@@ -291,7 +278,6 @@ class HasReadOrder(Protocol):
             Several passes, each in ascending order, which together cover every data and zero run
             of the extents exactly once. A sequential sink cannot take that. None for disk order.
         """
-        ...
 
 
 class Salvages(Protocol):
@@ -312,7 +298,6 @@ class Salvages(Protocol):
         Raises:
             TapestreamError: The data cannot be read at all.
         """
-        ...
 
 
 class FindsMissing(Protocol):
@@ -326,7 +311,6 @@ class FindsMissing(Protocol):
         that nothing follows at all. What was not read yet is then not read any more, and counts as
         zeros. None if the source delivers all its data, or fails.
         """
-        ...
 
 
 class Hash(Protocol):
@@ -334,11 +318,9 @@ class Hash(Protocol):
 
     def update(self, data: Buffer, /) -> object:
         """Take the next bytes."""
-        ...
 
     def digest(self) -> bytes:
         """The digest of all bytes so far."""
-        ...
 
 
 class Digests(Protocol):
@@ -351,7 +333,6 @@ class Digests(Protocol):
     @property
     def digest_name(self) -> str | None:
         """Name of the digest, such as "sha256", for `CopyResult.checksum`; None to record none."""
-        ...
 
     @property
     def segment_size(self) -> int:
@@ -360,7 +341,6 @@ class Digests(Protocol):
         A segment, that is at most this much of one extent, is what one digest is made of, and is
         read by one reader from its first byte to its last.
         """
-        ...
 
     def new_hash(self) -> Hash | None:
         """Make a hash for one segment. Called in several threads, if `digest_name` is not None.
@@ -369,7 +349,6 @@ class Digests(Protocol):
             The hash; None to have no digest of this segment. `CopyResult.checksum` is then None,
             as it is if a writer does not take digests.
         """
-        ...
 
 
 class TakesDigests(Protocol):
@@ -383,7 +362,6 @@ class TakesDigests(Protocol):
             length: Its length in bytes.
             digest: The digest of its data.
         """
-        ...
 
 
 class Streams(Protocol):
@@ -395,7 +373,6 @@ class Streams(Protocol):
 
         Whenever the data runs out, writing then goes on only when the buffers are full.
         """
-        ...
 
 
 class CoalescesZeros(Protocol):
@@ -404,7 +381,6 @@ class CoalescesZeros(Protocol):
     @property
     def coalesce_zeros(self) -> int:
         """Write zeros of up to this many bytes as data, together with the data on both sides."""
-        ...
 
 
 class LosesWrites(Protocol):
@@ -423,4 +399,3 @@ class LosesWrites(Protocol):
         Raises:
             TapestreamError: What was lost cannot be found out.
         """
-        ...

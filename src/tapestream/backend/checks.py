@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import cast
 
 from ..errors import BackendError, ExtentsError, UsageError
@@ -93,29 +92,22 @@ def extents_of(source: Source) -> Extents:
         ExtentsError: They are not.
         BackendError: They are no list.
     """
-    with _placed(source):
-        return _checked_extents(source)
-
-
-def _checked_extents(source: Source) -> Extents:
-    listed: object = source.extents()
-    if not isinstance(listed, Iterable):
-        raise BackendError(f"{class_of(source)}.extents() returned {_shown(listed)}, not a list")
-    info = info_of(source)
-    extents = Extents.of(listed, context=info.context)
-    if extents.size != info.size:
-        raise ExtentsError(f"the extents cover {extents.size} bytes of a disk of {info.size} bytes")
-    return extents
-
-
-@contextmanager
-def _placed(source: Source) -> Iterator[None]:
-    """Let an error about extents name their source."""
     try:
-        yield
+        listed: object = source.extents()
+        if not isinstance(listed, Iterable):
+            raise BackendError(
+                f"{class_of(source)}.extents() returned {_shown(listed)}, not a list"
+            )
+        info = info_of(source)
+        extents = Extents.of(listed, context=info.context)
+        if extents.size != info.size:
+            raise ExtentsError(
+                f"the extents cover {extents.size} bytes of a disk of {info.size} bytes"
+            )
     except ExtentsError as e:
         e.tell_where(place_of(source) or class_of(source))
         raise
+    return extents
 
 
 def check_unchanged(source: Source, before: BackupInfo) -> None:
@@ -348,16 +340,7 @@ def zero(writer: Writer, start: int, length: int) -> None:
         _check_count(writer, "zero", start, length, returned)
 
 
-def done(party: object, name: str, *args: object) -> None:
-    """Call a method that returns nothing.
-
-    Raises:
-        BackendError: It returned an awaitable, or False.
-    """
-    returned_of(party, name, *args)
-
-
-def returned_of(party: object, name: str, *args: object) -> object:
+def done(party: object, name: str, *args: object) -> object:
     """Call a method that has done its work when it returns. An awaitable has not even begun.
 
     Returns:

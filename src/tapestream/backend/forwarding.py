@@ -15,7 +15,7 @@ from ..model.damage import Findings
 from ..model.extents import Extent, Extents
 from ..model.info import BackupInfo
 from .abilities import Salvages, ability
-from .checks import done, fill, reader_of, returned_of, write, writer_of, zero
+from .checks import done, fill, reader_of, write, writer_of, zero
 from .protocols import Reader, Sink, Source, Writer
 
 
@@ -116,7 +116,7 @@ class ForwardingSink(Sink):
 
     @override
     def commit(self) -> object:
-        return returned_of(self.wrapped, "commit")
+        return done(self.wrapped, "commit")
 
     @override
     def abort(self) -> None:

@@ -68,12 +68,10 @@ class Reader(Protocol):
             TapestreamError: The bytes cannot be had; the buffer's contents are undefined. A
                 backend retries what is worth retrying itself: for the engine every error is final.
         """
-        ...
 
     @abstractmethod
     def close(self) -> None:
         """Release what this reader holds. Called exactly once, by no matter which thread."""
-        ...
 
 
 class Source(Closing, Protocol):
@@ -90,13 +88,11 @@ class Source(Closing, Protocol):
         It is complete after `extents`, which is called first. Before, `size` may be 0. Reading it
         costs nothing: it makes no request.
         """
-        ...
 
     @property
     @abstractmethod
     def max_readers(self) -> int:
         """How many readers may be open at the same time, at least 1."""
-        ...
 
     @property
     @abstractmethod
@@ -105,7 +101,6 @@ class Source(Closing, Protocol):
 
         Data that is not asked for is passed over.
         """
-        ...
 
     @abstractmethod
     def extents(self) -> Iterable[Extent]:
@@ -114,7 +109,6 @@ class Source(Closing, Protocol):
         Raises:
             TapestreamError: They cannot be had, or do not describe the disk.
         """
-        ...
 
     @abstractmethod
     def open_reader(self) -> Reader:
@@ -123,12 +117,10 @@ class Source(Closing, Protocol):
         Raises:
             TapestreamError: It cannot be opened.
         """
-        ...
 
     @abstractmethod
     def close(self) -> None:
         """Release everything. May be called more than once."""
-        ...
 
 
 class Writer(Protocol):
@@ -148,7 +140,6 @@ class Writer(Protocol):
         Raises:
             TapestreamError: Not everything could be written; how much was is undefined.
         """
-        ...
 
     @abstractmethod
     def zero(self, start: int, length: int) -> None:
@@ -160,12 +151,10 @@ class Writer(Protocol):
         Raises:
             TapestreamError: The range may be zeroed in part.
         """
-        ...
 
     @abstractmethod
     def close(self) -> None:
         """Release what this writer holds. Called exactly once, by no matter which thread."""
-        ...
 
 
 class Sink(Closing, Protocol):
@@ -178,13 +167,11 @@ class Sink(Closing, Protocol):
     @abstractmethod
     def max_writers(self) -> int:
         """How many writers may be open at the same time, at least 1."""
-        ...
 
     @property
     @abstractmethod
     def sequential(self) -> bool:
         """True when one writer must get everything in ascending order: a tar, a tape."""
-        ...
 
     @abstractmethod
     def begin(self, info: BackupInfo, extents: Extents) -> None:
@@ -193,7 +180,6 @@ class Sink(Closing, Protocol):
         Raises:
             TapestreamError: The sink cannot take it. Nothing was written.
         """
-        ...
 
     @abstractmethod
     def open_writer(self) -> Writer:
@@ -202,7 +188,6 @@ class Sink(Closing, Protocol):
         Raises:
             TapestreamError: It cannot be opened.
         """
-        ...
 
     @abstractmethod
     def commit(self) -> object:
@@ -214,7 +199,6 @@ class Sink(Closing, Protocol):
         Raises:
             TapestreamError: It is not; the sink must be aborted.
         """
-        ...
 
     @abstractmethod
     def abort(self) -> None:
@@ -222,9 +206,7 @@ class Sink(Closing, Protocol):
 
         May be called at any time, and more than once; does nothing after a commit.
         """
-        ...
 
     @abstractmethod
     def close(self) -> None:
         """Release everything; an uncommitted sink is aborted. May be called more than once."""
-        ...

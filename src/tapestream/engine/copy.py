@@ -20,7 +20,6 @@ from ..backend.checks import (
     info_of,
     new_hash_of,
     read_order,
-    returned_of,
     sink_of,
     source_of,
 )
@@ -224,7 +223,7 @@ def transfer(src: Source, dst: Sink, options: CopyOptions, run: Running) -> Copy
             verified = None
     block_hash = hashing.block_hash() if hashing else None
     run.check()
-    receipt = returned_of(dst, "commit")
+    receipt = done(dst, "commit")
     digests = ability(dst, Digests) if moved.digested == moved.written else None
     return CopyResult(
         size=info.size,
