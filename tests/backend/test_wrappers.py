@@ -50,15 +50,6 @@ class CountedWriter(ForwardingWriter):
         super().write(start, buffer)
 
 
-def tar(*, damaged: bool = False) -> bytes:
-    out = io.BytesIO()
-    copy(MemorySource(DISK), TarStreamSink(out))
-    stream = bytearray(out.getvalue())
-    if damaged:
-        stream[MIB // 2] ^= 1
-    return bytes(stream)
-
-
 def test_a_tar_keeps_its_digests(tmp_path: Path) -> None:
     path = tmp_path / "disk.tar"
     with Counted(TarStreamSink(path, part_size=MIB)) as sink:
@@ -83,14 +74,18 @@ def test_a_tape_gives_its_report() -> None:
 
 
 def test_a_damaged_tar_is_refused_and_explained() -> None:
+    out = io.BytesIO()
+    copy(MemorySource(DISK), TarStreamSink(out))
+    damaged = bytearray(out.getvalue())
+    damaged[MIB // 2] ^= 1
     with (
-        Throttled(TarStreamSource(io.BytesIO(tar(damaged=True)))) as source,
+        Throttled(TarStreamSource(io.BytesIO(damaged))) as source,
         pytest.raises(DigestMismatchError),
     ):
         copy(source, DiscardSink())
-    with Throttled(TarStreamSource(io.BytesIO(tar(damaged=True)))) as source:
+    with Throttled(TarStreamSource(io.BytesIO(damaged))) as source:
         report = verify(source)
-    assert report == verify(TarStreamSource(io.BytesIO(tar(damaged=True))))
+    assert report == verify(TarStreamSource(io.BytesIO(damaged)))
     assert len(report.damage) == 1
     assert sum(source.counts) == len(DISK)
 
