@@ -100,7 +100,7 @@ test-tape: system-tape venv ## Run the tape tests against Linux's own tape drive
 		{ PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 \
 		$(TAPE_VM) run --suite $$suite --verbose --timeout 1200 -- \
 			$(PYTHON) -m pytest -p pytest_timeout -p no:cacheprovider --timeout=120 \
-			-m drive --tape-device=/dev/nst0 tests/tape >$$logs/$$suite 2>&1 \
+			-m drive --tape-device=/dev/nst0 tests/drive tests/tape >$$logs/$$suite 2>&1 \
 			&& touch $$logs/$$suite.passed || true; } & \
 	done; wait; \
 	for suite in $(TAPE_SUITES); do \

@@ -25,9 +25,9 @@ from typing import Any, NamedTuple
 
 from tapestream import TapestreamError
 
+from .drive.fake import FakeDrive
 from .interrupts import OURS, Job, local_jobs, second_try, tape_jobs
 from .leftovers import left_over, open_files
-from .tape.fake import FakeDrive
 
 CALLS: dict[Any, tuple[str, ...]] = {
     os: (

@@ -59,8 +59,8 @@ from tapestream.tape import TapeDrive
 from tapestream.testing import ImageioDaemon, serve_image
 from tapestream.testing.memory import MemorySource
 
+from .drive.fake import Cartridge, FakeDrive
 from .leftovers import PATIENCE, left_over, open_files, threads
-from .tape.fake import Cartridge, FakeDrive
 
 PACKAGE = os.path.dirname(tapestream.__file__) + os.sep
 OTHERS = PACKAGE + "testing" + os.sep

@@ -34,7 +34,7 @@ from tapestream.testing import (
     write_pattern,
 )
 
-from .tape.fake import Cartridge, FakeDrive
+from .drive.fake import Cartridge, FakeDrive
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"

@@ -38,7 +38,7 @@ from tapestream.tape import TapeDrive
 from tapestream.testing import ImageioDaemon, create_image, serve_image, write_pattern
 from tapestream.testing.memory import Hook, MemorySink, MemorySource
 from tests.chains import week
-from tests.tape.fake import Cartridge, FakeDrive
+from tests.drive.fake import Cartridge, FakeDrive
 
 MIB = 1024**2
 DISK = random.Random(7).randbytes(4 * MIB)

@@ -24,7 +24,7 @@ from tapestream.errors import DigestMismatchError, UsageError
 from tapestream.tape import TapeDrive, TapeReport
 from tapestream.testing.memory import MemorySink, MemorySource
 from tests.chains import WEEK, week
-from tests.tape.fake import Cartridge, FakeDrive
+from tests.drive.fake import Cartridge, FakeDrive
 from tests.throttle import Throttled
 
 MIB = 1024**2

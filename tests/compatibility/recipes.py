@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tapestream import Extent
-from tests.tape.fake import Cartridge
+from tests.drive.fake import Cartridge
 
 CELL = 16
 # Length, kind and seed of a stretch: "data", "zero", "hole", or "clean".

@@ -16,8 +16,9 @@ from tapestream.model.extents import Kind
 from tapestream.tape import TapeDrive, TapeEntry, VolumeRequest
 from tapestream.tar import format as fmt
 from tapestream.testing.memory import MemorySink, MemorySource
+from tests.drive.fake import Cartridge, FakeDrive
 
-from .fake import Cartridge, FakeDrive
+from .tapes import impatient
 
 KIB = 1024
 RECORD_SIZE = 64 * KIB
@@ -28,8 +29,8 @@ def noise(size: int, seed: int = 1) -> bytes:
     return random.Random(seed).randbytes(size)
 
 
-class Station:
-    """A drive with a shelf of tapes: when the next one is asked for, the next one is loaded.
+class Stacker:
+    """A drive with a stack of tapes: when the next one is asked for, the next one is loaded.
 
     Attributes:
         double: The drive.
@@ -44,7 +45,7 @@ class Station:
     ) -> None:
         self.shelf = list(shelf) or [Cartridge()]
         self.double = FakeDrive(self.shelf[0], **options)
-        self.tape = TapeDrive("/dev/nst0", open_device=open_device or self.double.open)
+        self.tape = impatient(TapeDrive("/dev/nst0", open_device=open_device or self.double.open))
         self.number = 0
         self.requests: list[VolumeRequest] = []
 

@@ -11,9 +11,9 @@ from typing import Any
 from tapestream import CopyResult, TarStreamSource, restore_chain
 from tapestream.tape import TapeDrive
 from tapestream.testing.memory import MemorySink
+from tests.drive.stations import Station
 
 from ..chains import CLEAN, DATA, ZERO, Link, chain
-from .conftest import Station
 from .tapes import PART, RECORD, backup, disk
 
 R = RECORD

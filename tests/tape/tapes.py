@@ -7,11 +7,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from tapestream import BackupInfo, CopyResult, Extent, TarStreamSink, TarStreamSource, copy
-from tapestream.drive.device import Command, DeviceStatus, TapeDevice
 from tapestream.tape import TapeDrive, TapeEntry, VolumeRequest
 from tapestream.testing.memory import Hook, MemorySink, MemorySource, nothing
-
-from .conftest import FakeStation, Station
+from tests.drive.stations import FakeStation, Station
 
 KIB = 1024
 RECORD = 64 * KIB
@@ -22,8 +20,15 @@ BLOCK_COST, FILEMARK_COST = RECORD + 8, 4
 Ask = Callable[[VolumeRequest], TapeDrive | None]
 
 
+def impatient(drive: TapeDrive) -> TapeDrive:
+    """The drive; an operator who does not come is not waited for."""
+    drive.raw.poll_seconds, drive.raw.load_seconds = 0.001, 0.01
+    return drive
+
+
 def tape_drive(station: Station, number: int = 0) -> TapeDrive:
-    return TapeDrive((station.path, station.second_path)[number], open_device=station.open_device)
+    path = (station.path, station.second_path)[number]
+    return impatient(TapeDrive(path, open_device=station.open_device))
 
 
 def disk(seed: int, size: int = 200 * KIB) -> bytes:
@@ -113,60 +118,3 @@ def change_tape(station: Station, drive: TapeDrive, name: str, number: int = 0) 
     """What an operator does, when nothing is going on."""
     drive.release()
     station.swap(name, number)
-
-
-class Interrupted:
-    """Opens devices, and lets something happen right before a call to one of them.
-
-    Attributes:
-        happened: It has.
-    """
-
-    def __init__(self, station: Station, event: Callable[[], object]) -> None:
-        self.happened = False
-        self._open = station.open_device
-        self._left = 0
-        self._event = event
-
-    def __call__(self, path: str, *, read_only: bool) -> TapeDevice:
-        return _InterruptedDevice(self, self._open(path, read_only=read_only))
-
-    def before(self, nth: int) -> None:
-        """Let it happen before the nth call from now."""
-        self.happened = False
-        self._left = nth
-
-    def count(self) -> None:
-        self._left -= 1
-        if self._left == 0:
-            self.happened = True
-            self._event()
-
-
-class _InterruptedDevice(TapeDevice):
-    def __init__(self, owner: Interrupted, device: TapeDevice) -> None:
-        self._owner = owner
-        self._device = device
-
-    def write(self, record: memoryview) -> int:
-        self._owner.count()
-        return self._device.write(record)
-
-    def readinto(self, buffer: memoryview) -> int:
-        self._owner.count()
-        return self._device.readinto(buffer)
-
-    def command(self, command: Command, count: int = 1) -> None:
-        self._owner.count()
-        self._device.command(command, count)
-
-    def status(self) -> DeviceStatus:
-        return self._device.status()  # the driver does not ask the drive
-
-    def position(self) -> int:
-        self._owner.count()
-        return self._device.position()
-
-    def close(self) -> None:
-        self._owner.count()
-        self._device.close()

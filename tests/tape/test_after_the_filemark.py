@@ -13,8 +13,7 @@ from tapestream.errors import LocalIOError
 from tapestream.tape import Catalog, TapeDrive
 from tapestream.tape.volumes import closed_when_unused
 from tapestream.testing.memory import MemorySource
-
-from .fake import Cartridge, FakeDevice, FakeDrive, Operation
+from tests.drive.fake import Cartridge, FakeDevice, FakeDrive, Operation
 
 DISK = bytes(range(256)) * 4096
 

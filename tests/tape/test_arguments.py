@@ -10,8 +10,8 @@ import pytest
 
 from tapestream.errors import UsageError
 from tapestream.tape import Catalog, TapeDrive
+from tests.drive.stations import FakeStation
 
-from .conftest import FakeStation
 from .tapes import backup, disk, tape_drive
 
 NO_NUMBER: list[Any] = [None, "1", -1, 1.0, True]

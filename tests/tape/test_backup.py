@@ -25,8 +25,8 @@ from tapestream.errors import (
 from tapestream.tape import Command, TapeDevice, TapeDrive
 from tapestream.tar import format as fmt
 from tapestream.testing.memory import MemorySink, MemorySource
+from tests.drive.stations import FakeStation, MachineStation, Station
 
-from .conftest import FakeStation, MachineStation, Station
 from .tapes import (
     KIB,
     RECORD,

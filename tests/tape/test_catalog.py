@@ -20,8 +20,9 @@ from tapestream.errors import LocalIOError, UsageError
 from tapestream.tape import Catalog, TapeDrive, TapePlace, TapeReport
 from tapestream.tar import format as fmt
 from tapestream.testing.memory import MemorySink, MemorySource
+from tests.drive.fake import Cartridge, FakeDrive
 
-from .fake import Cartridge, FakeDrive
+from .tapes import impatient
 
 KIB, MIB = 1024, 1024**2
 MONDAY = datetime(2026, 11, 23, tzinfo=timezone.utc)
@@ -40,7 +41,7 @@ def report(disk: str, *places: tuple[str, int], day: int = 0, set_id: str = "") 
 def labelled(name: str, capacity: int = 16 * MIB) -> tuple[FakeDrive, TapeDrive]:
     station = FakeDrive()
     station.load(Cartridge(capacity, MIB))
-    drive = TapeDrive("/dev/nst0", open_device=station.open)
+    drive = impatient(TapeDrive("/dev/nst0", open_device=station.open))
     drive.write_label(name)
     return station, drive
 
@@ -106,7 +107,7 @@ def test_a_place_that_cannot_be_found_again_is_refused(tmp_path: Path, place: Ta
         assert [b.info.disk_id for b in catalog.find()] == ["a"]
 
 
-@pytest.mark.usefixtures("quick")
+@pytest.mark.usefixtures("quiet")
 @pytest.mark.parametrize("warning", [0, 3])
 def test_a_volume_is_never_called_complete_that_a_scan_calls_torn(
     tmp_path: Path, warning: int
@@ -115,7 +116,7 @@ def test_a_volume_is_never_called_complete_that_a_scan_calls_torn(
     cost = RECORD + 8
     small, large = Cartridge(9 * cost, warning * cost), Cartridge()
     station = FakeDrive(large)
-    drive = TapeDrive("/dev/nst0", open_device=station.open)
+    drive = impatient(TapeDrive("/dev/nst0", open_device=station.open))
     drive.write_label("T2")
     drive.release()
     station.swap(small)
@@ -192,7 +193,7 @@ def test_a_tape_without_a_label_is_refused(tmp_path: Path) -> None:
     station = FakeDrive()
     station.load(Cartridge(16 * MIB, MIB))
     with (
-        TapeDrive("/dev/nst0", open_device=station.open) as drive,
+        impatient(TapeDrive("/dev/nst0", open_device=station.open)) as drive,
         Catalog(tmp_path / "catalog") as catalog,
     ):
         catalog.add(report("a", ("T1", 1)))
@@ -356,7 +357,7 @@ def test_a_backup_that_has_not_ended_is_not_called_complete(tmp_path: Path) -> N
         assert backup(drive, "b").complete
 
 
-@pytest.mark.usefixtures("quick")
+@pytest.mark.usefixtures("quiet")
 def test_a_volume_without_data_does_not_stand_for_the_one_that_has_it(tmp_path: Path) -> None:
     """A tape that was nearly full took the beginning of volume 2, which then went to another."""
     cost = RECORD + 8
@@ -365,7 +366,7 @@ def test_a_volume_without_data_does_not_stand_for_the_one_that_has_it(tmp_path: 
         for name, records in {"T1": 9, "T2": 4, "T3": 9, "T4": 99}.items()
     }
     station = FakeDrive(shelf["T1"])
-    drive = TapeDrive("/dev/nst0", open_device=station.open)
+    drive = impatient(TapeDrive("/dev/nst0", open_device=station.open))
     for name, cartridge in shelf.items():
         drive.release()
         station.swap(cartridge)
@@ -401,14 +402,14 @@ def test_a_volume_without_data_does_not_stand_for_the_one_that_has_it(tmp_path: 
         assert [v.label for v in found.volumes] == ["T1", "T3", "T2", "T4"]
 
 
-@pytest.mark.usefixtures("quick")
+@pytest.mark.usefixtures("quiet")
 def test_a_first_volume_that_lost_its_end_is_not_vouched_for(tmp_path: Path) -> None:
     """The next one vouches only for what the end of a tape tore, not for what was damaged."""
     with Catalog(tmp_path / "catalog") as catalog:
         cost = RECORD + 8
         small, large = Cartridge(19 * cost, 3 * cost), Cartridge()
         station = FakeDrive(large)
-        drive = TapeDrive("/dev/nst0", open_device=station.open)
+        drive = impatient(TapeDrive("/dev/nst0", open_device=station.open))
         drive.write_label("T2")
         drive.release()
         station.swap(small)

@@ -12,13 +12,13 @@ from tapestream import TarStreamSource, copy, merge_chain
 from tapestream.errors import LocalIOError, TapeError, UsageError, WrongTapeError
 from tapestream.tape import TapeDrive, VolumeRequest
 from tapestream.testing.memory import MemorySink
+from tests.drive.stations import FakeStation, Station
 
 from ..chains import untouched
 from .chaining import FEW, WEEK, R, append, in_a_thread, opened, put_all, restored
-from .conftest import FakeStation, Station
 from .tapes import RECORD, backup, change_tape, disk, listing, tape_drive
 
-pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("quick")]
+pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("quiet")]
 
 
 def rewind(station: Station, drive: TapeDrive) -> None:

@@ -16,7 +16,7 @@ from tapestream import (
     merge_chain,
     restore_chain,
 )
-from tapestream.drive.device import Command, DeviceStatus, TapeDevice
+from tapestream.drive.device import Command, TapeDevice
 from tapestream.errors import (
     CorruptStreamError,
     IncompleteStreamError,
@@ -27,14 +27,15 @@ from tapestream.errors import (
 from tapestream.tape import TapeDrive
 from tapestream.tape.volumes import closed_when_unused
 from tapestream.testing.memory import MemorySink
+from tests.drive.stations import FakeStation, Station
+from tests.drive.watched import WatchedDevice
 
 from ..chains import CLEAN, DATA, chain, untouched
 from ..throttle import Throttled
 from .chaining import FEW, WEEK, R, opened, put, put_all, restored, tar
-from .conftest import FakeStation, Station
 from .tapes import backup, cases, disk, listing, tape_drive
 
-pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("quick")]
+pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("quiet")]
 
 
 # --- One drive ---
@@ -237,29 +238,14 @@ class Log:
         return sum(found is command for found, _ in self.commands)
 
 
-class _LoggedDevice(TapeDevice):
+class _LoggedDevice(WatchedDevice):
     def __init__(self, log: Log, device: TapeDevice) -> None:
+        super().__init__(device, lambda call: None)
         self._log = log
-        self._device = device
 
     def command(self, command: Command, count: int = 1) -> None:
         self._log.commands.append((command, count))
-        self._device.command(command, count)
-
-    def write(self, record: memoryview) -> int:
-        return self._device.write(record)
-
-    def readinto(self, buffer: memoryview) -> int:
-        return self._device.readinto(buffer)
-
-    def status(self) -> DeviceStatus:
-        return self._device.status()
-
-    def position(self) -> int:
-        return self._device.position()
-
-    def close(self) -> None:
-        self._device.close()
+        super().command(command, count)
 
 
 def test_in_the_order_of_the_tape_it_does_not_rewind() -> None:

@@ -14,13 +14,13 @@ from tapestream import CopyResult, TarStreamSink, TarStreamSource, copy, merge_c
 from tapestream.errors import WrongTapeError
 from tapestream.tape import TapeDrive, VolumeRequest
 from tapestream.testing.memory import MemorySink
+from tests.drive.stations import Station
 
 from ..chains import CLEAN, DATA, chain, untouched
 from .chaining import FEW, WEEK, R, append, in_a_thread, opened, put, put_all, restored
-from .conftest import Station
 from .tapes import BLOCK_COST, Ask, backup, change_tape, disk, places, tape_drive
 
-pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("quick")]
+pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("quiet")]
 
 
 # --- Several tapes ---

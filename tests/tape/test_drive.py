@@ -26,8 +26,8 @@ from tapestream.errors import (
     WriteProtectedError,
 )
 from tapestream.tape import Flag, TapeDrive
+from tests.drive.stations import FakeStation, Station
 
-from .conftest import FakeStation, Station
 from .tapes import KIB, RECORD, backup, disk, listing, restore_disk, tape_drive
 
 DATA = disk(1)

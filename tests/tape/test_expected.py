@@ -15,8 +15,8 @@ from tapestream.errors import UsageError, WrongBackupError
 from tapestream.tape import Catalog, TapeDrive, TapePlace, TapeReport
 from tapestream.testing.memory import MemorySink, MemorySource
 from tapestream.workflows.chain import restore_chain
+from tests.drive.stations import Station
 
-from .conftest import Station
 from .tapes import RECORD, backup, change_tape, disk, tape_drive
 
 SUNDAY = datetime(2026, 11, 22, 20, tzinfo=timezone.utc)

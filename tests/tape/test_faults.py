@@ -12,57 +12,20 @@ from typing import Any
 import pytest
 
 from tapestream import TarStreamSource
-from tapestream.drive.device import Command, DeviceStatus, TapeDevice
+from tapestream.drive.device import TapeDevice
 from tapestream.errors import LocalIOError, PositionLostError, StreamError, TapeError
 from tapestream.tape.volumes import closed_when_unused
 from tapestream.testing.memory import MemorySink
+from tests.drive.fake import Cartridge, Operation
+from tests.drive.watched import Before, WatchedDevice
 
-from .backups import KIB, RECORD_SIZE, Station, noise, quick_copy, scan
-from .fake import Cartridge, FakeDevice, Operation
+from .backups import KIB, RECORD_SIZE, Stacker, noise, quick_copy, scan
 
 pytestmark = pytest.mark.timeout(60)
 
 EARLIER = noise(150 * KIB, 1)
 DISK = noise(300 * KIB, 2)
 OTHER = noise(100 * KIB, 3)
-
-Before = Callable[[str], "int | None"]
-
-
-class Meddled(TapeDevice):
-    """A device with somebody who does something before each call.
-
-    Args:
-        device: The double.
-        before: Gets the name of the call; of a write, it may tell how much is to be written.
-    """
-
-    def __init__(self, device: FakeDevice, before: Before) -> None:
-        self._device = device
-        self._before = before
-
-    def write(self, record: memoryview) -> int:
-        return self._device.write(record[: self._before("write")])
-
-    def readinto(self, buffer: memoryview) -> int:
-        self._before("read")
-        return self._device.readinto(buffer)
-
-    def command(self, command: Command, count: int = 1) -> None:
-        self._before(command.name)
-        self._device.command(command, count)
-
-    def status(self) -> DeviceStatus:
-        self._before("status")
-        return self._device.status()
-
-    def position(self) -> int:
-        self._before("position")
-        return self._device.position()
-
-    def close(self) -> None:
-        self._before("close")
-        self._device.close()
 
 
 class Deed:
@@ -88,7 +51,7 @@ class Deed:
         return self._do()
 
 
-class FaultyStation(Station):
+class FaultyStacker(Stacker):
     """A station whose tape holds a backup, and whose drive somebody meddles with on request."""
 
     def __init__(self, *, close_when_unused: bool = False, **options: Any) -> None:
@@ -99,7 +62,7 @@ class FaultyStation(Station):
         self.tape.end_of_data()
 
     def _open(self, path: str, *, read_only: bool) -> TapeDevice:
-        return Meddled(self.double.open(path, read_only=read_only), self._before)
+        return WatchedDevice(self.double.open(path, read_only=read_only), self._before)
 
     def _before(self, call: str) -> int | None:
         return self.before(call)
@@ -112,7 +75,7 @@ class FaultyStation(Station):
 
 
 def _tape(disk: bytes, disk_id: str) -> Cartridge:
-    station = Station(Cartridge(4096 * KIB, 512 * KIB))
+    station = Stacker(Cartridge(4096 * KIB, 512 * KIB))
     station.tape.write_label(disk_id)
     station.backup(disk, disk_id=disk_id)
     station.tape.close()
@@ -123,7 +86,7 @@ TAPE = _tape(EARLIER, "earlier")
 OTHER_TAPE = _tape(OTHER, "other")
 
 
-def attempt(station: FaultyStation) -> BaseException | None:
+def attempt(station: FaultyStacker) -> BaseException | None:
     """Back up; how it failed."""
     try:
         station.backup(DISK)
@@ -132,7 +95,7 @@ def attempt(station: FaultyStation) -> BaseException | None:
     return None
 
 
-def close(station: FaultyStation) -> None:
+def close(station: FaultyStacker) -> None:
     """Close the drive, whatever it says to that."""
     try:
         station.tape.close()
@@ -140,7 +103,7 @@ def close(station: FaultyStation) -> None:
         assert station.double.in_use is False
 
 
-def assert_nothing_was_lost(station: FaultyStation, error: BaseException | None) -> None:
+def assert_nothing_was_lost(station: FaultyStacker, error: BaseException | None) -> None:
     """What was on the tape is there; and what was backed up, if that is what was said."""
     tape = station.shelf[0]
     assert tape.blocks[: len(TAPE.blocks)] == TAPE.blocks
@@ -154,8 +117,8 @@ def assert_nothing_was_lost(station: FaultyStation, error: BaseException | None)
 
 
 def each(
-    begin: Callable[[FaultyStation, int], Callable[[], bool]], **options: Any
-) -> Iterator[tuple[FaultyStation, BaseException | None]]:
+    begin: Callable[[FaultyStacker, int], Callable[[], bool]], **options: Any
+) -> Iterator[tuple[FaultyStacker, BaseException | None]]:
     """Back up again and again, each time with a fault one call later, until it comes too late.
 
     Args:
@@ -165,7 +128,7 @@ def each(
     nth, happened = 0, True
     while happened:
         nth += 1
-        station = FaultyStation(**options)
+        station = FaultyStacker(**options)
         has_happened = begin(station, nth)
         error = attempt(station)
         happened = has_happened()
@@ -179,7 +142,7 @@ def each(
 
 
 def faults(operation: Operation, number: int = errno.EIO) -> Callable[..., Callable[[], bool]]:
-    def begin(station: FaultyStation, nth: int) -> Callable[[], bool]:
+    def begin(station: FaultyStacker, nth: int) -> Callable[[], bool]:
         station.double.fail(operation, nth, number)
         return lambda: operation not in station.double._faults
 
@@ -187,9 +150,9 @@ def faults(operation: Operation, number: int = errno.EIO) -> Callable[..., Calla
 
 
 def deeds(
-    call: str, do: Callable[[FaultyStation], int | None]
-) -> Callable[[FaultyStation, int], Callable[[], bool]]:
-    def begin(station: FaultyStation, nth: int) -> Callable[[], bool]:
+    call: str, do: Callable[[FaultyStacker], int | None]
+) -> Callable[[FaultyStacker, int], Callable[[], bool]]:
+    def begin(station: FaultyStacker, nth: int) -> Callable[[], bool]:
         deed = Deed(call, nth, lambda: do(station))
         station.before = deed
         return lambda: deed.done
@@ -236,8 +199,8 @@ def test_another_call_that_fails(operation: Operation, number: int) -> None:
 
 
 def each_with_close(
-    begin: Callable[[FaultyStation, int], Callable[[], bool]], **options: Any
-) -> Iterator[tuple[FaultyStation, BaseException | None]]:
+    begin: Callable[[FaultyStacker, int], Callable[[], bool]], **options: Any
+) -> Iterator[tuple[FaultyStacker, BaseException | None]]:
     """As `each`, with sinks that close the drive at their end."""
     return each(begin, close_when_unused=True, **options)
 
@@ -254,7 +217,7 @@ def test_closing_that_fails_after_the_filemark_is_logged(caplog: pytest.LogCaptu
 def test_what_the_drive_loses_before_the_filemark(lost: int) -> None:
     """It has taken all records, and cannot put the last of them on the tape."""
 
-    def lose(station: FaultyStation) -> None:
+    def lose(station: FaultyStacker) -> None:
         tape = station.shelf[0]
         tape.cut(len(tape.blocks) - lost)
         station.double.position -= lost
@@ -285,7 +248,7 @@ def test_a_drive_that_loses_its_power(call: str, late: bool) -> None:
 def test_a_cartridge_that_is_swapped(call: str, late: bool) -> None:
     others: list[Cartridge] = []
 
-    def swap(station: FaultyStation) -> None:
+    def swap(station: FaultyStacker) -> None:
         others.append(deepcopy(OTHER_TAPE))
         station.double.swap(others[-1])
 
@@ -297,7 +260,7 @@ def test_a_cartridge_that_is_swapped(call: str, late: bool) -> None:
 
 
 def test_after_a_lost_position_nothing_is_written(caplog: pytest.LogCaptureFixture) -> None:
-    station = FaultyStation()
+    station = FaultyStacker()
     station.before = Deed("write", 3, station.double.power_cycle)
     error = attempt(station)
     assert isinstance(error, TapeError)
@@ -310,7 +273,7 @@ def test_after_a_lost_position_nothing_is_written(caplog: pytest.LogCaptureFixtu
 
 
 def test_the_drive_goes_on_after_a_fault() -> None:
-    station = FaultyStation()
+    station = FaultyStacker()
     station.double.fail("write", 3)
     assert isinstance(attempt(station), TapeError)
     station.backup(DISK)
@@ -327,7 +290,7 @@ def test_the_drive_goes_on_after_a_fault() -> None:
 
 
 def whole_backup() -> list[bytes]:
-    station = FaultyStation()
+    station = FaultyStacker()
     station.backup(DISK)
     station.tape.close()
     return station.shelf[0].files[2]
@@ -339,7 +302,7 @@ def test_what_is_read_below() -> None:
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ENXIO, errno.ENOMEDIUM])
 def test_a_record_that_cannot_be_read(number: int) -> None:
-    station = FaultyStation()
+    station = FaultyStacker()
     station.backup(DISK)
     for nth in range(1, len(whole_backup()) + 1):
         station.tape.rewind()
@@ -355,7 +318,7 @@ def test_a_record_that_cannot_be_read(number: int) -> None:
 @pytest.mark.parametrize("deed", ["power_cycle", "swap", "eject"])
 def test_something_happens_while_a_tape_is_read(deed: str) -> None:
     for nth in range(1, len(whole_backup()) + 1):
-        station = FaultyStation()
+        station = FaultyStacker()
         station.backup(DISK)
         station.tape.rewind()
         station.tape.raw.forward_files(2)
@@ -373,6 +336,6 @@ def test_something_happens_while_a_tape_is_read(deed: str) -> None:
         assert_nothing_was_lost(station, None)
 
 
-def _read(station: FaultyStation, sink: MemorySink) -> None:
+def _read(station: FaultyStacker, sink: MemorySink) -> None:
     with TarStreamSource(station.tape) as source, sink:
         quick_copy(source, sink)

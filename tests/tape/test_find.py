@@ -16,8 +16,9 @@ from tapestream.tape import Command, TapeDevice, TapeDrive, scan
 from tapestream.tape.label import knows_label
 from tapestream.tar import format as fmt
 from tapestream.testing.memory import MemorySource
+from tests.drive.stations import FakeStation, Station
+from tests.drive.watched import WatchedDevice
 
-from .conftest import FakeStation, Station
 from .tapes import (
     KIB,
     RECORD,
@@ -54,19 +55,11 @@ class Commands:
 
     def __call__(self, path: str, *, read_only: bool) -> TapeDevice:
         device = self._station.open_device(path, read_only=read_only)
-        do, read = device.command, device.readinto
+        return WatchedDevice(device, self._note)
 
-        def noting_command(command: Command, count: int = 1) -> None:
-            self.noted.append(command.name)
-            do(command, count)
-
-        def noting_readinto(buffer: memoryview) -> int:
-            self.noted.append("read")
-            return read(buffer)
-
-        device.command = noting_command  # type: ignore[method-assign]
-        device.readinto = noting_readinto  # type: ignore[method-assign]
-        return device
+    def _note(self, call: str) -> None:
+        if call == "read" or call in Command.__members__:
+            self.noted.append(call)
 
 
 @pytest.mark.parametrize("label", ["T1", None])

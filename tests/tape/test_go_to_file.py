@@ -11,11 +11,11 @@ import pytest
 
 from tapestream.errors import TapeError
 from tapestream.tape import TapeDrive
+from tests.drive.stations import Station
 
-from .conftest import Station
 from .tapes import cases, tape_drive
 
-pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("quick")]
+pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("quiet")]
 
 
 def numbered(drive: TapeDrive, count: int) -> None:

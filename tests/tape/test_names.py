@@ -28,8 +28,8 @@ from tapestream.errors import (
 )
 from tapestream.tape import TapeDrive
 from tapestream.testing.memory import MemorySink
+from tests.drive.stations import FakeStation, Station
 
-from .conftest import FakeStation, Station
 from .tapes import RECORD, backup, change_tape, disk, tape_drive
 
 INFO = BackupInfo(

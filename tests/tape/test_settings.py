@@ -13,9 +13,9 @@ from tapestream.errors import BlockSizeError, TapeError, UnreadableLabelError, U
 from tapestream.tape import Catalog, TapeDrive, VolumeRequest
 from tapestream.tape.label import knows_label
 from tapestream.tar import format as fmt
+from tests.drive.fake import Cartridge, FakeDrive
+from tests.drive.stations import FakeStation, Station
 
-from .conftest import FakeStation, Station
-from .fake import Cartridge, FakeDrive
 from .tapes import (
     KIB,
     RECORD,
@@ -271,7 +271,7 @@ def test_an_unreadable_label_is_not_taken_for_none(tmp_path: Path) -> None:
         assert listing(drive) == ["label T2"]
 
 
-@pytest.mark.usefixtures("quick")
+@pytest.mark.usefixtures("quiet")
 def test_another_tape_is_asked_for_where_the_next_one_has_no_readable_label() -> None:
     """The double's tape stays bad."""
     station = FakeStation()

@@ -22,18 +22,19 @@ from tapestream.errors import (
 from tapestream.tape import DeviceStatus, Flag, TapeDrive, VolumeRequest
 from tapestream.tape.volumes import request_volume
 from tapestream.testing.memory import MemorySink
+from tests.drive.stations import FakeStation, Station
+from tests.drive.watched import Interrupted
 
-from .conftest import FakeStation, Station
 from .tapes import (
     BLOCK_COST,
     FILEMARK_COST,
     KIB,
     RECORD,
-    Interrupted,
     backup,
     cases,
     change_tape,
     disk,
+    impatient,
     listing,
     only,
     places,
@@ -42,7 +43,7 @@ from .tapes import (
     tape_drive,
 )
 
-pytestmark = pytest.mark.usefixtures("quick")
+pytestmark = pytest.mark.usefixtures("quiet")
 
 DATA = disk(1, 1200 * KIB)
 
@@ -303,7 +304,7 @@ def test_a_reset_on_the_second_tape(station: Station, drive: TapeDrive) -> None:
     change_tape(station, drive, "T0002")
     drive.close()
     opener = Interrupted(station, station.reset)
-    tape = TapeDrive(station.path, open_device=opener)
+    tape = impatient(TapeDrive(station.path, open_device=opener))
 
     def operator(request: VolumeRequest, nth: int) -> None:
         station.swap("T0003")
@@ -361,7 +362,7 @@ class Loading(TapeDevice):
 
 def loading_drive() -> TapeDrive:
     asked: list[None] = []
-    return TapeDrive("/dev/nst9", open_device=lambda path, *, read_only: Loading(asked))
+    return impatient(TapeDrive("/dev/nst9", open_device=lambda path, *, read_only: Loading(asked)))
 
 
 @pytest.mark.timeout(30)

@@ -13,11 +13,11 @@ from tapestream.drive.records import RecordPool, RecordReader, RecordWriter
 from tapestream.errors import PositionLostError, TapeError
 from tapestream.tape import TapeDrive
 from tapestream.testing.memory import MemorySink, MemorySource
+from tests.drive.stations import Station
+from tests.drive.watched import Interrupted
 
-from .conftest import Station
 from .tapes import (
     RECORD,
-    Interrupted,
     backup,
     cases,
     change_tape,
@@ -310,7 +310,7 @@ def moves(station: Station, drive: TapeDrive) -> dict[str, Callable[[], object]]
 MOVES = ["read_label", "rewind", "release", "go_to_file", "write_filemark", "another_tape"]
 
 
-@pytest.mark.usefixtures("quick")
+@pytest.mark.usefixtures("quiet")
 @pytest.mark.parametrize("move", MOVES)
 def test_a_backup_does_not_follow_where_the_caller_moves_the_tape(
     tapes: Station, move: str

@@ -26,9 +26,9 @@ from tapestream.errors import LocalIOError, TapeError, UsageError
 from tapestream.model.damage import Findings
 from tapestream.tape import TapeDrive, VolumeRequest
 from tapestream.testing.memory import MemorySource
+from tests.drive.stations import FakeStation, Station
 from tests.tar.layouts import Layout, flipped, joined
 
-from .conftest import FakeStation, Station
 from .tapes import KIB, RECORD, backup, disk, tape_drive
 
 pytestmark = pytest.mark.timeout(120)

@@ -12,8 +12,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import tapestream.drive.position
-import tapestream.tape.volumes
 from tapestream import Extent, TarStreamSource
 from tapestream.errors import (
     CorruptStreamError,
@@ -31,12 +29,13 @@ from tapestream.tape import TapeDrive, TapeEntry, VolumeRequest
 from tapestream.tape.volumes import MAX_REQUESTS
 from tapestream.tar import format as fmt
 from tapestream.testing.memory import MemorySink
+from tests.drive.fake import Cartridge, FakeDrive
 from tests.strategies import extent_lists
 
 from .backups import (
     KIB,
     RECORD_SIZE,
-    Station,
+    Stacker,
     noise,
     quick_copy,
     restored_image,
@@ -45,7 +44,7 @@ from .backups import (
     tar_members,
     whole_members,
 )
-from .fake import Cartridge, FakeDrive
+from .tapes import impatient
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -53,14 +52,10 @@ DISK = noise(1000 * KIB)
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _quick() -> Iterator[None]:
-    """Wait for nothing."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tapestream.drive.position, "POLL_SECONDS", 0.001)
-        patch.setattr(tapestream.drive.position, "LOAD_SECONDS", 0.01)
-        logging.getLogger("tapestream.tape").addFilter(_is_no_wrong_tape)
-        yield
-        logging.getLogger("tapestream.tape").removeFilter(_is_no_wrong_tape)
+def _quiet() -> Iterator[None]:
+    logging.getLogger("tapestream.tape").addFilter(_is_no_wrong_tape)
+    yield
+    logging.getLogger("tapestream.tape").removeFilter(_is_no_wrong_tape)
 
 
 class Tape(Cartridge):
@@ -101,7 +96,7 @@ class Volume:
     tape: Cartridge
 
 
-def volumes(station: Station, set_id: str) -> list[Volume]:
+def volumes(station: Stacker, set_id: str) -> list[Volume]:
     """The tape files of a set in the order in which they were written."""
     found = []
     for cartridge in station.shelf:
@@ -117,7 +112,7 @@ def data_of(volume: Volume) -> dict[int, bytes]:
     return {start_of(k): v for k, v in volume.members.items() if k.startswith("extent-")}
 
 
-def check_volumes(station: Station, set_id: str, disk: bytes, extents: Sequence[Extent]) -> None:
+def check_volumes(station: Stacker, set_id: str, disk: bytes, extents: Sequence[Extent]) -> None:
     """Whatever must be true of each volume of a backup that succeeded."""
     found = volumes(station, set_id)
     covered: dict[int, int] = {}
@@ -161,7 +156,7 @@ def tapes(draw: st.DrawFn, record_size: int) -> list[Tape]:
 
 def with_label(cartridge: Cartridge, files: Sequence[bytes] = ()) -> Cartridge:
     """Put a label on a tape, and other files behind it, as far as they fit."""
-    drive = TapeDrive("/dev/nst1", open_device=FakeDrive(cartridge).open)
+    drive = impatient(TapeDrive("/dev/nst1", open_device=FakeDrive(cartridge).open))
     if cartridge.capacity - 200 > 64 * KIB:
         drive.write_label("A tape")
     drive.close()
@@ -195,7 +190,7 @@ def test_any_disk_on_any_tapes(data: st.DataObject) -> None:
     # Whatever does not fit on these goes on tapes that are not too small.
     needed = 2 * part_size + 100 * len(disk) // fmt.segment_size(part_size) + 4 * record_size
     spare = (tape(needed / record_size + n % 7, n % 3, record_size) for n in itertools.count())
-    station = Station(*shelf, *itertools.islice(spare, 30))
+    station = Stacker(*shelf, *itertools.islice(spare, 30))
     try:
         result = station.backup(
             bytes(disk),
@@ -224,7 +219,7 @@ def _is_too_small(cartridge: Cartridge, needed: int) -> bool:
 
 
 def _corrupt_torn_volumes(
-    data: st.DataObject, station: Station, found: Sequence[Volume], checksum: str | None
+    data: st.DataObject, station: Stacker, found: Sequence[Volume], checksum: str | None
 ) -> None:
     """The manifest behind a torn volume vouches for the data on it."""
     torn = [v for v in found if not v.entry.complete and any(data_of(v).values())]
@@ -251,7 +246,7 @@ def _is_no_wrong_tape(record: logging.LogRecord) -> bool:
 # --- Where the end of a tape may lie ---
 
 
-def run(station: Station, disk: bytes = DISK, **options: Any) -> list[Volume]:
+def run(station: Stacker, disk: bytes = DISK, **options: Any) -> list[Volume]:
     """Back up, check all volumes, and restore; the volumes with data or a manifest."""
     extents = [Extent(0, len(disk))] if disk else []
     result = station.backup(disk, extents, on_volume_full=station.next_tape, **options)
@@ -276,13 +271,13 @@ def shown(found: Sequence[Volume]) -> list[tuple[int, bool, bool]]:
 @pytest.mark.parametrize("records", [7, 8, 9])
 def test_early_warning_in_the_middle_of_a_part(records: int, warning: int) -> None:
     part_size = 100 * KIB
-    found = run(Station(tape(records, warning)), part_size=part_size)
+    found = run(Stacker(tape(records, warning)), part_size=part_size)
     assert shown(found) == [(1, True, True), (2, True, False)]
     whole = data_of(found[0])
     assert all(len(content) == part_size for content in whole.values())
 
 
-def _border_part_size(station: Station) -> int:
+def _border_part_size(station: Stacker) -> int:
     """A part size of which the second one ends where a record does."""
     station.backup(b"", [])
     station.tape.release()
@@ -296,13 +291,13 @@ def _border_part_size(station: Station) -> int:
 @pytest.mark.parametrize("shift", range(-3, 4))
 def test_the_end_near_a_member_border(warning: int, shift: int) -> None:
     """With each shift the border comes to lie one block further on, before and behind a record."""
-    part_size = _border_part_size(Station(tape(10))) + 512 * shift
+    part_size = _border_part_size(Stacker(tape(10))) + 512 * shift
     for records in (3, 4):
-        run(Station(tape(records, warning)), part_size=part_size)
+        run(Stacker(tape(records, warning)), part_size=part_size)
 
 
 def _records_of(disk: bytes, **options: Any) -> int:
-    station = Station(Cartridge())
+    station = Stacker(Cartridge())
     station.backup(disk, **options)
     station.tape.release()
     return len(station.shelf[0].files[0])
@@ -315,7 +310,7 @@ def test_the_end_within_the_last_manifest(missing: int, warning: int) -> None:
     disk = noise(1500 * KIB)
     records = _records_of(disk, part_size=512)
     assert records > 26 + 3  # the manifest alone has several
-    found = run(Station(tape(records - missing, warning)), disk, part_size=512)
+    found = run(Stacker(tape(records - missing, warning)), disk, part_size=512)
     assert shown(found)[-1] == (len(found), True, False)
     if warning == 0:
         assert shown(found) == [(1, False, False), (2, True, False)]
@@ -324,7 +319,7 @@ def test_the_end_within_the_last_manifest(missing: int, warning: int) -> None:
 
 def test_the_end_within_the_manifest_of_a_volume_that_continues() -> None:
     """The early warning comes in time, but the zone is too small for the manifest."""
-    found = run(Station(tape(30, 3)), noise(1500 * KIB), part_size=512)
+    found = run(Stacker(tape(30, 3)), noise(1500 * KIB), part_size=512)
     assert shown(found) == [(1, False, False), (2, True, False)]
     assert fmt.MANIFEST not in found[0].members
     assert f"{fmt.MANIFEST}\0".encode() in b"".join(found[0].records)
@@ -339,7 +334,7 @@ def _with_border_at(find: Callable[[bytes], int]) -> tuple[bytes, int]:
     while missing:
         size += missing
         assert size <= ONE_PART
-        station = Station(Cartridge())
+        station = Stacker(Cartridge())
         station.backup(noise(size), part_size=ONE_PART)
         station.tape.release()
         at = find(b"".join(station.shelf[0].files[0]))
@@ -354,7 +349,7 @@ def _manifest(stream: bytes) -> int:
 @pytest.mark.parametrize("warning", [0, 1, 2])
 def test_the_last_volume_may_hold_a_manifest_alone(warning: int) -> None:
     disk, records = _with_border_at(_manifest)
-    found = run(Station(tape(records, warning)), disk, part_size=ONE_PART)
+    found = run(Stacker(tape(records, warning)), disk, part_size=ONE_PART)
     assert shown(found) == [(1, False, False), (2, True, False)]
     assert list(found[0].members)[-1] == "extent-1@0"
     assert list(found[1].members) == [fmt.INFO, fmt.EXTENTS, fmt.MANIFEST]
@@ -365,7 +360,7 @@ def test_the_last_volume_may_hold_a_manifest_alone(warning: int) -> None:
 def test_the_end_within_the_padding(blocks: int, warning: int) -> None:
     """The manifest is whole, but of the end of the archive there are so many blocks."""
     disk, records = _with_border_at(lambda s: -(-len(s.rstrip(b"\0")) // 512) * 512 + 512 * blocks)
-    found = run(Station(tape(records, warning)), disk, part_size=ONE_PART)
+    found = run(Stacker(tape(records, warning)), disk, part_size=ONE_PART)
     assert shown(found) == [(1, False, False), (2, True, False)]
     assert fmt.MANIFEST in found[0].members
     assert list(found[1].members) == [fmt.INFO, fmt.EXTENTS, fmt.MANIFEST]
@@ -378,7 +373,7 @@ def test_the_end_within_a_record_in_fixed_mode(block_size: int, warning: int) ->
     record_size = 128 * block_size if block_size == 1000 else RECORD_SIZE
     part_size = 32 * KIB
     for blocks in range(200 * KIB // block_size, 300 * KIB // block_size, 7):
-        station = Station(tape(blocks, warning, block_size))
+        station = Stacker(tape(blocks, warning, block_size))
         station.tape.set_block_size(block_size)
         run(station, DISK[: 400 * KIB], record_size=record_size, part_size=part_size)
 
@@ -386,15 +381,15 @@ def test_the_end_within_a_record_in_fixed_mode(block_size: int, warning: int) ->
 def test_errors_that_are_told_late() -> None:
     """With the next record: still each that was taken is on the tape."""
     for warning in (3, 3.5, 4, 5):
-        found = run(Station(tape(10, warning), write_behind=True))
+        found = run(Stacker(tape(10, warning), write_behind=True))
         assert shown(found)[-1] == (len(found), True, False)
-    station = Station(tape(10), write_behind=True)
+    station = Stacker(tape(10), write_behind=True)
     with pytest.raises(TapeError):  # the hard end comes without a warning
         station.backup(DISK, on_volume_full=station.next_tape)
 
 
 def test_a_tape_without_room_for_the_filemark() -> None:
-    station = Station(Cartridge(4 * (RECORD_SIZE + 8), 0))
+    station = Stacker(Cartridge(4 * (RECORD_SIZE + 8), 0))
     with pytest.raises(TapeError, match="write a filemark"):
         station.backup(DISK, on_volume_full=station.next_tape)
     assert not station.requests
@@ -403,13 +398,13 @@ def test_a_tape_without_room_for_the_filemark() -> None:
 def test_early_warning_in_the_padding_at_the_end() -> None:
     records = _records_of(DISK)
     for warning in (0, 0.1, 0.5, 0.99, 1):
-        found = run(Station(tape(records, warning)))
+        found = run(Stacker(tape(records, warning)))
         assert shown(found) == [(1, True, False)]
 
 
 def test_a_volume_is_complete_wherever_its_last_record_begins() -> None:
     """What tells it, the end of the manifest, may lie on two records."""
-    station = Station(Cartridge())
+    station = Stacker(Cartridge())
     station.backup(DISK[:5000])
     station.tape.release()
     stream = b"".join(station.shelf[0].files[0])
@@ -426,14 +421,14 @@ def test_a_volume_is_complete_wherever_its_last_record_begins() -> None:
 def test_a_tape_whose_rest_holds_no_part(rest: int) -> None:
     """What is there is void: the next volume has the same number."""
     full = with_label(tape(4 + rest), [noise(RECORD_SIZE, n) for n in range(3)])
-    found = run(Station(full), part_size=200 * KIB, attachments={"a": noise(20 * KIB)})
+    found = run(Stacker(full), part_size=200 * KIB, attachments={"a": noise(20 * KIB)})
     assert [v.entry.volume for v in found] in ([1, 1], [1])
     assert shown(found)[-1] == (1, True, False)
     assert not data_of(found[0]) or len(found) == 1
 
 
 def test_a_restore_cannot_begin_with_a_void_volume() -> None:
-    station = Station(with_label(tape(6), [noise(RECORD_SIZE, n) for n in range(3)]))
+    station = Stacker(with_label(tape(6), [noise(RECORD_SIZE, n) for n in range(3)]))
     found = run(station, part_size=200 * KIB)
     assert [v.entry.volume for v in found] == [1, 1]
     station.requests.clear()
@@ -447,7 +442,7 @@ def test_a_restore_cannot_begin_with_a_void_volume() -> None:
 def test_a_void_volume_between_two_others(rest: int, warning: int) -> None:
     """A restore that is given the tape with the void one asks again."""
     full = with_label(tape(4 + rest), [noise(RECORD_SIZE, n) for n in range(3)])
-    station = Station(tape(8, warning), full)
+    station = Stacker(tape(8, warning), full)
     found = run(station, part_size=200 * KIB)
     assert [v.entry.volume for v in found] in ([1, 2, 2], [1, 2])
     assert [bool(data_of(v)) for v in found] == [True, *[False] * (len(found) - 2), True]
@@ -460,14 +455,14 @@ def test_void_volumes_with_a_long_preamble() -> None:
     """They end within their extents or attachments."""
     attachments = {"a": noise(150 * KIB), "b": noise(100 * KIB)}
     full = [with_label(tape(4 + n), [noise(RECORD_SIZE, n)] * 3) for n in (0, 1, 2, 3, 4)]
-    station = Station(tape(10), *full)
+    station = Stacker(tape(10), *full)
     found = run(station, part_size=200 * KIB, attachments=attachments)
     assert {v.entry.volume for v in found} == {1, 2}
     assert len(found) > 4
 
 
 def test_tapes_that_are_in_use_are_appended_to() -> None:
-    station = Station(with_label(tape(10, 3)), with_label(tape(10, 3), [b"older"]), tape(10, 3))
+    station = Stacker(with_label(tape(10, 3)), with_label(tape(10, 3), [b"older"]), tape(10, 3))
     before = [list(t.blocks) for t in station.shelf]
     found = run(station)
     assert [v.entry.file for v in found] == [1, 2, 0][: len(found)]
@@ -476,7 +471,7 @@ def test_tapes_that_are_in_use_are_appended_to() -> None:
 
 
 def test_the_report_names_labels_and_files() -> None:
-    station = Station(with_label(tape(10, 3)), tape(100))
+    station = Stacker(with_label(tape(10, 3)), tape(100))
     station.tape.read_label()
     result = station.backup(DISK, on_volume_full=station.next_tape)
     assert result.receipt is not None
@@ -490,14 +485,14 @@ def test_the_report_names_labels_and_files() -> None:
 
 
 def test_a_tape_too_small_for_one_part() -> None:
-    station = Station(tape(3), tape(3))
+    station = Stacker(tape(3), tape(3))
     with pytest.raises(EndOfTapeError, match="not one part of the backup fits"):
         station.backup(DISK, part_size=400 * KIB, on_volume_full=station.next_tape)
     assert not scan(station.shelf[0])[0].complete
 
 
 def test_a_second_tape_too_small_for_one_part() -> None:
-    station = Station(tape(10), tape(3))
+    station = Stacker(tape(10), tape(3))
     with pytest.raises(EndOfTapeError, match="not one part of the backup fits"):
         station.backup(DISK, part_size=400 * KIB, on_volume_full=station.next_tape)
     assert station.number == 1
@@ -508,7 +503,7 @@ def test_a_second_tape_too_small_for_one_part() -> None:
 
 @pytest.mark.parametrize("warning", [0, 4])
 def test_the_end_of_the_tape_without_anybody_to_ask(warning: int) -> None:
-    station = Station(tape(10, warning))
+    station = Stacker(tape(10, warning))
     with pytest.raises(EndOfTapeError, match=r"the tape is full, with \d+ bytes to go") as caught:
         station.backup(DISK)
     assert "on_volume_full" in caught.value.hint
@@ -519,14 +514,14 @@ def test_the_end_of_the_tape_without_anybody_to_ask(warning: int) -> None:
 
 def test_without_anybody_to_ask_the_warning_zone_is_used() -> None:
     records = _records_of(DISK)
-    station = Station(tape(records, 5))
+    station = Stacker(tape(records, 5))
     station.backup(DISK)
     station.tape.release()
     assert shown(volumes(station, _set_id(station))) == [(1, True, False)]
     assert station.restore() == DISK
 
 
-def _set_id(station: Station) -> str:
+def _set_id(station: Stacker) -> str:
     [entry] = scan(station.shelf[0])
     assert entry.set_id
     return entry.set_id
@@ -540,7 +535,7 @@ def test_an_operator_who_gives_up() -> None:
     def give_up(request: VolumeRequest) -> None:
         raise OperatorError
 
-    station = Station(tape(10, 3))
+    station = Stacker(tape(10, 3))
     with pytest.raises(OperatorError):
         station.backup(DISK, on_volume_full=give_up)
     # The drive can be used again.
@@ -550,7 +545,7 @@ def test_an_operator_who_gives_up() -> None:
 
 
 def test_what_is_asked_for() -> None:
-    station = Station(tape(10, 3), tape(100))
+    station = Stacker(tape(10, 3), tape(100))
     result = station.backup(DISK, on_volume_full=station.next_tape)
     [request] = station.requests
     assert request.drive is station.tape
@@ -568,7 +563,7 @@ def test_the_drive_is_free_while_the_operator_is_asked() -> None:
         assert not station.double.in_use
         station.next_tape(request)
 
-    station = Station(tape(10, 3))
+    station = Stacker(tape(10, 3))
     station.backup(DISK, on_volume_full=look)
     station.requests.clear()
     assert station.restore() == DISK
@@ -588,7 +583,7 @@ def test_a_tape_that_will_not_do_is_asked_for_again(blocked: str) -> None:
             station.double.load(station.shelf[0])
         return None
 
-    station, requests = Station(tape(10, 3)), list[VolumeRequest]()
+    station, requests = Stacker(tape(10, 3)), list[VolumeRequest]()
     station.backup(DISK, on_volume_full=answer)
     problems = [r.problem or "" for r in requests]
     wanted = {"protected": "write-protected", "empty": "not ready", "same": "still the tape"}
@@ -611,7 +606,7 @@ def test_nobody_is_asked_for_ever(blocked: str, error: type[Exception]) -> None:
         if blocked == "protected" and len(requests) == 1:
             station.double.load(Tape(protected=True))
 
-    station, requests = Station(tape(10, 3)), list[VolumeRequest]()
+    station, requests = Stacker(tape(10, 3)), list[VolumeRequest]()
     with pytest.raises(error):
         station.backup(DISK, on_volume_full=answer)
     assert len(requests) == MAX_REQUESTS
@@ -624,12 +619,12 @@ def test_nobody_is_asked_for_ever(blocked: str, error: type[Exception]) -> None:
 
 def second_drive(cartridge: Cartridge) -> tuple[FakeDrive, TapeDrive]:
     double = FakeDrive(cartridge)
-    return double, TapeDrive("/dev/nst1", open_device=double.open)
+    return double, impatient(TapeDrive("/dev/nst1", open_device=double.open))
 
 
 @pytest.mark.parametrize("warning", [0, 3])
 def test_the_next_tape_may_be_in_another_drive(warning: int) -> None:
-    station = Station(tape(10, warning))
+    station = Stacker(tape(10, warning))
     double, drive = second_drive(tape(100))
     requests = []
 
@@ -657,7 +652,7 @@ def test_the_next_tape_may_be_in_another_drive(warning: int) -> None:
 
 def test_two_drives_take_turns() -> None:
     cartridges = [tape(10, 3) for _ in range(20)]
-    station = Station(cartridges[0])
+    station = Stacker(cartridges[0])
     double, drive = second_drive(cartridges[1])
     used = [0, 1]
 
@@ -683,7 +678,7 @@ def test_two_drives_take_turns() -> None:
 def test_a_short_foreign_file_hides_nothing_behind_it() -> None:
     """Looking for what it is reads over its filemark."""
     cartridge = with_label(Cartridge(), [b"short", b"shorter"])
-    station = Station(cartridge)
+    station = Stacker(cartridge)
     station.backup(DISK)
     station.tape.release()
     entries = scan(cartridge)
@@ -698,9 +693,9 @@ def test_a_short_foreign_file_hides_nothing_behind_it() -> None:
 # --- Restore ---
 
 
-def set_of_tapes(warning: float = 3, **options: Any) -> Station:
+def set_of_tapes(warning: float = 3, **options: Any) -> Stacker:
     """A backup on three tapes."""
-    station = Station(*(tape(7, warning) for _ in range(3)))
+    station = Stacker(*(tape(7, warning) for _ in range(3)))
     station.backup(DISK, on_volume_full=station.next_tape, **options)
     station.tape.release()
     station.requests.clear()
@@ -709,7 +704,7 @@ def set_of_tapes(warning: float = 3, **options: Any) -> Station:
 
 
 def restore_from(
-    station: Station, answer: Callable[[VolumeRequest], TapeDrive | None] | None
+    station: Stacker, answer: Callable[[VolumeRequest], TapeDrive | None] | None
 ) -> MemorySink:
     station.load(0)
     station.tape.rewind()

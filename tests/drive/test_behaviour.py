@@ -17,8 +17,8 @@ import pytest
 
 from tapestream.drive.device import Command, DeviceStatus, Flag, TapeDevice
 
-from .conftest import FakeStation, Fault, MachineStation, Station
 from .fake import Cartridge, FakeDrive, Resets
+from .stations import FakeStation, Fault, MachineStation, Station
 
 K = 1024
 SIZE = 64 * K

@@ -23,8 +23,8 @@ from tapestream.drive.records import (
     check_record_size,
 )
 from tapestream.errors import DriveBusyError, EndOfTapeError, TapeError, UsageError
+from tests.tape.backups import noise
 
-from .backups import noise
 from .fake import Cartridge, FakeDevice, FakeDrive
 
 KIB, MIB = 1024, 1024**2

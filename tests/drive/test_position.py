@@ -27,14 +27,9 @@ from tapestream.errors import (
 )
 from tapestream.tape import TapeDrive
 from tapestream.testing.memory import MemorySink, MemorySource
-
-from . import generic
-from .conftest import FakeStation, MachineStation, Station
-from .fake import Cartridge, FakeDrive, Resets
-from .tapes import (
+from tests.tape.tapes import (
     KIB,
     RECORD,
-    Interrupted,
     backup,
     change_tape,
     disk,
@@ -44,6 +39,11 @@ from .tapes import (
     restore_disk,
     tape_drive,
 )
+
+from . import generic
+from .fake import Cartridge, FakeDrive, Resets
+from .stations import FakeStation, MachineStation, Station
+from .watched import Interrupted
 
 MIB = 1024 * KIB
 NEW = disk(4, 40 * RECORD)
