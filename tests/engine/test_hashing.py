@@ -10,14 +10,21 @@ import time
 import tracemalloc
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from typing_extensions import Buffer
 
-from tapestream.engine.hashing import BlockHasher
+from tapestream import DiscardSink, Extent, copy
+from tapestream.backend import abilities
+from tapestream.backend.abilities import ability
+from tapestream.engine.hashing import BlockHasher, HashingSource
+from tapestream.engine.options import CopyKeywords
 from tapestream.model.blockhash import BLOCK_SIZE, BlockHash
+from tapestream.model.extents import Extents
+from tapestream.testing.memory import MemorySource
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -329,3 +336,117 @@ def test_only_what_came_too_early_is_kept() -> None:
     finally:
         tracemalloc.stop()
     assert hasher.result().checksum == expected
+
+
+# --- The wrapper of a source that is copied ---
+
+PAGE = 4096
+NOISE = random.Random(3).randbytes(64 * PAGE)
+# Two pages of data, one of zeros, and so on. What lies in the zeros is noise, too.
+EXTENTS = [
+    Extent(start, (1 if zero else 2) * PAGE, zero=zero)
+    for third in range(0, 63 * PAGE, 3 * PAGE)
+    for start, zero in ((third, False), (third + 2 * PAGE, True))
+] + [Extent(63 * PAGE, PAGE)]
+IMAGE = b"".join(
+    bytes(e.length) if e.zero else NOISE[e.start : e.start + e.length] for e in EXTENTS
+)
+HASH = BlockHash(reference(IMAGE))
+
+
+@pytest.mark.parametrize("max_gap", [0, PAGE])
+@pytest.mark.parametrize("readers", [1, 4])
+def test_gaps_that_are_read_through_are_not_hashed(max_gap: int, readers: int) -> None:
+    src = MemorySource(NOISE, EXTENTS, max_readers=readers)
+    options: CopyKeywords = {
+        "max_workers": readers,
+        "buffer_size": PAGE,
+        "buffer_memory": 16 * PAGE,
+        "max_gap": max_gap,
+        "block_hash": True,
+    }
+    result = copy(src, DiscardSink(), **options)
+    assert result.block_hash == HASH
+    assert (result.read_bytes > result.data_bytes) == bool(max_gap)
+
+
+class Able(MemorySource):
+    """Has every ability of a source, and its readers those of a reader."""
+
+    device = None
+    digest_name = "md5"
+    server_is_local = True
+    place = "here"
+    missing_until: int | None = None
+
+    def finish(self) -> str:  # type: ignore[override]
+        self.finished = False  # may be called again
+        super().finish()
+        return self.digest_name
+
+    def cancel(self) -> None:
+        pass
+
+    def keep_alive(self) -> None:
+        pass
+
+    def rewind(self) -> None:
+        pass
+
+    def check_complete(self) -> None:
+        pass
+
+    def read_order(self) -> None:
+        pass
+
+
+OF_A_SOURCE = [
+    abilities.Cancels,
+    abilities.KeepsAlive,
+    abilities.HasPlace,
+    abilities.HasLocalServer,
+    abilities.HasDigests,
+    abilities.ChecksItself,
+    abilities.ChecksEnd,
+    abilities.Rewinds,
+    abilities.HoldsDevice,
+    abilities.HasReadOrder,
+]
+
+
+@pytest.mark.parametrize("kind", OF_A_SOURCE)
+def test_the_wrapper_loses_no_ability_of_a_source(kind: Any) -> None:
+    src = Able(NOISE, EXTENTS)
+    assert ability(HashingSource(src, Extents.of(EXTENTS)), kind) is src
+
+
+@pytest.mark.parametrize("kind", [abilities.Cancels, abilities.Prefetches])
+def test_the_wrapper_loses_no_ability_of_a_reader(kind: Any) -> None:
+    src = MemorySource(NOISE, EXTENTS)
+    src.extents()
+    assert ability(HashingSource(src, Extents.of(EXTENTS)).open_reader(), kind) is src.readers[0]
+
+
+def test_missing_data_is_read_for_its_zeros() -> None:
+    class Missing(Able):
+        missing_until = 4 * PAGE
+
+    image = bytes(4 * PAGE) + IMAGE[4 * PAGE :]
+    src = Missing(bytes(4 * PAGE) + NOISE[4 * PAGE :], EXTENTS)
+    result = copy(src, DiscardSink(), block_hash=True)
+    assert result.block_hash == BlockHash(reference(image))
+    assert result.data_bytes == sum(e.length for e in EXTENTS if not e.zero)
+
+
+def test_what_is_sent_again_is_hashed_once() -> None:
+    class Losing(DiscardSink):
+        losses: Any = iter([[(0, 2 * PAGE)], [(PAGE, 9 * PAGE)]])
+
+        def lost(self) -> Any:
+            return next(self.losses, ())
+
+    src = Able(NOISE, EXTENTS)
+    result = copy(src, Losing(), block_hash=True)
+    assert result.block_hash == HASH
+    assert result.verified == "md5"
+    assert len(src.readers) > 1
