@@ -189,9 +189,6 @@ class SlowHash:
             self._gate.pass_through()
         return self._hash.digest()
 
-    def hexdigest(self) -> str:
-        return self._hash.hexdigest()
-
 
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_nobody_waits_for_a_thread_that_hashes(when: str) -> None:

@@ -11,10 +11,11 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache, partial
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from typing_extensions import Buffer, override
 
+from ..backend.abilities import Hash
 from ..backend.checks import info_of, place_of
 from ..backend.forwarding import ForwardingReader, ForwardingSource
 from ..backend.protocols import Reader, Source
@@ -27,22 +28,6 @@ from ..model.info import disk_of
 _MANY = 4096
 _ZEROS = memoryview(bytes(BLOCK_SIZE))
 _new_hash = partial(hashlib.blake2b, digest_size=32)
-
-
-class Hash(Protocol):
-    """What hashlib makes."""
-
-    def update(self, data: Buffer, /) -> None:
-        """Take the next bytes."""
-        ...
-
-    def digest(self) -> bytes:
-        """The digest of all bytes so far."""
-        ...
-
-    def hexdigest(self) -> str:
-        """The same, in hexadecimal."""
-        ...
 
 
 class HashingSource(ForwardingSource):
@@ -130,8 +115,10 @@ class BlockHasher:
         block_size: int = BLOCK_SIZE,
         new_hash: Callable[[], Hash] = _new_hash,
     ) -> None:
+        self._size = size
         self._block_size = block_size
-        self._layout = _layout(size, data, block_size, new_hash)
+        self._new_hash = new_hash
+        self._layout = self._lay_out(data)
         self._due: deque[_Block | _Zeros] = deque()  # laid out, not yet in the hash of the disk
         self._open: dict[int, _Block] = {}  # by their starts: those that are not yet complete
         self._hash = new_hash()
@@ -163,7 +150,7 @@ class BlockHasher:
         self._drain()
         if self._due:
             raise RuntimeError("not all data of the disk came to its block hash")
-        return BlockHash(self._hash.hexdigest(), block_size=self._block_size)
+        return BlockHash(self._hash.digest().hex(), block_size=self._block_size)
 
     def _take(self, start: int, data: memoryview) -> None:
         """Hash a piece of one block, and all pieces that waited for it; or let it wait."""
@@ -194,6 +181,31 @@ class BlockHasher:
                 self._open[entry.start] = entry
         return self._open[start]
 
+    def _lay_out(self, data: Iterable[tuple[int, int]]) -> Iterator[_Block | _Zeros]:
+        """Cut the disk into blocks with data, and blocks without, in ascending order."""
+        block: _Block | None = None
+        end = 0  # of the last block
+        for start, length in data:
+            for first, last in _cut(start, start + length, self._block_size):
+                if block is None or first >= end:
+                    if block is not None:
+                        yield block
+                    begin = first - first % self._block_size
+                    yield from self._zeros(end, begin)
+                    end = min(begin + self._block_size, self._size)
+                    block = _Block(begin, end, self._new_hash())
+                block.add(first, last)
+        if block is not None:
+            yield block
+        yield from self._zeros(end, self._size)
+
+    def _zeros(self, start: int, end: int) -> Iterator[_Zeros]:
+        blocks, rest = divmod(end - start, self._block_size)
+        if blocks:
+            yield _Zeros(blocks, self._block_size)
+        if rest:
+            yield _Zeros(1, rest)
+
     def _complete(self, block: _Block) -> None:
         with self._lock:
             del self._open[block.start]
@@ -220,7 +232,7 @@ class BlockHasher:
 
 
 class _Zeros(NamedTuple):
-    """Blocks without data: so many of them, each of `length` bytes."""
+    """Blocks without data: how many, and the bytes in each."""
 
     blocks: int
     length: int
@@ -231,7 +243,7 @@ class _Zeros(NamedTuple):
         return True
 
     def digests(self) -> Iterator[bytes]:
-        """The digests of all blocks, many at a time."""
+        """The digests of all blocks, many in one piece."""
         digest = _digest_of_zeros(self.length)
         for first in range(0, self.blocks, _MANY):
             yield digest * min(_MANY, self.blocks - first)
@@ -265,12 +277,12 @@ class _Block:
         self._hash = block_hash
 
     def add(self, start: int, end: int) -> None:
-        """Hear of a stretch of data, in ascending order, before anything is fed."""
+        """Add a stretch of data, in ascending order, before anything is fed."""
         self._data.append((start, end))
 
     @property
     def next(self) -> int:
-        """Offset of the data that is to be fed next; of no use while busy, or when complete."""
+        """Offset of the data to feed next. Undefined while busy, or when complete."""
         return max(self._at, self._data[0][0])
 
     def feed(self, piece: Buffer) -> None:
@@ -293,38 +305,9 @@ class _Block:
         self._at = end
 
 
-def _layout(
-    size: int, data: Iterable[tuple[int, int]], block_size: int, new_hash: Callable[[], Hash]
-) -> Iterator[_Block | _Zeros]:
-    """Cut a disk into blocks with data, and blocks without, in ascending order."""
-    block: _Block | None = None
-    end = 0  # of the last block
-    for start, length in data:
-        for first, last in _cut(start, start + length, block_size):
-            if block is None or first >= end:
-                if block is not None:
-                    yield block
-                begin = first - first % block_size
-                yield from _zeros(end, begin, block_size)
-                end = min(begin + block_size, size)
-                block = _Block(begin, end, new_hash())
-            block.add(first, last)
-    if block is not None:
-        yield block
-    yield from _zeros(end, size, block_size)
-
-
 def _cut(start: int, end: int, block_size: int) -> Iterator[tuple[int, int]]:
     """Cut a stretch at the borders of the blocks."""
     while start < end:
         border = start - start % block_size + block_size
         yield start, min(border, end)
         start = border
-
-
-def _zeros(start: int, end: int, block_size: int) -> Iterator[_Zeros]:
-    blocks, rest = divmod(end - start, block_size)
-    if blocks:
-        yield _Zeros(blocks, block_size)
-    if rest:
-        yield _Zeros(1, rest)

@@ -160,11 +160,7 @@ class Pipeline:
             chunk, buffer, digests = filled.chunk, filled.buffer, filled.digests
             if digests is None and buffer is not None:
                 digests = hasher.digests(chunk, buffer)
-            digested = 0
-            for segment, digest in digests or ():
-                if takes is not None:
-                    done(takes, "digested", *segment, digest)
-                    digested += segment.length
+            digested = 0 if takes is None else _hand_over(digests or (), takes)
             for start, length, data in self._operations(chunk, buffer):
                 if data is None:
                     zero(writer, start, length)
@@ -182,6 +178,13 @@ class Pipeline:
         if self.ordered:
             return one_by_one(chunk, buffer)
         return coalesced(chunk, buffer, self.coalesce_zeros)
+
+
+def _hand_over(digests: Sequence[SegmentDigest], writer: TakesDigests) -> int:
+    """Give digests to the writer; the bytes in their segments."""
+    for (start, length), digest in digests:
+        done(writer, "digested", start, length, digest)
+    return sum(segment.length for segment, _ in digests)
 
 
 class _SegmentHasher:
