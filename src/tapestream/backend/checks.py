@@ -191,42 +191,42 @@ def _border_sum(start: int, length: int, kind: Kind) -> int:
     return hash((start, kind)) - hash((start + length, kind))
 
 
-def number_of(party: object, name: str, *, least: int) -> int:
+def number_of(backend: object, name: str, *, least: int) -> int:
     """A number that a backend says of itself.
 
     Raises:
         BackendError: It is no whole number.
         UsageError: It is less than `least`.
     """
-    value = getattr(party, name)
+    value = getattr(backend, name)
     if type(value) is not int:
-        raise BackendError(f"{class_of(party)}.{name} is {_shown(value)}, not a whole number")
+        raise BackendError(f"{class_of(backend)}.{name} is {_shown(value)}, not a whole number")
     if value < least:
-        raise UsageError(f"{class_of(party)}.{name} is {value}: it must be at least {least}")
+        raise UsageError(f"{class_of(backend)}.{name} is {value}: it must be at least {least}")
     return value
 
 
-def flag_of(party: object | None, name: str) -> bool:
+def flag_of(backend: object | None, name: str) -> bool:
     """True or False, which a backend says of itself; False if there is none with this ability.
 
     Raises:
         BackendError: It is neither, such as a method that was not called.
     """
-    value = False if party is None else getattr(party, name)
+    value = False if backend is None else getattr(backend, name)
     if not isinstance(value, bool):
-        raise BackendError(f"{class_of(party)}.{name} is {_shown(value)}, not True or False")
+        raise BackendError(f"{class_of(backend)}.{name} is {_shown(value)}, not True or False")
     return value
 
 
-def text_of(party: object | None, name: str) -> str | None:
+def text_of(backend: object | None, name: str) -> str | None:
     """A name that a backend says of itself; None if there is none with this ability.
 
     Raises:
         BackendError: It is no text.
     """
-    value = None if party is None else getattr(party, name)
+    value = None if backend is None else getattr(backend, name)
     if value is not None and not isinstance(value, str):
-        raise BackendError(f"{class_of(party)}.{name} is {_shown(value)}, not a str or None")
+        raise BackendError(f"{class_of(backend)}.{name} is {_shown(value)}, not a str or None")
     return value
 
 
@@ -340,7 +340,7 @@ def zero(writer: Writer, start: int, length: int) -> None:
         _check_count(writer, "zero", start, length, returned)
 
 
-def done(party: object, name: str, *args: object) -> object:
+def done(backend: object, name: str, *args: object) -> object:
     """Call a method that has done its work when it returns. An awaitable has not even begun.
 
     Returns:
@@ -349,9 +349,9 @@ def done(party: object, name: str, *args: object) -> object:
     Raises:
         BackendError: It returned an awaitable, or False.
     """
-    returned: object = getattr(party, name)(*args)
+    returned: object = getattr(backend, name)(*args)
     if returned is False or hasattr(returned, "__await__"):
-        raise BackendError(f"{class_of(party)}.{name}() returned {_shown(returned)}, not None")
+        raise BackendError(f"{class_of(backend)}.{name}() returned {_shown(returned)}, not None")
     return returned
 
 
@@ -423,19 +423,19 @@ def new_hash_of(sink: Sink) -> Callable[[], Hash | None] | None:
     return new_hash
 
 
-def class_of(party: object) -> str:
+def class_of(backend: object) -> str:
     """The name of a backend's class, for errors. Not its text, which may be a transfer URL."""
-    return type(party).__qualname__
+    return type(backend).__qualname__
 
 
-def _opened(party: object, name: str, protocol: type) -> object:
+def _opened(backend: object, name: str, protocol: type) -> object:
     opened: object = None
     try:
-        opened = getattr(party, name)()
+        opened = getattr(backend, name)()
         missing = _missing(opened, protocol)
         if missing:
             raise BackendError(
-                f"{class_of(party)}.{name}() returned {_shown(opened)}, which has no "
+                f"{class_of(backend)}.{name}() returned {_shown(opened)}, which has no "
                 f"{' and no '.join(missing)}"
             )
         prefetches = ability(opened, Prefetches)
@@ -449,43 +449,44 @@ def _opened(party: object, name: str, protocol: type) -> object:
         raise
 
 
-def _check_core(party: object, protocol: type, needed: str, example: str) -> None:
-    if isinstance(party, type):
+def _check_core(backend: object, protocol: type, needed: str, example: str) -> None:
+    if isinstance(backend, type):
         raise UsageError(
-            f"{needed}, not the class {party.__qualname__} itself", hint=f"For example: {example}."
+            f"{needed}, not the class {backend.__qualname__} itself",
+            hint=f"For example: {example}.",
         )
-    missing = _missing(party, protocol)
+    missing = _missing(backend, protocol)
     opens = "open_reader" if protocol is Source else "open_writer"
     if opens in missing:
-        raise UsageError(f"{needed}, not a {class_of(party)}", hint=f"For example: {example}.")
+        raise UsageError(f"{needed}, not a {class_of(backend)}", hint=f"For example: {example}.")
     if missing:
         raise UsageError(
-            f"{needed}, but {class_of(party)} has no {' and no '.join(missing)}",
+            f"{needed}, but {class_of(backend)} has no {' and no '.join(missing)}",
             hint="docs/own-backend.md says what a source and a sink must have.",
         )
 
 
-def _missing(party: object, protocol: type) -> list[str]:
+def _missing(backend: object, protocol: type) -> list[str]:
     """The names of the core that this backend does not have."""
     core: Iterable[str] = protocol.__abstractmethods__  # type: ignore[attr-defined]
-    return [name for name in sorted(core) if not has(party, name)]
+    return [name for name in sorted(core) if not has(backend, name)]
 
 
-def _check_count(party: object, name: str, start: int, length: int, returned: object) -> None:
+def _check_count(backend: object, name: str, start: int, length: int, returned: object) -> None:
     if type(returned) is int and returned == length:
         return
     raise BackendError(
-        f"{class_of(party)}.{name}() at offset {start} returned {_shown(returned)} for {length} "
+        f"{class_of(backend)}.{name}() at offset {start} returned {_shown(returned)} for {length} "
         "bytes: it must do all of it, or raise an error, and return None"
     )
 
 
-def _take_back(party: object, name: str, start: int, buffer: memoryview) -> None:
+def _take_back(backend: object, name: str, start: int, buffer: memoryview) -> None:
     try:
         buffer.release()
     except BufferError:
         raise BackendError(
-            f"{class_of(party)}.{name}() at offset {start} still uses its buffer after it "
+            f"{class_of(backend)}.{name}() at offset {start} still uses its buffer after it "
             "returned: the buffer is used again for other data"
         ) from None
 

@@ -1,4 +1,4 @@
-"""What is closed at the end of a `with` block."""
+"""Sources and sinks in a `with` block, and what closing one does to the copy that uses it."""
 
 from __future__ import annotations
 
@@ -12,33 +12,24 @@ from typing_extensions import Self
 
 from .running import end_copy, joins
 
-# These methods end a source or sink; the word is for the error.
-_ENDINGS = {"close": "closed", "abort": "aborted"}
-# With these methods a copy begins to use it.
-_BEGINNINGS = ("begin", "open_reader")
-
 
 class Closing(Protocol):
     """A context manager that closes itself, and first ends the copy that uses it.
 
-    This holds in every class that inherits from this one: its `close` and `abort`, and the methods
-    with which a copy begins to use it, are wrapped here.
+    Every class that inherits from this one defines its own `close`, and perhaps `abort`, `begin`
+    and `open_reader`. They are wrapped here: the first two end a copy, the others begin one.
     """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        for name, method in list(vars(cls).items()):
-            if not isinstance(method, FunctionType):
-                continue
-            if name in _ENDINGS:
-                setattr(cls, name, _ending_its_copy(method, _ENDINGS[name]))
-            elif name in _BEGINNINGS:
-                setattr(cls, name, _joining_a_copy(method))
+        for name, wrapped_by in _WRAPPED_BY.items():
+            method = vars(cls).get(name)
+            if isinstance(method, FunctionType):
+                setattr(cls, name, wrapped_by(method))
 
     @abstractmethod
     def close(self) -> None:
         """Release everything. May be called more than once."""
-        ...
 
     def __enter__(self) -> Self:
         return self
@@ -52,7 +43,7 @@ class Closing(Protocol):
         self.close()
 
 
-def _ending_its_copy(method: Callable[[Any], None], doing: str) -> Callable[[Any], None]:
+def _ends_its_copy(doing: str, method: Callable[[Any], None]) -> Callable[[Any], None]:
     @wraps(method)
     def close(self: Any) -> None:
         if end_copy(self, doing, partial(method, self)):
@@ -61,10 +52,19 @@ def _ending_its_copy(method: Callable[[Any], None], doing: str) -> Callable[[Any
     return close
 
 
-def _joining_a_copy(method: Callable[..., Any]) -> Callable[..., Any]:
+def _joins_a_copy(method: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(method)
     def begin(self: Any, *args: Any) -> Any:
         joins(self)
         return method(self, *args)
 
     return begin
+
+
+# The words are for the error that the copy raises.
+_WRAPPED_BY: dict[str, Callable[..., Callable[..., Any]]] = {
+    "close": partial(_ends_its_copy, "closed"),
+    "abort": partial(_ends_its_copy, "aborted"),
+    "begin": _joins_a_copy,
+    "open_reader": _joins_a_copy,
+}

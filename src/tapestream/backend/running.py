@@ -1,7 +1,7 @@
-"""The copies that run, and what each of them uses. Closing that ends its copy first.
+"""The copies that run now, and which sources and sinks each uses: closing one ends its copy first.
 
-A descriptor that is closed under a thread of a copy is dangerous: the next file that the program
-opens gets its number, and that thread would write or read it instead.
+A descriptor must not be closed while a thread of a copy uses it. The next file that the program
+opens gets the same number, and that thread would read or write that file instead.
 
     close() from another thread        ends the copy, waits for its end, then closes
     close() from a thread of the copy  ends the copy, which closes it at its end
@@ -19,11 +19,12 @@ from .abilities import cancel
 
 log = logging.getLogger("tapestream.copy")
 
-# Whoever waits for the end of a copy cancels it again this often, in seconds: a call that began to
-# block after it was cancelled would block on.
+# Whoever waits for the end of a copy cancels it again this often, in seconds: a call may begin to
+# block just after it was cancelled.
 CANCEL_AGAIN = 0.2
 
-# Protects the two below. A signal handler may run in the middle, in the same thread.
+# Protects `_users` and every `Running`. Not a plain lock: a signal handler may close a source in
+# the middle, in the same thread.
 _lock = threading.RLock()
 _users: dict[int, Running] = {}
 _here = threading.local()
@@ -33,8 +34,8 @@ class Running:
     """A copy that runs.
 
     Attributes:
-        is_ending: Its threads have ended: what closes its sink from now on is the copy itself.
-        outer: The copy whose source, sink or callback makes this one; None for others.
+        is_ending: Its threads have ended. Whatever closes its sink from now on is the copy itself.
+        outer: The copy in whose source, sink or callback this one was started; None for others.
     """
 
     def __init__(self) -> None:
@@ -47,49 +48,49 @@ class Running:
         self._ended = threading.Event()
         self.outer = current()
 
-    def use(self, *parties: object) -> None:
-        """Count sources and sinks among those that this copy was given.
+    def use(self, *backends: object) -> None:
+        """Note that this copy was given these sources and sinks.
 
         Raises:
             UsageError: Another copy uses one of them.
         """
         with _lock:
-            for party in parties:
-                self._take(party, self._given)
+            for backend in backends:
+                self._take(backend, self._given)
 
-    def join(self, party: object) -> None:
-        """Count a source or sink that another one wraps among what this copy uses.
+    def join(self, backend: object) -> None:
+        """Note that this copy uses a source or sink that another one wraps.
 
         Raises:
             UsageError: Another copy uses it.
         """
         with _lock:
-            if id(party) not in _users or _users[id(party)] is not self:
-                self._take(party, self._joined)
+            if id(backend) not in _users or _users[id(backend)] is not self:
+                self._take(backend, self._joined)
 
-    def _take(self, party: object, parties: list[object]) -> None:
-        user = _users.get(id(party))
+    def _take(self, backend: object, backends: list[object]) -> None:
+        user = _users.get(id(backend))
         if user not in (None, self) and not self.is_inside(user):
             raise UsageError(
-                f"another copy uses this {type(party).__name__} now",
+                f"another copy uses this {type(backend).__name__} now",
                 hint="Wait until it ends, or open a source or sink of its own for each copy.",
             )
-        parties.append(party)
-        _users.setdefault(id(party), self)
+        backends.append(backend)
+        _users.setdefault(id(backend), self)
 
     @property
     def has_ended(self) -> bool:
-        """True when it uses nothing any more."""
+        """True when it no longer uses anything."""
         return self._ended.is_set()
 
     def check(self) -> None:
-        """Raise why this copy was ended, if it was."""
+        """Raise the error that ended this copy, if one did."""
         if self._error is not None:
             raise self._error
 
     @contextmanager
     def failing(self, fail: Callable[[BaseException], None]) -> Iterator[None]:
-        """If this copy must end, let `fail` end what is done in this block."""
+        """Let `fail` end what is done in this block, if this copy must end."""
         try:
             with _lock:
                 self._fail = fail
@@ -109,25 +110,25 @@ class Running:
             _here.running = before
 
     def stop(self, error: BaseException) -> None:
-        """End this copy with an error, unless it has one already: it fails soon."""
+        """Make this copy fail soon, with this error unless it has one already."""
         with _lock:
             self._error = self._error or error
-            fail, parties = self._fail, [*self._given]
+            fail, backends = self._fail, [*self._given]
         if fail is not None:
             fail(self._error)
             return
-        for party in parties:
+        for backend in backends:
             try:
-                cancel(party)
+                cancel(backend)
             except Exception:
                 log.exception("a source or sink could not be cancelled")
 
     def end(self) -> None:
-        """Let others use what this copy has used, and close what was to be closed at its end."""
+        """Let others use what this copy has used, and do what was left to close at its end."""
         with _lock:
-            for party in (*self._given, *self._joined):
-                if _users.get(id(party)) is self:
-                    del _users[id(party)]
+            for backend in (*self._given, *self._joined):
+                if _users.get(id(backend)) is self:
+                    del _users[id(backend)]
         self._ended.set()
         self._given, self._joined = [], []
         while self._closes:
@@ -144,16 +145,16 @@ class Running:
             inner = inner.outer
         return inner is not None
 
-    def end_for(self, party: object, doing: str, close: Callable[[], None]) -> bool:
+    def end_for(self, backend: object, doing: str, close: Callable[[], None]) -> bool:
         """See `end_copy`."""
         mine = current()
         if mine is not None and mine.is_inside(self):
-            if self.is_ending or not any(each is party for each in self._given):
-                return True  # it is done with it, or whoever wraps it is
+            if self.is_ending or not any(each is backend for each in self._given):
+                return True  # the copy no longer uses it, or only the wrapper that closes it does
             self._closes.append(close)
-            self.stop(_ended_by(party, doing))
+            self.stop(_ended_by(backend, doing))
             return False
-        error = _ended_by(party, doing)
+        error = _ended_by(backend, doing)
         while not self._ended.wait(CANCEL_AGAIN if self._error else 0):
             self.stop(error)
         return True
@@ -168,7 +169,7 @@ def current() -> Running | None:
 
 
 @contextmanager
-def running(*parties: object) -> Iterator[Running]:
+def running(*backends: object) -> Iterator[Running]:
     """Run a copy in this block, and in this thread, that uses these sources and sinks.
 
     Raises:
@@ -178,7 +179,7 @@ def running(*parties: object) -> Iterator[Running]:
     try:
         try:
             with copy.here():
-                copy.use(*parties)
+                copy.use(*backends)
                 yield copy
         finally:
             copy.end()
@@ -186,33 +187,33 @@ def running(*parties: object) -> Iterator[Running]:
         copy.end()  # an interrupt may have come in the middle
 
 
-def joins(party: object) -> None:
-    """Note that the copy of this thread, if there is one, uses a source or sink.
+def joins(backend: object) -> None:
+    """Note that the copy of this thread, if any, uses a source or sink that another one wraps.
 
     Raises:
         UsageError: Another copy uses it.
     """
     copy = current()
     if copy is not None:
-        copy.join(party)
+        copy.join(backend)
 
 
-def uses(*parties: object) -> None:
-    """Count sources and sinks among those that the copy of this thread was given.
+def uses(*backends: object) -> None:
+    """Note that the copy of this thread, if any, was given these sources and sinks.
 
     Raises:
         UsageError: Another copy uses one of them.
     """
     copy = current()
     if copy is not None:
-        copy.use(*parties)
+        copy.use(*backends)
 
 
-def end_copy(party: object, doing: str, close: Callable[[], None]) -> bool:
-    """End the copy that uses a source or sink, before it is closed, and wait for its end.
+def end_copy(backend: object, doing: str, close: Callable[[], None]) -> bool:
+    """End the copy that uses a source or sink, and wait for its end, before it is closed.
 
     Args:
-        party: The source or sink.
+        backend: The source or sink.
         doing: What is done to it: "closed".
         close: Closes it.
 
@@ -221,10 +222,12 @@ def end_copy(party: object, doing: str, close: Callable[[], None]) -> bool:
         ended.
     """
     with _lock:
-        copy = _users.get(id(party))
-    return copy is None or copy.end_for(party, doing, close)
+        copy = _users.get(id(backend))
+    return copy is None or copy.end_for(backend, doing, close)
 
 
-def _ended_by(party: object, doing: str) -> ClosedError:
+def _ended_by(backend: object, doing: str) -> ClosedError:
     name = threading.current_thread().name
-    return ClosedError(f"the {type(party).__name__} was {doing} during its copy, by thread {name}")
+    return ClosedError(
+        f"the {type(backend).__name__} was {doing} during its copy, by thread {name}"
+    )

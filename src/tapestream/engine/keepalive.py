@@ -24,7 +24,7 @@ PATIENCE = 1.0
 
 @contextmanager
 def keep_alive_during(
-    *parties: Source | Sink, run: Running, interval: float = INTERVAL, patience: float = PATIENCE
+    *backends: Source | Sink, run: Running, interval: float = INTERVAL, patience: float = PATIENCE
 ) -> Iterator[None]:
     """Keep what expires in sources and sinks alive in this block, each from a thread of its own.
 
@@ -32,7 +32,7 @@ def keep_alive_during(
     does not answer.
 
     Args:
-        parties: The sources and sinks.
+        backends: The sources and sinks.
         run: The copy that uses them.
         interval: Seconds between two calls.
         patience: Seconds to wait at the end for calls that are still running.
@@ -45,8 +45,8 @@ def keep_alive_during(
             name="tapestream-keep-alive",
             daemon=True,
         )
-        for party in parties
-        if (alive := ability(party, KeepsAlive)) is not None
+        for backend in backends
+        if (alive := ability(backend, KeepsAlive)) is not None
     ]
     try:
         try:
