@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 from functools import partial, wraps
-from types import FunctionType, TracebackType
+from types import FunctionType
 from typing import Any, Protocol
 
 from typing_extensions import Self
@@ -34,12 +34,7 @@ class Closing(Protocol):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         self.close()
 
 
