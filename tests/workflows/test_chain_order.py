@@ -368,3 +368,21 @@ def test_a_disk_that_grew_by_data_across_the_old_end() -> None:
     more = MemorySource(b"b" * size, [Extent(0, size, dirty=False)], info=info(2))
     with pytest.raises(ChainError):
         restore_chain([full, more], MemorySink())
+
+
+def test_a_backup_that_became_a_full_one_is_the_base_of_the_chain() -> None:
+    """A server may fall back, which only the extents show: what is before is not read."""
+
+    class FallsBack(MemorySource):
+        def extents(self) -> Any:
+            self.info = replace(self.info, size=16, context="zero", fallback=True)
+            return super().extents()
+
+    old = MemorySource(b"a" * 16, info=info(1, full=True))
+    live = FallsBack(b"b" * 16)
+    live.info = info(2)
+    last = MemorySource(
+        b"c" * 16, [Extent(0, 8, dirty=True), Extent(8, 8, dirty=False)], info=info(3)
+    )
+    assert restored([old, live, last]) == b"c" * 8 + b"b" * 8
+    assert old.readers == []
