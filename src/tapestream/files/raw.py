@@ -6,7 +6,9 @@ import io
 import logging
 import os
 import stat
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from typing_extensions import override
 
@@ -154,7 +156,8 @@ class RawImageSink(Sink):
     _file: AtomicFile | None = None
     _device: io.FileIO | None = None
     _writer: _RawWriter | None = None
-    _is_ready = False
+    # Empties the image or sets its size, once the readers of the source are open.
+    _prepare: Callable[[], None] | None = None
     _ended = True
 
     def __init__(self, path: str | os.PathLike[str], *, size: int | None = None) -> None:
@@ -176,7 +179,6 @@ class RawImageSink(Sink):
         if self._writer is not None or self._ended:
             raise UsageError("a RawImageSink takes one backup: make a new one")
         _refuse_other_format(self._path)
-        self._full = info.context == "zero"
         found = _existing(self._path)
         if found is not None and stat.S_ISBLK(found.st_mode):
             self._begin_device(info)
@@ -194,14 +196,14 @@ class RawImageSink(Sink):
         """
         if self._writer is None:
             raise UsageError("the sink has not begun")
-        self._make_ready(self._writer)
+        self._make_ready()
         return self._writer
 
     @override
     def commit(self) -> None:
         if self._writer is None or self._ended:
             raise UsageError("the sink has not begun, or has already ended")
-        self._make_ready(self._writer)  # no writer was opened for an empty disk
+        self._make_ready()  # no writer was opened for an empty disk
         if self._file is not None:
             self._file.commit()
         elif self._device is not None:
@@ -234,9 +236,10 @@ class RawImageSink(Sink):
     def _begin_file(self, info: BackupInfo) -> None:
         size = self._size_of_file(info)
         self._file = AtomicFile(self._path, modify=True)
-        self._rest = info.size, size
+        full = info.context == "zero"
+        self._prepare = partial(self._file.resize, size, empty=full)
         # What was emptied has no holes to be punched.
-        self._writer = _RawWriter(self._file.fd, self._path, blank=self._full, changed=self._file)
+        self._writer = _RawWriter(self._file.fd, self._path, blank=full, changed=self._file)
 
     def _size_of_file(self, info: BackupInfo) -> int:
         """Decide how large the image shall be, before anything is touched."""
@@ -270,19 +273,14 @@ class RawImageSink(Sink):
             raise TargetSizeError(
                 f"{self._path} has {size} bytes, but {wanted} are needed for {disk_of(info)}"
             )
-        self._rest = info.size, size
         self._writer = _RawWriter(self._device.fileno(), self._path, blank=False)
+        if info.context == "zero":
+            self._prepare = partial(self._writer.zero, info.size, size - info.size)
 
-    def _make_ready(self, writer: _RawWriter) -> None:
-        """Empty the image for a full backup, and give it its size; once."""
-        if self._is_ready:
-            return
-        end_of_disk, size = self._rest
-        if self._file is not None:
-            self._file.resize(size, empty=self._full)
-        if self._full:
-            writer.zero(end_of_disk, size - end_of_disk)
-        self._is_ready = True
+    def _make_ready(self) -> None:
+        if self._prepare is not None:
+            self._prepare()
+            self._prepare = None
 
     def _end(self) -> None:
         if self._writer is not None:
