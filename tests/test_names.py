@@ -42,12 +42,12 @@ EXPENSIVE = {
     "urllib3",
 }
 EACH_ALONE = """
-import os, sys, tapestream
+import importlib, os, sys, tapestream
 for package, names in {modules}:
     if (pid := os.fork()) == 0:
         try:
             for name in names:
-                value = getattr(__import__(package, fromlist=["*"]), name)
+                value = getattr(importlib.import_module(package), name)
                 assert name in getattr(value, "__name__", name), value
         except BaseException as e:
             sys.stderr.write(f"{{package}}.{{name}}: {{e!r}}\\n")

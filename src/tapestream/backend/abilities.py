@@ -38,13 +38,13 @@ from inspect import getattr_static
 from types import FunctionType
 from typing import TYPE_CHECKING, Protocol, TypeVar, cast
 
-from typing_extensions import Buffer
-
 from ..errors import BackendError
-from ..model.damage import Findings
 from ..model.extents import Run
 
 if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+    from ..model.damage import Findings
     from .protocols import Source
 
 A = TypeVar("A")

@@ -6,11 +6,12 @@ from abc import abstractmethod
 from collections.abc import Callable
 from functools import partial, wraps
 from types import FunctionType
-from typing import Any, Protocol
-
-from typing_extensions import Self
+from typing import TYPE_CHECKING, Any, Protocol
 
 from .running import end_copy, joins
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class Closing(Protocol):

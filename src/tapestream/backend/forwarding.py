@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from copy import copy
+from typing import TYPE_CHECKING
 
-from typing_extensions import override
-
-from ..model.damage import Findings
+from .._typing import override
 from ..model.extents import Extent, Extents
 from ..model.info import BackupInfo
 from .abilities import Salvages, ability
 from .checks import done, fill, reader_of, write, writer_of, zero
 from .protocols import Reader, Sink, Source, Writer
+
+if TYPE_CHECKING:
+    from ..model.damage import Findings
 
 
 class ForwardingSource(Source):

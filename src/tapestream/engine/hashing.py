@@ -11,10 +11,9 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache, partial
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from typing_extensions import Buffer, override
-
+from .._typing import override
 from ..backend.abilities import Hash
 from ..backend.checks import info_of, place_of
 from ..backend.forwarding import ForwardingReader, ForwardingSource
@@ -23,6 +22,9 @@ from ..errors import BlockHashMismatchError, UsageError
 from ..model.blockhash import BLOCK_SIZE, BlockHash
 from ..model.extents import Extents, Kind
 from ..model.info import disk_of
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 # Digests of zero blocks that are hashed in one call: those of 16 GiB.
 _MANY = 4096

@@ -11,8 +11,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Protocol, cast
 
-from typing_extensions import override
-
+from .._typing import override
 from ..errors import LocalIOError, UsageError
 from ..tar.medium import OutputMedium, VolumeId
 from .atomic import AtomicFile

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ..errors import ServerProtocolError
 
@@ -13,8 +13,7 @@ from ..errors import ServerProtocolError
 ROOM = 2
 
 
-@dataclass(frozen=True)
-class Capabilities:
+class Capabilities(NamedTuple):
     """What the server says it can do with this transfer, in its reply to OPTIONS.
 
     Attributes:

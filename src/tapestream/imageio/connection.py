@@ -40,7 +40,7 @@ DAEMON_LOG = "On the host, /var/log/ovirt-imageio/daemon.log says why."
 # The body of a reply may not be compressed on the way.
 PLAIN = {"Accept-Encoding": "identity"}
 
-_CONTENT_RANGE = re.compile(r"bytes (?:(\d{1,19})-(\d{1,19})|\*)/(\d{1,19}|\*)", re.ASCII)
+_CONTENT_RANGE = r"bytes (?:([0-9]{1,19})-([0-9]{1,19})|\*)/([0-9]{1,19}|\*)"
 
 
 class Reply(NamedTuple):
@@ -439,7 +439,7 @@ def _check_range(response: http.client.HTTPResponse, start: int, end: int) -> No
         if start != 0:
             raise ServerProtocolError("the server ignores ranges: it sends all from the start")
         return
-    found = _CONTENT_RANGE.fullmatch(response.getheader("content-range", ""))
+    found = re.fullmatch(_CONTENT_RANGE, response.getheader("content-range", ""))
     # The total that it names is the ticket's size: what can be read may end before.
     if found is None or (found[1], found[2]) != (str(start), str(end - 1)):
         raise ServerProtocolError(f"asked for bytes {start} to {end - 1}, the server sends others")
@@ -447,7 +447,7 @@ def _check_range(response: http.client.HTTPResponse, start: int, end: int) -> No
 
 def total_size(response: http.client.HTTPResponse) -> int | None:
     """The size that a "Content-Range" names: in a reply to a refused range, too."""
-    found = _CONTENT_RANGE.fullmatch(response.getheader("content-range", ""))
+    found = re.fullmatch(_CONTENT_RANGE, response.getheader("content-range", ""))
     return None if found is None or found[3] == "*" else int(found[3])
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import socket
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import ServerUnreachableError, UsageError
 from .sockets import connect_tcp, connect_unix
@@ -17,7 +16,6 @@ MAX_SECONDS = 365 * 86400  # a socket takes no timeout much longer
 LONGEST_PATH = 108  # of a unix socket, see unix(7)
 
 
-@dataclass(frozen=True)
 class Timeouts:
     """Seconds to wait for the server.
 
@@ -28,19 +26,14 @@ class Timeouts:
         checksum: For the block hash: the server reads the whole disk before it replies.
     """
 
-    connect: float
-    read: float
-    slow: float
-    checksum: float
-
-    def __post_init__(self) -> None:
-        for seconds in (self.connect, self.read, self.slow, self.checksum):
+    def __init__(self, connect: float, read: float, slow: float, checksum: float) -> None:
+        for seconds in (connect, read, slow, checksum):
             if type(seconds) not in (int, float) or not 0 < seconds <= MAX_SECONDS:
                 raise UsageError(f"a timeout must be more than 0 seconds, not {seconds!r}")
+        self.connect, self.read, self.slow, self.checksum = connect, read, slow, checksum
 
 
-@dataclass(frozen=True)
-class Endpoint:
+class Endpoint(NamedTuple):
     """The server of a transfer.
 
     Attributes:

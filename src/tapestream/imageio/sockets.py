@@ -8,6 +8,7 @@ import socket
 import ssl
 import struct
 from contextlib import suppress
+from typing import cast
 
 from ..errors import LocalIOError, UsageError
 
@@ -34,7 +35,7 @@ def connect_tcp(
     """Connect to a host, and agree on TLS if there is a context for it.
 
     Args:
-        host: A name or an address.
+        host: A name, as ASCII, or an address.
         port: The port.
         timeout: Seconds to wait for each address of the host, and for each step of the handshake.
         tls: How the server proves who it is; None for plain TCP.
@@ -42,7 +43,9 @@ def connect_tcp(
     Raises:
         OSError: It failed; an `ssl.SSLError` if that was the handshake.
     """
-    sock = socket.create_connection((host, port), timeout)
+    # As bytes: of text, Python would load the codec for international names, here and below.
+    address = cast("tuple[str, int]", (host.encode("ascii"), port))
+    sock = socket.create_connection(address, timeout)
     try:
         for option in OPTIONS:
             sock.setsockopt(*option)
@@ -50,7 +53,7 @@ def connect_tcp(
             return sock
         # The zone of an IPv6 address and the dot after a full name are in no certificate.
         name = host.partition("%")[0] if ":" in host else host.rstrip(".")
-        return tls.wrap_socket(sock, server_hostname=name)
+        return tls.wrap_socket(sock, server_hostname=name.encode("ascii"))
     except BaseException:
         sock.close()
         raise

@@ -7,7 +7,6 @@ import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 
 from ..arguments import flag, number, path
@@ -103,7 +102,7 @@ class Transfer:
             self.is_local = connection.is_local()
         if use_unix_socket and self.is_local and self.can.unix_socket:
             over_tcp = self.endpoint
-            self.endpoint = replace(over_tcp, unix_socket=self.can.unix_socket)
+            self.endpoint = over_tcp._replace(unix_socket=self.can.unix_socket)
             try:
                 self.keep_alive()
             except TransferError as e:

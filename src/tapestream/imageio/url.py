@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from ..errors import UsageError
 
 
-@dataclass(frozen=True)
-class TransferURL:
+class TransferURL(NamedTuple):
     """The URL of a transfer. Its last part, the ticket, is a secret: `str` leaves it out."""
 
     scheme: str
-    host: str
+    host: str  # as ASCII
     port: int
     path: str
 
@@ -32,13 +31,11 @@ class TransferURL:
             )
         try:
             parts = urlsplit(url)
-            host, port = parts.hostname, parts.port
-            if not re.fullmatch(r"[!-~]+", _ascii(host or "")):
-                host = None
+            host, port = _ascii(parts.hostname or ""), parts.port
         except ValueError:
-            host = None
+            host = ""
         # The text of the URL is not repeated: it may hold the ticket whatever is wrong with it.
-        if not host or parts.scheme not in ("http", "https"):
+        if not re.fullmatch(_HOST, host) or parts.scheme not in ("http", "https"):
             raise UsageError("the transfer URL is not of the form https://HOST:PORT/images/TICKET")
         if not re.fullmatch(r"/[!-~]*[!-.0-~]", parts.path) or parts.query or parts.fragment:
             raise UsageError("the transfer URL must end in /images/TICKET and nothing else")
@@ -54,7 +51,7 @@ class TransferURL:
     def authority(self) -> str:
         """Host and port, as a request names them."""
         # The zone of an IPv6 address means something on this host only.
-        host = f"[{self.host.partition('%')[0]}]" if ":" in self.host else _ascii(self.host)
+        host = f"[{self.host.partition('%')[0]}]" if ":" in self.host else self.host
         return f"{host}:{self.port}"
 
     def redact(self, text: str) -> str:
@@ -71,9 +68,10 @@ class TransferURL:
         return f"<TransferURL {self}>"
 
 
-# Loads the codec and all that it needs: with the first URL there may be no descriptor free for it.
-"ü".encode("idna")
+# Labels of 1 to 63 characters, between dots.
+_HOST = r"([!-,/-~-]{1,63}\.)*[!-,/-~-]{1,63}\.?"
 
 
 def _ascii(host: str) -> str:
-    return host.encode("idna").decode()
+    # The codec is loaded for a name that needs it: that takes 2 ms, and a descriptor.
+    return host if host.isascii() else host.encode("idna").decode()

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
-from typing_extensions import override
-
+from .._typing import override
 from ..backend.protocols import Writer
 from ..errors import UsageError
 from ..model.extents import Extents, Kind
