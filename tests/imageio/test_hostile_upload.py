@@ -20,7 +20,7 @@ from tapestream.errors import (
     TransferError,
     UsageError,
 )
-from tapestream.imageio import sink as sink_module
+from tapestream.imageio.target import Target
 from tapestream.testing import MemorySource, Pattern
 from tests.hostile import (
     HONEST,
@@ -158,7 +158,7 @@ def test_every_connection_is_flushed_once_at_its_end(
 def test_before_much_is_sent_the_server_reads_once(
     size: int, first: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sink_module, "WARM_UP_FROM", 16 * MIB)
+    monkeypatch.setattr(Target, "warm_up_from", 16 * MIB)
     data = bytes(size)
     with HostileServer(SparseImage(size, {})) as server:
         upload(server, MemorySource(data))
@@ -171,7 +171,7 @@ def test_before_much_is_sent_the_server_reads_once(
 def test_a_disk_that_cannot_be_read_is_written_all_the_same(
     fault: Fault, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sink_module, "WARM_UP_FROM", 16 * MIB)
+    monkeypatch.setattr(Target, "warm_up_from", 16 * MIB)
     data = noise(16 * MIB)
     with HostileServer(SparseImage(len(data), {}), on_get=always(fault)) as server:
         upload(server, MemorySource(data))

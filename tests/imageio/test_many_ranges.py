@@ -15,7 +15,6 @@ from tapestream.errors import (
     TicketError,
     TransferError,
 )
-from tapestream.imageio import queries
 from tapestream.imageio.connection import Connection
 from tapestream.imageio.http import Exchange
 from tapestream.testing import MemorySink
@@ -152,7 +151,7 @@ CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 )
 def test_a_huge_reply_is_refused(fault: Fault, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Connection, "largest_reply", 5_000)
-    monkeypatch.setattr(queries, "LARGEST_LIST", 5_000)
+    monkeypatch.setattr(Connection, "largest_list", 5_000)
     with (
         HostileServer(IMAGE, **{where: always(fault)}) as server,  # type: ignore[arg-type]
         pytest.raises(ServerProtocolError, match="more than 5000 bytes"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,7 @@ from tapestream.errors import CorruptStreamError
 from tapestream.testing.memory import MemorySink
 from tests.tar.layouts import flipped
 from tests.tar.sectors import Bad, BadSectors
-from tests.tar.tars import DISK, Part, join, make_tar, split
+from tests.tar.tars import DISK, Part, edited, join, make_tar, replaced, split
 from tests.workflows.verifying import (
     BIG,
     BIG_LAYOUT,
@@ -19,6 +20,7 @@ from tests.workflows.verifying import (
     HOW,
     KIB,
     LAYOUT,
+    MIB,
     SECTORS,
     TAR,
     bad_header,
@@ -170,13 +172,27 @@ def test_a_tar_on_the_disk_is_not_taken_for_the_stream(how: str) -> None:
 # --- Attachments that are refused ---
 
 
-def test_attachments_that_are_too_large_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    kept = {"a": noise(700), "b": noise(700), "c": noise(300)}
-    tar = make_tar(attachments=kept)
-    monkeypatch.setattr("tapestream.tar.format.MAX_ATTACHMENTS", 1000)
+def tar_with_attachments(attachments: dict[str, bytes]) -> bytes:
+    """A tar with attachments of any size: a sink would refuse them."""
+    parts = split(make_tar(attachments=dict.fromkeys(attachments, b"")))
+    for name, data in attachments.items():
+        member = f"attachments/{name}"
+        parts = replaced(parts, member, Part(member, data))
+    sizes = {part.name: len(part.data) for part in parts}
+
+    def with_sizes(info: dict[str, Any]) -> dict[str, Any]:
+        listed = [{**member, "size": sizes[member["name"]]} for member in info["members"]]
+        return {**info, "members": listed}
+
+    return join(edited(parts, "backup-info.json", with_sizes))
+
+
+def test_attachments_that_are_too_large_together() -> None:
+    kept = {"a": bytes(40 * MIB), "b": bytes(40 * MIB), "c": noise(300)}
+    tar = tar_with_attachments(kept)
     with (
         TarStreamSource(io.BytesIO(tar)) as source,
-        pytest.raises(CorruptStreamError, match="attachments/b is too large: 700 bytes"),
+        pytest.raises(CorruptStreamError, match="attachments/b is too large: 41943040 bytes"),
     ):
         copy(source, DiscardSink())
     with TarStreamSource(io.BytesIO(tar)) as source:
@@ -184,7 +200,7 @@ def test_attachments_that_are_too_large_together(monkeypatch: pytest.MonkeyPatch
         assert source.attachments == {"a": kept["a"], "c": kept["c"]}
     assert (report.damage, report.complete) == ((), True)
     assert report.problems == (
-        "attachments/b: attachments/b is too large: 700 bytes",
+        "attachments/b: attachments/b is too large: 41943040 bytes",
         "manifest.json lists other members than the stream has",
     )
 

@@ -64,6 +64,8 @@ class Connection:
 
     # Bytes of a reply without data.
     largest_reply = SMALL_REPLY
+    # Of a list of extents. That of ten million is smaller: no list may fill our memory.
+    largest_list = 1024**3
 
     def __init__(self, endpoint: Endpoint, can: Capabilities) -> None:
         self.endpoint = endpoint

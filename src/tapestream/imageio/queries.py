@@ -17,8 +17,6 @@ from .connection import DAEMON_LOG, Connection, content_length, total_size
 
 log = logging.getLogger("tapestream.imageio")
 
-# Of ten million extents, the list is smaller: whoever sends more must not fill our memory.
-LARGEST_LIST = 1024**3
 CANNOT_OPEN = (
     "The server runs, but cannot open the disk. Check in the engine whether the VM was switched "
     "off or died, and whether its backup was stopped or cancelled: then a new backup is needed. "
@@ -62,7 +60,7 @@ def get_extents(connection: Connection, context: str) -> bytes:
         "GET",
         f"/extents?context={context}",
         timeout=connection.endpoint.timeouts.slow,
-        largest=LARGEST_LIST,
+        largest=connection.largest_list,
     )
     if reply.status == 404 and context == "dirty":
         raise UnsupportedError(

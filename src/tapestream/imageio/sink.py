@@ -30,8 +30,6 @@ log = logging.getLogger("tapestream.imageio")
 
 MIB = 1024**2
 
-# A restore of this much data is worth one large request more.
-WARM_UP_FROM = 256 * MIB
 # Zeroing this much takes a server about as long as one more request does.
 _NEAR = 64 * MIB
 
@@ -161,7 +159,7 @@ class ImageioUploadSink(Sink):
                     "not change: restore_chain restores it together with the backups before"
                 )
             # An old server may refuse to read from a disk that is written.
-            if extents.tally(Kind.DATA).bytes >= WARM_UP_FROM and self._transfer.can.extents:
+            if extents.tally(Kind.DATA).bytes >= target.warm_up_from and self._transfer.can.extents:
                 target.warm_up(size)
             if self._is_zero:
                 return

@@ -27,6 +27,9 @@ class Target:
         retries: How often in a row to try again.
     """
 
+    # A restore of this much data is worth one large request more.
+    warm_up_from = 256 * 1024**2
+
     def __init__(self, connection: Connection, retries: int) -> None:
         self._connection = connection
         self._retries = retries
