@@ -43,12 +43,12 @@ def apply(disk: bytearray, operation: Operation) -> None:
 
 
 @given(extent_lists(max_length=120), st.integers(1, 500), st.integers(0, 150))
-def test_the_same_disk(extents: list[Extent], buffer_size: int, join_gap: int) -> None:
+def test_the_same_disk(extents: list[Extent], buffer_size: int, coalesce_zeros: int) -> None:
     size = sum(extent.length for extent in extents)
     separate, fewer = bytearray(b"o" * size), bytearray(b"o" * size)
     for chunk in chunks(extents, buffer_size):
         single = list(one_by_one(chunk, filled(chunk)))
-        few = list(coalesced(chunk, filled(chunk), join_gap))
+        few = list(coalesced(chunk, filled(chunk), coalesce_zeros))
         assert len(few) <= len(single)
         for operation in single:
             apply(separate, operation)
@@ -68,11 +68,11 @@ def zero(start: int, length: int) -> Extent:
 FRAGMENTED = [data(0, 10), zero(10, 10), data(20, 10), zero(30, 10), data(40, 10), zero(50, 10)]
 
 
-def shape(extents: list[Extent], join_gap: int) -> list[tuple[int, int, str]]:
+def shape(extents: list[Extent], coalesce_zeros: int) -> list[tuple[int, int, str]]:
     [chunk] = chunks(extents, 1000)
     return [
         (o.start, o.length, "zero" if o.data is None else "data")
-        for o in coalesced(chunk, filled(chunk), join_gap)
+        for o in coalesced(chunk, filled(chunk), coalesce_zeros)
     ]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -35,9 +34,7 @@ from .mover import Mover
 from .options import BUFFER_MEMORY, BUFFER_SIZE, CopyOptions
 from .progress import Progress, reporter
 from .repair import send_lost_again
-from .threads import enough_memory
-
-log = logging.getLogger("tapestream.copy")
+from .threads import enough_memory, logged
 
 
 @dataclass(frozen=True)
@@ -182,11 +179,8 @@ def aborted_on_error(dst: Sink, run: Running) -> Iterator[None]:
 
 
 def _abort(dst: Sink) -> None:
-    try:
+    with logged("the sink could not be aborted cleanly"):
         dst.abort()
-    except Exception:
-        # The first error is the one to raise, but this one must not be lost either.
-        log.exception("the sink could not be aborted cleanly")
 
 
 def transfer(src: Source, dst: Sink, options: CopyOptions, run: Running) -> CopyResult:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,8 +18,7 @@ from .options import REQUEST_SIZE, CopyOptions
 from .pipeline import Pipeline
 from .plan import plan_requests
 from .queue import Counts
-
-log = logging.getLogger("tapestream.copy")
+from .threads import logged
 
 
 @dataclass(frozen=True)
@@ -99,22 +97,18 @@ def _fixed(limits: Limits) -> tuple[Callable[[], Limits], Callable[[Limits, Samp
 @contextmanager
 def _closed(workers: list[Reader] | list[Writer]) -> Iterator[None]:
     """Close all readers, or writers, at the end; an error of that does not hide an earlier one."""
-    failing = True
     try:
-        yield
-        failing = False
-    finally:
         try:
-            _close(workers, failing=failing)
+            yield
+            while workers:
+                workers.pop().close()
         finally:
-            _close(workers, failing=True)  # those that are left after an error or an interrupt
+            _close_the_rest(workers)
+    finally:
+        _close_the_rest(workers)  # an interrupt may have come in the middle
 
 
-def _close(workers: list[Reader] | list[Writer], *, failing: bool) -> None:
+def _close_the_rest(workers: list[Reader] | list[Writer]) -> None:
     while workers:
-        try:
+        with logged("a reader or writer could not be closed cleanly"):
             workers.pop().close()
-        except Exception:
-            if not failing:
-                raise
-            log.exception("a reader or writer could not be closed cleanly")

@@ -9,7 +9,7 @@ from .plan import Chunk, Piece
 
 
 class Operation(NamedTuple):
-    """One call of a writer: write these bytes, or, where there are none, zeros."""
+    """One call of a writer: write these bytes, or zeros if there are none."""
 
     start: int
     length: int
@@ -22,20 +22,21 @@ def one_by_one(chunk: Chunk, buffer: memoryview | None) -> Iterator[Operation]:
         yield _operation(piece, chunk, buffer)
 
 
-def coalesced(chunk: Chunk, buffer: memoryview | None, join_gap: int) -> Iterator[Operation]:
-    """Fewer operations for a writer that takes them in any order.
+def coalesced(chunk: Chunk, buffer: memoryview | None, coalesce_zeros: int) -> Iterator[Operation]:
+    """Fewer operations, for a writer that takes them in any order.
 
     Where data and zeros alternate, the whole stretch is zeroed in one operation, and then its
-    data is written: all the data in there belongs to this chunk. What is left alone in an
-    incremental backup lies in no stretch.
+    data is written: all data in a stretch belongs to this chunk. What an incremental backup leaves
+    alone lies in no stretch.
 
     Args:
         chunk: The chunk.
         buffer: Its data. Zeros that become data are written into it.
-        join_gap: Largest stretch of zeros in bytes that is written as data, together with the
-            data on both sides.
+        coalesce_zeros: Write zeros of up to this many bytes as data, together with the data on
+            both sides.
     """
-    for stretch in _stretches(_joined(chunk, buffer, join_gap)):
+    for touching in _stretches(chunk.pieces):
+        stretch = list(_joined(touching, chunk, buffer, coalesce_zeros))
         zeros = [piece for piece in stretch if piece.segment is None]
         if zeros:
             yield Operation(zeros[0].start, _end(zeros[-1]) - zeros[0].start, None)
@@ -62,34 +63,29 @@ def _stretches(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
         yield stretch
 
 
-def _joined(chunk: Chunk, buffer: memoryview | None, join_gap: int) -> Iterator[Piece]:
-    """The pieces, with data and the small zeros in it made one piece."""
-    held: list[Piece] = []  # begins with data
-    for piece in chunk.pieces:
-        small = piece.segment is not None or piece.length <= join_gap
-        if held and small and piece.start == _end(held[-1]):
-            held.append(piece)
-            continue
-        yield from _merged(held, chunk, buffer)
-        held = [piece]
+def _joined(
+    stretch: list[Piece], chunk: Chunk, buffer: memoryview | None, coalesce_zeros: int
+) -> Iterator[Piece]:
+    """The pieces of a stretch, with data and the small zeros between it made one piece."""
+    data: Piece | None = None
+    zeros: list[Piece] = []  # after the data
+    for piece in stretch:
         if piece.segment is None:
-            yield piece
-            held = []
-    yield from _merged(held, chunk, buffer)
+            zeros.append(piece)
+            continue
+        if data and buffer and all(each.length <= coalesce_zeros for each in zeros):
+            for each in zeros:
+                data_of(each, chunk, buffer)[:] = bytes(each.length)
+            data = Piece(data.start, _end(piece) - data.start, data.segment)
+        else:
+            yield from _those(data, zeros)
+            data = piece
+        zeros = []
+    yield from _those(data, zeros)
 
 
-def _merged(held: list[Piece], chunk: Chunk, buffer: memoryview | None) -> Iterator[Piece]:
-    """One piece of data, up to the last one; zeros behind it stay what they are."""
-    behind: list[Piece] = []
-    while held and held[-1].segment is None:
-        behind.insert(0, held.pop())
-    if held and buffer is not None:
-        for piece in held:
-            if piece.segment is None:
-                data_of(piece, chunk, buffer)[:] = bytes(piece.length)
-        first = held[0]
-        yield Piece(first.start, _end(held[-1]) - first.start, first.segment)
-    yield from behind
+def _those(data: Piece | None, zeros: list[Piece]) -> list[Piece]:
+    return zeros if data is None else [data, *zeros]
 
 
 def _operation(piece: Piece, chunk: Chunk, buffer: memoryview | None) -> Operation:

@@ -1,14 +1,17 @@
-"""Lack of threads and of memory, as errors that say what to do."""
+"""Lack of threads and of memory, as errors that say what to do; and errors that come second."""
 
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ..errors import LocalIOError
+
+log = logging.getLogger("tapestream.copy")
 
 
 def start(thread: threading.Thread) -> None:
@@ -40,3 +43,12 @@ def enough_memory() -> Iterator[None]:
     except MemoryError as e:
         lack = OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
         raise LocalIOError("there is not enough memory", lack) from e
+
+
+@contextmanager
+def logged(text: str) -> Iterator[None]:
+    """Log an error of this block. Another one is to be raised, but this must not be lost either."""
+    try:
+        yield
+    except Exception:
+        log.exception(text)

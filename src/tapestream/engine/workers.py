@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -12,9 +11,7 @@ from ..backend.abilities import cancel
 from ..backend.protocols import Reader, Writer
 from ..backend.running import Running
 from .queue import Cancelled, ChunkQueue
-from .threads import start
-
-log = logging.getLogger("tapestream.copy")
+from .threads import logged, start
 
 # The calling thread looks for a KeyboardInterrupt this often, in seconds: one that another thread
 # received, or that `_thread.interrupt_main` simulates, would not end its wait.
@@ -84,7 +81,8 @@ class Workers:
             try:
                 self._fail(Cancelled())
                 for backend in self._backends:
-                    _cancel(backend)
+                    with logged("a reader or writer could not be cancelled"):
+                        cancel(backend)
                 while self._at_work:  # an interrupted Thread.join() takes a live thread for dead
                     time.sleep(0.01)
                 self._have_ended = True
@@ -110,11 +108,3 @@ class Workers:
                 self._left -= 1
                 if not self._left:
                     self._finished.set()
-
-
-def _cancel(backend: Reader | Writer) -> None:
-    try:
-        cancel(backend)
-    except Exception:
-        # The others must be cancelled all the same, and the first error is the one to raise.
-        log.exception("a reader or writer could not be cancelled")
