@@ -114,7 +114,7 @@ def copy(
             rather than make another request; 0 never does. "auto" weighs the one against the
             other by the time that requests take.
         block_hash: Compute the block hash of the disk from what is read, as imageio's server
-            does, and compare it with that of the backup's info, if it has one. Of full backups
+            does, and compare it with that of the backup's info, if it has one. For full backups
             only.
         progress: Is called with how much data was written; see `Progress`.
 

@@ -1,17 +1,19 @@
-"""How large a gap to read through: what pays, by what is measured on the way.
+"""How large a gap to read through, learnt from the time that requests take.
 
-A request for x bytes takes about a + b·x seconds. To read through a gap of g bytes costs b·g; not
-to, one more request, costs a. So gaps up to a/b are worth reading. On a local socket that is some
-hundred KiB. On a slow line that several connections keep full, a request costs almost nothing,
-since the others use the line meanwhile.
+    a + b·x    seconds for a request of x bytes
+    b·g        to read through a gap of g bytes
+    a          to make another request instead
 
-That only shows while all readers do the same: a small request among large ones waits in their
-queue, and its time says nothing of what it costs. So the readers try both in turn: all of them
-small requests for a while, then all of them large ones.
+So gaps of up to a/b bytes are worth reading. On a local socket that is some hundred KiB. On a slow
+line that several connections keep full, another request costs almost nothing: the others use the
+line meanwhile.
 
-While a reader digests or writes what it has read, the next reply comes. So it is not the time of
-its reading that counts, but all the time from one request to the next, less what it does with the
-data: data must be read either way.
+The costs show only while all readers do the same. A small request among large ones waits in their
+queue, and its time says nothing about its cost. So all readers make small requests for a while,
+and then all of them make large ones.
+
+The next reply arrives while a reader digests what it has read. So a request costs the time from one
+request to the next, minus the time spent on its data, which is the same for any request size.
 """
 
 from __future__ import annotations
@@ -22,28 +24,28 @@ from typing import NamedTuple
 
 MIB = 1024**2
 
-# Beyond this, reading nothing delays the other requests more than any request costs.
+# A larger gap delays the other requests by more than any request costs.
 MAX_GAP = MIB
-# What a GET costs an idle daemon, in seconds: believed while requests of one size only were seen.
+# What a GET costs an idle daemon, in seconds. Used until requests of two sizes were seen.
 PRIOR_COST = 0.0005
-# Largest request with gaps while that is only tried: large enough, and little when it is wrong.
+# Largest request with gaps during a trial: large enough to measure, and cheap if it does not pay.
 TRIAL_SPAN = MIB
-# A trial takes at least so many requests of each reader, and so long in seconds: a shorter one
-# is lost in what the line and the scheduler hold back. The first request of each reader does not
-# count: it waited for what was before.
+# A trial takes at least this many requests of each reader, and this many seconds: in a shorter one
+# the delays of the line and of the scheduler hide the difference. The first request of each reader
+# does not count: it waited for the trial before.
 TRIAL_REQUESTS = 4
 TRIAL_SECONDS = 0.02
-# What was learned is used for so many times as long as the trials took: the line may change.
+# What was learnt is used for this many times the length of the trials: the line may change.
 EXPLOIT_FACTOR = 100
 
 
 class Limits(NamedTuple):
-    """What a request may reach over.
+    """How far a request may reach.
 
     Attributes:
         max_gap: Largest gap in bytes to read through.
         span: Largest request in bytes that has a gap in it.
-        trial: Number of the trial that it belongs to.
+        trial: Number of the trial that the request belongs to.
     """
 
     max_gap: int
@@ -55,11 +57,11 @@ class Sample(NamedTuple):
     """What some requests took.
 
     Attributes:
-        requests: How many.
+        requests: Number of requests.
         bytes: Bytes in them.
-        data: Those that were not gaps.
-        reading: Seconds in which their bytes were waited for and received.
-        seconds: All seconds that their reader spent on them, other than waiting for the writer.
+        data: Bytes of them that were not gaps.
+        reading: Seconds until their bytes had arrived.
+        seconds: Seconds that their readers spent on them, without waiting for the writer.
     """
 
     requests: int = 0
@@ -69,7 +71,7 @@ class Sample(NamedTuple):
     seconds: float = 0.0
 
     def plus(self, other: Sample) -> Sample:
-        """These and others."""
+        """The sum of both."""
         return Sample(*map(add, self, other))
 
 
@@ -78,9 +80,10 @@ _TRY_LARGE = Limits(MAX_GAP, TRIAL_SPAN)
 
 
 class AutoGap:
-    """The gap that pays by what the requests so far took.
+    """The gap that pays, by the time that the requests so far took.
 
-    It goes round: a trial of small requests, one of large ones, and then what they taught.
+    Three phases in turn: a trial of small requests, a trial of large ones, and the use of what the
+    two have shown.
 
     Args:
         request_size: Largest request in bytes.
@@ -91,13 +94,13 @@ class AutoGap:
         self._request_size = request_size
         self._readers = readers
         self._lock = threading.Lock()
-        self._worth: int | None = None
+        self._break_even: int | None = None
         self._small = self._large = self._seen = Sample()
         self._early = 0
         self._limits = _TRY_SMALL
 
     def limits(self) -> Limits:
-        """What holds for the next request."""
+        """How far the next request may reach."""
         with self._lock:
             return self._limits
 
@@ -125,7 +128,7 @@ class AutoGap:
         return self._limits.trial % 3 != 2
 
     def _next(self) -> None:
-        """Begin the next trial, or, after the second, use what was learned."""
+        """Begin the next trial, or use what the second has shown."""
         number = self._limits.trial + 1
         if number % 3 == 0:
             following = _TRY_SMALL
@@ -134,8 +137,8 @@ class AutoGap:
             following = _TRY_LARGE
         else:
             self._large = self._seen
-            self._worth = break_even_gap(self._small, self._large, self._worth)
-            following = Limits(self._worth, self._request_size)
+            self._break_even = break_even_gap(self._small, self._large, self._break_even)
+            following = Limits(self._break_even, self._request_size)
         self._limits = following._replace(trial=number)
         self._early, self._seen = 0, Sample()
 
@@ -146,13 +149,13 @@ def break_even_gap(small: Sample, large: Sample, before: int | None) -> int:
     Args:
         small: What small requests took.
         large: What large ones took.
-        before: What was found before; holds on where all requests were of much the same length,
-            as on a disk of large extents.
+        before: What was found before. Still used if all requests had about the same length, as on
+            a disk of large extents; None if nothing was found yet.
     """
     small_length, large_length = small.bytes / small.requests, large.bytes / large.requests
     if large_length < 2 * small_length:
         return _bounded(PRIOR_COST, large.reading / large.bytes) if before is None else before
-    # Only with large requests is it seen apart: of the small ones more are under way.
+    # Measured with large requests alone: of small ones, others are under way at the same time.
     per_data_byte = (large.seconds - large.reading) / large.data
     small_time = (small.seconds - per_data_byte * small.data) / small.requests
     large_time = large.reading / large.requests

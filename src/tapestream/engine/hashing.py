@@ -1,7 +1,7 @@
 """Compute the block hash of a disk from its data, in whatever order it comes.
 
 `model.blockhash` says what a block hash is. A copy that is asked for one reads its source through a
-`HashingSource`, so that nothing else in here knows of it.
+`HashingSource`. This is part of the engine, for `copy` uses it, and the engine knows no workflow.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _new_hash = partial(hashlib.blake2b, digest_size=32)
 
 
 class HashingSource(ForwardingSource):
-    """Computes the block hash of a full backup while it is read once, each byte of data.
+    """Computes the block hash of a full backup while all of its data is read, once.
 
     Args:
         wrapped: The backup.

@@ -1,4 +1,4 @@
-"""Keeps what expires when it is not used: the ticket of a transfer, while the other side stalls."""
+"""Use what expires when nobody uses it: the ticket of a transfer, while the other side stalls."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from .threads import start
 
 log = logging.getLogger("tapestream.copy")
 
-# A third of the time, in seconds, after which oVirt by default gives a transfer up that nobody
-# uses (its TransferImageClientInactivityTimeoutInSeconds). A tape change takes longer.
+# Seconds. By default, oVirt gives up a transfer that nobody uses for three times as long (its
+# TransferImageClientInactivityTimeoutInSeconds). A tape change takes longer.
 INTERVAL = 20.0
 # Seconds to wait at the end for calls that are still running.
 PATIENCE = 1.0
@@ -56,7 +56,7 @@ def keep_alive_during(
         finally:
             ended.set()
     finally:
-        ended.set()  # an interrupt may have come before the one above
+        ended.set()  # an interrupt may have come before the line above
         # Such a call ends by its own timeout; an interrupted copy does not wait for it.
         until = time.monotonic() + patience
         for thread in threads:

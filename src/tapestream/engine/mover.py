@@ -1,4 +1,4 @@
-"""Move the data of listed runs, with new readers and writers each time."""
+"""Move data from a source to a sink, with new readers and writers each time."""
 
 from __future__ import annotations
 

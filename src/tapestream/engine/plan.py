@@ -1,4 +1,4 @@
-"""The plan: which bytes are read together, and which are handed over together.
+"""The plan: which bytes are read together, and which go from a reader to a writer together.
 
     extent    what the server lists; may be terabytes
     segment   at most `segment_size` bytes of one data extent, cut from its start
@@ -24,7 +24,7 @@ MAX_PIECES = 1024
 
 
 class Piece(NamedTuple):
-    """What a writer gets in one call: bytes of a segment, or, without a segment, zeros."""
+    """What a writer gets in one call: bytes of a segment; or zeros, if there is no segment."""
 
     start: int
     length: int
@@ -40,7 +40,7 @@ class Chunk(NamedTuple):
 
 
 class Request(NamedTuple):
-    """What one reader reads in one go; where `length` is 0 there are only zeros to pass on."""
+    """What one reader reads in one go. If `length` is 0, there are only zeros to pass on."""
 
     start: int
     length: int

@@ -18,7 +18,7 @@ class Progress(Protocol):
     """
 
     def update(self, n: int, /) -> object:
-        """Hear that another `n` bytes of data have been written.
+        """Take note that another `n` bytes of data have been written.
 
         Called from the threads of the copy, but never twice at the same time. An error
         raised here ends the copy.

@@ -49,8 +49,8 @@ class Counts(NamedTuple):
         read: Bytes in them.
         written: Bytes of data written.
         digested: Bytes in the segments whose digests were handed over to a writer.
-        underruns: How often no writer had anything to write, after the first chunk.
-        stalled: How long that was, in seconds.
+        underruns: How often all writers waited for data, after the first chunk.
+        stalled: How long they waited, in seconds.
     """
 
     requests: int = 0
@@ -67,8 +67,8 @@ class ChunkQueue:
     Args:
         plan: Requests in ascending order.
         pool: Its `count` is the window.
-        ordered: Hand chunks to `take` in their order; otherwise as they come.
-        streaming: When the chunks run out, hand on none until the window is full.
+        ordered: `take` gives the chunks in their order; otherwise as they come.
+        streaming: Once the chunks run out, `take` waits until the window is full.
         readers: How many workers will claim and put.
 
     Attributes:
@@ -119,7 +119,7 @@ class ChunkQueue:
             return first, request
 
     def buffer(self, number: int, length: int) -> memoryview | None:
-        """Wait until chunk `number` may be filled; a buffer for it if it has data."""
+        """Wait until chunk `number` may be filled. Returns a buffer if it has data."""
         with self._lock:
             while number >= self._oldest + self._pool.count:
                 self._check()
@@ -180,13 +180,13 @@ class ChunkQueue:
                 self._room.notify_all()
 
     def reader_done(self) -> None:
-        """A reader found the plan done."""
+        """Note that a reader found nothing more to read."""
         with self._lock:
             self._readers_left -= 1
             self._work.notify_all()
 
     def fail(self, error: BaseException) -> None:
-        """Keep the first error, and wake everybody up to end."""
+        """Keep the first error, and wake up all workers: their next call raises `Cancelled`."""
         with self._lock:
             if self.error is None:
                 self.error = error
@@ -210,7 +210,7 @@ class ChunkQueue:
             self._filling = self._streaming
 
     def _is_full(self) -> bool:
-        """No further chunk may be filled: also one that was released early takes its place."""
+        """True when no further chunk may be filled. One that was released early takes its place."""
         return len(self._ready) + len(self._released) == self._pool.count
 
     def _all_taken(self) -> bool:

@@ -47,7 +47,7 @@ def enough_memory() -> Iterator[None]:
 
 @contextmanager
 def logged(text: str) -> Iterator[None]:
-    """Log an error of this block. Another one is to be raised, but this must not be lost either."""
+    """Log an error of this block. Another one will be raised; this one must not be lost either."""
     try:
         yield
     except Exception:

@@ -1,4 +1,4 @@
-"""Threads that work until all of them are done, or one has failed: then all the others end, too."""
+"""Threads that work until all of them are done. When one fails, all the others are ended, too."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Workers:
 
     Args:
         queue: What they share. It keeps the first error.
-        backends: What is cancelled after an error: a call of it may block.
+        backends: These are cancelled after an error: a call of one may block.
     """
 
     def __init__(self, queue: ChunkQueue, backends: Sequence[Reader | Writer]) -> None:
@@ -60,7 +60,7 @@ class Workers:
                 self._fail(e)
             self._end()
         finally:
-            self._end()  # an interrupt may have come before the one above
+            self._end()  # an interrupt may have come before the line above
         if self._queue.error is not None:
             raise self._queue.error
         for thread in threads:
