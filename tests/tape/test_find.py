@@ -13,7 +13,6 @@ import pytest
 from tapestream import BackupInfo, TarStreamSink, copy
 from tapestream.errors import NoMediumError, TapeError, UsageError, WriteProtectedError
 from tapestream.tape import Command, TapeDevice, TapeDrive, scan
-from tapestream.tape.label import knows_label
 from tapestream.tar import format as fmt
 from tapestream.testing.memory import MemorySource
 from tests.drive.stations import FakeStation, Station
@@ -73,7 +72,7 @@ def test_a_label_takes_one_read(station: Station, label: str | None) -> None:
         opener.noted.clear()
         assert drive.read_label() == label
         assert opener.noted == ["REWIND", "read"]
-        assert knows_label(drive.raw)
+        assert drive.raw.remembered is not None
         assert drive.label == label
         backup(drive, SMALL, "b")
         assert drive.read_label() == label

@@ -11,7 +11,6 @@ import pytest
 from tapestream import BackupInfo, TarStreamSource
 from tapestream.errors import BlockSizeError, TapeError, UnreadableLabelError, UsageError
 from tapestream.tape import Catalog, TapeDrive, VolumeRequest
-from tapestream.tape.label import knows_label
 from tapestream.tar import format as fmt
 from tests.drive.fake import Cartridge, FakeDrive
 from tests.drive.stations import FakeStation, Station
@@ -259,7 +258,7 @@ def test_an_unreadable_label_is_not_taken_for_none(tmp_path: Path) -> None:
         for use in (drive.read_label, lambda: catalog.scan(drive)):
             with pytest.raises(UnreadableLabelError, match=r"cannot tell if .* a label.*Clean"):
                 use()
-            assert not knows_label(drive.raw)
+            assert drive.raw.remembered is None
         with pytest.raises(TapeError, match="cannot tell if the tape has a label"):
             backup(drive, SMALL, "b")
         with pytest.raises(UsageError, match="something on the tape"):

@@ -38,7 +38,8 @@ LOAD_SECONDS = 120.0
 _OPEN_ATTEMPTS = 3
 # What the driver answers to a record larger than the drive or the host adapter takes.
 _TOO_LARGE = (errno.EINVAL, errno.EBUSY)
-# Where a tape stands that was read, when how far was not counted; and one that failed at that.
+# Positions that are not block numbers: moved by reading an unknown number of blocks, and unknown
+# after an error.
 _MOVED, _LOST = -1, -2
 # More than a tape has; the driver itself counts so.
 _MOST_FILES = 0x7FFFFF
@@ -323,7 +324,7 @@ class PositionedDrive:
         """Go past the `count`-th filemark from here: to the beginning of a later tape file.
 
         Raises:
-            TapeError: There are not so many; it stands at the end of data.
+            TapeError: There are fewer; the tape then stands at the end of data.
         """
         number("the count of files", count, most=_MOST)
         self._command(Command.FORWARD_FILES, f"go forward {count} tape files", count)
@@ -332,7 +333,7 @@ class PositionedDrive:
         """Go to the beginning of an earlier tape file: `count` before this one; 0 for this one.
 
         Raises:
-            TapeError: There are not so many; it stands at the beginning of the tape.
+            TapeError: There are fewer; the tape then stands at its beginning.
         """
         number("the count of files", count, most=_MOST)
         file = self.status().file
@@ -540,7 +541,7 @@ class PositionedDrive:
 
     @property
     def check_is_due(self) -> bool:
-        """True when so much was read that the drive should be asked again where the tape stands.
+        """True if enough was read since the drive was last asked where the tape stands.
 
         Never in fixed mode: the driver would drop the rest of a block that was read in part, and go
         back over a filemark that it has not yet reported.

@@ -7,9 +7,10 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 
-from typing_extensions import Self, Unpack
+from typing_extensions import Unpack
 
 from ..arguments import flag
+from ..backend.closing import Closing
 from ..drive.lease import FairLock, Lease
 from ..drive.position import OpenDevice, PositionedDrive, TapeStatus
 from ..errors import (
@@ -21,7 +22,7 @@ from ..errors import (
     WrongTapeError,
 )
 from ..model.info import BackupFilter, describe
-from .label import label_record, new_label, remember_label, remembered_label
+from .label import label_record, new_label, remembered_label
 from .report import TapeLabel
 from .scan import TapeEntry, first_label, is_empty, scan
 from .search import check_search, search
@@ -29,7 +30,7 @@ from .search import check_search, search
 log = logging.getLogger("tapestream.tape")
 
 
-class TapeDrive:
+class TapeDrive(Closing):
     """A tape drive, by its no-rewind device.
 
     The tape stands wherever it was left; nothing is rewound unless you ask for it. One thread at a
@@ -69,12 +70,6 @@ class TapeDrive:
     def __repr__(self) -> str:
         path = getattr(self, "path", "without a path")  # the constructor may have failed
         return f"<TapeDrive {path}>"
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
 
     # The drive and its cartridge
 
@@ -243,7 +238,7 @@ class TapeDrive:
         self.rewind()
         self.raw.write_record(memoryview(label_record(new, self.block_size)))
         self.raw.write_filemark()
-        remember_label(self.raw, new)
+        self.raw.remembered = new
 
     def _check_blank(self) -> None:
         for entry in scan(self.raw):
@@ -296,13 +291,12 @@ class TapeDrive:
         Raises:
             TapeError: Something that was written may not be on the tape.
         """
-        raw = getattr(self, "raw", None)  # the constructor may have failed
-        if raw is not None:
-            raw.release()
+        self.raw.release()
 
     def close(self) -> None:
         """The same. May be called more than once."""
-        self.release()
+        if hasattr(self, "raw"):  # its constructor may have failed
+            self.release()
 
 
 def turn_to_scan(drive: TapeDrive) -> AbstractContextManager[object]:

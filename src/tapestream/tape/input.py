@@ -19,7 +19,6 @@ from ..model.info import describe
 from ..tar.format import INFO, MAX_INFO, Preamble
 from ..tar.members import MemberReader
 from .drive import TapeDrive
-from .label import knows_label
 from .scan import TapeEntry, holds_data, read_entry, scan
 from .volumes import LoadVolume, VolumeRequest, place_in_words, request_volume
 
@@ -78,7 +77,7 @@ class TapeInput:
 
     def place(self) -> str:
         """The same, with the label read if need be: that may wind the tape."""
-        if not knows_label(self._lease.drive.raw) and self._file is not None:
+        if self._lease.drive.raw.remembered is None and self._file is not None:
             with suppress(StreamError, TapeError):
                 self._lease.drive.read_label()
                 self._place = self._lease.drive.label, self._file

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from dataclasses import dataclass
 from typing import TypeGuard
 
 from ..drive.position import PositionedDrive
@@ -16,6 +15,8 @@ from ..tar.members import MemberReader
 from .report import TapeLabel
 
 MEMBER = "tape-label.json"
+# What a drive remembers of a tape that has no label.
+NO_LABEL = TapeLabel("")
 _FORMAT = "tapestream-label"
 _LONGEST = 200
 # A label keeps this many of those before it: one a week for two years; the record has room.
@@ -89,31 +90,10 @@ def read_label(members: MemberReader) -> TapeLabel:
     )
 
 
-@dataclass(frozen=True)
-class _Known:
-    """What is remembered of a tape."""
-
-    label: TapeLabel | None
-
-
-def remember_label(drive: PositionedDrive, label: TapeLabel | None) -> None:
-    """Remember the label of the tape in a drive, until it may be another tape.
-
-    Args:
-        drive: The drive.
-        label: What was read or written; None if the tape has no label.
-    """
-    drive.remembered = _Known(label)
-
-
-def knows_label(drive: PositionedDrive) -> bool:
-    """Whether it is known which label the tape has, or that it has none."""
-    return isinstance(drive.remembered, _Known)
-
-
 def remembered_label(drive: PositionedDrive) -> TapeLabel | None:
-    """The label of the tape; None if it has none, or if that is not known."""
-    return drive.remembered.label if isinstance(drive.remembered, _Known) else None
+    """The label of the tape in a drive; None if it has none, or if that is not known."""
+    known = drive.remembered
+    return known if isinstance(known, TapeLabel) and known != NO_LABEL else None
 
 
 def _is_name(name: object) -> TypeGuard[str]:

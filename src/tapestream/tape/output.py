@@ -14,7 +14,7 @@ from ..errors import EndOfTapeError, TapeError, WriteProtectedError, WrongTapeEr
 from ..model.info import BackupInfo
 from ..tar.medium import OutputMedium, VolumeId
 from .drive import TapeDrive
-from .label import knows_label, remember_label
+from .label import NO_LABEL
 from .replay import ReplayBuffer
 from .report import TapeLabel, TapePlace, TapeReport
 from .volumes import LoadVolume, VolumeRequest, place_in_words, request_volume
@@ -177,7 +177,7 @@ class TapeOutput(OutputMedium):
         drive = self._lease.drive
         drive.raw.begin_file()
         if drive.raw.expected_block() == 0:
-            remember_label(drive.raw, None)  # what is written here takes its place
+            drive.raw.remembered = NO_LABEL  # what is written here takes its place
         writer = RecordWriter(drive.raw, self._pool)
         status = drive.status()
         self._began_empty = status.at_beginning or (status.file == 1 and drive.label is not None)
@@ -227,6 +227,6 @@ def _append(drive: TapeDrive) -> None:
     status = drive.status()
     if status.write_protected:
         raise WriteProtectedError(f"{drive.path}: the cartridge is write-protected")
-    if not knows_label(drive.raw) or status.file is None:
+    if drive.raw.remembered is None or status.file is None:
         drive.read_label()
     drive.end_of_data()

@@ -19,12 +19,12 @@ from ..model.expected import Expected
 from ..model.info import BackupInfo
 from ..tar import format as fmt
 from ..tar.members import MemberReader
-from .label import is_label, read_label, remember_label
+from .label import NO_LABEL, is_label, read_label
 from .report import TapeLabel
 
-# No end of a manifest is longer, nor are the zeros after it that count.
+# The end of a manifest is not longer, and no more zeros after it matter.
 _END_SIZE = 4 * fmt.BLOCK
-# Of a record, so much is copied at a time.
+# Bytes of a record that are copied at a time.
 _STEP = 64 * 1024
 
 
@@ -92,7 +92,7 @@ def scan(drive: PositionedDrive) -> Iterator[TapeEntry]:
     drive.rewind()
     entry = read_entry(drive, 0)
     if entry is None or not entry.is_unknown:
-        remember_label(drive, entry.tape_label if entry else None)
+        drive.remembered = (entry and entry.tape_label) or NO_LABEL
     while entry is not None:
         yield entry
         entry = read_entry(drive, entry.file + 1)
@@ -120,7 +120,7 @@ def first_label(drive: PositionedDrive) -> TapeLabel | None:
     else:
         entry = _recognized(0, first, reader)[0] if is_label(first) else None
         if entry is None or not entry.is_unknown:
-            remember_label(drive, entry.tape_label if entry else None)
+            drive.remembered = (entry and entry.tape_label) or NO_LABEL
     if entry is not None and entry.is_unknown:
         raise unreadable_label(drive, entry)
     return entry.tape_label if entry else None
@@ -215,8 +215,8 @@ class _Rest:
 def _tail(drive: PositionedDrive, start: int, block: int, record_size: int) -> bytes:
     """The end of the last record before the filemark that was just passed.
 
-    Of the last two where one does not tell. On the tape a record may be several blocks: in fixed
-    mode, or copied there by another program.
+    Of the last two records, if the last one does not hold the whole end. A record may be several
+    blocks on the tape: in fixed mode, or if another program copied it there.
     """
     end = drive.tell() - 1
     tail = b""
