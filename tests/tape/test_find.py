@@ -14,6 +14,7 @@ from tapestream import BackupInfo, TarStreamSink, copy
 from tapestream.errors import NoMediumError, TapeError, UsageError, WriteProtectedError
 from tapestream.tape import Command, TapeDevice, TapeDrive, scan
 from tapestream.tar import format as fmt
+from tapestream.tar.manifest import ending
 from tapestream.testing.memory import MemorySource
 from tests.drive.stations import FakeStation, Station
 from tests.drive.watched import WatchedDevice
@@ -135,7 +136,7 @@ def test_the_end_of_a_stream_tells_as_much_as_all_of_it(padding: int, step: int)
         size, tail = max(step, len(stream) // 500), b""
         for start in range(0, len(stream), size):
             tail = scan._end(tail, memoryview(stream)[start : start + size])
-        assert fmt.ending(tail) == fmt.ending(stream)
+        assert ending(tail) == ending(stream)
         assert len(tail) < 5000
 
 

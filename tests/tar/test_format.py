@@ -27,6 +27,7 @@ from tapestream.errors import (
 )
 from tapestream.model.extents import Extent, Extents, Kind
 from tapestream.tar.digests import ALGORITHMS, check_algorithm, digest_of
+from tapestream.tar.fields import decode_object
 from tapestream.tar.format import (
     BLOCK,
     EXTENTS,
@@ -38,19 +39,16 @@ from tapestream.tar.format import (
     MAX_SEGMENT,
     Header,
     HeaderWriter,
-    Manifest,
     Member,
-    Preamble,
-    attachment_member,
     count_segments,
     data_length,
     data_members,
-    decode_object,
     padded,
     padding,
     parse_header,
-    segments,
 )
+from tapestream.tar.manifest import Manifest, segments
+from tapestream.tar.preamble import Preamble, attachment_member
 from tests.strategies import extent_lists
 
 MTIME = 1_800_000_000

@@ -11,6 +11,7 @@ from typing_extensions import override
 
 from ..errors import IncompleteStreamError, LocalIOError, UsageError
 from ..model.extents import MAX_OFFSET
+from ..tar.medium import InputMedium, VolumeId
 from .descriptors import OpenFile, as_local_error, own_copy
 from .locks import lock_shared
 from .objects import check_object, leave_buffer, name_of, plain_file, raw_file, return_to_buffer
@@ -24,49 +25,22 @@ class BinaryInput(Protocol):
         ...
 
 
-class Input(Protocol):
-    """Where a tar is read from."""
+class PlainInput(InputMedium):
+    """A medium of one volume."""
 
-    @property
-    def name(self) -> str:
-        """What it is called, for people."""
-        ...
+    @override
+    def check_position(self) -> None:
+        """Do nothing: nobody else moves it."""
 
-    def readinto(self, buffer: memoryview) -> int:
-        """Read at least one byte; 0 at the end."""
-        ...
-
-    def rewind(self) -> None:
-        """Go back to where it began.
-
-        Raises:
-            UsageError: It can be read only once.
-        """
-        ...
-
-    def pass_over(self, length: int) -> int:
-        """Go on after a place that could not be read.
-
-        Args:
-            length: About how many bytes to give up.
-
-        Returns:
-            How many bytes were given up; 0 where it is not possible.
-        """
-        ...
-
-    def peek(self, offset: int, length: int) -> bytes | None:
-        """The bytes that lie `offset` after where it began; None where that is not known."""
-        ...
-
-    def cancel(self) -> None:
-        """Make a read that blocks, now or later, fail."""
-
-    def close(self) -> None:
-        """Close what this opened itself."""
+    @override
+    def next_volume(self, volume: VolumeId) -> None:
+        raise IncompleteStreamError(
+            f"{self.name}: the backup continues on volume {volume.number}",
+            hint="Restore it from the tapes that it was written to.",
+        )
 
 
-class DescriptorInput(Input):
+class DescriptorInput(PlainInput):
     """Reads an open file.
 
     Args:
@@ -103,7 +77,7 @@ class DescriptorInput(Input):
             os.lseek(self._file.fd, self._start, os.SEEK_SET)
 
     @override
-    def pass_over(self, length: int) -> int:
+    def skip_unreadable(self, length: int) -> int:
         if self._start is None:
             return 0
         fd = self._file.fd
@@ -131,7 +105,7 @@ class DescriptorInput(Input):
         self._file.close()
 
 
-class ObjectInput(Input):
+class ObjectInput(PlainInput):
     """Reads a file object of the caller by its methods, and leaves it open."""
 
     def __init__(self, file: BinaryInput) -> None:
@@ -169,7 +143,7 @@ class ObjectInput(Input):
             raise LocalIOError(f"cannot read {self.name} from its beginning", e) from e
 
     @override
-    def pass_over(self, length: int) -> int:
+    def skip_unreadable(self, length: int) -> int:
         if self._start is None:
             return 0
         file = cast(io.IOBase, self._file)
@@ -194,7 +168,7 @@ class ObjectInput(Input):
         """Nothing: it is not ours."""
 
 
-def open_input(target: str | os.PathLike[str] | BinaryInput) -> Input:
+def open_input(target: str | os.PathLike[str] | BinaryInput) -> InputMedium:
     """Open what a tar is read from.
 
     Args:
@@ -218,7 +192,7 @@ def open_input(target: str | os.PathLike[str] | BinaryInput) -> Input:
     return DescriptorInput(OpenFile(file, name))
 
 
-def _open_object(target: BinaryInput) -> Input:
+def _open_object(target: BinaryInput) -> InputMedium:
     check_object(target, "read")
     file = plain_file(target)
     if file is None:

@@ -20,7 +20,9 @@ from ..model.extents import Extents
 from ..model.info import BackupInfo, describe
 from ..tar import format as fmt
 from ..tar.digests import ALGORITHMS, check_algorithm, hex_digest
+from ..tar.manifest import ManifestBuilder
 from ..tar.medium import OutputMedium
+from ..tar.preamble import Preamble, attachment_member, check_new_name
 from ..tar.writer import TarWriter
 
 if TYPE_CHECKING:
@@ -197,9 +199,9 @@ class TarStreamSink(Sink):
             raise UsageError("the sink has not begun, or has already ended")
         return self._writer
 
-    def _preamble(self, info: BackupInfo, extents: Extents) -> fmt.Preamble:
+    def _preamble(self, info: BackupInfo, extents: Extents) -> Preamble:
         texts = {fmt.EXTENTS: extents.json, **self._attachments}
-        return fmt.Preamble(
+        return Preamble(
             info=info,
             checksum=self._checksum,
             part_size=self._part_size,
@@ -244,10 +246,10 @@ def _attachments(given: object) -> dict[str, bytes]:
             f"attachments must be a dict of names and contents, not a {type(given).__name__}"
         )
     members = {
-        fmt.attachment_member(name): _contents(name, data) for name, data in (given or {}).items()
+        attachment_member(name): _contents(name, data) for name, data in (given or {}).items()
     }
     for name in given or {}:
-        fmt.check_new_name(name)
+        check_new_name(name)
     if len(members) > fmt.MAX_FILES:
         raise UsageError(f"there must be no more than {fmt.MAX_FILES} attachments")
     if sum(map(len, members.values())) > fmt.MAX_ATTACHMENTS:
@@ -261,13 +263,11 @@ def _contents(name: str, data: object) -> bytes:
     return bytes(data)
 
 
-def _check_manifest(
-    preamble: fmt.Preamble, extents: Extents, attachments: Mapping[str, bytes]
-) -> None:
+def _check_manifest(preamble: Preamble, extents: Extents, attachments: Mapping[str, bytes]) -> None:
     """Refuse immediately what would fail at the end, after hours."""
     names = (fmt.INFO, fmt.EXTENTS, *attachments)
     digests = {name: hex_digest(preamble.checksum, b"") for name in names}
-    manifest = fmt.Vouched(start=extents.size).manifest(preamble, digests, continues=False)
+    manifest = ManifestBuilder(start=extents.size).manifest(preamble, digests, continues=False)
     segments = fmt.count_segments(extents, preamble.part_size) if preamble.checksum else 0
     # The numbers in it that are not known yet have few digits.
     if manifest.length_with(segments) + fmt.BLOCK > fmt.MAX_MEMBER:

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
+from copy import copy
+from typing import TYPE_CHECKING, cast
 
-from ..arguments import flag, function, number
+from ..arguments import flag, function, number, path
 from ..backend.protocols import Reader, Source
-from ..errors import LocalIOError, StreamError, TapestreamError, UsageError, WrongTapeError
-from ..files.inputs import BinaryInput, Input, open_input
+from ..backend.running import joins
+from ..drive.paths import is_tape
+from ..errors import LocalIOError, StreamError, UsageError, WrongTapeError
+from ..files.inputs import BinaryInput, open_input
 from ..model.damage import Findings
 from ..model.expected import Expected, IndexEntry, expected_of
 from ..model.extents import Extents
 from ..model.info import BackupInfo
-from ..tape.drive import TapeDrive
-from ..tape.input import TapeInput
-from ..tape.volumes import LoadVolume, drive_of
-from ..tar.reader import TarReader
-from ..tar.trouble import SalvageReader
-from ..tar.volume import Volumes
+from ..tar.trouble import STRICT, Lenient, Trouble
+from .sessions import StreamSessions
+
+if TYPE_CHECKING:
+    from ..tape.drive import TapeDrive
+    from ..tape.input import TapeInput
+    from ..tape.volumes import LoadVolume
 
 
 class TarStreamSource(Source):
@@ -83,36 +87,26 @@ class TarStreamSource(Source):
         if file is not None:
             number("file", file)
         expected = None if expect is None else expected_of(expect)
-        self._input = _open(target, file, expected, on_next_volume)
+        tape = _open_tape(target, file, expected, on_next_volume)
+        medium = tape or open_input(cast("str | os.PathLike[str] | BinaryInput", target))
         self._verify = verify
         self._file = file
         self._allow_incomplete = allow_incomplete
-        self._extents: Extents | None = None
-        self._attachments: dict[str, bytes] = {}
-        self._at_data = False
-        self._error: TapestreamError | None = None
-        self._reader: TarReader | None = None
-        self._paused = False
-        self.findings: Findings | None = None
+        self._original = self
         try:
-            with self._named():
-                self._volumes = Volumes(self._input, expected)
-            self._preamble = self._volumes.preamble
-            if allow_incomplete:
-                self.tolerate(Findings())
-            if isinstance(self._input, TapeInput) and self._input.knows_file:
+            self._stream = StreamSessions(medium, tape, expected)
+            self.findings = Findings() if allow_incomplete else None
+            if self._stream.is_shared:
                 with suppress(StreamError, LocalIOError):  # raised when they are asked for
                     self.extents()
-                self._input.pause()
-                self._paused = True
         except BaseException:
-            self._input.close()
+            medium.close()
             raise
 
     @property
     def info(self) -> BackupInfo:
         """What the stream says of the backup."""
-        return self._preamble.info
+        return self._stream.first.info
 
     @property
     def size(self) -> int:
@@ -128,47 +122,35 @@ class TarStreamSource(Source):
         """
         if self.findings is not None:
             return None if self.findings.damage else self.findings.digest_name
-        return self._preamble.checksum if self._verify else None
+        return self._stream.first.checksum if self._verify else None
 
     @property
     def attachments(self) -> dict[str, bytes]:
         """The files that were kept with the disk, by name."""
         self.extents()
-        return dict(self._attachments)
+        return dict(self._stream.attachments)
 
     def extents(self) -> Extents:
         """See `Source.extents`: reads up to the first data member, once."""
-        if self._error is not None:
-            raise self._error
-        try:
-            with self._named():
-                if self._extents is None:
-                    self._extents = self._volumes.extents()
-                if not self._at_data and not self._paused:
-                    self._attachments = self._volumes.attachments(self._extents)
-                    self._at_data = True
-        except BaseException as e:
-            self._keep(e)
-            raise
-        return self._extents
+        return self._stream.list(self._trouble)
 
     @property
     def device(self) -> str | None:
         """Path of the tape drive; None for other streams."""
-        return self._input.device if isinstance(self._input, TapeInput) else None
+        return self._stream.tape.device if self._stream.tape else None
 
     @property
     def place(self) -> str:
         """The path; on tape that of the drive, and the tape file if known."""
         file = f", tape file {self._file}" if self._file is not None else ""
-        return f"{self._input.name}{file}"
+        return f"{self._stream.medium.name}{file}"
 
     @property
     def missing_until(self) -> int | None:
         """Offset before which no more data comes, of a stream that is salvaged; otherwise None."""
         if self.findings is None:
             return None
-        return self._reader.missing_until if isinstance(self._reader, SalvageReader) else 0
+        return self._stream.reader.missing_until if self._stream.reader else 0
 
     def check_complete(self) -> None:
         """Look for the manifest of a file, or at the end on tape.
@@ -177,23 +159,18 @@ class TarStreamSource(Source):
             IncompleteStreamError: It is not there.
             WrongTapeError: Another tape is loaded.
         """
-        extents = self.extents()
-        self._require_unread()
+        self.extents()
+        self._stream.require_unread()
         if self.findings is None:
-            self._volumes.check_complete(extents)
+            self._stream.check_complete()
 
-    def tolerate(self, findings: Findings | None) -> None:
-        """Go on after damage from now on, or no longer; `allow_incomplete` is for good."""
-        before, self.findings = self.findings, findings
-        if findings is None and self._allow_incomplete:
-            self.findings = Findings()
-        if self.findings is not None and before is not None:
-            self.findings.problems += before.problems  # of what was read already
-        if self.findings is None and self._volumes.has_bridged:
-            self._error = UsageError("the stream was read past damage: open it again, or rewind it")
-        elif self._extents is not None:
-            self._forget_error()
-        self._volumes.tolerate(self.findings)
+    def salvaging(self, findings: Findings) -> TarStreamSource:
+        """The same stream, read past damage from where it stands; see `Salvages.salvaging`."""
+        view = copy(self)
+        view.findings = findings
+        if self.findings is not None:
+            findings.problems += self.findings.problems  # of what was read already
+        return view
 
     def rewind(self) -> None:
         """Make it readable once more: a regular file, what is seekable, a tape with `file=`.
@@ -204,15 +181,9 @@ class TarStreamSource(Source):
             UsageError: It can be read only once.
             CorruptStreamError: It is not the same backup any more.
         """
-        extents = self._extents or self.extents()
-        self._reader = self._error = self.findings = None
-        self.tolerate(None)
-        self._error = None
-        if isinstance(self._input, TapeInput):
-            self._input.leave()
-            self._paused = True
-        else:
-            self._go_back(extents)
+        self._stream.rewind(self._trouble)
+        if self._allow_incomplete:
+            self.findings = Findings()
 
     def open_reader(self) -> Reader:
         """See `Source.open_reader`.
@@ -220,16 +191,8 @@ class TarStreamSource(Source):
         Raises:
             WrongTapeError: Another tape is loaded by now, and there is no `on_next_volume`.
         """
-        self._require_unread()
-        extents = self.extents()
-        if self._paused:
-            self._resume(extents)
-            self.extents()
-        if self.findings is None:
-            self._reader = TarReader(self._volumes, extents, verify=self._verify)
-        else:
-            self._reader = SalvageReader(self._volumes, extents, self.findings, verify=self._verify)
-        return self._reader
+        joins(self._original)
+        return self._stream.open_reader(self._trouble, verify=self._verify)
 
     def finish(self) -> str | None:
         """Read to the end of the stream and check it against its manifest.
@@ -242,85 +205,45 @@ class TarStreamSource(Source):
             CorruptStreamError: Something else does not match.
             IncompleteStreamError: There is no manifest, or no end.
         """
-        if self._reader is None:
-            raise UsageError("not all data of the stream was read")
-        with self._named():
-            self._reader.finish()
-        if isinstance(self._input, TapeInput):
-            self._input.end_file()
+        self._stream.finish()
         return self.digest_name
 
     def cancel(self) -> None:
         """End a wait for a drive, or for the writer of a pipe."""
-        self._volumes.cancel()
+        self._stream.cancel()
 
     def close(self) -> None:
         """See `Source.close`."""
-        stream = getattr(self, "_input", None)  # its constructor may have failed
+        stream = getattr(self, "_stream", None)  # its constructor may have failed
         if stream is not None:
-            stream.close()
+            stream.medium.close()
 
-    @contextmanager
-    def _named(self) -> Iterator[None]:
-        """Let an error say which stream it is of."""
-        try:
-            yield
-        except StreamError as e:
-            e.tell_where(self._input.name)
-            raise
-
-    def _keep(self, error: BaseException) -> None:
-        """Keep an error: where the stream stands after it, nobody knows."""
-        again = UsageError("reading the stream was interrupted: open it anew")
-        self._error = error if isinstance(error, (StreamError, LocalIOError)) else again
-
-    def _forget_error(self) -> None:
-        """Go on where an attachment was damaged."""
-        if isinstance(self._error, LocalIOError) and self._paused:
-            assert isinstance(self._input, TapeInput)
-            self._input.leave()
-        if isinstance(self._error, StreamError) or self._paused:
-            self._error = None
-
-    def _require_unread(self) -> None:
-        if self._reader is not None:
-            raise UsageError("a tar stream is read once: open it anew, or rewind it")
-
-    def _resume(self, extents: Extents) -> None:
-        """Take the drive again: where it was left, or go back to the backup."""
-        assert isinstance(self._input, TapeInput)
-        if not self._input.resume():
-            self._go_back(extents)
-        self._paused = False
-
-    def _go_back(self, extents: Extents) -> None:
-        self._at_data = False
-        try:
-            self._volumes.rewind(extents)
-        except UsageError:
-            raise  # it cannot go back, and stands where it stood
-        except BaseException as e:
-            self._keep(e)
-            raise
+    @property
+    def _trouble(self) -> Trouble:
+        return STRICT if self.findings is None else Lenient(self.findings)
 
 
-def _open(
-    target: str | os.PathLike[str] | BinaryInput | TapeDrive,
-    file: int | None,
-    expected: Expected | None,
-    on_next_volume: LoadVolume | None,
-) -> Input:
-    tape = drive_of(target)
-    if not tape:
-        assert not isinstance(target, TapeDrive)
+def _open_tape(
+    target: object, file: int | None, expected: Expected | None, on_next_volume: LoadVolume | None
+) -> TapeInput | None:
+    """The tape that is the target; None for other targets.
+
+    What a tape needs is imported here: most programs read from none.
+    """
+    if isinstance(target, (str, os.PathLike)) and not is_tape(path("target", target)):
+        drive = None
+    else:
+        from ..tape.input import TapeInput  # noqa: PLC0415
+        from ..tape.volumes import drive_of  # noqa: PLC0415
+
+        drive = drive_of(target)
+    if drive is None:
         if file is not None:
             raise UsageError("only a tape has files: file= must be None for other targets")
-        return open_input(target)
+        return None
     if expected is None:
-        return TapeInput(tape, file, on_next_volume)
-    if file is None:
-        file = expected.file
+        return TapeInput(drive, file, on_next_volume)
     try:
-        return TapeInput(tape, file, on_next_volume)
+        return TapeInput(drive, expected.file if file is None else file, on_next_volume)
     except WrongTapeError as e:
         raise expected.error(str(e.args[0]), "nothing") from e

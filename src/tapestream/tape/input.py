@@ -6,18 +6,21 @@ import logging
 import os
 from contextlib import suppress
 
+from typing_extensions import override
+
 from ..drive.records import RecordReader
 from ..errors import (
     IncompleteStreamError,
-    NoMediumError,
     StreamError,
     TapeError,
     UsageError,
     WrongTapeError,
 )
 from ..model.info import describe
-from ..tar.format import INFO, MAX_INFO, Preamble
+from ..tar.format import INFO, MAX_INFO
+from ..tar.medium import InputMedium, VolumeId
 from ..tar.members import MemberReader
+from ..tar.preamble import Preamble
 from .drive import TapeDrive
 from .scan import TapeEntry, holds_data, read_entry, scan
 from .volumes import LoadVolume, VolumeRequest, place_in_words, request_volume
@@ -25,7 +28,7 @@ from .volumes import LoadVolume, VolumeRequest, place_in_words, request_volume
 log = logging.getLogger("tapestream.tape")
 
 
-class TapeInput:
+class TapeInput(InputMedium):
     """Reads a stream from a tape file, and from those on the tapes that follow.
 
     Args:
@@ -50,7 +53,6 @@ class TapeInput:
         self._file = file
         self._on_next_volume = on_next_volume
         self._lease = drive.turn()
-        self._left_at: tuple[int, int] | None = None
         # Of the tape and the tape file that are read now: an error makes the drive forget them.
         self._place: tuple[str | None, int | None] = (None, file)
         # What was found instead of the backup, when it was looked for once more.
@@ -66,6 +68,7 @@ class TapeInput:
             raise
 
     @property
+    @override
     def name(self) -> str:
         """What is read, for people: the drive that is used now, the tape, the file, the backup."""
         return place_in_words(self._lease.drive.path, *self._place, self.backup)
@@ -83,26 +86,23 @@ class TapeInput:
                 self._place = self._lease.drive.label, self._file
         return self.name
 
+    @override
     def readinto(self, buffer: memoryview) -> int:
-        """See `Input`."""
         try:
             return self._reader.readinto(buffer)
         except TapeError as e:
             e.tell_where(self.name, self._lease.drive.path)
             raise
 
-    def check_place(self) -> None:
-        """Make sure that all that was read came from where it should.
-
-        Raises:
-            PositionLostError: The tape was moved: what was read last may come from elsewhere.
-        """
+    @override
+    def check_position(self) -> None:
         self._reader.check_place()
 
-    def pass_over(self, length: int) -> int:
-        """See `Input`: a record; all those of a backup are of one size.
+    @override
+    def skip_unreadable(self, length: int) -> int:
+        """Give up a record; all those of a backup are of one size.
 
-        Not where the drive stands elsewhere: it was reset, or has another tape by now.
+        Not if the drive stands elsewhere: it was reset, or has another tape by now.
         """
         try:
             return self._reader.pass_over()
@@ -110,18 +110,21 @@ class TapeInput:
             log.warning("cannot go past the record: %s", e)
             return 0
 
-    def peek(self, offset: int, length: int) -> bytes | None:
-        """See `Input`: a tape would have to be wound there."""
-        return None
+    @override
+    def peek(self, offset: int, length: int) -> None:
+        """Not known: a tape would have to be wound there."""
 
+    @override
     def rewind(self) -> None:
-        """See `Input`: `go_back` does, which knows what to look for."""
-        raise UsageError(f"{self.name}: which backup it is, is not known")
+        """Let others use the drive; `go_back` goes back, which knows what to look for."""
+        self._known_file()
+        self._lease.cancelled.clear()
+        self.leave()
 
     def go_back(self, preamble: Preamble) -> None:
-        """Go to the beginning of the tape file that has this preamble.
+        """Take the drive, and go to the beginning of the tape file that has this preamble.
 
-        Where another tape is loaded by now, the right one is asked for.
+        If another tape is loaded by now, the right one is asked for.
 
         Raises:
             WrongTapeError: There is nobody to load it.
@@ -132,31 +135,11 @@ class TapeInput:
         elif self._on_next_volume is None or preamble.set_id is None:
             raise self._wrong_tape(preamble)
         else:
-            self._load(preamble.volume, preamble)
-
-    def pause(self) -> None:
-        """Let others use the drive until `resume`."""
-        try:
-            self._left_at = _where(self._lease.drive)
-        except TapeError as e:
-            log.warning("it will be wound back: %s", e)
-            self._left_at = None
-        self._lease.release()
+            self._load(VolumeId(preamble.set_id, preamble.volume, describe(preamble.info)))
 
     def leave(self) -> None:
-        """Let others use the drive, until it must go back to the beginning of the backup."""
-        self._known_file()
-        self._left_at = None
-        self._lease.cancelled.clear()
+        """Let others use the drive until `go_back`."""
         self._lease.release()
-
-    def resume(self) -> bool:
-        """Take the drive again; True when the tape stands where it was left."""
-        self._lease.acquire()
-        try:
-            return self._left_at is not None and _where(self._lease.drive) == self._left_at
-        except NoMediumError:
-            return False
 
     def check_complete(self, preamble: Preamble) -> None:
         """Look at the end of the tape file, if its tape is loaded; other tapes are not asked for.
@@ -175,28 +158,19 @@ class TapeInput:
                 raise self._wrong_tape(preamble)
             entry = read_entry(self._drive.raw, self._file)
         finally:
-            self.leave()
+            self.rewind()
         # A volume that the end of its tape tore is incomplete; the next makes up for it.
         if not (entry and entry.complete) and not may_ask:
             raise IncompleteStreamError(f"{self.name}: tape file {self._file} has no end")
 
-    def next_volume(self, preamble: Preamble, error: IncompleteStreamError | None) -> None:
-        """Find the volume after the one with this preamble.
-
-        Args:
-            preamble: That of the volume that was read.
-            error: How it ended, where it was torn.
-
-        Raises:
-            IncompleteStreamError: There is nobody to load the tape.
-        """
-        wanted = preamble.volume + 1
-        if self._on_next_volume is None or preamble.set_id is None:
-            raise error or IncompleteStreamError(
-                f"{self.name}: the backup goes on on volume {wanted}",
+    @override
+    def next_volume(self, volume: VolumeId) -> None:
+        if self._on_next_volume is None:
+            raise IncompleteStreamError(
+                f"{self.name}: the backup continues on volume {volume.number}",
                 hint="Pass on_next_volume=, which loads the tapes that follow.",
             )
-        self._load(wanted, preamble)
+        self._load(volume)
 
     def end_file(self) -> None:
         """Go past the filemark, and let others use the drive if this can come back."""
@@ -207,14 +181,15 @@ class TapeInput:
             # The power failed before it was written: all that it would close has been read.
             log.warning("the tape file has no filemark: %s", e)
         if self.knows_file:
-            self.pause()
+            self.leave()
 
+    @override
     def cancel(self) -> None:
-        """See `Input`: ends a wait for the drive; a record that it reads cannot be called back."""
+        """End a wait for the drive; a record that it reads cannot be called back."""
         self._lease.cancelled.set()
 
+    @override
     def close(self) -> None:
-        """See `Input`."""
         self._lease.release()
 
     def _is_at(self, preamble: Preamble) -> bool:
@@ -241,11 +216,9 @@ class TapeInput:
             )
         return self._file
 
-    def _load(self, volume: int, preamble: Preamble) -> None:
+    def _load(self, volume: VolumeId) -> None:
         assert self._on_next_volume is not None
-        request = VolumeRequest(
-            self._lease.drive, preamble.set_id or "", volume, describe(preamble.info)
-        )
+        request = VolumeRequest(self._lease.drive, volume.set_id, volume.number, volume.backup)
 
         def accept(drive: TapeDrive) -> None:
             _find_volume(drive, request)
@@ -263,15 +236,12 @@ class TapeInput:
         )
 
 
-def _where(drive: TapeDrive) -> tuple[int, int]:
-    """Where a tape stands; where the drive was closed meanwhile, it may be another tape."""
-    return drive.raw.tell(), drive.raw.open_count
-
-
 def _preamble_here(drive: TapeDrive) -> Preamble | None:
     """What the tape file at whose beginning the drive stands says of itself, if it is a backup."""
     try:
-        return Preamble.decode(MemberReader(RecordReader(drive.raw)).first(INFO, MAX_INFO))
+        return Preamble.decode(
+            MemberReader(RecordReader(drive.raw)).read_first_member(INFO, MAX_INFO)
+        )
     except StreamError:
         return None
 

@@ -11,6 +11,7 @@ from ..drive.position import PositionedDrive
 from ..drive.records import MIN_RECORD
 from ..errors import CorruptStreamError, UsageError
 from ..tar import format as fmt
+from ..tar.fields import decode_object
 from ..tar.members import MemberReader
 from .report import TapeLabel
 
@@ -76,7 +77,7 @@ def read_label(members: MemberReader) -> TapeLabel:
     Raises:
         StreamError: It is damaged.
     """
-    values = fmt.decode_object(MEMBER, members.first(MEMBER, MIN_RECORD))
+    values = decode_object(MEMBER, members.read_first_member(MEMBER, MIN_RECORD))
     name = values.get("label")
     if values.get("format") != _FORMAT or not isinstance(name, str) or not _is_name(name):
         raise CorruptStreamError(f"{MEMBER} is not a label")

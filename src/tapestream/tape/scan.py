@@ -18,7 +18,9 @@ from ..errors import (
 from ..model.expected import Expected
 from ..model.info import BackupInfo
 from ..tar import format as fmt
+from ..tar.manifest import ending
 from ..tar.members import MemberReader
+from ..tar.preamble import Preamble
 from .label import NO_LABEL, is_label, read_label
 from .report import TapeLabel
 
@@ -182,7 +184,7 @@ def _recognized(file: int, first: bytes, rest: RecordReader) -> tuple[TapeEntry,
     try:
         if is_label(first):
             return TapeEntry(file, complete=True, tape_label=read_label(members)), 0
-        preamble = fmt.Preamble.decode(members.first(fmt.INFO, fmt.MAX_INFO))
+        preamble = Preamble.decode(members.read_first_member(fmt.INFO, fmt.MAX_INFO))
     except (StreamError, TapeError) as e:
         unknown = is_label(first) or isinstance(e, TapeError)
         return TapeEntry(file, problem=str(e.args[0]), is_unknown=unknown), 0
@@ -234,7 +236,7 @@ def _tail(drive: PositionedDrive, start: int, block: int, record_size: int) -> b
             drive.forward_files(1)
         if drive.tell() != end + 1:
             raise PositionLostError(f"{drive.path} does not stand after the tape file")
-        if fmt.ending(tail) is not None:
+        if ending(tail) is not None:
             break
     return tail
 
@@ -262,7 +264,7 @@ def holds_data(drive: PositionedDrive) -> bool:
     members = MemberReader(RecordReader(drive))
     try:
         while (header := members.header()) is not None:
-            members.take(header.name)
+            members.enter(header.name)
             members.skip(header.size)
             if header.name.startswith("extent-"):
                 return True
@@ -272,7 +274,7 @@ def holds_data(drive: PositionedDrive) -> bool:
 
 
 def _with_end(entry: TapeEntry, last: bytes) -> TapeEntry:
-    ending = fmt.ending(last)
-    if ending is None or (ending.set_id, ending.volume) != (entry.set_id, entry.volume):
+    end = ending(last)
+    if end is None or (end.set_id, end.volume) != (entry.set_id, entry.volume):
         return entry
-    return replace(entry, complete=True, continues=ending.continues, vouches_from=ending.start)
+    return replace(entry, complete=True, continues=end.continues, vouches_from=end.start)

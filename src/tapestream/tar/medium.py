@@ -1,11 +1,12 @@
-"""Where a tar is written to: a medium of one volume, such as a file, or of several, such as tapes.
+"""Where a tar is written to and read from: one volume, such as a file, or several, such as tapes.
 
     preamble │ member │ member │ member │ manifest      one volume
              ▲        ▲        ▲        ▲
              boundary(start)            boundary(None)
 
 The tar says where its members end. A medium of several volumes keeps what lies after the last
-boundary that is safely on the volume, and writes it again on the next one.
+boundary that is safely on the volume, and writes it again on the next one. Whoever reads the tar
+asks for the next volume when the one before has ended.
 """
 
 from __future__ import annotations
@@ -111,3 +112,68 @@ class OutputMedium(Protocol):
 
     def abort(self) -> None:
         """Leave nothing that looks complete, where that is possible."""
+
+
+class InputMedium(Protocol):
+    """Where a tar is read from."""
+
+    @property
+    def name(self) -> str:
+        """What it is called, for people."""
+        ...
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Read at least one byte; return 0 at the end of the volume."""
+        ...
+
+    def skip_unreadable(self, length: int) -> int:
+        """Go on after a place that could not be read.
+
+        Args:
+            length: About how many bytes to give up.
+
+        Returns:
+            How many bytes were given up; 0 if reading cannot go on.
+        """
+        ...
+
+    def peek(self, offset: int, length: int) -> bytes | None:
+        """The bytes that lie `offset` after where the volume began; None where that is not known.
+
+        Where the medium stands does not change.
+        """
+        ...
+
+    def check_position(self) -> None:
+        """Make sure that all that was read came from where it should.
+
+        Raises:
+            PositionLostError: A tape was moved: what was read last may come from elsewhere.
+        """
+        ...
+
+    def next_volume(self, volume: VolumeId) -> None:
+        """Go to the beginning of the next volume.
+
+        Args:
+            volume: The one that is wanted.
+
+        Raises:
+            IncompleteStreamError: Nobody can provide it.
+            TapestreamError: It was not found.
+        """
+        ...
+
+    def rewind(self) -> None:
+        """Go back to the beginning of the first volume, immediately or when it is read next.
+
+        Raises:
+            UsageError: It can be read only once.
+        """
+        ...
+
+    def cancel(self) -> None:
+        """Make a call that blocks, now or later, fail."""
+
+    def close(self) -> None:
+        """Close what this opened itself."""

@@ -80,7 +80,7 @@ class MemberReader:
         """Read the rest from another object, which goes on where the first one stands."""
         self._stream, self._error = stream, None
 
-    def first(self, name: str, limit: int) -> bytes:
+    def read_first_member(self, name: str, limit: int) -> bytes:
         """Read the first member of the stream: foreign and damaged streams are different errors."""
         start = self._next_bytes(fmt.BLOCK)
         if len(start) < fmt.BLOCK and name.encode().startswith(start[: len(name)]):
@@ -99,7 +99,7 @@ class MemberReader:
             raise
         if header is None or header.name != name:
             raise foreign
-        return self.whole(name, limit)
+        return self.read_member(name, limit)
 
     @property
     def ahead(self) -> int:
@@ -159,7 +159,7 @@ class MemberReader:
 
     def _read_block(self) -> bytes:
         block = bytearray(self._pad + fmt.BLOCK)
-        self.exactly(memoryview(block))
+        self.fill(memoryview(block))
         pad, self._pad = self._pad, 0
         if any(block[:pad]):
             self._block = bytes(block[pad:])
@@ -177,7 +177,7 @@ class MemberReader:
         self._left = fmt.padded(size)
         return self._rest(self._left)[:size]
 
-    def take(self, name: str, size: int | None = None) -> fmt.Header:
+    def enter(self, name: str, size: int | None = None) -> fmt.Header:
         """Go into the next member, which must have this name, and this size if it is given."""
         header = self.named(name)
         if size not in (None, header.size):
@@ -187,7 +187,7 @@ class MemberReader:
         self._begin(name, header.size)
         return header
 
-    def assume(self, name: str, size: int) -> bool:
+    def enter_despite_header(self, name: str, size: int) -> bool:
         """Go into the next member as if its header, which is not that, were right.
 
         Returns:
@@ -198,7 +198,7 @@ class MemberReader:
             self._begin(name, size)
         return was_peeked
 
-    def assume_text(self, start: bytes, size: int) -> bool:
+    def enter_text(self, start: bytes, size: int) -> bool:
         """Go into the next member where its header is lost, and its data is in the place of it.
 
         Returns:
@@ -210,7 +210,7 @@ class MemberReader:
         self._begin("a member without a header", size)
         return True
 
-    def guess(self) -> fmt.Header | None:
+    def best_guess(self) -> fmt.Header | None:
         """The next member's header; what it may have been where it is damaged."""
         return fmt.guess_header(self._block) if self.is_damaged else self._header
 
@@ -273,7 +273,7 @@ class MemberReader:
         count = self.offset - begin
         return data if count == length else data[:count]
 
-    def is_behind(
+    def is_header_after(
         self, starts: tuple[bytes, ...], size: int, peek: Callable[[int, int], bytes | None]
     ) -> bool:
         """Whether a header comes after so many bytes of data, if that is not too far for memory.
@@ -294,7 +294,7 @@ class MemberReader:
         self._push_back(ahead)
         return ahead.startswith(starts, distance)
 
-    def is_zero_behind(self, size: int) -> bool:
+    def ends_after(self, size: int) -> bool:
         """Whether the archive ends after so many bytes of data."""
         ahead = self._read_on(fmt.padded(size) + fmt.BLOCK)
         self._push_back(ahead)
@@ -318,7 +318,7 @@ class MemberReader:
         """Whether another stream begins here."""
         return block.startswith(_FIRST) and self._time not in (b"", bytes(block[_TIME]))
 
-    def drop_to(self, offset: int, header: fmt.Header) -> None:
+    def skip_to(self, offset: int, header: fmt.Header) -> None:
         """Pass over all up to a header that was found there."""
         distance = offset - self.offset
         if distance < 0:  # it is where one is expected
@@ -340,7 +340,7 @@ class MemberReader:
     def readinto(self, view: memoryview) -> None:
         """Fill the view with data of the member."""
         left, self._left = self._left, 0  # after an error nobody knows
-        self.exactly(view)
+        self.fill(view)
         self._left = left - len(view)
 
     def skip(self, length: int) -> None:
@@ -351,7 +351,7 @@ class MemberReader:
             self.readinto(chunk)
             length -= len(chunk)
 
-    def whole(self, name: str, limit: int) -> bytes:
+    def read_member(self, name: str, limit: int) -> bytes:
         """Read the next member, which must have this name, from its first byte to its last."""
         size = self.named(name).size
         if size > limit:
@@ -359,7 +359,7 @@ class MemberReader:
         self._begin(name, size)
         return self._rest(size)
 
-    def text(self, name: str, limit: int) -> bytes:
+    def read_text(self, name: str, limit: int) -> bytes:
         """Read the member to its end, which must hold JSON.
 
         Stops where it is no longer text, and where the limit is reached: a header may claim more
@@ -384,7 +384,7 @@ class MemberReader:
             raise CorruptStreamError(f"found member {header.name!r} where {name} should be")
         return header
 
-    def unlike(self, length: int, wanted: Callable[[], Iterable[bytes]]) -> bytes | None:
+    def read_if_different(self, length: int, wanted: Callable[[], Iterable[bytes]]) -> bytes | None:
         """Read the member to its end; None if it is just as wanted.
 
         A member of hundreds of MB that is as it should be is never in memory as a whole.
@@ -428,7 +428,7 @@ class MemberReader:
                     "record: TarStreamSource(..., allow_incomplete=True) takes it all the same."
                 )
 
-    def exactly(self, view: memoryview) -> None:
+    def fill(self, view: memoryview) -> None:
         """Fill the view from the stream."""
         if self._fill(view) < len(view):
             raise self._too_short()

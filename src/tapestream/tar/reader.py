@@ -3,33 +3,59 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
+
+from typing_extensions import override
 
 from ..backend.protocols import Reader
-from ..errors import CorruptStreamError, IncompleteStreamError, LocalIOError, UsageError
+from ..errors import (
+    CorruptStreamError,
+    IncompleteStreamError,
+    LocalIOError,
+    StreamError,
+    UsageError,
+)
+from ..model.damage import Damage
 from ..model.extents import Extents
 from . import format as fmt
-from .digests import ALGORITHMS, Hash
+from .digests import ALGORITHMS, Hash, digest_of
+from .manifest import Manifest, ManifestBuilder
 from .members import READ_STEP
+from .search import Found, HeaderSearch
+from .table import MemberTable
+from .trouble import Suspects
 from .volume import Volumes
+from .zerofill import ZeroFilledInput
+
+# Digests of what is missing are kept only to compare the others in their places.
+MAX_PLACEHOLDERS = 1024**2
 
 
 class TarReader(Reader):
     """Finds the data of the disk in the members that come by.
 
+    The trouble of the volumes decides what happens where they are damaged. If reading goes on,
+    damaged data is delivered as it is, and zeros for what is missing. After a bad header, the next
+    good one shows what happened: see `HeaderSearch`.
+
     Args:
-        volumes: The volume that is open, and how to come by the next.
+        volumes: The volume that is open, and the way to the next.
         extents: All extents of the disk.
         verify: Make digests of all data.
+
+    Attributes:
+        missing_until: No more data comes from before this offset of the disk.
     """
 
     def __init__(self, volumes: Volumes, extents: Extents, *, verify: bool) -> None:
         self._volumes = volumes
+        self._trouble = volumes.trouble
         self._extents = extents
         self._part_size = volumes.preamble.part_size
         self._segment_size = volumes.preamble.segment_size
         self._checksum = volumes.preamble.checksum if verify else None
         self._verify = verify
-        self._vouched = fmt.Vouched(start=0)
+        self._manifest = ManifestBuilder(start=0)
         self._expected: Iterator[fmt.Member] = fmt.data_members(extents, self._part_size)
         self._next = next(self._expected, None)
         self._member: fmt.Member | None = None
@@ -37,15 +63,36 @@ class TarReader(Reader):
         self._segment = 0
         self._hash: Hash | None = None
         self._dropped = memoryview(bytearray(READ_STEP))
-        self._missing_until = 0
+        self.missing_until = 0
+        # From here on, where reading goes on after damage.
+        self._has_ended = False
+        self._vouches = self._is_comparable = True
+        self._last: fmt.Member | None = None
+        self._suspects = Suspects()
+        self._searched: HeaderSearch | None = None
+        self._data_end = 0  # of a member that may end earlier, for all that is known
+        self._goes_on_at: Found | None = None
+        self._is_on_next_volume = False
 
+    @cached_property
+    def _table(self) -> MemberTable:
+        return MemberTable(self._extents, self._part_size)
+
+    @property
+    def _search(self) -> HeaderSearch:
+        """That of this volume."""
+        if self._searched is None:
+            self._searched = HeaderSearch(self._volumes, self._table)
+        return self._searched
+
+    @override
     def readinto(self, start: int, buffer: memoryview) -> None:
-        """See `Reader.readinto`; bytes that are not data are left as they are."""
+        """Read the whole buffer; bytes that are not data are left as they are."""
         end = start + len(buffer)
         self._pass_over(start)
         while start < end:
-            if start < self._missing_until:
-                step = min(end, self._missing_until) - start
+            if start < self.missing_until:
+                step = min(end, self.missing_until) - start
                 buffer[:step] = bytes(step)
                 start, buffer = start + step, buffer[step:]
                 continue
@@ -69,9 +116,19 @@ class TarReader(Reader):
         self._pass_over(self._extents.size)
         while True:
             try:
-                return self._check_volume(continues=False)
+                self._check_volume(continues=False)
+                break
             except IncompleteStreamError as e:
                 self._next_volume(e)
+        self._clear_suspects(vouched=False)
+
+    def cancel(self) -> None:
+        """End a wait for the drive, or for the writer of a pipe."""
+        self._volumes.cancel()
+
+    @override
+    def close(self) -> None:
+        """Do nothing: the stream is the source's."""
 
     def _pass_over(self, start: int) -> None:
         """Read, and check, the data before `start` that nobody asked for."""
@@ -81,19 +138,14 @@ class TarReader(Reader):
                     return
                 self._begin_member(self._next)
                 continue
-            if self._volumes.cancelled:
+            if self._volumes.is_cancelled:
                 raise LocalIOError("cancelled")
             end = min(start, self._segment_end(), self._position + len(self._dropped))
             if end <= self._position:
                 return
             self._read_data(self._dropped[: end - self._position])
 
-    def cancel(self) -> None:
-        """End a wait for the drive, or for the writer of a pipe."""
-        self._volumes.cancel()
-
-    def close(self) -> None:
-        """See `Reader.close`: the stream is the source's."""
+    # The next member
 
     def _begin_member(self, member: fmt.Member) -> None:
         try:
@@ -102,37 +154,134 @@ class TarReader(Reader):
             e.tell_where(member.name)
             e.tell_where(self._volumes.name)
             raise
-        if not is_there:
-            return
-        self._vouched.add(member)
-        self._member, self._next = member, next(self._expected, None)
-        self._segment = self._position = member.start
-        self._member_end = member.start + member.length
+        if is_there:
+            self._manifest.add(member)
+            self._member, self._next = member, next(self._expected, None)
+            self._segment = self._position = member.start
+            self._member_end = member.start + member.length
+        if self._goes_on_at is not None or self._has_ended:
+            self._skip_missing()
 
     def _go_to(self, member: fmt.Member) -> bool:
         """Go into a member, on whichever volume it is; False where another one is next."""
         while True:
             try:
-                if self._at_end_of_volume():
+                if self._is_at_end_of_volume():
                     self._check_volume(continues=True)
-                    self._vouched = fmt.Vouched(member.start)
+                    self._manifest = ManifestBuilder(member.start)
                     self._next_volume(None)
-                return self._take(member)
+                is_there = self._enter(member)
             except IncompleteStreamError as e:
                 self._next_volume(e)
+                continue
+            if not self._is_on_next_volume:
+                return is_there
+            self._is_on_next_volume = False
 
-    def _at_end_of_volume(self) -> bool:
+    def _is_at_end_of_volume(self) -> bool:
         """True where another volume must follow, for there is data to come."""
-        header = self._volumes.members.header()
-        return (
-            self._volumes.preamble.set_id is not None
-            and header is not None
-            and header.name == fmt.MANIFEST
-        )
+        members, may_go_on = self._volumes.members, self._volumes.may_go_on
+        if self._has_ended:
+            return False
+        try:
+            try:
+                header = members.header()
+            except CorruptStreamError:
+                # A damaged header, of the manifest or of the member that is expected.
+                if not self._trouble.goes_on:
+                    raise
+                return may_go_on and members.begins_with(fmt.MANIFEST_START)
+        except LocalIOError as e:
+            self._end(e)
+            return False
+        return may_go_on and header is not None and header.name == fmt.MANIFEST
 
-    def _take(self, member: fmt.Member) -> bool:
-        self._volumes.members.take(member.name, member.length)
+    def _enter(self, member: fmt.Member) -> bool:
+        if self._has_ended:
+            return False
+        self._data_end = 0
+        members = self._volumes.members
+        try:
+            is_whole = not self._trouble.goes_on or self._is_whole(member)
+            members.enter(member.name, member.length)
+        except (CorruptStreamError, IncompleteStreamError) as e:
+            if not members.is_at_header:
+                raise  # the stream has ended
+            self._trouble.meet(e, member.name)
+            return self._go_past(member)
+        except LocalIOError as e:
+            self._end(e)
+            return False
+        self._data_end = 0 if is_whole else members.offset + fmt.padded(member.length)
+        self._last = member
         return True
+
+    def _is_whole(self, member: fmt.Member) -> bool:
+        """Whether the next member is this one, and is not known to be short.
+
+        Goes to its second copy, where it comes twice, and the first one is damaged. That is how it
+        looks where a record was written twice that holds a header and not all of the data. Only a
+        small member can then come again as a whole, so only those are looked at.
+        """
+        members = self._volumes.members
+        while (
+            member.length <= READ_STEP
+            and members.header() == (member.name, member.length)
+            and not self._search.is_followed(member)
+        ):
+            second = self._search.second_copy(member)
+            if second is None:
+                return False
+            problem = "it comes twice, and its first copy is damaged"
+            self._trouble.meet(CorruptStreamError(problem), member.name)
+            members.skip_to(second.offset, second.header)
+        return True
+
+    def _go_past(self, member: fmt.Member) -> bool:
+        """Go on after the damaged header of a member; False where another one is next."""
+        members = self._volumes.members
+        found = self._search.from_bad_header(member.start)
+        if found is None or self._search.is_in_place(found, member):
+            members.enter_despite_header(member.name, member.length)
+            self._suspect(member)
+            self._data_end = 0 if found else members.offset + fmt.padded(member.length)
+            self._last = member
+            return True
+        self._suspect(None)
+        members.skip_to(found.offset, found.header)
+        if found.member is None and self._volumes.may_go_on:
+            self._is_on_next_volume = True  # what is missing here may be there
+        else:
+            self._goes_on_at = found
+        return False
+
+    def _skip_missing(self) -> None:
+        """Note what is missing up to where reading goes on, and go there."""
+        target = self._goes_on_at.member if self._goes_on_at and not self._has_ended else None
+        self._goes_on_at = None
+        if self._member is not None:
+            self._note_missing(self._position, self._member_end - self._position)
+            self._fill_up(-(-(self._member_end - self._segment) // self._segment_size))
+            self._member = self._hash = None
+        end = target.start if target else self._extents.size
+        if self._next is not None:
+            start = self._next.start
+            lost = self._table.tally(start, end)
+            if lost.members:
+                self._manifest.add_lost(self._next.number, lost.number, lost.members, lost.bytes)
+            self._fill_up(lost.segments)
+            self._trouble.lose(start, end, self._table)
+        self.missing_until = end
+        self._expected = self._table.following(end)
+        self._next = next(self._expected, None)
+
+    def _fill_up(self, segments: int) -> None:
+        """Keep the places of the digests that are missing."""
+        self._is_comparable = self._is_comparable and segments <= MAX_PLACEHOLDERS
+        if self._checksum is not None and self._is_comparable:
+            self._manifest.segments += bytes(segments * len(digest_of(self._checksum, b"")))
+
+    # The data
 
     def _segment_end(self) -> int:
         return min(self._segment + self._segment_size, self._member_end)
@@ -146,71 +295,206 @@ class TarReader(Reader):
             self._hash.update(view)
         if self._position == self._segment_end():
             if self._hash is not None:
-                self._vouched.segments += self._hash.digest()
+                self._manifest.segments += self._hash.digest()
                 self._hash = None
             self._segment = self._position
         if self._position == self._member_end:
             self._member = None
+        if self._goes_on_at is not None or self._has_ended:
+            self._skip_missing()
 
     def _fill(self, view: memoryview) -> None:
-        """Read the next bytes of the member, on whichever volume they are."""
-        while True:
+        """Read the next bytes of the member, with zeros for what is missing."""
+        found = self._ends_within(len(view)) if self._data_end else None
+        if found is None:
+            done = self._read_member(view)
+        else:
+            done = self._read_member(view[: found.offset - self._volumes.members.offset])
+            self._goes_on_at = found
+            if not self._has_ended:
+                self._volumes.members.skip_to(found.offset, found.header)
+        missing = len(view) - done
+        if missing:
+            view[done:] = bytes(missing)
+            self._note_missing(self._position + done, missing)
+
+    def _read_member(self, view: memoryview) -> int:
+        """Read the next bytes, on whichever volume they are; how many there were."""
+        while view and not self._has_ended:
+            members, zeros = self._volumes.members, self._volumes.zeros
+            before, begin = members.offset, zeros.offset - members.ahead if zeros else 0
             try:
-                return self._volumes.members.readinto(view)
+                members.readinto(view)
+                done = len(view)
             except IncompleteStreamError as e:
+                done = members.offset - before
                 self._next_volume(e)
+                if not self._has_ended:
+                    continue
+            except LocalIOError as e:
+                done = members.offset - before
+                self._end(e)
+            if zeros is not None:
+                self._note_filled(zeros, begin, done)
+            return done
+        return 0
 
-    def _check_volume(self, *, continues: bool) -> None:
-        """Read from the manifest to the end of the volume."""
-        self._check_manifest(continues=continues)
-        self._volumes.check_listed()
-        self._volumes.end()
+    def _ends_within(self, length: int) -> Found | None:
+        """The header that comes in the next bytes of a member which may end early."""
+        if self._member is None:
+            return None
+        found = self._search.within(length, self._member.start + 1)
+        return found if found and found.offset < self._data_end else None
 
-    def _check_manifest(self, *, continues: bool) -> None:
-        volumes = self._volumes
-        found = self._vouched.manifest(volumes.preamble, volumes.digests, continues=continues)
-        self._take_manifest(found)
-        left = volumes.members.left
-        # As many as there can be in what was read, and not in what the extents claim.
-        segments = found.data_bytes // self._segment_size + found.data_members
-        if left > found.longest(segments):
-            raise CorruptStreamError(f"{fmt.MANIFEST} is too large: {left} bytes")
-        text = volumes.members.unlike(found.length, found.encode)
-        if text is not None:
-            for error in self._differences(found, text):
-                raise error
+    def _note_filled(self, zeros: ZeroFilledInput, begin: int, length: int) -> None:
+        """Note what could not be read of the data that begins there in the stream."""
+        end = begin + length
+        ahead = []  # what was read already, but is not of this data
+        for offset, count in zeros.filled:
+            first = max(offset, begin)  # before is a header
+            last = min(offset + count, end)
+            self._note_missing(self._position + first - begin, last - first)
+            if offset + count > end:
+                ahead.append((max(offset, end), offset + count - max(offset, end)))
+        zeros.filled = ahead
 
-    def _differences(self, found: fmt.Manifest, text: bytes) -> Iterator[CorruptStreamError]:
-        preamble = self._volumes.preamble
-        return found.differences(text, self._extents, preamble, data_too=self._verify)
+    def _note_missing(self, start: int, length: int) -> None:
+        if length > 0 and self._member is not None:
+            self._trouble.add(Damage(start, length, self._member.name, missing=True))
+            self._suspects.is_missing(self._member, length)
 
-    def _take_manifest(self, found: fmt.Manifest) -> None:
-        self._volumes.members.take(fmt.MANIFEST)
+    # The end of a volume
 
     def _next_volume(self, error: IncompleteStreamError | None) -> None:
         """Open the next volume, and pass over what was already read.
 
-        What was read of a torn member stays read; its digest will be of that.
-
         Args:
             error: How this volume ended, where it was torn.
         """
-        whole = self._vouched.members - (self._member is not None)
+        try:
+            self._open_next_volume(error)
+        except (StreamError, LocalIOError) as e:
+            self._end(e)
+        self._last = self._searched = None
+
+    def _open_next_volume(self, error: IncompleteStreamError | None) -> None:
+        """Go to where reading goes on, on the next volume.
+
+        What was read of a torn member stays read; its digest will be of that.
+        """
+        whole = self._manifest.members - (self._member is not None)
         if error is not None and not whole:
             raise error  # it is void: the volume of this number is on another tape
         self._volumes.open_next(self._extents, error)
         start = self._volumes.preamble.volume_start
         resume = self._member or self._next
         resume_at = resume.start if resume else self._extents.size
-        if not self._vouched.start <= start <= resume_at:
+        if not self._manifest.start <= start <= resume_at:
             raise CorruptStreamError(
                 f"volume {self._volumes.preamble.volume} goes on at disk offset {start}, "
                 f"but the one before ends at {resume_at}"
             )
         for member in fmt.data_members(self._extents, self._part_size):
             if start <= member.start < resume_at:
-                self._take(member)
+                self._enter(member)
                 self._volumes.members.skip(member.length)
         if self._member is not None:
-            self._take(self._member)
+            self._enter(self._member)
             self._volumes.members.skip(self._position - self._member.start)
+
+    def _check_volume(self, *, continues: bool) -> None:
+        """Read from the manifest to the end of the volume."""
+        if self._has_ended:
+            return
+        try:
+            self._check_manifest(continues=continues)
+        except (CorruptStreamError, LocalIOError) as e:
+            self._trouble.meet(e)
+            self._vouches = False
+            return
+        self._clear_suspects(vouched=self._vouches and self._checksum is not None)
+        is_last = self._vouches and not continues
+        if is_last:
+            self._trouble.compared(self._checksum)
+        try:
+            if not self._trouble.has_problems:  # otherwise it follows from them
+                self._volumes.check_listed()
+            self._volumes.end()
+        except (CorruptStreamError, LocalIOError) as e:
+            self._trouble.meet(e)
+            return
+        if is_last:
+            self._trouble.complete()
+
+    def _check_manifest(self, *, continues: bool) -> None:
+        if not self._is_comparable:
+            raise CorruptStreamError(f"too much is missing to compare the rest with {fmt.MANIFEST}")
+        volumes = self._volumes
+        found = self._manifest.manifest(volumes.preamble, volumes.digests, continues=continues)
+        self._take_manifest(found)
+        left = volumes.members.left
+        # As many as there can be in what was read, and not in what the extents claim.
+        segments = found.data_bytes // self._segment_size + found.data_members
+        if left > found.longest(segments):
+            raise CorruptStreamError(f"{fmt.MANIFEST} is too large: {left} bytes")
+        text = volumes.members.read_if_different(found.length, found.encode)
+        if text is not None:
+            self._vouches = self._vouches and found.is_like(text, data_too=self._verify)
+            for error in found.differences(
+                text, self._extents, volumes.preamble, data_too=self._verify
+            ):
+                self._trouble.meet(error)
+
+    def _take_manifest(self, found: Manifest) -> None:
+        members = self._volumes.members
+        try:
+            if self._trouble.goes_on:
+                self._go_to_whole_manifest()
+            members.enter(fmt.MANIFEST)
+        except (CorruptStreamError, IncompleteStreamError) as e:
+            if not members.is_at_header:
+                raise
+            self._trouble.meet(e, fmt.MANIFEST)
+            self._suspect(None)
+            further_on = self._search.from_bad_header(self._extents.size)
+            if further_on is not None:
+                members.skip_to(further_on.offset, further_on.header)
+                members.enter(fmt.MANIFEST)
+            elif not members.enter_text(fmt.MANIFEST_START, found.length):
+                members.enter_despite_header(fmt.MANIFEST, found.length)
+
+    def _go_to_whole_manifest(self) -> None:
+        """Go to the second manifest, where it comes twice, for it was written twice in part."""
+        members = self._volumes.members
+        header = members.header()
+        if header is None or header.name != fmt.MANIFEST or header.size > READ_STEP:
+            return
+        if members.ends_after(header.size):
+            return
+        second = self._search.second_manifest(self._extents.size)
+        if second is not None:
+            self._trouble.meet(CorruptStreamError("it comes twice"), fmt.MANIFEST)
+            members.skip_to(second.offset, second.header)
+
+    # What is wrong
+
+    def _end(self, error: StreamError | LocalIOError) -> None:
+        """The stream ends here, too early."""
+        self._trouble.meet(error)
+        self._has_ended = True
+        self._checksum = None  # no manifest will say what the digests should be
+
+    def _suspect(self, member: fmt.Member | None) -> None:
+        """A bad header may mean that bytes were lost before it: in the member before, too.
+
+        An unreadable stretch is different: its length is known, so nothing has shifted.
+        """
+        zeros = self._volumes.zeros
+        here = zeros.offset - self._volumes.members.ahead if zeros else 0
+        if zeros is None or not any(offset < here for offset, _ in zeros.filled):
+            self._suspects.add(self._last, member)
+
+    def _clear_suspects(self, *, vouched: bool) -> None:
+        for member in self._suspects.take_all():
+            if not vouched:
+                self._trouble.add(Damage(member.start, member.length, member.name, missing=False))

@@ -12,7 +12,9 @@ from ..model.extents import Extents, Kind
 from ..model.info import describe
 from . import format as fmt
 from .digests import hex_digest
+from .manifest import ManifestBuilder
 from .medium import OutputMedium, VolumeFull, VolumeId
+from .preamble import Preamble
 
 
 class TarWriter(Writer):
@@ -32,7 +34,7 @@ class TarWriter(Writer):
     def __init__(
         self,
         medium: OutputMedium,
-        preamble: fmt.Preamble,
+        preamble: Preamble,
         extents: Extents,
         attachments: Mapping[str, bytes],
     ) -> None:
@@ -48,7 +50,7 @@ class TarWriter(Writer):
         self._digests: dict[str, str | None] = {}  # of this volume's members that are not data
         self._segment_digests: dict[tuple[int, int], bytes] = {}  # of segments not yet ended
         self._segment = self._position = self._member_end = 0
-        self._vouched = fmt.Vouched(start=0)
+        self._manifest = ManifestBuilder(start=0)
 
     def begin(self) -> None:
         """Write the members before the data."""
@@ -107,10 +109,10 @@ class TarWriter(Writer):
             raise UsageError("more data was written than the extents have")
         # If the manifest does not fit, that of the next volume vouches for this one, too.
         if self._medium.is_ending and self._end_volume(continues=True):
-            self._vouched = fmt.Vouched(member.start)
+            self._manifest = ManifestBuilder(member.start)
             self._go_on(member.start)
         self._next = next(self._expected, None)
-        self._vouched.add(member)
+        self._manifest.add(member)
         self._segment = self._position = member.start
         self._member_end = member.start + member.length
         self._put_data(self._headers.header(member.name, member.length))
@@ -124,7 +126,7 @@ class TarWriter(Writer):
                     f"the data up to disk offset {self._position} was written without its digest",
                     hint="A sink that wraps a tar must have its new_hash(), and use its writer.",
                 )
-            self._vouched.segments += digest
+            self._manifest.segments += digest
         self._segment = self._position
         if self._position == self._member_end:
             self._put_data(bytes(fmt.padding(self._medium.length)))
@@ -169,7 +171,7 @@ class TarWriter(Writer):
 
     def _end_volume(self, *, continues: bool) -> bool:
         """Write the manifest and the end; False if they did not fit, and the next volume began."""
-        manifest = self._vouched.manifest(self._preamble, self._digests, continues=continues)
+        manifest = self._manifest.manifest(self._preamble, self._digests, continues=continues)
         medium = self._medium
         medium.boundary(None)
         try:

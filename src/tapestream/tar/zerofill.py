@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from ..errors import LocalIOError
-from ..files.inputs import Input
+from .medium import InputMedium
 
 log = logging.getLogger("tapestream.tar")
 
@@ -15,40 +15,40 @@ SECTOR = 4096
 MOST = 1024**2
 
 
-class BridgedInput:
+class ZeroFilledInput:
     """Gives zeros for what cannot be read of a stream.
 
     Args:
-        stream: The stream.
+        medium: Where it is read from.
 
     Attributes:
-        name: That of the stream.
+        name: That of the medium.
         offset: How many bytes were given.
-        bridged: Offset and length of what was zeros since this list was last emptied.
+        filled: Offset and length of what was zeros since this list was last emptied.
         was_needed: True once something could not be read.
     """
 
-    def __init__(self, stream: Input) -> None:
-        self.name = stream.name
+    def __init__(self, medium: InputMedium) -> None:
+        self.name = medium.name
         self.offset = 0
-        self.bridged: list[tuple[int, int]] = []
+        self.filled: list[tuple[int, int]] = []
         self.was_needed = False
-        self._stream = stream
+        self._medium = medium
         self._zeros = 0
         self._step = SECTOR
 
     def readinto(self, buffer: memoryview) -> int:
-        """See `Input`.
+        """Read at least one byte; return 0 at the end.
 
         Raises:
-            LocalIOError: The stream cannot go on after the bad place.
+            LocalIOError: The medium cannot go on after the bad place.
         """
         if self._zeros:
             return self._give_zeros(buffer)
         try:
-            count = self._stream.readinto(buffer)
+            count = self._medium.readinto(buffer)
         except LocalIOError as e:
-            self._zeros = self._stream.pass_over(self._step)
+            self._zeros = self._medium.skip_unreadable(self._step)
             if not self._zeros:
                 raise
             self.was_needed = True
@@ -63,7 +63,7 @@ class BridgedInput:
     def _give_zeros(self, buffer: memoryview) -> int:
         count = min(self._zeros, len(buffer))
         buffer[:count] = bytes(count)
-        self.bridged.append((self.offset, count))
+        self.filled.append((self.offset, count))
         self._zeros -= count
         self.offset += count
         return count

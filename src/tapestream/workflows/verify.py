@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol
 
 from typing_extensions import Unpack
 
-from ..backend.abilities import ability
+from ..backend.abilities import Salvages, ability
 from ..backend.checks import class_of, digest_name_of, info_of, source_of
 from ..backend.protocols import Source
 from ..engine.copy import copy
@@ -15,7 +15,7 @@ from ..engine.options import CopyKeywords, CopyOptions
 from ..engine.threads import enough_memory
 from ..errors import LocalIOError, StreamError
 from ..model.damage import Damage, Findings
-from ..model.extents import Extents, Kind
+from ..model.extents import Extent, Extents, Kind
 from ..model.info import BackupInfo
 from .discard import DiscardSink
 
@@ -61,14 +61,6 @@ class VerifyReport:
         return "\n".join(lines)
 
 
-class Tolerates(Protocol):
-    """A source that can go on after damage."""
-
-    def tolerate(self, findings: Findings | None) -> None:
-        """Go on after damage from now on, and note it; raise errors again if there is None."""
-        ...
-
-
 @enough_memory()
 def verify(source: Source, **options: Unpack[CopyKeywords]) -> VerifyReport:
     """Read a backup to its end, past all damage, and report what is wrong with it.
@@ -94,17 +86,13 @@ def verify(source: Source, **options: Unpack[CopyKeywords]) -> VerifyReport:
     source = source_of(source)
     CopyOptions.of(options)
     findings = Findings()
-    tolerates = ability(source, Tolerates)
-    if tolerates is None:
-        findings.complete = True  # it notes nothing, and raises its errors
+    salvages = ability(source, Salvages)
+    view = None if salvages is None else salvages.salvaging(findings)
+    if view is None:
+        findings.complete = True  # the source notes nothing, and raises its errors
+        data_bytes = _read(source, source.extents(), findings, options)
     else:
-        tolerates.tolerate(findings)
-    try:
-        data_bytes = _read(source, findings, options)
-    except BaseException:
-        if tolerates is not None:
-            tolerates.tolerate(None)  # a copy that comes later must not be lenient
-        raise
+        data_bytes = _read_past_damage(view, findings, options)
     return VerifyReport(
         info_of(source),
         findings.complete,
@@ -115,18 +103,22 @@ def verify(source: Source, **options: Unpack[CopyKeywords]) -> VerifyReport:
     )
 
 
-def _read(source: Source, findings: Findings, options: CopyKeywords) -> int:
-    """Read all data that is there, and count it."""
+def _read_past_damage(source: Source, findings: Findings, options: CopyKeywords) -> int:
+    """Read all data that is there, and count it; nothing is there without the extents."""
     try:
         extents = source.extents()
     except (StreamError, LocalIOError) as e:
-        if findings.complete:  # a source that notes nothing says so from the start
-            raise
         findings.note(str(e.args[0]))
         size = info_of(source).size
         if size:
             findings.add(Damage(0, size, "extents.json", missing=True))
         return 0
+    return _read(source, extents, findings, options)
+
+
+def _read(
+    source: Source, extents: Iterable[Extent], findings: Findings, options: CopyKeywords
+) -> int:
     read = copy(source, DiscardSink(), **options)
     findings.digest_name = findings.digest_name or read.verified
     digest_name = digest_name_of(source)

@@ -1,0 +1,279 @@
+"""`manifest.json`: what the stream must have held, and the digests of all of it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from ..errors import CorruptStreamError, DigestMismatchError
+from ..model.extents import Extents, Segment, cut
+from .digests import digest_of
+from .fields import choice, decode_object, number, string
+from .format import (
+    END,
+    MANIFEST,
+    MAX_INFO,
+    VERSION,
+    Member,
+    data_members,
+)
+from .preamble import Preamble
+
+_DIGESTS_PER_CHUNK = 10_000
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The contents of `manifest.json`: what the stream must have held.
+
+    Where a tape ended before its manifest could be written, the one on the next volume vouches
+    for the whole members on both.
+
+    Attributes:
+        checksum: Name of the digest; None for none.
+        data_extents: Number of data extents of which there is data.
+        data_members: Number of data members.
+        data_bytes: Bytes in them.
+        members: Digest, in hex or None, of every member of this volume that is not data, by name.
+        segments: The digests of all segments one after another, in the order of the stream.
+        start: Disk offset of the first data that it vouches for.
+        set_id: That of the preamble.
+        volume: Number of this volume.
+        continues: True when another volume follows.
+    """
+
+    checksum: str | None
+    data_extents: int
+    data_members: int
+    data_bytes: int
+    members: Mapping[str, str | None]
+    segments: bytes
+    start: int = 0
+    set_id: str | None = None
+    volume: int = 1
+    continues: bool = False
+
+    def encode(self) -> Iterator[bytes]:
+        """As JSON without white space, in chunks: that of a large disk has a million digests."""
+        yield self._head()
+        step = self._digest_size * _DIGESTS_PER_CHUNK
+        for i in range(0, len(self.segments), step):
+            digests = self.segments[i : i + step].hex(",", self._digest_size)
+            quoted = digests.replace(",", '","')
+            yield (f',"{quoted}"' if i else f'"{quoted}"').encode()
+        yield self._tail()
+
+    @property
+    def length(self) -> int:
+        """Bytes in all the chunks of `encode`."""
+        return self.length_with(len(self.segments) // self._digest_size)
+
+    def length_with(self, count: int) -> int:
+        """Bytes that it would have with so many segments."""
+        per_digest = 2 * self._digest_size + len('"",')
+        return len(self._head()) + max(0, count * per_digest - len(",")) + len(self._tail())
+
+    def longest(self, segments: int) -> int:
+        """Bytes that no manifest of the same stream exceeds.
+
+        Other writers may use white space, and there may be members that were not found.
+
+        Args:
+            segments: How many there may be at most.
+        """
+        return 2 * self.length_with(segments if self.checksum else 0) + MAX_INFO
+
+    def is_like(self, text: bytes, *, data_too: bool = True) -> bool:
+        """Whether a text is a manifest that this object can be compared with."""
+        try:
+            values = decode_object(MANIFEST, text)
+        except CorruptStreamError:
+            return False
+        listed = values.get("segments")
+        if values.keys() != self._values().keys() | {"segments"} or not isinstance(listed, list):
+            return False
+        return not data_too or len(listed) * self._digest_size == len(self.segments)
+
+    def differences(
+        self, text: bytes, extents: Extents, preamble: Preamble, *, data_too: bool = True
+    ) -> Iterator[CorruptStreamError]:
+        """Compare what was really read, that is this object, with the manifest of the stream.
+
+        Args:
+            text: The stream's manifest.
+            extents: The stream's extents, to say where on the disk the damage is.
+            preamble: The stream's preamble, likewise.
+            data_too: Compare the digests of the data.
+
+        Yields:
+            A DigestMismatchError for every segment that does not match its digest; before them,
+            other errors for whatever else differs.
+        """
+        try:
+            wanted = decode_object(MANIFEST, text)
+        except CorruptStreamError as e:
+            yield e
+            return
+        found = self._values()
+        if wanted.keys() != found.keys() | {"segments"}:
+            yield CorruptStreamError(f"{MANIFEST} is damaged: it has not the keys it should have")
+            return
+        for key in found:
+            if key != "members" and wanted[key] != found[key]:
+                yield CorruptStreamError(
+                    f"{MANIFEST} says {key} is {wanted[key]!r}, but the stream has {found[key]!r}"
+                )
+        if wanted["members"] != found["members"]:
+            yield CorruptStreamError(_differing_member(wanted["members"], found["members"]))
+        if data_too:
+            size, digests = 2 * self._digest_size, self.segments.hex()
+            here = [digests[i : i + size] for i in range(0, len(digests), size)]
+            vouched = segments(extents, preamble, self.start)
+            yield from _differing_segments(wanted["segments"], here, vouched)
+
+    @property
+    def _digest_size(self) -> int:
+        return len(digest_of(self.checksum, b"")) if self.checksum else 1
+
+    def _head(self) -> bytes:
+        """Everything before the first digest of a segment."""
+        return _compact({**self._before(), "segments": []})[: -len("]}")]
+
+    def _tail(self) -> bytes:
+        """Everything after the last one: so the last record says what the stream was."""
+        return b"]," + _compact(self._behind())[len("{") :]
+
+    def _values(self) -> dict[str, Any]:
+        """All values but the segments."""
+        return {**self._before(), **self._behind()}
+
+    def _before(self) -> dict[str, Any]:
+        return {
+            "version": VERSION,
+            "data_extents": self.data_extents,
+            "data_members": self.data_members,
+            "data_bytes": self.data_bytes,
+            "checksum": self.checksum,
+            "members": dict(self.members),
+        }
+
+    def _behind(self) -> dict[str, Any]:
+        return {
+            "start": self.start,
+            "set_id": self.set_id,
+            "volume": self.volume,
+            "continues": self.continues,
+        }
+
+
+class ManifestBuilder:
+    """What went by since the last manifest, and what the next one has to vouch for.
+
+    Attributes:
+        start: Disk offset of the first data.
+        members: Number of data members.
+        bytes: Bytes in them.
+        segments: The digests of their segments.
+    """
+
+    def __init__(self, start: int) -> None:
+        self.start = start
+        self.members = self.bytes = 0
+        self.segments = bytearray()
+        self._first = self._last = 0
+
+    def add(self, member: Member) -> None:
+        """Count a member."""
+        self._first = self._first or member.number
+        self._last = member.number
+        self.members += 1
+        self.bytes += member.length
+
+    def add_lost(self, first: int, last: int, members: int, length: int) -> None:
+        """Count members that are missing, with the numbers of the first and last extent of them."""
+        self._first = self._first or first
+        self._last = last
+        self.members += members
+        self.bytes += length
+
+    def manifest(
+        self, preamble: Preamble, digests: Mapping[str, str | None], *, continues: bool
+    ) -> Manifest:
+        """The manifest of a volume with this preamble, and other members with these digests."""
+        return Manifest(
+            checksum=preamble.checksum,
+            data_extents=self._last - self._first + 1 if self._first else 0,
+            data_members=self.members,
+            data_bytes=self.bytes,
+            members=digests,
+            segments=bytes(self.segments),
+            start=self.start,
+            set_id=preamble.set_id,
+            volume=preamble.volume,
+            continues=continues,
+        )
+
+
+class Ending(NamedTuple):
+    """What the last bytes of a manifest say."""
+
+    start: int
+    set_id: str | None
+    volume: int
+    continues: bool
+
+
+def ending(last: bytes) -> Ending | None:
+    """Read the end of the manifest off the last bytes of a stream; None if it has no such end.
+
+    Args:
+        last: The last record, or, where that is nothing but padding, the last two.
+    """
+    text = last.rstrip(b"\0")
+    if len(last) - len(text) < len(END):
+        return None
+    match = re.search(rb'\],("start":[^\[\]{}]{1,200}\})$', text)
+    try:
+        values = decode_object(MANIFEST, b"{" + match[1]) if match else {}
+        return Ending(
+            number(values, "start", 0, 2**63),
+            string(values, "set_id"),
+            number(values, "volume", 1, 2**31),
+            choice(values, "continues", (True, False)),
+        )
+    except (CorruptStreamError, ValueError):
+        return None
+
+
+def _compact(values: Mapping[str, Any]) -> bytes:
+    return json.dumps(values, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def segments(
+    extents: Extents, preamble: Preamble, start: int = 0
+) -> Iterator[tuple[Member, Segment]]:
+    """All segments from a member's start on, each with its member: the order of the manifest."""
+    for member in data_members(extents, preamble.part_size, start):
+        for segment in cut(member.start, member.length, preamble.segment_size):
+            yield member, segment
+
+
+def _differing_member(wanted: object, found: Mapping[str, str | None]) -> str:
+    if isinstance(wanted, dict) and wanted.keys() == found.keys():
+        damaged = [name for name, digest in found.items() if wanted[name] != digest]
+        return f"{', '.join(damaged)} does not match its digest in {MANIFEST}"
+    return f"{MANIFEST} lists other members than the stream has"
+
+
+def _differing_segments(
+    wanted: object, found: list[str], vouched: Iterator[tuple[Member, Segment]]
+) -> Iterator[CorruptStreamError]:
+    if not isinstance(wanted, list) or len(wanted) != len(found):
+        yield CorruptStreamError(f"{MANIFEST} is damaged: it lists other segments than it should")
+        return
+    for (member, segment), here, there in zip(vouched, found, wanted, strict=False):
+        if here != there:
+            yield DigestMismatchError(member.name, segment.start, segment.length)

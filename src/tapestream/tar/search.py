@@ -1,0 +1,129 @@
+"""Finds out where a damaged tar goes on: at the next good header, in place or elsewhere.
+
+header │ data           │ header │ data         the next good header is where it should be:
+  bad  │ ...            │  good  │              the data before it is, too
+
+header │ da│ header │ data                      it is elsewhere: bytes were lost or doubled,
+  bad  │...│  good  │                           and the members in between did not come
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from . import format as fmt
+from .table import MemberTable
+from .volume import Volumes
+
+# How far a header is looked for after a damaged one, in memory, before the data in between is
+# delivered. Bytes that were written twice push it that far; where some are lost, it comes early.
+WINDOW = 64 * fmt.MIB
+
+
+class Found(NamedTuple):
+    """A good header further on: of a data member, or, without one, of the manifest."""
+
+    offset: int
+    header: fmt.Header
+    member: fmt.Member | None
+
+
+class HeaderSearch:
+    """Looks ahead in a volume for good headers of data members and of the manifest.
+
+    Args:
+        volumes: The volume that is open.
+        table: All data members.
+    """
+
+    def __init__(self, volumes: Volumes, table: MemberTable) -> None:
+        self._volumes = volumes
+        self._members = volumes.members
+        self._table = table
+        self._searched = 0  # there is no good header ahead before this offset,
+        self._found: Found | None = None  # but for this one
+        self._in_place: Found | None = None
+
+    def from_bad_header(self, start: int) -> Found | None:
+        """The next good header, from a damaged one on.
+
+        Args:
+            start: Offset in the disk: only of the manifest, and of members that begin there or
+                after it.
+        """
+        here = self._members.offset - fmt.BLOCK
+        header = self._members.found_here
+        if header is not None and self._is_wanted(header, start):
+            return self._found_at(here, header)
+        found = self._found
+        if found is None or found.offset < here or not self._is_wanted(found.header, start):
+            self._found = None
+            self._search(here + fmt.BLOCK, start)
+        return self._found
+
+    def second_copy(self, member: fmt.Member) -> Found | None:
+        """The same header once more, after a good one, if it is the next that is good."""
+        here = self._members.offset
+        if self._found is None or self._found.offset < here:
+            self._found = None
+            self._search(here, member.start)
+        return self._found if self._found and self._found.member == member else None
+
+    def second_manifest(self, disk_size: int) -> Found | None:
+        """The header of another manifest, after a good one."""
+        self._found = None
+        self._search(self._members.offset, disk_size)
+        return self._found
+
+    def within(self, length: int, start: int) -> Found | None:
+        """A good header in the next bytes, of a member that begins at `start` or after it."""
+        end = self._members.offset + length
+        if self._found is None and self._searched < end:
+            self._search(self._members.offset, start)
+        return self._found if self._found and self._found.offset < end else None
+
+    def is_in_place(self, found: Found, member: fmt.Member) -> bool:
+        """Whether a header is where it should be, counted from the damaged one of a member."""
+        if found == self._in_place:
+            return True  # as it was for the damaged header before
+        distance = found.offset - (self._members.offset - fmt.BLOCK)
+        is_at = self._table.is_at(
+            distance,
+            member.start,
+            found.member,
+            self._members.extension,
+            ends=self._volumes.may_go_on,
+        )
+        self._in_place = found if is_at else None
+        return is_at or self.is_followed(member)
+
+    def is_followed(self, member: fmt.Member) -> bool:
+        """Whether what follows a member is where it should be, whatever there is in between.
+
+        There can be tars on a disk.
+        """
+        following = next(self._table.following(member.start + member.length), None)
+        return self._volumes.has_header_after(following, member.length)
+
+    def _search(self, begin: int, start: int) -> None:
+        """Look at what was not looked at before, in the window that begins here.
+
+        Not at a little at a time, for what is ahead in memory is moved.
+        """
+        if self._searched >= begin + WINDOW // 2:
+            return
+        self._searched, header = self._members.look_ahead(
+            lambda header: self._is_wanted(header, start),
+            max(begin, self._searched),
+            begin + WINDOW,
+        )
+        if header is not None:
+            self._found = self._found_at(self._searched, header)
+            self._searched += fmt.BLOCK
+
+    def _is_wanted(self, header: fmt.Header, start: int) -> bool:
+        member = self._table.find(header)
+        return member.start >= start if member else header.name == fmt.MANIFEST
+
+    def _found_at(self, offset: int, header: fmt.Header) -> Found:
+        return Found(offset, header, self._table.find(header))
