@@ -212,15 +212,17 @@ def test_a_host_that_dies_while_the_source_pauses(
     target: Target, tmp_path: Path, opened: ExitStack, kind: str, workers: int
 ) -> None:
     """The daemon, too: it closes all connections, as after a pause that is too long."""
+    written = Written()
 
     def die() -> None:
+        eventually(lambda: written.bytes == PAUSE - (ZEROS[1] - ZEROS[0]))
         eventually(lambda: target.daemon.ticket_info(url)["active"] is False)
         target.die(daemon=True)
 
     source = Pausing(SOURCES[kind](tmp_path, opened), die)
     with source, target.sink() as sink:
         url = target.ticket()
-        copy(source, sink, **{**IN_ORDER, "max_workers": workers})
+        copy(source, sink, **{**IN_ORDER, "max_workers": workers}, progress=written)
     target.check()
 
 
