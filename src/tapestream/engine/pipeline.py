@@ -20,7 +20,7 @@ from ..backend.protocols import Reader, Writer
 from ..backend.running import Running
 from .buffers import BufferPool
 from .gap import Limits, Sample
-from .operations import Operation, coalesced, data_of, one_by_one
+from .operations import coalesced, data_of, one_by_one
 from .plan import Chunk, Request
 from .queue import ChunkQueue, Counts, FilledChunk, SegmentDigest
 from .workers import Workers
@@ -157,12 +157,15 @@ class Pipeline:
     def _write(self, queue: ChunkQueue, writer: Writer) -> None:
         hasher = _SegmentHasher(self.new_hash)
         takes = ability(writer, TakesDigests)
+        operations = (
+            one_by_one if self.ordered else partial(coalesced, coalesce_zeros=self.coalesce_zeros)
+        )
         while (filled := queue.take()) is not None:
             chunk, buffer, digests = filled.chunk, filled.buffer, filled.digests
             if digests is None and buffer is not None:
                 digests = hasher.digests(chunk, buffer)
             digested = 0 if takes is None else _hand_over(digests or (), takes)
-            for start, length, data in self._operations(chunk, buffer):
+            for start, length, data in operations(chunk, buffer):
                 if data is None:
                     zero(writer, start, length)
                 else:
@@ -174,11 +177,6 @@ class Pipeline:
         flushes = ability(writer, Flushes)
         if flushes is not None:
             done(flushes, "flush")
-
-    def _operations(self, chunk: Chunk, buffer: memoryview | None) -> Iterator[Operation]:
-        if self.ordered:
-            return one_by_one(chunk, buffer)
-        return coalesced(chunk, buffer, self.coalesce_zeros)
 
 
 def _hand_over(digests: Sequence[SegmentDigest], writer: TakesDigests) -> int:

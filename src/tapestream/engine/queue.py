@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from ..model.extents import Segment
@@ -41,7 +42,8 @@ class FilledChunk(NamedTuple):
     digests: Sequence[SegmentDigest] | None
 
 
-class Counts(NamedTuple):
+@dataclass
+class Counts:
     """What went through.
 
     Attributes:
@@ -113,9 +115,8 @@ class ChunkQueue:
             first = self._claimed
             self._claimed += len(request.chunks)
             if request.length:
-                self.counts = self.counts._replace(
-                    requests=self.counts.requests + 1, read=self.counts.read + request.length
-                )
+                self.counts.requests += 1
+                self.counts.read += request.length
             return first, request
 
     def buffer(self, number: int, length: int) -> memoryview | None:
@@ -165,9 +166,8 @@ class ChunkQueue:
             digested: Bytes in the segments whose digests came with it.
         """
         with self._lock:
-            self.counts = self.counts._replace(
-                written=self.counts.written + written, digested=self.counts.digested + digested
-            )
+            self.counts.written += written
+            self.counts.digested += digested
             if filled.buffer is not None:
                 self._pool.give_back(filled.buffer)
             self._end_writing()
@@ -197,8 +197,8 @@ class ChunkQueue:
         self._taken += 1
         self._writing += 1
         if self._idle_since is not None:
-            stalled = self.counts.stalled + time.monotonic() - self._idle_since
-            self.counts = self.counts._replace(underruns=self.counts.underruns + 1, stalled=stalled)
+            self.counts.underruns += 1
+            self.counts.stalled += time.monotonic() - self._idle_since
             self._idle_since = None
 
     def _end_writing(self) -> None:
