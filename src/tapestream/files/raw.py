@@ -10,8 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
-from typing_extensions import override
-
+from .._typing import override
 from ..arguments import number
 from ..arguments import path as checked_path
 from ..backend.protocols import Reader, Sink, Source, Writer

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from typing_extensions import Unpack, override
+from typing_extensions import Unpack
 
+from .._typing import override
 from ..backend.checks import source_of
 from ..backend.protocols import Sink, Source, Writer
 from ..backend.running import uses

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing_extensions import override
-
+from .._typing import override
 from ..backend.protocols import Sink, Writer
 from ..model.extents import Extents
 from ..model.info import BackupInfo
