@@ -165,7 +165,7 @@ def test_a_place_that_can_be_printed() -> None:
         tapestream.merge_chain([Cut(bytes(4096), info=info)])
 
     error = CorruptStreamError("cannot read a\x1b.tar")
-    error.tell_where("a\x1b.tar")
+    error.add_context("a\x1b.tar")
     assert error.args[0] == r"cannot read a\x1b.tar"
 
 
@@ -225,7 +225,7 @@ def test_extents_stay_what_they_are() -> None:
 def test_a_result_as_a_dict() -> None:
     """For whoever writes it to a database or a data frame."""
     values = asdict(RESULT)
-    assert values["tape"]["info"]["metadata"] == {"tags": [1, None, {"a": True}]}
+    assert values["receipt"]["info"]["metadata"] == {"tags": [1, None, {"a": True}]}
 
 
 def test_an_info_keeps_what_it_was_made_with() -> None:

@@ -31,18 +31,23 @@ class TapestreamError(Exception):
         if hint is not None:
             self.hint = printable(hint)
 
+    @property
+    def message(self) -> str:
+        """What is wrong, without the hint."""
+        return str(self.args[0])
+
     def __str__(self) -> str:
         message = super().__str__()
         return f"{message}. {self.hint}" if self.hint else message
 
-    def tell_where(self, place: str, instead_of: str = "") -> None:
+    def add_context(self, place: str, instead_of: str = "") -> None:
         """Put the place where it happened before the message, unless it is there.
 
         Args:
             place: Where.
             instead_of: A less precise place that the message may begin with; `place` replaces it.
         """
-        message, place = str(self.args[0]), printable(place)
+        message, place = self.message, printable(place)
         if place in message:
             return
         instead_of = printable(instead_of)

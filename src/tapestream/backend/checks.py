@@ -105,7 +105,7 @@ def extents_of(source: Source) -> Extents:
                 f"the extents cover {extents.size} bytes of a disk of {info.size} bytes"
             )
     except ExtentsError as e:
-        e.tell_where(place_of(source) or class_of(source))
+        e.add_context(place_of(source) or class_of(source))
         raise
     return extents
 

@@ -380,7 +380,7 @@ class RecordReader:
         try:
             found = drive.tell()
         except PositionLostError as e:
-            return self._stop(str(e.args[0]))
+            return self._stop(e.message)
         except TapeError:
             return unreadable
         if not drive.block_size:

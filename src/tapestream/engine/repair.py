@@ -54,6 +54,6 @@ def _rewound(src: Source, lost: Sequence[tuple[int, int]]) -> bool:
         rewind(src)
     except UsageError as e:
         if src.sequential:
-            raise LostWritesError.of(lost, f"{e.args[0]}, so it cannot be sent again") from e
+            raise LostWritesError.of(lost, f"{e.message}, so it cannot be sent again") from e
         return False
     return True

@@ -289,7 +289,7 @@ class Connection:
             yield
         except ServerProtocolError as e:
             self.close()
-            e.tell_where(str(self.endpoint))
+            e.add_context(str(self.endpoint))
             raise
         except TransferError:
             raise

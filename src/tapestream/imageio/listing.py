@@ -109,7 +109,7 @@ class Listing:
         try:
             return look_beyond(self._connection, 0) == Beyond(False, 0)
         except TransferError as e:
-            log.info("The server does not say whether its disk is empty: %s", e.args[0])
+            log.info("The server does not say whether its disk is empty: %s", e.message)
             return False  # as for the extents: those are tried again
 
     def _parse(self, text: bytes, context: Context) -> Extents:
@@ -166,7 +166,7 @@ class Listing:
         try:
             return self._beyond(size)
         except (ServerError, TicketError) as e:
-            log.info("The server refuses the byte after its list: %s", e.args[0])
+            log.info("The server refuses the byte after its list: %s", e.message)
             return Beyond(None, None)
 
     def _beyond(self, offset: int) -> Beyond:

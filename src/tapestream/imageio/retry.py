@@ -76,7 +76,7 @@ class Tries:
                 raise error
             span = f"from {self._first:%H:%M:%S} to {datetime.now():%H:%M:%S}"
             tried = f"tried {self._failures} times {span}"
-            error.args = (f"{error.args[0]} ({tried})", *error.args[1:])
+            error.args = (f"{error.message} ({tried})", *error.args[1:])
             raise _explained(self._connection, error)
         log.info("Try %d of %d failed: %s", self._failures, self._retries + 1, error)
         pause = self.first_pause * 2 ** (self._failures - 1)

@@ -220,7 +220,7 @@ class ImageioHTTPSource(Source):
                     if extents is None:
                         extents = listing.whole()
             except TransferError as e:
-                e.tell_where(str(self._transfer.endpoint))
+                e.add_context(str(self._transfer.endpoint))
                 raise
             self._volume = listing.volume
             self._info = replace(self._info, size=extents.size)
@@ -236,6 +236,6 @@ class ImageioHTTPSource(Source):
         except UnsupportedError as e:
             if self._fallback is None:
                 raise
-            log.warning("Taking a full backup where an incremental was wanted: %s", e.args[0])
+            log.warning("Taking a full backup where an incremental was wanted: %s", e.message)
             self._info = replace(self._info, context="zero", fallback=True)
             return None

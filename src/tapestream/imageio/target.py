@@ -46,7 +46,7 @@ class Target:
             except ServerError as e:
                 if e.status not in NOT_IMPLEMENTED:
                     raise
-                log.warning("The server says that it has extents, but refuses them: %s", e.args[0])
+                log.warning("The server says that it has extents, but refuses them: %s", e.message)
         try:
             size = self._retry(lambda: get_size(self._connection))
         except TicketError:
@@ -85,7 +85,7 @@ class Target:
         try:
             self._connection.read_away(0, min(size, FIRST_REQUEST))
         except TransferError as e:
-            log.info("The restore goes on, only slower: %s", e.args[0])
+            log.info("The restore goes on, only slower: %s", e.message)
 
     def _listed(self) -> Extents:
         text = get_extents(self._connection, "zero")
@@ -112,7 +112,7 @@ class Target:
         except ServerError as e:
             if e.status is None:
                 raise
-            log.info("What the server writes to cannot grow: %s", e.args[0])
+            log.info("What the server writes to cannot grow: %s", e.message)
             return listed
         return wanted
 
@@ -121,7 +121,7 @@ class Target:
         try:
             return self._retry(lambda: look_beyond(self._connection, offset))
         except (ServerError, TicketError) as e:
-            log.info("The server does not say how much the ticket allows: %s", e.args[0])
+            log.info("The server does not say how much the ticket allows: %s", e.message)
             return Beyond(None, None)
 
     def _retry(self, work: Callable[[], T]) -> T:

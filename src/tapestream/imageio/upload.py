@@ -179,7 +179,7 @@ class Upload(KeptConnection):
         """Whether the server cannot flush, although it says so: then it does with every upload."""
         if not isinstance(error, ServerError) or error.status not in NOT_IMPLEMENTED:
             return False
-        log.warning("The server says that it can flush, but refuses it: %s", error.args[0])
+        log.warning("The server says that it can flush, but refuses it: %s", error.message)
         self._ledger.can_flush = False
         self._ledger.flush_each = True
         return True

@@ -93,7 +93,7 @@ class HTTPWriter(Writer):
             except ServerError as e:
                 if e.status not in NOT_IMPLEMENTED:
                     raise
-                log.warning("The server says that it can zero, but refuses it: %s", e.args[0])
+                log.warning("The server says that it can zero, but refuses it: %s", e.message)
                 self._ledger.can_zero = False
             else:
                 return

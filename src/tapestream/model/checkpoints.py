@@ -123,7 +123,7 @@ class _Backups:
         for i, backup in enumerate(self._backups):
             if backup.context == "dirty" and backup.parent_checkpoint_id not in by_checkpoint:
                 lacking = self._lacking(i)
-                return ChainError(f"{between}: {lacking.args[0]}", hint=lacking.hint)
+                return ChainError(f"{between}: {lacking.message}", hint=lacking.hint)
         return ChainError(
             f"{between}, nor back: they belong to two chains",
             hint="Pass the chain of one of them alone, from its full backup on.",

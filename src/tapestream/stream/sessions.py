@@ -181,7 +181,7 @@ class StreamSessions:
         try:
             volumes = Volumes(self.medium)
         except (ForeignStreamError, IncompleteStreamError) as e:
-            raise expected.error(self._place(), f"no backup ({e.args[0]})") from e
+            raise expected.error(self._place(), f"no backup ({e.message})") from e
         preamble = volumes.preamble
         try:
             expected.check(preamble.info, preamble.set_id, self.medium.name)
@@ -226,5 +226,5 @@ class StreamSessions:
         try:
             yield
         except StreamError as e:
-            e.tell_where(self.medium.name)
+            e.add_context(self.medium.name)
             raise

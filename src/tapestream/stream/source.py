@@ -246,4 +246,4 @@ def _open_tape(
     try:
         return TapeInput(drive, expected.file if file is None else file, on_next_volume)
     except WrongTapeError as e:
-        raise expected.error(str(e.args[0]), "nothing") from e
+        raise expected.error(e.message, "nothing") from e

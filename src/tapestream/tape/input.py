@@ -91,7 +91,7 @@ class TapeInput(InputMedium):
         try:
             return self._reader.readinto(buffer)
         except TapeError as e:
-            e.tell_where(self.name, self._lease.drive.path)
+            e.add_context(self.name, self._lease.drive.path)
             raise
 
     @override

@@ -218,7 +218,7 @@ class TapeOutput(OutputMedium):
         try:
             yield
         except TapeError as e:
-            e.tell_where(self.name, self._lease.drive.path)
+            e.add_context(self.name, self._lease.drive.path)
             raise
 
 

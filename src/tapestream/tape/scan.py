@@ -145,7 +145,7 @@ def read_entry(drive: PositionedDrive, file: int) -> TapeEntry | None:
     except BlockSizeError:
         raise
     except TapeError as e:
-        problem = str(e.args[0])
+        problem = e.message
     record_size = 0
     if first:
         entry, record_size = _recognized(file, first, reader)
@@ -187,7 +187,7 @@ def _recognized(file: int, first: bytes, rest: RecordReader) -> tuple[TapeEntry,
         preamble = Preamble.decode(members.read_first_member(fmt.INFO, fmt.MAX_INFO))
     except (StreamError, TapeError) as e:
         unknown = is_label(first) or isinstance(e, TapeError)
-        return TapeEntry(file, problem=str(e.args[0]), is_unknown=unknown), 0
+        return TapeEntry(file, problem=e.message, is_unknown=unknown), 0
     entry = TapeEntry(
         file,
         preamble.info,

@@ -89,7 +89,7 @@ def request_volume(
         except _WILL_NOT_DO as e:
             log.warning("volume %d: %s", request.volume, e)
             problem = e
-            request = replace(request, drive=lease.drive, problem=str(e.args[0]))
+            request = replace(request, drive=lease.drive, problem=e.message)
     raise problem
 
 

@@ -129,7 +129,7 @@ class MemberReader:
                 self._problem = e
             self._peeked = True
         if self._problem is not None:
-            raise CorruptStreamError(str(self._problem.args[0]), hint=self._problem.hint)
+            raise CorruptStreamError(self._problem.message, hint=self._problem.hint)
         return self._header
 
     def _read_header(self) -> fmt.Header | None:

@@ -151,8 +151,8 @@ class TarReader(Reader):
         try:
             is_there = self._go_to(member)
         except CorruptStreamError as e:
-            e.tell_where(member.name)
-            e.tell_where(self._volumes.name)
+            e.add_context(member.name)
+            e.add_context(self._volumes.name)
             raise
         if is_there:
             self._manifest.add(member)

@@ -134,7 +134,7 @@ class Lenient(Trouble):
         if isinstance(error, DigestMismatchError):
             self.add(Damage(error.start, error.length, error.member, missing=False))
             return
-        text = str(error.args[0])
+        text = error.message
         self._findings.note(f"{member}: {text}" if member else text)
 
     @override

@@ -123,7 +123,7 @@ class Volumes:
         try:
             extents = Extents.parse(text, context=info.context)
         except ExtentsError as e:
-            raise CorruptStreamError(f"{fmt.EXTENTS}: {e.args[0]}") from e
+            raise CorruptStreamError(f"{fmt.EXTENTS}: {e.message}") from e
         if extents.size != info.size:
             raise CorruptStreamError(
                 f"{fmt.EXTENTS} covers {extents.size} bytes of a disk of {info.size}"

@@ -53,7 +53,7 @@ class ZeroFilledInput:
                 raise
             self.was_needed = True
             if self._step == SECTOR:  # the first of a bad place
-                log.warning("reading on behind: %s", e.args[0])
+                log.warning("reading on behind: %s", e.message)
             self._step = min(2 * self._step, MOST)
             return self._give_zeros(buffer)
         self._step = SECTOR

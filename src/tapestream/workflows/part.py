@@ -141,7 +141,7 @@ class _Naming(AbstractContextManager[None]):
 
     def __exit__(self, exc_type: object, error: BaseException | None, _: object) -> None:
         if isinstance(error, TapestreamError):
-            error.tell_where(self._name)
+            error.add_context(self._name)
 
 
 def keep_alive(source: Source) -> None:

@@ -108,7 +108,7 @@ def _read_past_damage(source: Source, findings: Findings, options: CopyKeywords)
     try:
         extents = source.extents()
     except (StreamError, LocalIOError) as e:
-        findings.note(str(e.args[0]))
+        findings.note(e.message)
         size = info_of(source).size
         if size:
             findings.add(Damage(0, size, "extents.json", missing=True))
