@@ -23,7 +23,7 @@ from tapestream.drive.records import (
     check_record_size,
 )
 from tapestream.errors import DriveBusyError, EndOfTapeError, TapeError, UsageError
-from tests.tape.backups import noise
+from tests.disks import noise
 
 from .fake import Cartridge, FakeDevice, FakeDrive
 

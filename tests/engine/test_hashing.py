@@ -25,6 +25,7 @@ from tapestream.engine.options import CopyKeywords
 from tapestream.model.blockhash import BLOCK_SIZE, BlockHash
 from tapestream.model.extents import Extents
 from tapestream.testing.memory import MemorySource
+from tests.disks import noise
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -40,10 +41,6 @@ def blake(data: bytes) -> bytes:
 def reference(image: bytes, block_size: int = BLOCK_SIZE) -> str:
     blocks = [image[i : i + block_size] for i in range(0, len(image), block_size)]
     return blake(b"".join(map(blake, blocks))).hex()
-
-
-def noise(size: int) -> bytes:
-    return random.Random(size).randbytes(size)
 
 
 def feed(hasher: BlockHasher, image: bytes, pieces: Iterable[Stretch]) -> None:

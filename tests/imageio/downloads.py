@@ -6,7 +6,8 @@ from typing import Any
 
 from tapestream.errors import ServerError, TicketError, TransferError
 from tapestream.testing import MemorySink
-from tests.imageio.support import KIB, noise
+from tests.disks import noise
+from tests.imageio.support import KIB
 
 # Four blocks, the last of which is not full.
 SIZE = 3 * 64 * KIB + 5 * 512

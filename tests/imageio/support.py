@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import random
 import re
 import socket
 import ssl
@@ -44,11 +43,6 @@ def eventually(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it never came true"
         time.sleep(0.005)
-
-
-def noise(size: int) -> bytes:
-    """Data without a byte that looks like another place's, a hole, or an old disk."""
-    return random.Random(size).randbytes(size)
 
 
 # --- Copies with the double ---

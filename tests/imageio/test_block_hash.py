@@ -48,9 +48,10 @@ from tapestream.testing import (
     virtual_size,
     write_pattern,
 )
+from tests.disks import noise
 from tests.engine.test_hashing import reference
 from tests.hostile import CloseBeforeReply, Cut, Fault, HostileServer, Reset, Stall, Status
-from tests.imageio.support import FOREVER, KIB, MIB, ChecksumServer, Say, asked, noise, on
+from tests.imageio.support import FOREVER, KIB, MIB, ChecksumServer, Say, asked, on
 
 BOTH = pytest.mark.parametrize("unix", [False, True], ids=["tls", "unix"])
 # 64 KiB, of other sizes than the grid: pieces cross its borders everywhere.

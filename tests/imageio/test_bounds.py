@@ -9,8 +9,9 @@ import pytest
 from tapestream import ImageioHTTPSource
 from tapestream.errors import ServerError, ServerProtocolError, TicketError
 from tapestream.testing import MemorySink, MemorySource
+from tests.disks import noise
 from tests.hostile import HONEST, Connection, Fault, HostileServer, Reply
-from tests.imageio.support import KIB, Say, Speak, always, download, noise, upload
+from tests.imageio.support import KIB, Say, Speak, always, download, upload
 
 IMAGE = noise(200 * KIB)
 

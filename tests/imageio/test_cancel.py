@@ -27,6 +27,7 @@ from tapestream.errors import ServerError, TicketError
 from tapestream.imageio.endpoint import Endpoint
 from tapestream.imageio.retry import Tries
 from tapestream.testing import MemorySink, MemorySource
+from tests.disks import noise
 from tests.hostile import Fault, HostileServer, Stall, Status
 from tests.imageio.support import (
     FOREVER,
@@ -40,7 +41,6 @@ from tests.imageio.support import (
     authority,
     eventually,
     gets,
-    noise,
 )
 
 pytestmark = pytest.mark.timeout(20)

@@ -14,8 +14,9 @@ import pytest
 from tapestream import BackupInfo, ImageioHTTPSource, ImageioUploadSink, copy
 from tapestream.errors import ServerError, TicketError
 from tapestream.testing import ImageioDaemon, ImageServer, MemorySink, create_image, write_pattern
+from tests.disks import noise
 from tests.hostile import Fault, HostileServer, Stall, Status
-from tests.imageio.support import FOREVER, KIB, MIB, always, asked, download, noise
+from tests.imageio.support import FOREVER, KIB, MIB, always, asked, download
 
 SIZE = 8 * MIB
 BAD = 5 * MIB

@@ -29,8 +29,9 @@ from tapestream.testing import (
     serve_image,
     write_pattern,
 )
+from tests.disks import noise
 from tests.hostile import HostileServer, Status
-from tests.imageio.support import KIB, MIB, always, asked, content, noise, on
+from tests.imageio.support import KIB, MIB, always, asked, content, on
 
 SIZE = 16 * MIB
 IMAGE = noise(200 * KIB)

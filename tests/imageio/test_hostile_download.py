@@ -10,6 +10,7 @@ import pytest
 from tapestream import ImageioHTTPSource, TapestreamError, TarStreamSink, copy
 from tapestream.errors import ServerProtocolError
 from tapestream.testing import MemorySink
+from tests.disks import noise
 from tests.hostile import Cut, Fault, HostileServer, SparseImage, Stall
 from tests.imageio.downloads import IMAGE, OLD_SERVERS, SIZE, SPARSE, X
 from tests.imageio.support import (
@@ -23,7 +24,6 @@ from tests.imageio.support import (
     asked,
     download,
     gets,
-    noise,
     on,
     to_json,
 )

@@ -22,6 +22,7 @@ from tapestream.errors import (
 )
 from tapestream.imageio.target import Target
 from tapestream.testing import MemorySource, Pattern
+from tests.disks import noise
 from tests.hostile import (
     HONEST,
     Answer,
@@ -51,7 +52,6 @@ from tests.imageio.support import (
     authority,
     content,
     gets,
-    noise,
     on,
     to_json,
     upload,

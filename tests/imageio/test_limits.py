@@ -15,9 +15,10 @@ import pytest
 from tapestream import BackupInfo, Extent, ImageioHTTPSource, ImageioUploadSink, copy
 from tapestream.model.extents import Extents
 from tapestream.testing import ImageioDaemon, MemorySink, MemorySource, create_image, serve_image
+from tests.disks import noise
 from tests.engine.kept import copy_kept_alive
 from tests.hostile import HostileServer, Request
-from tests.imageio.support import KIB, MIB, asked, content, eventually, noise
+from tests.imageio.support import KIB, MIB, asked, content, eventually
 
 SIZE = 64 * MIB
 PIECE = 256 * KIB

@@ -31,6 +31,7 @@ from tapestream.testing import (
     serve_image,
     write_pattern,
 )
+from tests.disks import noise
 from tests.hostile import (
     CloseBeforeReply,
     Connection,
@@ -50,7 +51,6 @@ from tests.imageio.support import (
     download,
     gets,
     looks_beyond,
-    noise,
     to_json,
 )
 

@@ -37,9 +37,10 @@ from tapestream.backend.forwarding import ForwardingReader, ForwardingSource
 from tapestream.errors import LostWritesError
 from tapestream.model.extents import Extents
 from tapestream.testing import ImageioDaemon, ImageServer, MemorySource, create_image
+from tests.disks import noise
 from tests.engine.kept import copy_kept_alive
 from tests.hostile import HONEST, Answer, Connection, Fault, HostileServer, Reply, Request
-from tests.imageio.support import MIB, Last, content, eventually, noise
+from tests.imageio.support import MIB, Last, content, eventually
 
 SIZE = 32 * MIB
 ZEROS = 8 * MIB, 12 * MIB

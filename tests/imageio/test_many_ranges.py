@@ -18,6 +18,7 @@ from tapestream.errors import (
 from tapestream.imageio.connection import Connection
 from tapestream.imageio.http import Exchange
 from tapestream.testing import MemorySink
+from tests.disks import noise
 from tests.hostile import (
     HONEST,
     CloseBeforeReply,
@@ -31,19 +32,7 @@ from tests.hostile import (
     WrongRange,
 )
 from tests.imageio.downloads import IMAGE, SPARSE, check_status, check_written
-from tests.imageio.support import (
-    KIB,
-    MIB,
-    SMALL,
-    Last,
-    Speak,
-    always,
-    asked,
-    download,
-    gets,
-    noise,
-    on,
-)
+from tests.imageio.support import KIB, MIB, SMALL, Last, Speak, always, asked, download, gets, on
 
 # --- Several connections ---
 

@@ -14,8 +14,9 @@ import pytest
 from tapestream import BackupInfo, ImageioHTTPSource, ImageioUploadSink, copy
 from tapestream.errors import ServerError, TicketError, TransferError, UsageError
 from tapestream.testing import ImageioDaemon, ImageServer, MemorySink, create_image, write_pattern
+from tests.disks import noise
 from tests.hostile import CloseBeforeReply, Cut, Fault, Garbage, HostileServer, Reset, Stall, Status
-from tests.imageio.support import FOREVER, KIB, MIB, TLSServer, always, asked, noise
+from tests.imageio.support import FOREVER, KIB, MIB, TLSServer, always, asked
 from tests.imageio.test_real_daemon import closed_port
 
 IMAGE = noise(64 * KIB)

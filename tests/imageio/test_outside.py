@@ -17,8 +17,9 @@ from tapestream.errors import ServerError, TapestreamError, UsageError
 from tapestream.imageio.http import Exchange
 from tapestream.imageio.sockets import connect_unix, trusted_users
 from tapestream.testing import ImageioDaemon, MemorySink, MemorySource
+from tests.disks import noise
 from tests.hostile import HostileServer, Status
-from tests.imageio.support import KIB, always, download, noise
+from tests.imageio.support import KIB, always, download
 
 IMAGE = noise(4 * KIB)
 OPEN: list[Callable[..., Any]] = [ImageioHTTPSource, ImageioUploadSink]

@@ -46,9 +46,10 @@ from tapestream.testing import (
     create_image,
     serve_image,
 )
+from tests.disks import noise
 from tests.engine.kept import copy_kept_alive
 from tests.hostile import HostileServer
-from tests.imageio.support import KIB, MIB, SMALL, TLSServer, authority, eventually, noise
+from tests.imageio.support import KIB, MIB, SMALL, TLSServer, authority, eventually
 from tests.throttle import Throttled
 
 SIZE = 64 * MIB

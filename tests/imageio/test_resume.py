@@ -10,6 +10,7 @@ import pytest
 from tapestream import ImageioHTTPSource, copy
 from tapestream.errors import ServerError, TransferError
 from tapestream.testing import MemorySink
+from tests.disks import noise
 from tests.hostile import CloseBeforeReply, Cut, Fault, Garbage, HostileServer, Reset, Stall, Status
 from tests.imageio.downloads import BREAKS, HOLE, IMAGE, SIZE, SPARSE, check_status
 from tests.imageio.support import (
@@ -25,7 +26,6 @@ from tests.imageio.support import (
     download,
     gets,
     in_turn,
-    noise,
     on,
 )
 

@@ -18,18 +18,9 @@ from tapestream import ImageioHTTPSource, ImageioUploadSink, TapestreamError, Ta
 from tapestream.errors import UsageError
 from tapestream.model.blockhash import BlockHash
 from tapestream.testing import MemorySink, MemorySource
+from tests.disks import noise
 from tests.hostile import CloseBeforeReply, Cut, Fault, Garbage, HostileServer, Reset, Stall, Status
-from tests.imageio.support import (
-    FOREVER,
-    KIB,
-    ChecksumServer,
-    Say,
-    Speak,
-    TLSServer,
-    always,
-    noise,
-    on,
-)
+from tests.imageio.support import FOREVER, KIB, ChecksumServer, Say, Speak, TLSServer, always, on
 
 TICKET = "0c8fe7ea-5d2b-4c1e-9f0a-77d3b8e1a9c4"
 # What the daemon calls a transfer by: half the secret.

@@ -12,7 +12,8 @@ import pytest
 from tapestream import Extent, ImageioUploadSink, copy
 from tapestream.errors import TargetSizeError, UsageError
 from tapestream.testing import ImageioDaemon, MemorySource, serve_image
-from tests.imageio.support import KIB, MIB, noise
+from tests.disks import noise
+from tests.imageio.support import KIB, MIB
 
 OLD = b"\xee"
 SIZE = 8 * MIB + 512

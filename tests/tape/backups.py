@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import random
 import tarfile
 from collections.abc import Sequence
 from datetime import datetime, timezone
@@ -23,10 +22,6 @@ from .tapes import impatient
 KIB = 1024
 RECORD_SIZE = 64 * KIB
 CREATED = datetime(2026, 11, 23, 15, 0, 1, tzinfo=timezone.utc)
-
-
-def noise(size: int, seed: int = 1) -> bytes:
-    return random.Random(seed).randbytes(size)
 
 
 class Stacker:

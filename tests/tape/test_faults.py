@@ -16,10 +16,11 @@ from tapestream.drive.device import TapeDevice
 from tapestream.errors import LocalIOError, PositionLostError, StreamError, TapeError
 from tapestream.tape.volumes import closed_when_unused
 from tapestream.testing.memory import MemorySink
+from tests.disks import noise
 from tests.drive.fake import Cartridge, Operation
 from tests.drive.watched import Before, WatchedDevice
 
-from .backups import KIB, RECORD_SIZE, Stacker, noise, quick_copy, scan
+from .backups import KIB, RECORD_SIZE, Stacker, quick_copy, scan
 
 pytestmark = pytest.mark.timeout(60)
 

@@ -28,6 +28,7 @@ from tapestream.tape import TapeDrive, TapeEntry, VolumeRequest
 from tapestream.tape.volumes import MAX_REQUESTS
 from tapestream.tar import format as fmt
 from tapestream.testing.memory import MemorySink
+from tests.disks import noise
 from tests.drive.fake import Cartridge, FakeDrive
 from tests.strategies import extent_lists
 
@@ -35,7 +36,6 @@ from .backups import (
     KIB,
     RECORD_SIZE,
     Stacker,
-    noise,
     quick_copy,
     restored_image,
     scan,

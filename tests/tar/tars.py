@@ -7,11 +7,11 @@ import io
 import json
 import random
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from typing import Any, NamedTuple
 
-from tapestream import BackupInfo, Extent, TarStreamSink, copy
+from tapestream import BackupInfo, Extent, Source, TarStreamSink, copy
 from tapestream.testing.memory import MemorySource
 
 CREATED = datetime(2026, 11, 23, 15, 0, 1, tzinfo=timezone.utc)
@@ -53,6 +53,20 @@ def make_tar(content: bytes = DISK, *, vm_id: str = "7f5c", **options: Any) -> b
     with MemorySource(content, EXTENTS, info=BackupInfo(vm_id=vm_id, created=CREATED)) as source:
         copy(source, sink)
     return out.getvalue()
+
+
+def tar_of(source: Source, **options: Any) -> bytes:
+    """A backup of any source; the options are the sink's."""
+    out = io.BytesIO()
+    with source, TarStreamSink(out, **options) as sink:
+        copy(source, sink)
+    return out.getvalue()
+
+
+def tar_of_disk(content: bytes, extents: Sequence[Extent] | None = None, **options: Any) -> bytes:
+    """A backup of a disk."""
+    info = BackupInfo(vm_id="vm", created=CREATED)
+    return tar_of(MemorySource(content, extents, info=info), **options)
 
 
 class Part(NamedTuple):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import random
 import re
 import subprocess
 import tarfile
@@ -17,6 +16,7 @@ import pytest
 from tapestream import BackupInfo, Extent, TarStreamSink, copy
 from tapestream.testing.memory import MemorySource
 from tests.chains import WEEK
+from tests.disks import noise
 from tests.tar.layouts import Layout, flipped
 from tests.tar.tars import CREATED
 
@@ -68,10 +68,6 @@ def backup(
     with MemorySource(disk, extents, info=info) as source, TarStreamSink(path, **options) as sink:
         copy(source, sink)
     return path.read_bytes()
-
-
-def noise(size: int) -> bytes:
-    return random.Random(size).randbytes(size)
 
 
 @pytest.mark.parametrize("recipe", RESTORE, ids=["extract", "to-command"])

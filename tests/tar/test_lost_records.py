@@ -19,7 +19,7 @@ from tapestream.errors import StreamError
 from tapestream.model.damage import Findings
 from tapestream.testing.memory import MemorySink
 from tests.tar.layouts import Layout, Place
-from tests.tar.test_salvage import tar_of
+from tests.tar.tars import tar_of_disk
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -40,7 +40,7 @@ ATTACHMENTS = {"vm.ovf": b"<ovf/>" * 300, "notes": b"hello"}
 
 
 def make(part_size: int, checksum: str | None = "sha256") -> bytes:
-    return tar_of(
+    return tar_of_disk(
         bytes(DISK), EXTENTS, part_size=part_size, checksum=checksum, attachments=ATTACHMENTS
     )
 
@@ -238,7 +238,7 @@ def test_attachments_and_the_first_members_that_are_lost(attachment: str, into: 
         Extent(begin, 8 * KIB),
         Extent(begin + 8 * KIB, size - 8 * KIB),
     ]
-    tar = tar_of(disk, extents, part_size=4096, attachments=ATTACHMENTS)
+    tar = tar_of_disk(disk, extents, part_size=4096, attachments=ATTACHMENTS)
     layout = Layout(tar)
     first = layout.place(f"attachments/{attachment}").header
     damaged = lost(tar, first, layout.data[into].data + 512 - first)
@@ -271,7 +271,7 @@ def test_records_of_real_sizes(change: str, record: int, tmp_path: Path) -> None
     """In a file, of which the larger members do not fit into memory with what follows."""
     disk = random.Random(9).randbytes(7 * KIB * KIB)
     for part_size in (64 * KIB, 3 * KIB * KIB):
-        tar = tar_of(disk, part_size=part_size, record_size=record)
+        tar = tar_of_disk(disk, part_size=part_size, record_size=record)
         layout = Layout(tar)
         damaged = CHANGES[change](tar, record * (3 * KIB * KIB // record), record)
         sink = MemorySink()

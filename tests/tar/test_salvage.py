@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import random
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tapestream import (
-    BackupInfo,
     Damage,
     DiscardSink,
-    Extent,
     RawImageSink,
     TarStreamSink,
     TarStreamSource,
@@ -35,25 +32,17 @@ from tapestream.errors import (
 )
 from tapestream.model.damage import Findings
 from tapestream.model.extents import Kind
-from tapestream.testing.memory import MemorySink, MemorySource
+from tapestream.testing.memory import MemorySink
 from tests.chains import WEEK, K, Link
 from tests.tar.layouts import Layout, flipped, zeroed
 from tests.tar.sectors import SECTOR, BadSectors, real_bad_sectors
-from tests.tar.tars import CREATED, DISK, EXTENTS, SIZE, make_tar
+from tests.tar.tars import DISK, EXTENTS, SIZE, make_tar, tar_of_disk
 
 pytestmark = pytest.mark.timeout(120)
 
 TAR = make_tar()
 LAYOUT = Layout(TAR)
 BAD_HEADER = "a tar header is damaged or not ours: its checksum is wrong"
-
-
-def tar_of(disk: bytes, extents: Sequence[Extent] | None = None, **options: Any) -> bytes:
-    out = io.BytesIO()
-    source = MemorySource(disk, extents, info=BackupInfo(vm_id="vm", created=CREATED))
-    with source, TarStreamSink(out, **options) as sink:
-        copy(source, sink)
-    return out.getvalue()
 
 
 def salvage(tar: bytes, image: Path, **options: Any) -> Findings:
@@ -354,7 +343,7 @@ def test_any_damage(data: st.DataObject) -> None:
 
 
 BAD = [(5 * SECTOR, 6 * SECTOR), (30 * SECTOR, 31 * SECTOR)]
-LARGE = tar_of(random.Random(3).randbytes(200 * K), part_size=64 * K)
+LARGE = tar_of_disk(random.Random(3).randbytes(200 * K), part_size=64 * K)
 
 
 def salvage_bad_sectors(target: Any, image: Path) -> None:

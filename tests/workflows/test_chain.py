@@ -168,12 +168,6 @@ def test_memory_of_many_extents() -> None:
     assert peak < 24 * stretches + 12 * len(layers.extents)
 
 
-class _Columns(MemorySource):
-    def extents(self) -> Any:
-        self._listed = True
-        return self._extents
-
-
 def test_memory_of_a_restore_of_many_extents() -> None:
     """What is told by whom stays in columns, all the time; nothing is kept of what was restored."""
     count = 50_000
@@ -181,8 +175,8 @@ def test_memory_of_a_restore_of_many_extents() -> None:
     full = Extents.of_runs((i, 1, ZERO if i % 2 else DATA) for i in range(count))
     more = [Extent(i * 2, 2, dirty=bool(i % 2)) for i in range(count // 2)]
     sources = [
-        _Columns(disk, full, info=info(1, full=True), max_readers=1),
-        _Columns(disk, Extents.of(more), info=info(2), max_readers=1),
+        MemorySource(disk, full, info=info(1, full=True), max_readers=1),
+        MemorySource(disk, Extents.of(more), info=info(2), max_readers=1),
     ]
     tracemalloc.start()
     try:

@@ -125,7 +125,7 @@ def test_not_a_chain(which: str) -> None:
             mixed = infos
             with pytest.raises(ChainError, match=message):
                 order_by_checkpoint(mixed)
-        sources = [_Named(one) for one in mixed]
+        sources = [_Unread(one) for one in mixed]
         sink = MemorySink()
         with pytest.raises(ChainError) as caught:
             restore_chain(sources, sink)
@@ -207,16 +207,6 @@ def test_two_chains_are_named_by_their_files(tmp_path: Path) -> None:
     for path in (tmp_path / "day-2.tar", image):
         assert f"({path})" in str(caught.value)
     assert "of one of them alone" in caught.value.hint
-
-
-class _Named(MemorySource):
-    """A source of which nothing but its info may be asked."""
-
-    def __init__(self, given: BackupInfo) -> None:
-        self.info = given
-
-    def extents(self) -> list[Extent]:
-        raise AssertionError("extents can take minutes")
 
 
 def test_backups_that_do_not_say_of_which_disk(caplog: pytest.LogCaptureFixture) -> None:

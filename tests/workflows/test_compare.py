@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import itertools
-import random
 import threading
 import time
 import tracemalloc
@@ -19,17 +18,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tapestream import (
-    BackupInfo,
     CompareReport,
     Extent,
     ImageioHTTPSource,
     RawImageSource,
-    Reader,
     Source,
-    TarStreamSink,
     TarStreamSource,
     compare,
-    copy,
 )
 from tapestream.errors import (
     DigestMismatchError,
@@ -41,26 +36,17 @@ from tapestream.errors import (
 )
 from tapestream.model.extents import Kind, Run
 from tapestream.testing import ImageioDaemon, serve_image
-from tapestream.testing.memory import MemorySource
+from tapestream.testing.memory import MemorySource, Pattern
 from tests.chains import Watched
+from tests.disks import noise
 from tests.tar.layouts import Layout, flipped
+from tests.tar.tars import tar_of
 
 pytestmark = pytest.mark.timeout(120)
 
 KIB, MIB, GIB, TIB = 1024, 1024**2, 1024**3, 1024**4
 # Stands where nobody may look: in what the extents call zeros, or clean.
 POISON = b"\xdd"
-
-
-def noise(size: int, seed: int = 1) -> bytes:
-    return random.Random(seed).randbytes(size)
-
-
-def tar_of(source: Source, **options: Any) -> bytes:
-    out = io.BytesIO()
-    with source, TarStreamSink(out, **options) as sink:
-        copy(source, sink)
-    return out.getvalue()
 
 
 def changed(disk: bytes, *offsets: int) -> bytes:
@@ -437,39 +423,13 @@ def test_any_disks(data: st.DataObject) -> None:
 # --- Huge disks ---
 
 
-class Zeros(Source):
+def zeros(size: int) -> MemorySource:
     """A huge disk of zeros, of which nothing may be read."""
 
-    max_readers = 4
-    sequential = False
-
-    def __init__(self, size: int) -> None:
-        self.info = BackupInfo(size=size)
-
-    @property
-    def info(self) -> BackupInfo:
-        return self._info
-
-    @info.setter
-    def info(self, info: BackupInfo) -> None:
-        self._info = info
-
-    def extents(self) -> list[Extent]:
-        return [zero(0, self.info.size)]
-
-    def open_reader(self) -> Reader:
-        return _NoReader()
-
-    def close(self) -> None:
-        pass
-
-
-class _NoReader(Reader):
-    def readinto(self, start: int, buffer: memoryview) -> None:
+    def fail(start: int, length: int) -> None:
         raise AssertionError("zeros are not read")
 
-    def close(self) -> None:
-        pass
+    return MemorySource(Pattern(b"\0", size), [zero(0, size)], before_read=fail)
 
 
 def huge(path: Path, size: int, *bytes_at: int) -> RawImageSource:
@@ -483,11 +443,11 @@ def huge(path: Path, size: int, *bytes_at: int) -> RawImageSource:
 
 @pytest.mark.timeout(20)
 def test_huge_zeros_cost_nothing(tmp_path: Path) -> None:
-    tar = TarStreamSource(io.BytesIO(tar_of(Zeros(TIB))))
+    tar = TarStreamSource(io.BytesIO(tar_of(zeros(TIB))))
     for one, other in (
-        (Zeros(TIB), Zeros(TIB)),
-        (tar, Zeros(TIB)),
-        (Zeros(TIB), huge(tmp_path / "empty.raw", TIB)),
+        (zeros(TIB), zeros(TIB)),
+        (tar, zeros(TIB)),
+        (zeros(TIB), huge(tmp_path / "empty.raw", TIB)),
     ):
         assert compared(one, other) == CompareReport((), TIB)
 
@@ -508,7 +468,7 @@ def test_single_bytes_of_huge_disks(tmp_path: Path) -> None:
 def test_a_huge_difference_takes_no_memory() -> None:
     tracemalloc.start()
     try:
-        report = compared(Zeros(TIB), Zeros(MIB))
+        report = compared(zeros(TIB), zeros(MIB))
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

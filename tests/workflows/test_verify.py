@@ -30,19 +30,10 @@ from tapestream.errors import (
     UsageError,
 )
 from tapestream.testing.memory import MemorySource
+from tests.disks import noise
 from tests.tar.layouts import Layout, flipped
-from tests.tar.tars import DISK, EXTENTS, SIZE, make_tar
-from tests.workflows.verifying import (
-    CHECKSUMS,
-    LAYOUT,
-    MIB,
-    TAR,
-    assert_good,
-    bad_header,
-    noise,
-    tar_of,
-    verified,
-)
+from tests.tar.tars import DISK, EXTENTS, SIZE, make_tar, tar_of_disk
+from tests.workflows.verifying import CHECKSUMS, LAYOUT, MIB, TAR, assert_good, bad_header, verified
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -86,7 +77,7 @@ def test_good_attachments(attachments: dict[str, bytes]) -> None:
     ids=["empty", "all zero", "all data", "nothing changed", "incremental"],
 )
 def test_good_disks(disk: bytes, extents: list[Extent]) -> None:
-    report = verified(tar_of(disk, extents))
+    report = verified(tar_of_disk(disk, extents))
     assert_good(report)
     assert report.info.size == len(disk)
     assert report.data_bytes == sum(

@@ -16,9 +16,10 @@ from tapestream import Damage, TarStreamSource, verify
 from tapestream.errors import TapestreamError
 from tapestream.model.damage import MAX_PROBLEMS
 from tapestream.workflows.verify import MAX_LINES
+from tests.disks import noise
 from tests.strategies import extent_lists
 from tests.tar.layouts import Layout, differing, flipped, zeroed
-from tests.tar.tars import SIZE
+from tests.tar.tars import SIZE, tar_of_disk
 from tests.workflows.verifying import (
     CHECKSUMS,
     KIB,
@@ -27,10 +28,8 @@ from tests.workflows.verifying import (
     TAR,
     assert_good,
     bad_header,
-    noise,
     out_of_step,
     suspects,
-    tar_of,
     told,
     verified,
 )
@@ -45,7 +44,7 @@ pytestmark = pytest.mark.timeout(120)
 def streams(draw: st.DrawFn, checksums: Sequence[str | None] = CHECKSUMS) -> Layout:
     extents = draw(extent_lists(min_size=draw(st.integers(0, 4)), max_size=8, max_length=3000))
     size = sum(extent.length for extent in extents)
-    tar = tar_of(
+    tar = tar_of_disk(
         noise(size, draw(st.integers(0, 9))),
         extents,
         part_size=draw(st.sampled_from([512, 1024, 1536, 4096])),
@@ -169,7 +168,7 @@ def test_a_cut_in_the_preamble_is_no_backup() -> None:
 @pytest.mark.parametrize("keep", [0.3, 0.6, 0.95])
 def test_a_cut_gzip(keep: float) -> None:
     disk = noise(200 * KIB)
-    tar = tar_of(disk, part_size=16 * KIB)
+    tar = tar_of_disk(disk, part_size=16 * KIB)
     packed = gzip.compress(tar, mtime=0)
     with (
         gzip.open(io.BytesIO(packed[: int(len(packed) * keep)])) as zipped,
@@ -186,7 +185,7 @@ def test_a_cut_gzip(keep: float) -> None:
 
 
 def test_a_damaged_gzip_ends() -> None:
-    packed = gzip.compress(tar_of(noise(200 * KIB), part_size=16 * KIB), mtime=0)
+    packed = gzip.compress(tar_of_disk(noise(200 * KIB), part_size=16 * KIB), mtime=0)
     for at in range(6000, len(packed), 9001):
         with TarStreamSource(gzip.open(io.BytesIO(flipped(packed, at)))) as source:
             assert not verify(source).ok
@@ -197,7 +196,7 @@ def test_a_damaged_gzip_ends() -> None:
 
 @pytest.mark.parametrize("change", ["inserted", "removed"])
 def test_a_stream_out_of_step_has_few_problems_and_takes_no_memory(change: str) -> None:
-    tar = tar_of(noise(2000 * 512), part_size=512)
+    tar = tar_of_disk(noise(2000 * 512), part_size=512)
     layout = Layout(tar)
     at = layout.data[1000].data + 5
     damaged = out_of_step(tar, at, change)
@@ -218,7 +217,7 @@ def test_a_stream_out_of_step_has_few_problems_and_takes_no_memory(change: str) 
 
 
 def test_the_first_problems_are_those_that_are_kept() -> None:
-    tar = tar_of(noise(300 * 512), part_size=512)
+    tar = tar_of_disk(noise(300 * 512), part_size=512)
     layout = Layout(tar)
     members = layout.data[1:]
     headers = [place.header for place in members]

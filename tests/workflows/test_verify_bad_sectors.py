@@ -17,9 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tapestream import Damage, DiscardSink, TarStreamSource, VerifyReport, copy, verify
+from tests.disks import noise
 from tests.tar.layouts import Layout, flipped, joined
 from tests.tar.sectors import SECTOR, Bad, BadSectors, real_bad_sectors
-from tests.tar.tars import make_tar
+from tests.tar.tars import make_tar, tar_of_disk
 from tests.workflows.verifying import (
     BIG,
     BIG_LAYOUT,
@@ -37,9 +38,7 @@ from tests.workflows.verifying import (
     in_member,
     missing_and_damaged,
     missing_bytes,
-    noise,
     sector_at,
-    tar_of,
     verified,
 )
 
@@ -137,7 +136,7 @@ def bytes_of_the_disk(bad: Bad) -> set[int]:
 )
 @pytest.mark.parametrize("part", ["header", "data"])
 def test_a_bad_sector_around_the_data(name: str, part: str) -> None:
-    tar = tar_of(noise(64 * KIB), attachments={"vm.ovf": noise(9000)}, part_size=16 * KIB)
+    tar = tar_of_disk(noise(64 * KIB), attachments={"vm.ovf": noise(9000)}, part_size=16 * KIB)
     layout = Layout(tar)
     place = layout.place(name)
     start: int = getattr(place, part)
@@ -153,7 +152,7 @@ def test_a_bad_sector_around_the_data(name: str, part: str) -> None:
 
 
 def test_a_bad_sector_in_the_manifest() -> None:
-    tar = tar_of(noise(64 * KIB), part_size=512)
+    tar = tar_of_disk(noise(64 * KIB), part_size=512)
     layout = Layout(tar)
     bad = [sector_at(layout.place("manifest.json").data + SECTOR)]
     with TarStreamSource(BadSectors(tar, bad)) as source:
@@ -200,7 +199,7 @@ def test_the_rest_is_missing_where_nothing_can_be_read_any_more(start: int) -> N
 
 
 def test_a_dead_disk_is_given_up_soon() -> None:
-    tar = tar_of(noise(40 * MIB), part_size=8 * MIB, checksum="crc32")
+    tar = tar_of_disk(noise(40 * MIB), part_size=8 * MIB, checksum="crc32")
     start = 3 * MIB + 5
     file = BadSectors(tar, [(start, len(tar))])
     with TarStreamSource(file) as source:

@@ -10,9 +10,10 @@ import pytest
 from tapestream import Damage, DiscardSink, Extent, TarStreamSource, copy, verify
 from tapestream.errors import CorruptStreamError
 from tapestream.testing.memory import MemorySink
+from tests.disks import noise
 from tests.tar.layouts import flipped
 from tests.tar.sectors import Bad, BadSectors
-from tests.tar.tars import DISK, Part, edited, join, make_tar, replaced, split
+from tests.tar.tars import DISK, Part, edited, join, make_tar, replaced, split, tar_of_disk
 from tests.workflows.verifying import (
     BIG,
     BIG_LAYOUT,
@@ -26,8 +27,6 @@ from tests.workflows.verifying import (
     bad_header,
     missing_and_damaged,
     missing_bytes,
-    noise,
-    tar_of,
     verified,
     with_header,
 )
@@ -124,7 +123,7 @@ def test_a_damaged_header_of_an_attachment_without_its_size(
 
 @pytest.mark.parametrize("how", ["larger", "zeroed", "noise"])
 def test_a_damaged_header_of_an_attachment_where_there_is_no_data(how: str) -> None:
-    tar = tar_of(bytes(9000), [Extent(0, 9000, zero=True)], attachments={"a": noise(3000)})
+    tar = tar_of_disk(bytes(9000), [Extent(0, 9000, zero=True)], attachments={"a": noise(3000)})
     report = verified(with_header(tar, "attachments/a", how))
     assert (report.damage, report.complete) == ((), True)
     assert len(report.problems) == 2
@@ -163,7 +162,7 @@ def test_the_data_is_not_looked_for_in_the_next_stream(how: str) -> None:
 @pytest.mark.parametrize("how", ["noise", "zeroed"])
 def test_a_tar_on_the_disk_is_not_taken_for_the_stream(how: str) -> None:
     disk = make_tar(attachments={"a": b"1", "b": noise(3000)})
-    tar = tar_of(disk, attachments={"vm.ovf": b"<ovf/>"})
+    tar = tar_of_disk(disk, attachments={"vm.ovf": b"<ovf/>"})
     report = verified(with_header(tar, "extent-1@0", how))
     assert (report.damage, report.complete) == ((), True)
     assert len(report.problems) == 1

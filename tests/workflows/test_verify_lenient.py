@@ -17,8 +17,10 @@ from tapestream.errors import (
     UsageError,
 )
 from tapestream.model.damage import Findings
+from tests.disks import noise
 from tests.tar.layouts import Layout, flipped
 from tests.tar.sectors import SECTOR, BadSectors
+from tests.tar.tars import tar_of_disk
 from tests.workflows.verifying import (
     BIG,
     KIB,
@@ -27,9 +29,7 @@ from tests.workflows.verifying import (
     TAR,
     assert_bad_sectors,
     missing_and_damaged,
-    noise,
     sector_at,
-    tar_of,
     verified,
     with_header,
 )
@@ -176,7 +176,7 @@ def test_allow_incomplete_stays_where_verify_fails() -> None:
 
 
 # One sector has the first header, and data behind it.
-BEGUN = tar_of(noise(100 * KIB), part_size=16 * KIB, attachments={"a": noise(8000)})
+BEGUN = tar_of_disk(noise(100 * KIB), part_size=16 * KIB, attachments={"a": noise(8000)})
 BEGUN_LAYOUT = Layout(BEGUN)
 BEGUN_BAD = [sector_at(BEGUN_LAYOUT.first_header)]
 

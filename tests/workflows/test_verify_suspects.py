@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from tapestream import TarStreamSource, verify
+from tests.disks import noise
 from tests.tar.layouts import Layout, flipped, zeroed
 from tests.tar.sectors import BadSectors
-from tests.tar.tars import make_tar
+from tests.tar.tars import make_tar, tar_of_disk
 from tests.workflows.verifying import (
     BIG,
     BIG_LAYOUT,
@@ -18,11 +19,9 @@ from tests.workflows.verifying import (
     LAYOUT,
     TAR,
     around,
-    noise,
     out_of_step,
     sector_at,
     suspects,
-    tar_of,
     told,
     verified,
     with_header,
@@ -106,7 +105,7 @@ def test_a_suspect_of_which_all_is_missing_is_told_once() -> None:
 
 def test_members_behind_headers_that_cannot_be_read_are_no_suspects() -> None:
     """How many bytes could not be read is known: what is behind them is where it should be."""
-    tar = tar_of(noise(64 * KIB), part_size=KIB, checksum=None)
+    tar = tar_of_disk(noise(64 * KIB), part_size=KIB, checksum=None)
     layout = Layout(tar)
     start, end = sector_at(layout.data[9].header)
     with TarStreamSource(BadSectors(tar, [(start, end)])) as source:

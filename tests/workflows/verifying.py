@@ -3,24 +3,14 @@
 from __future__ import annotations
 
 import io
-import random
 from collections.abc import Sequence
 from typing import Any
 
-from tapestream import (
-    BackupInfo,
-    Damage,
-    Extent,
-    TarStreamSink,
-    TarStreamSource,
-    VerifyReport,
-    copy,
-    verify,
-)
-from tapestream.testing.memory import MemorySource
+from tapestream import Damage, Extent, TarStreamSource, VerifyReport, verify
+from tests.disks import noise
 from tests.tar.layouts import Layout, Place, flipped, joined
 from tests.tar.sectors import SECTOR, Bad
-from tests.tar.tars import CREATED, make_tar
+from tests.tar.tars import make_tar, tar_of_disk
 
 CHECKSUMS = ("sha256", "blake2b", "crc32")
 KIB, MIB = 1024, 1024**2
@@ -34,21 +24,9 @@ def bad_header(name: str) -> str:
     return f"{name}: {BAD_HEADER}"
 
 
-def noise(size: int, seed: int = 1) -> bytes:
-    return random.Random(seed).randbytes(size)
-
-
 def sector_at(offset: int) -> tuple[int, int]:
     """The sector that holds this byte."""
     return offset // SECTOR * SECTOR, offset // SECTOR * SECTOR + SECTOR
-
-
-def tar_of(disk: bytes, extents: Sequence[Extent] | None = None, **options: Any) -> bytes:
-    out = io.BytesIO()
-    source = MemorySource(disk, extents, info=BackupInfo(vm_id="vm", created=CREATED))
-    with source, TarStreamSink(out, **options) as sink:
-        copy(source, sink)
-    return out.getvalue()
 
 
 def verified(tar: bytes, **options: Any) -> VerifyReport:
@@ -69,7 +47,7 @@ BIG_EXTENTS = [
     Extent(500 * KIB, 300 * KIB, zero=True),
     Extent(800 * KIB, 200 * KIB),
 ]
-BIG = tar_of(noise(1000 * KIB), BIG_EXTENTS, part_size=192 * KIB, checksum="crc32")
+BIG = tar_of_disk(noise(1000 * KIB), BIG_EXTENTS, part_size=192 * KIB, checksum="crc32")
 BIG_LAYOUT = Layout(BIG)
 
 
