@@ -19,8 +19,11 @@ BARE_PLAIN = "bare loop, no digests"
 SHA256SUM = "sha256sum of the tar"
 SERVER_HASH = "the server's /checksum"
 EACH = "tapestream, one copy each"
+CLIENT = "import ovirt_imageio.client"
+NOTHING = "nothing"
 
 OURS = "tapestream"
+OURS_BARE = "tapestream, no name used"
 OURS_CRC32 = "tapestream, crc32"
 OURS_HASHED = "tapestream, and block hash"
 OURS_PLAIN = "tapestream, no digests"
@@ -245,6 +248,22 @@ def _workers(disk: str, channel: str) -> Table:
     )
 
 
+def _imports() -> Table:
+    backup = "from tapestream import ImageioHTTPSource, TarStreamSink, copy"
+    codes = {
+        NOTHING: "",
+        OURS_BARE: "import tapestream",
+        OURS: backup,
+        CLIENT: "import ovirt_imageio.client",
+    }
+    contenders = [
+        Contender(label, "imports.fresh", {"code": code, "times": 3})
+        for label, code in codes.items()
+    ]
+    title = "Imports in a fresh interpreter"
+    return Table("import/fresh", title, "Imports", "", tuple(contenders), CLIENT)
+
+
 TABLES: tuple[Table, ...] = (
     *(_backup(disk, channel) for disk in DISKS for channel in CHANNELS),
     _restore("contiguous", "unix"),
@@ -258,6 +277,7 @@ TABLES: tuple[Table, ...] = (
     _local("contiguous"),
     _local("filesystem"),
     *_lines(),
+    _imports(),
     _extents("write", "Backup of made-up disks by number of extents"),
     _extents("read", "Reading their tars back"),
     _sizes(),
@@ -317,6 +337,8 @@ def _targets() -> Iterator[Target]:
     for action in ("write", "read"):
         text = f"peak memory, 1,000,000 extents, {action}"
         yield Target(text, f"scale-extents/{action}", "1,000,000", (), "peak", peak)
+    text = "CPU of importing what a backup needs"
+    yield Target(text, "import/fresh", OURS, (CLIENT,), "cpu", 1.3)
     yield Target("peak memory, 16 GiB", "scale-size/unix", "16 GiB", (), "peak", peak)
 
 

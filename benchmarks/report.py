@@ -90,6 +90,8 @@ def _header(table: Table) -> Cells:
     if table.stage == "ManyExtents":
         return ("extents", "seconds", "µs/extent", "peak MiB")
     what = table.axis or "contender"
+    if table.stage == "Imports":
+        return (what, "ms", f"vs {table.baseline}", "CPU ms", "min..max")
     return (
         what,
         "MB/s",
@@ -108,6 +110,14 @@ def _cells(table: Table, measured: Measured) -> Iterator[Cells]:
         peak = f"{row.peak / MIB:.0f}"
         if table.stage == "ManyExtents":
             yield row.label, f"{row.seconds:.2f}", f"{row.seconds / row.x * 1e6:.1f}", peak
+        elif table.stage == "Imports":
+            yield (
+                row.label,
+                f"{1e9 / row.rate:.0f}",
+                f"{baseline.rate / row.rate:.2f}x",
+                f"{row.cpu / GIB * 1e9:.0f}",
+                f"{1e9 / max(row.rates):.0f}..{1e9 / min(row.rates):.0f}",
+            )
         else:
             yield (
                 row.label,
@@ -124,8 +134,9 @@ def _cells(table: Table, measured: Measured) -> Iterator[Cells]:
 def _chart(table: Table, measured: Measured) -> str:
     rows = list(measured.rows.values())
     if not table.axis:
+        unit = "imports per second" if table.stage == "Imports" else "MB/s"
         return charts.bars(
-            f"{table.title}: MB/s",
+            f"{table.title}: {unit}",
             [
                 charts.Bar(
                     row.label,

@@ -423,9 +423,34 @@ class ManyExtents(Stage):
         return self.files[count]
 
 
+class Imports(Stage):
+    """Interpreters that import something; their compiled files are kept between the rounds."""
+
+    def prepare(self) -> None:
+        pass
+
+    def data_bytes(self, contender: Contender) -> int:
+        """A million for each import, so that a rate in MB/s is one of imports per second."""
+        return 10**6 * int(contender.options["times"])
+
+    def run(self, contender: Contender, *, check: bool) -> Outcome:
+        return start(replace(self.job(contender), target=str(self.work / "compiled")))
+
+
 STAGES: dict[str, type[Stage]] = {
     stage.__name__: stage
-    for stage in (Backup, BlockHash, Chain, Line, Local, ManyExtents, Restore, Sizes, TarOfDisk)
+    for stage in (
+        Backup,
+        BlockHash,
+        Chain,
+        Imports,
+        Line,
+        Local,
+        ManyExtents,
+        Restore,
+        Sizes,
+        TarOfDisk,
+    )
 }
 
 

@@ -15,7 +15,11 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.mark.parametrize(
     ("case", "row"),
-    [("backup-fragmented", "tapestream, no digests"), ("restore-fragmented", "client.upload")],
+    [
+        ("backup-fragmented", "tapestream, no digests"),
+        ("restore-fragmented", "client.upload"),
+        ("import", "import ovirt_imageio.client"),
+    ],
 )
 def test_case_runs(case: str, row: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks", "--quick", "--size=8", f"--work={tmp_path}"]
