@@ -290,6 +290,10 @@ class RecordReader:
                 self.check_place()
             return view[:count]
 
+    def read_again(self, record: bytes) -> None:
+        """Let `readinto` begin with a record that was read."""
+        self._unread = memoryview(record)
+
     def pass_over(self) -> int:
         """Go past a record that cannot be read; returns its size.
 

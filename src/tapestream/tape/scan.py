@@ -178,9 +178,10 @@ def _found_filemark(drive: PositionedDrive) -> bool:
     return True
 
 
-def _recognized(file: int, first: bytes, rest: RecordReader) -> tuple[TapeEntry, int]:
+def _recognized(file: int, first: bytes, reader: RecordReader) -> tuple[TapeEntry, int]:
     """What the tape file is, by its first record; and the size of its records, for a backup."""
-    members = MemberReader(_Rest(first, rest))
+    reader.read_again(first)
+    members = MemberReader(reader)
     try:
         if is_label(first):
             return TapeEntry(file, complete=True, tape_label=read_label(members)), 0
@@ -196,22 +197,6 @@ def _recognized(file: int, first: bytes, rest: RecordReader) -> tuple[TapeEntry,
         volume_start=preamble.volume_start,
     )
     return entry, preamble.record_size
-
-
-class _Rest:
-    """A tape file of which the first record has been read."""
-
-    def __init__(self, first: bytes, rest: RecordReader) -> None:
-        self.name = rest.name
-        self._first = memoryview(first)
-        self._rest = rest
-
-    def readinto(self, buffer: memoryview) -> int:
-        if not self._first:
-            return self._rest.readinto(buffer)
-        count = min(len(buffer), len(self._first))
-        buffer[:count], self._first = self._first[:count], self._first[count:]
-        return count
 
 
 def _tail(drive: PositionedDrive, start: int, block: int, record_size: int) -> bytes:
