@@ -37,6 +37,17 @@ def test_digests_that_would_not_fit_are_refused_at_once(checksum: str) -> None:
         sink.begin(BackupInfo(size=2**62), Extents.of([Extent(0, 2**62)]))
 
 
+@pytest.mark.parametrize("checksum", ["sha256", "crc32", None])
+def test_the_digest_is_known_by_both_names(checksum: str | None) -> None:
+    out = io.BytesIO()
+    with TarStreamSink(out, checksum=checksum) as sink:
+        assert sink.checksum == sink.digest_name == checksum
+        copy(MemorySource(DISK), sink)
+    out.seek(0)
+    with TarStreamSource(out) as source:
+        assert source.checksum == source.digest_name == checksum
+
+
 @pytest.mark.parametrize("record_size", [None, 512, 10240, 65536, MIB])
 def test_the_stream_is_whole_records(record_size: int | None) -> None:
     out = io.BytesIO()

@@ -114,6 +114,11 @@ class TarStreamSink(Sink):
         return self._checksum
 
     @property
+    def checksum(self) -> str | None:
+        """Another name of `digest_name`."""
+        return self.digest_name
+
+    @property
     def segment_size(self) -> int:
         """Bytes of an extent that one digest is made of."""
         return fmt.segment_size(self._part_size)

@@ -125,6 +125,11 @@ class TarStreamSource(Source):
         return self._stream.first.checksum if self._verify else None
 
     @property
+    def checksum(self) -> str | None:
+        """Another name of `digest_name`."""
+        return self.digest_name
+
+    @property
     def attachments(self) -> dict[str, bytes]:
         """The files that were kept with the disk, by name."""
         self.extents()
