@@ -7,8 +7,7 @@ import os
 from functools import partial
 from typing import Protocol, cast
 
-from typing_extensions import override
-
+from .._typing import override
 from ..errors import IncompleteStreamError, LocalIOError, UsageError
 from ..model.extents import MAX_OFFSET
 from ..tar.medium import InputMedium, VolumeId
@@ -26,7 +25,13 @@ class BinaryInput(Protocol):
 
 
 class PlainInput(InputMedium):
-    """A medium of one volume."""
+    """A medium of one volume. If it has no `start`, it can be read only once."""
+
+    name = ""
+
+    def __init__(self, name: str, start: int | None) -> None:
+        self.name = name
+        self._start = start
 
     @override
     def check_position(self) -> None:
@@ -49,14 +54,9 @@ class DescriptorInput(PlainInput):
     """
 
     def __init__(self, file: OpenFile, before: bytes = b"") -> None:
+        super().__init__(file.name, file.start)
         self._file = file
         self._before = before
-        self._start = file.start
-
-    @property
-    @override
-    def name(self) -> str:
-        return self._file.name
 
     @override
     def readinto(self, buffer: memoryview) -> int:
@@ -109,17 +109,12 @@ class ObjectInput(PlainInput):
     """Reads a file object of the caller by its methods, and leaves it open."""
 
     def __init__(self, file: BinaryInput) -> None:
+        super().__init__(name_of(file), _tell(file))
         self._file = file
         # What readinto() of a BufferedReader had read before an error would be lost.
         one_read = isinstance(file, io.BufferedReader)
         readinto = getattr(file, "readinto1" if one_read else "readinto", None)
         self._readinto = readinto or partial(_read_into, file)
-        self._start = _tell(file)
-
-    @property
-    @override
-    def name(self) -> str:
-        return name_of(self._file)
 
     @override
     def readinto(self, buffer: memoryview) -> int:
