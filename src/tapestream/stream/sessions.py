@@ -100,7 +100,8 @@ class StreamSessions:
         extents = self.list(trouble)
         if self._volumes is None:
             try:
-                self._list(trouble)
+                with self._named():
+                    self._list(trouble)
             except BaseException:
                 self.leave()
                 raise
