@@ -13,6 +13,7 @@ import mmap
 import time
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 
 from ..errors import (
     BlockSizeError,
@@ -32,8 +33,9 @@ MIN_RECORD, MAX_RECORD = 64 * KIB, 16 * MIB - 1
 _TOO_LARGE = (errno.EINVAL, errno.EBUSY)
 # Reading begins with this. What other programs write is smaller.
 _FIRST_BUFFER = MIB
-# Small records are cut from memory of this size: the kernel limits how many pieces there may be.
-_SLAB = 4 * MIB
+# Records are cut from memory of this size: the kernel limits how many pieces there may be, and
+# gives huge pages only to large ones. To fill it the first time takes a fifth as long with them.
+_SLAB = 16 * MIB
 # Less is copied without unlocking the interpreter.
 _UNLOCKED = 32 * KIB
 
@@ -56,18 +58,7 @@ class RecordPool:
             LocalIOError: There is no memory for another one.
         """
         if not self._idle:
-            step = self.size + -self.size % mmap.PAGESIZE
-            count = max(1, _SLAB // step)
-            try:
-                memory = mmap.mmap(-1, count * step, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-            except OSError as e:
-                raise LocalIOError(
-                    f"cannot get memory for {count} records of {self.size} bytes",
-                    e,
-                    hint="Free memory, raise this program's limit, or pass a smaller part_size.",
-                ) from e
-            slab = memoryview(memory)
-            self._idle = [slab[i * step :][: self.size] for i in reversed(range(count))]
+            self._idle = self._slab()
         return self._idle.pop()
 
     def give_back(self, record: memoryview) -> None:
@@ -77,6 +68,22 @@ class RecordPool:
     def close(self) -> None:
         """Free what is not in use."""
         self._idle.clear()
+
+    def _slab(self) -> list[memoryview]:
+        step = self.size + -self.size % mmap.PAGESIZE
+        count = max(1, _SLAB // step)
+        try:
+            memory = mmap.mmap(-1, count * step, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        except OSError as e:
+            raise LocalIOError(
+                f"cannot get memory for {count} records of {self.size} bytes",
+                e,
+                hint="Free memory, raise this program's limit, or pass a smaller part_size.",
+            ) from e
+        with suppress(OSError):  # a kernel may have no huge pages
+            memory.madvise(mmap.MADV_HUGEPAGE)
+        slab = memoryview(memory)
+        return [slab[i * step :][: self.size] for i in reversed(range(count))]
 
 
 class RecordWriter:
