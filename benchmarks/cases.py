@@ -21,6 +21,8 @@ SERVER_HASH = "the server's /checksum"
 EACH = "tapestream, one copy each"
 CLIENT = "import ovirt_imageio.client"
 NOTHING = "nothing"
+TO_NULL = "the same tar into /dev/null"
+FROM_FILE = "the same tar from a file"
 
 OURS = "tapestream"
 OURS_BARE = "tapestream, no name used"
@@ -29,6 +31,8 @@ OURS_HASHED = "tapestream, and block hash"
 OURS_PLAIN = "tapestream, no digests"
 OURS_READ = "tapestream, copy to DiscardSink"
 OURS_VERIFY = "tapestream, verify"
+TO_TAPE = "tapestream to the drive"
+FROM_TAPE = "tapestream from the drive"
 OURS_JOINED = "tapestream, gaps joined"
 
 DISKS = {
@@ -126,6 +130,33 @@ def _verify() -> Table:
             Contender(SHA256SUM, "tools.sha256sum", needs="sha256sum"),
         ),
         SHA256SUM,
+    )
+
+
+def _tape(checksum: str | None, variant: str, what: str) -> Iterator[Table]:
+    """What the way to a tape costs, and back: with a double that takes no time."""
+    yield Table(
+        f"tape-write/{variant}",
+        f"A disk in memory to a drive that takes no time, {what}",
+        "NoDrive",
+        "",
+        (
+            Contender(TO_TAPE, "tape.write_tape", {"checksum": checksum}, "tape"),
+            Contender(TO_NULL, "tape.write_file", {"checksum": checksum}, "tape"),
+        ),
+        TO_NULL,
+    )
+    options = {"verify": checksum is not None}
+    yield Table(
+        f"tape-read/{variant}",
+        f"Reading it back from a drive that takes no time, {what}",
+        "NoDrive",
+        "",
+        (
+            Contender(FROM_TAPE, "tape.read_tape", options),
+            Contender(FROM_FILE, "tape.read_file", options),
+        ),
+        FROM_FILE,
     )
 
 
@@ -272,6 +303,8 @@ TABLES: tuple[Table, ...] = (
     _restore("filesystem", "unix"),
     _chain(),
     _verify(),
+    *_tape(None, "plain", "no digests"),
+    *_tape("sha256", "sha256", "sha256"),
     _block_hash("contiguous"),
     _block_hash("fragmented"),
     _local("contiguous"),
@@ -315,6 +348,9 @@ def _targets() -> Iterator[Target]:
         yield Target(f"{what}, digests off", table, OURS_PLAIN, (STREAM,), "rate", plain)
         yield Target(f"{what}, digests on", table, OURS, (STREAM,), "rate", 1.0)
         yield Target(f"CPU of {what}, digests off", table, OURS_PLAIN, (STREAM,), "cpu", 1.2)
+    for variant, wanted in (("plain", 0.8), ("sha256", 0.9)):
+        text = f"a drive that takes no time, {variant}"
+        yield Target(text, f"tape-write/{variant}", TO_TAPE, (TO_NULL,), "rate", wanted)
     table, what = "backup-contiguous/unix", "backup, contiguous, unix socket"
     yield Target(f"{what}, digests on", table, OURS, (LETTER,), "rate", 1.5)
     yield Target(f"{what}, digests on", table, OURS, (DOWNLOAD,), "rate", 2.0)

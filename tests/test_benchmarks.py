@@ -19,6 +19,8 @@ ROOT = Path(__file__).parents[1]
         ("backup-fragmented", "tapestream, no digests"),
         ("restore-fragmented", "client.upload"),
         ("import", "import ovirt_imageio.client"),
+        ("tape-write", "the same tar into /dev/null"),
+        ("tape-read", "the same tar from a file"),
     ],
 )
 def test_case_runs(case: str, row: str, tmp_path: Path) -> None:
