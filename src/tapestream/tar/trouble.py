@@ -10,10 +10,6 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
-from typing_extensions import override
-
 from ..errors import DigestMismatchError, TapestreamError
 from ..model.damage import Damage, Findings
 from .format import Member
@@ -23,84 +19,38 @@ from .table import MemberTable
 from .zerofill import ZeroFilledInput
 
 
-class Trouble(Protocol):
-    """What happens where a tar is damaged."""
+class Strict:
+    """Raises the first error; so there is never anything to take note of."""
 
-    @property
-    def goes_on(self) -> bool:
-        """True if reading goes on."""
-        ...
-
-    @property
-    def has_problems(self) -> bool:
-        """True if something was noted that is no damage of the disk's data."""
-        ...
+    goes_on = has_problems = False
 
     def readable(self, medium: InputMedium, before: Readable | None = None) -> Readable:
-        """What is read in place of a medium: it decides what happens where that is unreadable.
+        """What is read in place of a medium: the medium itself.
 
         Args:
             medium: The medium.
             before: What was read in its place up to here.
         """
-        ...
+        return medium
 
     def meet(self, error: TapestreamError, member: str | None = None) -> None:
-        """Raise the error, or return to go on.
+        """Raise the error.
 
         Args:
             error: What is wrong.
             member: Name of the member, unless the error says it.
         """
-        ...
-
-    def add(self, damage: Damage) -> None:
-        """Take note of data that is damaged or missing."""
-        ...
-
-    def lose(self, start: int, end: int, table: MemberTable) -> None:
-        """Take note that all members that begin in this range of the disk are missing."""
-        ...
-
-    def compared(self, digest_name: str | None) -> None:
-        """Take note that all data was compared with the manifest.
-
-        Args:
-            digest_name: Name of the digest in it; None if there is none.
-        """
-        ...
-
-    def complete(self) -> None:
-        """Take note that the stream has its end."""
-        ...
-
-
-class Strict(Trouble):
-    """Raises the first error; so there is never any damage to take note of."""
-
-    goes_on = has_problems = False
-
-    @override
-    def readable(self, medium: InputMedium, before: Readable | None = None) -> Readable:
-        return medium
-
-    @override
-    def meet(self, error: TapestreamError, member: str | None = None) -> None:
         raise error
 
-    @override
     def add(self, damage: Damage) -> None:
         """Do nothing; this is never called."""
 
-    @override
     def lose(self, start: int, end: int, table: MemberTable) -> None:
         """Do nothing; this is never called."""
 
-    @override
     def compared(self, digest_name: str | None) -> None:
         """Do nothing: whoever reads strictly sees that no error was raised."""
 
-    @override
     def complete(self) -> None:
         """Do nothing."""
 
@@ -108,7 +58,7 @@ class Strict(Trouble):
 STRICT = Strict()
 
 
-class Lenient(Trouble):
+class Lenient:
     """Notes what is wrong, and goes on.
 
     Args:
@@ -121,28 +71,28 @@ class Lenient(Trouble):
         self._findings = findings
 
     @property
-    @override
     def has_problems(self) -> bool:
+        """True if something was noted that is no damage of the disk's data."""
         return bool(self._findings.problems)
 
-    @override
     def readable(self, medium: InputMedium, before: Readable | None = None) -> ZeroFilledInput:
+        """What is read in place of a medium: the same with zeros for what cannot be read."""
         return before if isinstance(before, ZeroFilledInput) else ZeroFilledInput(medium)
 
-    @override
     def meet(self, error: TapestreamError, member: str | None = None) -> None:
+        """Take note of an error; see `Strict.meet`."""
         if isinstance(error, DigestMismatchError):
             self.add(Damage(error.start, error.length, error.member, missing=False))
             return
-        text = error.message
+        text = str(error.args[0])
         self._findings.note(f"{member}: {text}" if member else text)
 
-    @override
     def add(self, damage: Damage) -> None:
+        """Take note of data that is damaged or missing."""
         self._findings.add(damage)
 
-    @override
     def lose(self, start: int, end: int, table: MemberTable) -> None:
+        """Take note that all members that begin in this range of the disk are missing."""
         for member in table.following(start):
             if member.start >= end:
                 return
@@ -152,13 +102,20 @@ class Lenient(Trouble):
                 return
             self.add(Damage(member.start, member.length, member.name, missing=True))
 
-    @override
     def compared(self, digest_name: str | None) -> None:
+        """Take note that all data was compared with the manifest.
+
+        Args:
+            digest_name: Name of the digest in it; None if there is none.
+        """
         self._findings.digest_name = digest_name
 
-    @override
     def complete(self) -> None:
+        """Take note that the stream has its end."""
         self._findings.complete = True
+
+
+Trouble = Strict | Lenient
 
 
 class Suspects:
