@@ -60,6 +60,10 @@ class Connection:
     Args:
         endpoint: The server.
         can: What it can do.
+
+    Attributes:
+        backend_is_gone: True when the last write failed since what serves the disk to the server
+            is gone.
     """
 
     # Bytes of a reply without data.
@@ -73,7 +77,7 @@ class Connection:
         self._exchange = Exchange(endpoint.connect, endpoint.host)
         self._cancelled = threading.Event()
         self._putting: deque[str] = deque()  # what is not yet replied to
-        self._backend_is_gone = False
+        self.backend_is_gone = False
 
     @property
     def connects(self) -> int:
@@ -94,11 +98,6 @@ class Connection:
     def under_way(self) -> int:
         """How many uploads have no reply yet."""
         return len(self._putting)
-
-    @property
-    def backend_is_gone(self) -> bool:
-        """True when the last write failed since what serves the disk to the server is gone."""
-        return self._backend_is_gone
 
     @property
     def outstanding(self) -> int:
@@ -362,7 +361,7 @@ class Connection:
         timeout: float | None = None,
     ) -> None:
         """Send a request; its reply must follow."""
-        self._backend_is_gone = False
+        self.backend_is_gone = False
         self._connect(self.endpoint.timeouts.read if timeout is None else timeout)
         headers = {**(PLAIN if body is None else {}), **(headers or {})}
         self._exchange.send(method, self.endpoint.url.path + suffix, headers, body)
@@ -385,7 +384,7 @@ class Connection:
 
     def _check_done(self, reply: Reply, doing: str) -> None:
         """Make sure that something was written: servers say so by 200, 201 or 204."""
-        self._backend_is_gone = reply.status >= 500 and self._cannot_read()
+        self.backend_is_gone = reply.status >= 500 and self._cannot_read()
         self.check(reply, reply.status if 200 <= reply.status < 300 else 200, doing)
 
     def _cannot_read(self) -> bool:

@@ -44,6 +44,11 @@ class Exchange:
 
     Attributes:
         sock: The socket while it is connected.
+        connects: How often it was connected: after another time, another process may answer.
+        under_way: How many requests have no reply yet.
+        persists: True once a reply came that is not the last: only then may requests follow each
+            other.
+        is_cut: True when the server did not take all of the last request: its reply may say why.
     """
 
     def __init__(self, connect: Callable[[], socket.socket], host: str) -> None:
@@ -53,35 +58,15 @@ class Exchange:
         self._replies: _Replies | None = None
         self._reply: http.client.HTTPResponse | None = None
         self._buffered: int | None = None  # bytes of a body that were not left to the socket
-        self._under_way = 0
-        self._persists = False
-        self._is_cut = False
-        self._connects = 0
-
-    @property
-    def connects(self) -> int:
-        """How often it was connected: after another time, another process may answer."""
-        return self._connects
+        self.under_way = 0
+        self.persists = False
+        self.is_cut = False
+        self.connects = 0
 
     @property
     def is_dropped(self) -> bool:
         """True when nothing is under way, and the server has hung up."""
         return self.sock is not None and self._is_idle() and self.has_unread_input
-
-    @property
-    def under_way(self) -> int:
-        """How many requests have no reply yet."""
-        return self._under_way
-
-    @property
-    def persists(self) -> bool:
-        """True once a reply came that is not the last: only then may requests follow each other."""
-        return self._persists
-
-    @property
-    def is_cut(self) -> bool:
-        """True when the server did not take all of the last request: its reply may say why."""
-        return self._is_cut
 
     @property
     def has_unread_input(self) -> bool:
@@ -102,7 +87,7 @@ class Exchange:
             self.close()  # the server dropped an idle connection: normal life
         if self.sock is None:
             self.sock = self._connect()
-            self._connects += 1
+            self.connects += 1
         return self.sock
 
     def send(
@@ -112,11 +97,11 @@ class Exchange:
 
         With few headers: of a small upload, the server spends a tenth of its time on six of them.
         """
-        if self._is_cut or self.sock is None:
+        if self.is_cut or self.sock is None:
             raise ConnectionResetError("the server did not take the request before")
         lines = [f"{method} {target} HTTP/1.1", f"Host: {self._host}"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
-        self._under_way += 1
+        self.under_way += 1
         try:
             self.sock.sendall("\r\n".join([*lines, "", ""]).encode("ascii"))
             if body is not None:
@@ -124,7 +109,7 @@ class Exchange:
                     self.sock.sendall(body[start : start + SENT])
         except (BrokenPipeError, ConnectionResetError, ssl.SSLEOFError):
             # The server closed its side, and perhaps said why before.
-            self._is_cut = True
+            self.is_cut = True
 
     def reply(self) -> http.client.HTTPResponse:
         """Wait for the reply to the oldest request that has none.
@@ -133,7 +118,7 @@ class Exchange:
         for the first byte, and then for all of the rest, however slowly it drips: only what
         `receive` reads may take that long again and again.
         """
-        if self._under_way == 0 or self.sock is None:
+        if self.under_way == 0 or self.sock is None:
             raise http.client.RemoteDisconnected("the server closed the connection")
         if self._replies is None:
             self._replies = _Replies(self.sock)
@@ -142,9 +127,9 @@ class Exchange:
         response.begin()
         self._replies.bound.end_head()
         self._buffered = None
-        self._under_way -= 1
-        self._persists = not response.will_close
-        if self._is_cut and self._under_way == 0 and response.status < 400:
+        self.under_way -= 1
+        self.persists = not response.will_close
+        if self.is_cut and self.under_way == 0 and response.status < 400:
             # Whatever it says, it has not got everything.
             raise ConnectionResetError("the server did not take all of the request")
         return response
@@ -153,9 +138,9 @@ class Exchange:
         """The last reply was read to its end: more may follow on this connection, or not."""
         if self._reply is not None:
             self._reply.close()
-        if not self._persists:
+        if not self.persists:
             self.close()
-        elif self._under_way == 0:
+        elif self.under_way == 0:
             self._drop_replies()  # whatever is left in its buffer was not asked for
 
     def receive(self, buffer: memoryview) -> Iterator[int]:
@@ -187,8 +172,8 @@ class Exchange:
 
     def close(self) -> None:
         """Close the connection; `connect` opens it again. Replies under way are lost."""
-        self._under_way = 0
-        self._persists = self._is_cut = False
+        self.under_way = 0
+        self.persists = self.is_cut = False
         if self._reply is not None:
             self._reply.close()
             self._reply = None
@@ -204,7 +189,7 @@ class Exchange:
             self._replies = None
 
     def _is_idle(self) -> bool:
-        return self._under_way == 0 and (self._reply is None or self._reply.isclosed())
+        return self.under_way == 0 and (self._reply is None or self._reply.isclosed())
 
 
 def _read_tls(sock: ssl.SSLSocket) -> Callable[[memoryview], int]:

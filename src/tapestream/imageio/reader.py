@@ -6,6 +6,7 @@ import http.client
 from collections import deque
 from itertools import islice
 
+from .._typing import override
 from ..backend.protocols import Reader
 from ..errors import TransferError
 from .keepalive import KeptConnection
@@ -50,8 +51,8 @@ class HTTPReader(Reader):
             start += size
         self._request()
 
+    @override
     def readinto(self, start: int, buffer: memoryview) -> None:
-        """See `Reader.readinto`."""
         while buffer:
             end, download = self._requested[0]
             count = download.readinto(start, buffer[: end - start])
@@ -65,8 +66,8 @@ class HTTPReader(Reader):
         for download in self.downloads:
             download.cancel()
 
+    @override
     def close(self) -> None:
-        """See `Reader.close`."""
         self.is_closed = True
         for download in self.downloads:
             download.close()

@@ -7,6 +7,7 @@ import os
 from contextlib import closing
 from heapq import merge
 
+from .._typing import override
 from ..arguments import flag, number
 from ..backend.protocols import Sink
 from ..errors import (
@@ -136,8 +137,9 @@ class ImageioUploadSink(Sink):
         """True when the data goes over the unix socket of this host."""
         return self._transfer.over_unix_socket
 
+    @override
     def begin(self, info: BackupInfo, extents: Extents) -> None:
-        """See `Sink.begin`.
+        """Learn what comes, and look at the disk.
 
         Raises:
             TargetSizeError: The disk is smaller than the backup's. Where an old server does not
@@ -167,8 +169,8 @@ class ImageioUploadSink(Sink):
         if self._surplus and info.context == "zero":
             self._zero_surplus(info.size)
 
+    @override
     def open_writer(self) -> HTTPWriter:
-        """See `Sink.open_writer`."""
         if not self._begun:
             raise UsageError("the sink has not begun")
         self._writers = [writer for writer in self._writers if not writer.is_closed]
@@ -201,8 +203,9 @@ class ImageioUploadSink(Sink):
                 self._may_hold_data = Stretches(merge(not_zero(held, self._size), lost), near=0)
         return lost
 
+    @override
     def commit(self) -> None:
-        """See `Sink.commit`: every writer has flushed what it wrote.
+        """Make sure that nothing was lost: every writer has flushed what it wrote.
 
         Raises:
             LostWritesError: Some of that was lost, and was not sent again.
@@ -211,8 +214,9 @@ class ImageioUploadSink(Sink):
         if lost:
             raise LostWritesError.of(lost, "it was not sent again")
 
+    @override
     def abort(self) -> None:
-        """See `Sink.abort`: nothing can be taken back; the transfer's owner cancels it."""
+        """Do nothing: nothing can be taken back. The transfer's owner cancels it."""
 
     def keep_alive(self) -> None:
         """Use the ticket, which would expire, and every connection.
@@ -269,8 +273,9 @@ class ImageioUploadSink(Sink):
                 "the disk on the server", expected.checksum, found.checksum
             )
 
+    @override
     def close(self) -> None:
-        """See `Sink.close`: the connections were the writers'."""
+        """Do nothing: the connections were the writers'."""
 
     def __repr__(self) -> str:
         transfer = getattr(self, "_transfer", None)  # the constructor may have failed

@@ -7,6 +7,7 @@ import os
 from dataclasses import replace
 from typing import Literal
 
+from .._typing import override
 from ..arguments import flag
 from ..backend.protocols import Source
 from ..errors import TransferError, UnsupportedError, UsageError
@@ -133,15 +134,17 @@ class ImageioHTTPSource(Source):
         return self._transfer.over_unix_socket
 
     @property
+    @override
     def info(self) -> BackupInfo:
-        """See `Source.info`: what was given, with size 0, until `extents` adds the rest.
+        """What was given, with size 0, until `extents` adds the rest.
 
         Only the extents show the size of the disk, and whether there are dirty ones.
         """
         return self._info
 
+    @override
     def extents(self) -> Extents:
-        """See `Source.extents`: asked for once. `info` is complete afterwards.
+        """The extents; asked for once. `info` is complete afterwards.
 
         The list is checked. One small request, for the byte after the last, makes sure that the
         list is whole. If the ticket allows less than the volume has, the disk is what the ticket
@@ -186,8 +189,8 @@ class ImageioHTTPSource(Source):
     def rewind(self) -> None:
         """Nothing to do: it can be read any number of times."""
 
+    @override
     def open_reader(self) -> HTTPReader:
-        """See `Source.open_reader`."""
         reader = HTTPReader(self._transfer, self._retries)
         self._readers.append(reader)
         return reader
@@ -204,8 +207,9 @@ class ImageioHTTPSource(Source):
         """End a wait for the extents, or for the block hash."""
         self._transfer.cancel()
 
+    @override
     def close(self) -> None:
-        """See `Source.close`: the connections were the readers'."""
+        """Do nothing: the connections were the readers'."""
 
     def __repr__(self) -> str:
         transfer = getattr(self, "_transfer", None)  # the constructor may have failed

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from itertools import cycle
 
+from .._typing import override
 from ..backend.protocols import Writer
 from ..errors import ServerError
 from .ledger import Ledger, Stretches
@@ -42,8 +43,8 @@ class HTTPWriter(Writer):
         self._used: set[Upload] = set()
         self.is_closed = False
 
+    @override
     def write(self, start: int, buffer: memoryview) -> None:
-        """See `Writer.write`."""
         if len(buffer) <= SMALL:
             upload, under_way = self.uploads[0], PIPELINED
         else:
@@ -51,8 +52,8 @@ class HTTPWriter(Writer):
         self._used.add(upload)
         upload.put(start, buffer, under_way=under_way)
 
+    @override
     def zero(self, start: int, length: int) -> None:
-        """See `Writer.zero`."""
         dirty = list(self._may_hold_data.within(start, start + length))
         if not dirty:
             return
@@ -74,8 +75,8 @@ class HTTPWriter(Writer):
         for upload in self.uploads:
             upload.cancel()
 
+    @override
     def close(self) -> None:
-        """See `Writer.close`."""
         self.is_closed = True
         for upload in self.uploads:
             upload.close()
