@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import io
 import os
-import secrets
 import warnings
 from contextlib import suppress
 from functools import partial
@@ -160,7 +159,7 @@ class AtomicFile:
 
     def _create(self) -> io.FileIO:
         while True:
-            name = f".{_short(self.path.name)}.{secrets.token_hex(4)}{SUFFIX}"
+            name = f".{_short(self.path.name)}.{os.urandom(4).hex()}{SUFFIX}"
             self._partial = self.path.with_name(name)
             try:
                 return io.FileIO(self._partial, "x+b", opener=partial(os.open, mode=0o600))
