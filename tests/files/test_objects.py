@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
@@ -106,3 +108,86 @@ def test_an_object_that_was_closed_meanwhile(path: Path) -> None:
     with pytest.raises(LocalIOError, match="file is closed"):
         stream.readinto(memoryview(bytearray(10)))
     stream.close()
+
+
+class Reopened:
+    """Stands in for a system call on a descriptor: first, the caller's file becomes another one.
+
+    That is the worst moment: we have the descriptor's number, and the call has not begun.
+    """
+
+    def __init__(self, call: Callable[..., Any], file: IO[bytes], path: Path) -> None:
+        path.write_bytes(b"another file")
+        self.call, self.file, self.path = call, file, path
+        self.another: IO[bytes] | None = None
+
+    def __call__(self, fd: int, *args: Any) -> Any:
+        if self.another is None:
+            number = self.file.fileno()
+            self.file.close()
+            self.another = self.path.open("r+b", 0)
+            assert self.another.fileno() == number
+            self.another.seek(3)
+        return self.call(fd, *args)
+
+    def check_untouched(self) -> None:
+        assert self.another is not None
+        assert self.another.tell() == 3
+        self.another.close()
+        assert self.path.read_bytes() == b"another file"
+
+
+@pytest.mark.parametrize("buffering", [0, -1])
+@pytest.mark.parametrize("call", ["readv", "pread", "lseek"])
+def test_a_reader_whose_descriptor_becomes_another_files(
+    path: Path, buffering: int, call: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = path.open("rb", buffering)
+    stream = open_input(file)
+    reopened = Reopened(getattr(os, call), file, path.with_name("another"))
+    monkeypatch.setattr(os, call, reopened)
+    if call == "readv":
+        assert read(stream, 100) == CONTENT[:100]
+    elif call == "pread":
+        assert stream.peek(10, 5) == CONTENT[10:15]
+    else:
+        stream.rewind()
+    stream.close()
+    reopened.check_untouched()
+
+
+@pytest.mark.parametrize("buffering", [0, -1])
+@pytest.mark.parametrize("call", ["write", "fsync"])
+def test_a_writer_whose_descriptor_becomes_another_files(
+    path: Path, buffering: int, call: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = path.open("wb", buffering)
+    stream = open_output(file)
+    synced = os.stat(path).st_ino
+    reopened = Reopened(getattr(os, call), file, path.with_name("another"))
+    if call == "fsync":  # of the caller's file, and no other
+        reopened.call = lambda fd: pytest.fail("!") if os.fstat(fd).st_ino != synced else None
+    monkeypatch.setattr(os, call, reopened)
+    stream.write(memoryview(b"the tar"))
+    with suppress(LocalIOError):
+        stream.commit()
+    stream.abort()
+    reopened.check_untouched()
+    assert path.read_bytes() == b"the tar"
+
+
+def test_a_pipe_whose_descriptor_becomes_another_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading, writing = os.pipe()
+    with open(writing, "wb", 0) as other:
+        other.write(CONTENT[:100])
+        file = open(reading, "rb", 0)  # noqa: SIM115
+        stream = open_input(file)
+        reopened = Reopened(os.readv, file, tmp_path / "another")
+        monkeypatch.setattr(os, "readv", reopened)
+        assert read(stream, 100) == CONTENT[:100]
+        stream.close()
+        reopened.check_untouched()
+        with pytest.raises(BrokenPipeError):  # nothing of it is left open
+            other.write(b"more")

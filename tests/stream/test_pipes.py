@@ -119,10 +119,10 @@ def test_a_file_object_over_a_file_is_put_on_storage(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     synced: list[int] = []
-    monkeypatch.setattr(os, "fsync", synced.append)
+    monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.fstat(fd).st_ino))
     with path.open("wb") as file:
         backup(file)
-        assert synced == [file.fileno()]
+        assert synced == [os.fstat(file.fileno()).st_ino]
 
 
 @pytest.fixture

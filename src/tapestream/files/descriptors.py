@@ -27,7 +27,7 @@ class OpenFile:
     Args:
         file: The open file.
         name: What it is called, for people.
-        release: What to do at the end instead of closing the file: somebody else owns it.
+        release: What to do at the end instead of just closing the file.
 
     Attributes:
         start: Where a regular file or a disk stood when this was made; None for anything else.
@@ -41,7 +41,6 @@ class OpenFile:
     ) -> None:
         self.name = name
         self._file = file
-        self._owned = release is None
         self._release = release or partial(close_file, file, name)
         self._cancel: _Cancel | None = None
         with as_local_error(f"cannot open {name}", self.close):
@@ -96,7 +95,7 @@ class OpenFile:
         """
         if self.start is not None:
             os.fsync(self.fd)
-        elif self._owned:
+        else:
             self._file.close()
         self.close()
 
@@ -106,13 +105,13 @@ class OpenFile:
             self._cancel.set()
 
     def close(self) -> None:
-        """Close the file, unless somebody else owns it."""
+        """Close the file."""
         if self._cancel is not None:
             self._cancel.close()
         self._release()
 
 
-class _Own(io.FileIO):
+class OwnFile(io.FileIO):
     """A descriptor that is closed with its last user, without a ResourceWarning."""
 
     def __del__(self) -> None:
@@ -126,7 +125,7 @@ class _Cancel:
         self._lock = threading.Lock()  # nothing is written to what is being closed
         self._is_set = False
         # In one step: whatever interrupts this, the descriptors have an owner that closes them.
-        self._read, self._write = map(_Own, os.pipe2(os.O_CLOEXEC), ("rb", "wb"))
+        self._read, self._write = map(OwnFile, os.pipe2(os.O_CLOEXEC), ("rb", "wb"))
 
     def set(self) -> None:
         with self._lock:
@@ -172,7 +171,7 @@ def close_file(file: io.FileIO, name: str) -> None:
 
 def own_copy(fd: int) -> io.FileIO:
     """Duplicate a descriptor that somebody else may close."""
-    return _Own(os.dup(fd), "r+b")
+    return OwnFile(os.dup(fd), "r+b")
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from ..model.extents import MAX_OFFSET
 from ..tar.medium import InputMedium, VolumeId
 from .descriptors import OpenFile, as_local_error, own_copy
 from .locks import lock_shared
-from .objects import check_object, leave_buffer, name_of, plain_file, raw_file, return_to_buffer
+from .objects import BorrowedFile, check_object, leave_buffer, name_of, plain_file
 
 
 class BinaryInput(Protocol):
@@ -194,8 +194,9 @@ def _open_object(target: BinaryInput) -> InputMedium:
         return ObjectInput(target)
     name = name_of(file)
     with as_local_error(f"cannot open {name}"):
+        borrowed = BorrowedFile(file)
         before = leave_buffer(file)
-    return DescriptorInput(OpenFile(raw_file(file), name, partial(return_to_buffer, file)), before)
+    return DescriptorInput(OpenFile(borrowed, name, borrowed.give_back), before)
 
 
 def _read_into(file: BinaryInput, buffer: memoryview) -> int | None:

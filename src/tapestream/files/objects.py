@@ -1,19 +1,21 @@
 """File objects of the caller.
 
-Those of io itself, with or without a buffer over an io.FileIO, are read and written by their
-descriptor: there a read that blocks in a pipe can be cancelled, and what a full disk refuses stays
-in no buffer. Anything else is used only by its methods: a GzipFile has a fileno(), too, but that is
-the packed file's.
+Those of io itself, with or without a buffer over an io.FileIO, are read and written by a copy of
+their descriptor: there a read that blocks in a pipe can be cancelled, and what a full disk refuses
+stays in no buffer. Anything else is used only by its methods: a GzipFile has a fileno(), too, but
+that is the packed file's.
 """
 
 from __future__ import annotations
 
 import io
 import os
+from contextlib import suppress
 from typing import TypeAlias, cast
 
+from .._typing import override
 from ..errors import UsageError
-from .descriptors import is_storage
+from .descriptors import OwnFile, close_file, is_storage
 
 PlainFile: TypeAlias = "io.FileIO | io.BufferedReader | io.BufferedWriter | io.BufferedRandom"
 
@@ -25,9 +27,28 @@ def plain_file(file: object) -> PlainFile | None:
     return file if type(file) is io.FileIO else None
 
 
-def raw_file(file: PlainFile) -> io.FileIO:
-    """What is below the buffer of a file object, if it has one."""
-    return file if isinstance(file, io.FileIO) else cast(io.FileIO, file.raw)
+class BorrowedFile(OwnFile):
+    """A descriptor of our own for a file object of the caller, who may close that at any time.
+
+    From then on, this one cannot be used either. A call that has already begun still reaches the
+    right file; by its number, the caller's descriptor may be another file's.
+    """
+
+    def __init__(self, file: PlainFile) -> None:
+        super().__init__(os.dup(file.fileno()), "r+b")
+        self._theirs = file
+
+    @override
+    def fileno(self) -> int:
+        self._theirs.fileno()  # raises a ValueError if it is closed
+        return super().fileno()
+
+    def give_back(self) -> None:
+        """Close this one, and let the caller's notice where it stands now."""
+        close_file(self, name_of(self._theirs))
+        with suppress(ValueError):  # it is closed
+            if self._theirs.seekable():
+                self._theirs.seek(0, os.SEEK_CUR)
 
 
 def leave_buffer(file: PlainFile) -> bytes:
@@ -50,12 +71,6 @@ def leave_buffer(file: PlainFile) -> bytes:
     else:
         file.flush()
     return b""
-
-
-def return_to_buffer(file: PlainFile) -> None:
-    """Let a file object notice where its descriptor stands now."""
-    if not file.closed and file.seekable():
-        file.seek(0, os.SEEK_CUR)
 
 
 def _read_ahead(file: io.BufferedReader) -> bytes:

@@ -25,7 +25,7 @@ from .descriptors import (
     own_copy,
 )
 from .formats import format_at
-from .objects import check_object, leave_buffer, name_of, plain_file, raw_file, return_to_buffer
+from .objects import BorrowedFile, check_object, leave_buffer, name_of, plain_file
 
 # Small writes are gathered up to this; from half of it on, data goes out without a copy.
 GATHER_SIZE = 1024**2
@@ -242,13 +242,14 @@ def _open_object(target: BinaryOutput) -> OutputMedium:
     file = plain_file(target)
     if file is None:
         return ObjectOutput(target)
-    raw, name = raw_file(file), name_of(file)
+    name = name_of(file)
     with as_local_error(f"cannot open {name}"):
         leave_buffer(file)
-        own = _reopened_pipe(raw.fileno())
-    if own is not None:
-        return DescriptorOutput(OpenFile(own, name))
-    return DescriptorOutput(OpenFile(raw, name, partial(return_to_buffer, file)))
+        pipe = _reopened_pipe(file.fileno())
+        if pipe is None:
+            borrowed = BorrowedFile(file)
+            return DescriptorOutput(OpenFile(borrowed, name, borrowed.give_back))
+    return DescriptorOutput(OpenFile(pipe, name))
 
 
 def _reopened_pipe(fd: int) -> io.FileIO | None:
