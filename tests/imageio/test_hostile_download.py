@@ -91,9 +91,10 @@ def test_data_beyond_8_gib() -> None:
     found: dict[int, bytes] = {}
     with HostileServer(image) as server:
         with ImageioHTTPSource(server.url, secure=False) as source:
+            extents = source.extents()
             assert source.size == image.size
             reader = source.open_reader()
-            for extent in source.extents():
+            for extent in extents:
                 if not extent.zero:
                     buffer = bytearray(extent.length)
                     reader.prefetch(extent.start, extent.length)
