@@ -23,7 +23,7 @@ from .formats import format_at, known_format
 from .locks import lock_exclusive, lock_shared
 from .sparse import data_and_holes, punch_hole
 
-log = logging.getLogger("tapestream.files.raw")
+log = logging.getLogger("tapestream.raw")
 
 # More threads than this do not make a local disk faster.
 MAX_THREADS = 8

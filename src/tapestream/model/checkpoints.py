@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from ..errors import ChainError, UsageError
 from .info import BackupInfo, local_time
 
-log = logging.getLogger("tapestream.workflows.chain")
+log = logging.getLogger("tapestream.chain")
 
 
 def order_by_checkpoint(
