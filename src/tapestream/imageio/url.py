@@ -6,7 +6,7 @@ import re
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from ..errors import UsageError
+from ..errors import LocalIOError, UsageError
 
 
 class TransferURL(NamedTuple):
@@ -23,6 +23,7 @@ class TransferURL(NamedTuple):
 
         Raises:
             UsageError: It is none, or not https although `secure`.
+            LocalIOError: Python cannot load what it needs to read the host's name.
         """
         if not isinstance(url, str):
             raise UsageError(
@@ -34,6 +35,11 @@ class TransferURL(NamedTuple):
             host, port = _ascii(parts.hostname or ""), parts.port
         except ValueError:
             host = ""
+        except (ImportError, LookupError) as e:  # no descriptor is left to load them
+            raise LocalIOError(
+                "cannot load the modules that a host name with letters outside of ASCII needs",
+                hint="Close files that this program has open, or raise its limit ('ulimit -n').",
+            ) from e
         # The text of the URL is not repeated: it may hold the ticket whatever is wrong with it.
         if not re.fullmatch(_HOST, host) or parts.scheme not in ("http", "https"):
             raise UsageError("the transfer URL is not of the form https://HOST:PORT/images/TICKET")
