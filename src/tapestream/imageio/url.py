@@ -37,7 +37,8 @@ class TransferURL(NamedTuple):
             host = ""
         except (ImportError, LookupError) as e:  # no descriptor is left to load them
             raise LocalIOError(
-                "cannot load the modules that a host name with letters outside of ASCII needs",
+                "too many open files to load what a host name outside of ASCII needs, or Python "
+                "lacks it",
                 hint="Close files that this program has open, or raise its limit ('ulimit -n').",
             ) from e
         # The text of the URL is not repeated: it may hold the ticket whatever is wrong with it.
