@@ -26,6 +26,7 @@ from tapestream.backend.forwarding import (
     ForwardingSource,
     ForwardingWriter,
 )
+from tapestream.backend.protocols import SinkLike, SourceLike
 from tapestream.errors import BackendError
 from tapestream.model.damage import Findings
 from tapestream.testing.memory import MemorySource
@@ -225,8 +226,8 @@ def test_a_view_that_goes_on_after_damage_is_wrapped_too() -> None:
 # --- What the documentation says ---
 
 DOCS = Path(__file__).parents[2] / "docs"
-CORE = (Source, Reader, Sink, Writer)
-NOT_ABILITIES = {*(each.__name__ for each in CORE), "Hash", "ability"}
+CORE = (SourceLike, Reader, SinkLike, Writer)
+NOT_ABILITIES = {*(each.__name__ for each in (*CORE, Source, Sink)), "Hash", "ability"}
 
 
 def table_of_abilities(text: str) -> dict[str, set[str]]:

@@ -345,7 +345,7 @@ def test_a_wrapper_that_forgets_what_was_lost(target: Target) -> None:
         target.sink() as sink,
         pytest.raises(LostWritesError),
     ):
-        copy(source, Wrapper(sink), **IN_ORDER)  # type: ignore[arg-type]
+        copy(source, Wrapper(sink), **IN_ORDER)
 
 
 def test_zeros_of_an_attempt_before_that_were_never_flushed(target: Target) -> None:

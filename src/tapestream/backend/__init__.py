@@ -32,7 +32,7 @@ if TYPE_CHECKING:
         ability,
     )
     from .forwarding import ForwardingReader, ForwardingSink, ForwardingSource, ForwardingWriter
-    from .protocols import Reader, Sink, Source, Writer
+    from .protocols import Reader, Sink, SinkLike, Source, SourceLike, Writer
 else:
     # The same names once more; tests/test_names.py compares them.
     __getattr__, __dir__ = lazy(
@@ -43,7 +43,7 @@ else:
             "KeepsAlive LosesWrites Prefetches Rewinds Salvages Streams TakesDigests "
             "Wraps ability",
             ".forwarding": "ForwardingReader ForwardingSink ForwardingSource ForwardingWriter",
-            ".protocols": "Reader Sink Source Writer",
+            ".protocols": "Reader Sink SinkLike Source SourceLike Writer",
         },
     )
 
@@ -72,7 +72,9 @@ __all__ = [
     "Rewinds",
     "Salvages",
     "Sink",
+    "SinkLike",
     "Source",
+    "SourceLike",
     "Streams",
     "TakesDigests",
     "Wraps",

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from ..model.damage import Findings
-    from .protocols import Source
+    from .protocols import SourceLike
 
 A = TypeVar("A")
 
@@ -283,7 +283,7 @@ class HasReadOrder(Protocol):
 class Salvages(Protocol):
     """A source that can go on after damage."""
 
-    def salvaging(self, findings: Findings) -> Source | None:
+    def salvaging(self, findings: Findings) -> SourceLike | None:
         """The same data, as a source that goes on after damage as far as possible.
 
         Its `finish` raises nothing that is in the findings. It is used in place of this source, and

@@ -30,32 +30,32 @@ from .abilities import (
     ability,
     has,
 )
-from .protocols import Reader, Sink, Source, Writer
+from .protocols import Reader, SinkLike, SourceLike, Writer
 
 log = logging.getLogger("tapestream.copy")
 
 
-def source_of(source: object) -> Source:
+def source_of(source: object) -> SourceLike:
     """Make sure that an object is a source, and not a path or a sink.
 
     Raises:
         UsageError: It is not a source.
     """
-    _check_core(source, Source, "a source is needed to read from", "TarStreamSource(path)")
-    return cast("Source", source)
+    _check_core(source, SourceLike, "a source is needed to read from", "TarStreamSource(path)")
+    return cast("SourceLike", source)
 
 
-def sink_of(sink: object) -> Sink:
+def sink_of(sink: object) -> SinkLike:
     """Make sure that an object is a sink, and not a path or a source.
 
     Raises:
         UsageError: It is not a sink.
     """
-    _check_core(sink, Sink, "a sink is needed to write to", "TarStreamSink(path)")
-    return cast("Sink", sink)
+    _check_core(sink, SinkLike, "a sink is needed to write to", "TarStreamSink(path)")
+    return cast("SinkLike", sink)
 
 
-def reader_of(source: Source) -> Reader:
+def reader_of(source: SourceLike) -> Reader:
     """Open a reader of a source.
 
     Raises:
@@ -64,7 +64,7 @@ def reader_of(source: Source) -> Reader:
     return cast("Reader", _opened(source, "open_reader", Reader))
 
 
-def writer_of(sink: Sink) -> Writer:
+def writer_of(sink: SinkLike) -> Writer:
     """Open a writer of a sink.
 
     Raises:
@@ -73,7 +73,7 @@ def writer_of(sink: Sink) -> Writer:
     return cast("Writer", _opened(sink, "open_writer", Writer))
 
 
-def info_of(source: Source) -> BackupInfo:
+def info_of(source: SourceLike) -> BackupInfo:
     """What a source says of its backup.
 
     Raises:
@@ -85,7 +85,7 @@ def info_of(source: Source) -> BackupInfo:
     return info
 
 
-def extents_of(source: Source) -> Extents:
+def extents_of(source: SourceLike) -> Extents:
     """Get the extents of a source, and check that they are those of its disk.
 
     Raises:
@@ -110,7 +110,7 @@ def extents_of(source: Source) -> Extents:
     return extents
 
 
-def check_unchanged(source: Source, before: BackupInfo) -> None:
+def check_unchanged(source: SourceLike, before: BackupInfo) -> None:
     """Make sure that a source still says that it is the disk that was read.
 
     Raises:
@@ -126,7 +126,7 @@ def check_unchanged(source: Source, before: BackupInfo) -> None:
             )
 
 
-def read_order(source: Source, extents: Extents) -> Iterator[Iterable[Run]] | None:
+def read_order(source: SourceLike, extents: Extents) -> Iterator[Iterable[Run]] | None:
     """The passes in which a source must be read; None for the order of the disk.
 
     Raises:
@@ -230,38 +230,38 @@ def text_of(backend: object | None, name: str) -> str | None:
     return value
 
 
-def place_of(source: Source) -> str | None:
+def place_of(source: SourceLike) -> str | None:
     """Where a source is read from, for errors; None if it does not say."""
     return text_of(ability(source, HasPlace), "place")
 
 
-def device_of(source: Source) -> str | None:
+def device_of(source: SourceLike) -> str | None:
     """Name of the device that a source holds; None if it holds none."""
     return text_of(ability(source, HoldsDevice), "device")
 
 
-def digest_name_of(source: Source) -> str | None:
+def digest_name_of(source: SourceLike) -> str | None:
     """Name of the digest that a source compares its data with; None for none."""
     return text_of(ability(source, HasDigests), "digest_name")
 
 
-def server_is_local(source: Source) -> bool:
+def server_is_local(source: SourceLike) -> bool:
     """True if a server on this host reads the source for us."""
     return flag_of(ability(source, HasLocalServer), "server_is_local")
 
 
-def is_streaming(sink: Sink) -> bool:
+def is_streaming(sink: SinkLike) -> bool:
     """True if a sink should not run out of data."""
     return flag_of(ability(sink, Streams), "streaming")
 
 
-def coalesce_zeros(sink: Sink) -> int:
+def coalesce_zeros(sink: SinkLike) -> int:
     """Bytes of zeros up to which a sink takes them as data; 0 for never."""
     coalesces = ability(sink, CoalescesZeros)
     return 0 if coalesces is None else number_of(coalesces, "coalesce_zeros", least=0)
 
 
-def check_sink(sink: Sink) -> None:
+def check_sink(sink: SinkLike) -> None:
     """Check all that a sink says of itself, before anything is touched.
 
     Raises:
@@ -278,7 +278,7 @@ def check_sink(sink: Sink) -> None:
         text_of(digests, "digest_name")
 
 
-def check_source(source: Source) -> None:
+def check_source(source: SourceLike) -> None:
     """Check all that a source says of itself, before anything is touched.
 
     Raises:
@@ -291,7 +291,7 @@ def check_source(source: Source) -> None:
         check(source)
 
 
-def rewind(source: Source) -> None:
+def rewind(source: SourceLike) -> None:
     """Make a source readable once more.
 
     Raises:
@@ -355,7 +355,7 @@ def done(backend: object, name: str, *args: object) -> object:
     return returned
 
 
-def lost_of(sink: Sink) -> list[tuple[int, int]]:
+def lost_of(sink: SinkLike) -> list[tuple[int, int]]:
     """What a sink has lost, and must be written again; see `LosesWrites`.
 
     Raises:
@@ -373,7 +373,7 @@ def lost_of(sink: Sink) -> list[tuple[int, int]]:
     return list(lost)
 
 
-def finish(source: Source) -> str | None:
+def finish(source: SourceLike) -> str | None:
     """Let a source check what can only be checked at the end.
 
     Returns:
@@ -400,7 +400,7 @@ def finish(source: Source) -> str | None:
     return confirmed
 
 
-def new_hash_of(sink: Sink) -> Callable[[], Hash | None] | None:
+def new_hash_of(sink: SinkLike) -> Callable[[], Hash | None] | None:
     """What makes a hash for each segment; None if the sink records no digests.
 
     It raises a `BackendError` if what the sink gives is no hash.
@@ -456,7 +456,7 @@ def _check_core(backend: object, protocol: type, needed: str, example: str) -> N
             hint=f"For example: {example}.",
         )
     missing = _missing(backend, protocol)
-    opens = "open_reader" if protocol is Source else "open_writer"
+    opens = "open_reader" if protocol is SourceLike else "open_writer"
     if opens in missing:
         raise UsageError(f"{needed}, not a {class_of(backend)}", hint=f"For example: {example}.")
     if missing:

@@ -15,7 +15,7 @@ from ..model.extents import Extent, Extents
 from ..model.info import BackupInfo
 from .abilities import Salvages, ability
 from .checks import done, fill, reader_of, write, writer_of, zero
-from .protocols import Reader, Sink, Source, Writer
+from .protocols import Reader, Sink, SinkLike, Source, SourceLike, Writer
 
 if TYPE_CHECKING:
     from ..model.damage import Findings
@@ -28,7 +28,7 @@ class ForwardingSource(Source):
         wrapped: The other source. Closing this one closes it.
     """
 
-    def __init__(self, wrapped: Source) -> None:
+    def __init__(self, wrapped: SourceLike) -> None:
         self.wrapped = wrapped
 
     @property
@@ -95,7 +95,7 @@ class ForwardingSink(Sink):
         wrapped: The other sink. Closing this one closes it.
     """
 
-    def __init__(self, wrapped: Sink) -> None:
+    def __init__(self, wrapped: SinkLike) -> None:
         self.wrapped = wrapped
 
     @property

@@ -1,13 +1,13 @@
 """What a backend is: the four protocols between the copy engine and the outside world.
 
-    Source: info, max_readers, sequential, extents, open_reader, close
-    Reader: readinto, close
-    Sink:   max_writers, sequential, begin, open_writer, commit, abort, close
-    Writer: write, zero, close
+    SourceLike: info, max_readers, sequential, extents, open_reader, close
+    Reader:     readinto, close
+    SinkLike:   max_writers, sequential, begin, open_writer, commit, abort, close
+    Writer:     write, zero, close
 
-A class that has these names is a backend. It may inherit from the protocol: then a type checker
-sees what is missing, and a source or a sink gets `with`. What a backend may be able to do besides
-is in `abilities`.
+A class that has these names is a backend, and type checkers accept it. It may inherit from
+`Source`, `Reader`, `Sink` or `Writer`: then they see what is missing, and a source or a sink gets
+`with`. What a backend may be able to do besides is in `abilities`.
 
 A source knows the extents of a disk and opens readers; a sink opens writers and ends in a commit or
 an abort. Every call names its offset, so threads share nothing but what a backend shares itself.
@@ -74,8 +74,8 @@ class Reader(Protocol):
         """Release what this reader holds. Called exactly once, by no matter which thread."""
 
 
-class Source(Closing, Protocol):
-    """Where a disk, or its backup, is read from.
+class SourceLike(Protocol):
+    """Where a disk, or its backup, is read from: what `copy` and all other functions accept.
 
     What is declared here as a property may as well be an attribute of the class or of the object.
     """
@@ -123,6 +123,10 @@ class Source(Closing, Protocol):
         """Release everything. May be called more than once."""
 
 
+class Source(Closing, SourceLike, Protocol):
+    """A `SourceLike` to inherit from: it adds `with`, and a `close` that is safe in any thread."""
+
+
 class Writer(Protocol):
     """Writes a disk at given offsets; used by one thread at a time, not always the same."""
 
@@ -157,8 +161,8 @@ class Writer(Protocol):
         """Release what this writer holds. Called exactly once, by no matter which thread."""
 
 
-class Sink(Closing, Protocol):
-    """Where a disk, or its backup, is written to.
+class SinkLike(Protocol):
+    """Where a disk, or its backup, is written to: what `copy` and all other functions accept.
 
     What is declared here as a property may as well be an attribute of the class or of the object.
     """
@@ -210,3 +214,7 @@ class Sink(Closing, Protocol):
     @abstractmethod
     def close(self) -> None:
         """Release everything; an uncommitted sink is aborted. May be called more than once."""
+
+
+class Sink(Closing, SinkLike, Protocol):
+    """A `SinkLike` to inherit from: it adds `with`, and a `close` that is safe in any thread."""

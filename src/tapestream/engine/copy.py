@@ -22,7 +22,7 @@ from ..backend.checks import (
     sink_of,
     source_of,
 )
-from ..backend.protocols import Sink, Source
+from ..backend.protocols import SinkLike, SourceLike
 from ..backend.running import Running, running
 from ..errors import UsageError
 from ..model.blockhash import BlockHash
@@ -86,8 +86,8 @@ class CopyResult:
 
 @enough_memory()
 def copy(
-    src: Source,
-    dst: Sink,
+    src: SourceLike,
+    dst: SinkLike,
     *,
     max_workers: int | None = None,
     buffer_size: int = BUFFER_SIZE,
@@ -139,7 +139,7 @@ def copy(
 
 @contextmanager
 def copying(
-    src: Source, dst: Sink, *, interval: float = INTERVAL, patience: float = PATIENCE
+    src: SourceLike, dst: SinkLike, *, interval: float = INTERVAL, patience: float = PATIENCE
 ) -> Iterator[Running]:
     """Use a source and a sink for a copy in this block. An error aborts the sink.
 
@@ -159,7 +159,7 @@ def copying(
 
 
 @contextmanager
-def aborted_on_error(dst: Sink, run: Running) -> Iterator[None]:
+def aborted_on_error(dst: SinkLike, run: Running) -> Iterator[None]:
     """Abort the sink of a copy when this block raises."""
     uncommitted = True
     try:
@@ -178,12 +178,12 @@ def aborted_on_error(dst: Sink, run: Running) -> Iterator[None]:
             _abort(dst)
 
 
-def _abort(dst: Sink) -> None:
+def _abort(dst: SinkLike) -> None:
     with logged("the sink could not be aborted cleanly"):
         dst.abort()
 
 
-def transfer(src: Source, dst: Sink, options: CopyOptions, run: Running) -> CopyResult:
+def transfer(src: SourceLike, dst: SinkLike, options: CopyOptions, run: Running) -> CopyResult:
     """Do what `copy` does, where source and sink are kept alive, and aborted, by the caller."""
     began = time.monotonic()
     check_source(src)
@@ -239,7 +239,7 @@ def transfer(src: Source, dst: Sink, options: CopyOptions, run: Running) -> Copy
     )
 
 
-def require_disk_order(source: Source) -> None:
+def require_disk_order(source: SourceLike) -> None:
     """Make sure that a source can be read in the order of the disk.
 
     Raises:

@@ -17,7 +17,7 @@ from .._typing import override
 from ..backend.abilities import Hash
 from ..backend.checks import info_of, place_of
 from ..backend.forwarding import ForwardingReader, ForwardingSource
-from ..backend.protocols import Reader, Source
+from ..backend.protocols import Reader, SourceLike
 from ..errors import BlockHashMismatchError, UsageError
 from ..model.blockhash import BLOCK_SIZE, BlockHash
 from ..model.extents import Extents, Kind
@@ -45,7 +45,7 @@ class HashingSource(ForwardingSource):
 
     missing_until = None  # Data that is missing is read: its zeros belong to the hash.
 
-    def __init__(self, wrapped: Source, extents: Extents) -> None:
+    def __init__(self, wrapped: SourceLike, extents: Extents) -> None:
         super().__init__(wrapped)
         self._info = info_of(wrapped)
         if self._info.context != "zero":

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from ..backend.abilities import KeepsAlive, ability
-from ..backend.protocols import Sink, Source
+from ..backend.protocols import SinkLike, SourceLike
 from ..backend.running import Running
 from .threads import start
 
@@ -24,7 +24,10 @@ PATIENCE = 1.0
 
 @contextmanager
 def keep_alive_during(
-    *backends: Source | Sink, run: Running, interval: float = INTERVAL, patience: float = PATIENCE
+    *backends: SourceLike | SinkLike,
+    run: Running,
+    interval: float = INTERVAL,
+    patience: float = PATIENCE,
 ) -> Iterator[None]:
     """Keep what expires in sources and sinks alive in this block, each from a thread of its own.
 

@@ -9,7 +9,7 @@ from itertools import chain
 
 from ..backend.abilities import Digests, Hash, ability
 from ..backend.checks import coalesce_zeros, is_streaming, reader_of, writer_of
-from ..backend.protocols import Reader, Sink, Source, Writer
+from ..backend.protocols import Reader, SinkLike, SourceLike, Writer
 from ..backend.running import Running
 from ..model.extents import Run
 from .buffers import BufferPool
@@ -35,8 +35,8 @@ class Mover:
         run: The copy that this is part of.
     """
 
-    src: Source
-    dst: Sink
+    src: SourceLike
+    dst: SinkLike
     pool: BufferPool
     readers: int
     writers: int
@@ -45,7 +45,7 @@ class Mover:
 
     @classmethod
     def of(
-        cls, src: Source, dst: Sink, options: CopyOptions, pool: BufferPool, run: Running
+        cls, src: SourceLike, dst: SinkLike, options: CopyOptions, pool: BufferPool, run: Running
     ) -> Mover:
         """Choose how many readers and writers there are."""
         readers = options.readers(src)

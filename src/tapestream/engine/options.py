@@ -8,7 +8,7 @@ from typing import Literal, TypedDict
 
 from ..arguments import flag, number
 from ..backend.checks import server_is_local
-from ..backend.protocols import Sink, Source
+from ..backend.protocols import SinkLike, SourceLike
 from ..errors import UsageError
 from .buffers import BufferPool
 from .gap import AutoGap, Limits
@@ -78,7 +78,7 @@ class CopyOptions:
         flag("block_hash", self.block_hash)
         check_progress(self.progress)
 
-    def readers(self, src: Source) -> int:
+    def readers(self, src: SourceLike) -> int:
         """How many readers to open.
 
         Measured on 2 processors: of a local file a second reader, with or without digests, makes
@@ -93,11 +93,11 @@ class CopyOptions:
             most = min(max(1, processors), MAX_WORKERS)
         return min(most, src.max_readers)
 
-    def writers(self, dst: Sink) -> int:
+    def writers(self, dst: SinkLike) -> int:
         """How many writers to open: they wait for the other side more than they work."""
         return 1 if dst.sequential else min(self.max_workers or MAX_WORKERS, dst.max_writers)
 
-    def gap(self, src: Source, readers: int) -> Limits | AutoGap:
+    def gap(self, src: SourceLike, readers: int) -> Limits | AutoGap:
         """Which gaps its requests read through."""
         if self.max_gap != "auto":
             return Limits(self.max_gap, REQUEST_SIZE)

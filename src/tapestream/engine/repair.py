@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 
 from ..backend.checks import finish, lost_of, read_order, rewind
-from ..backend.protocols import Source
+from ..backend.protocols import SourceLike
 from ..errors import LostWritesError, UsageError
 from ..model.extents import Extents
 from .mover import Mover
@@ -48,7 +48,7 @@ def send_lost_again(mover: Mover, extents: Extents, verified: str | None) -> boo
     return is_verified
 
 
-def _rewound(src: Source, lost: Sequence[tuple[int, int]]) -> bool:
+def _rewound(src: SourceLike, lost: Sequence[tuple[int, int]]) -> bool:
     """Make a source readable once more; False if it needs no rewind, since it has no order."""
     try:
         rewind(src)

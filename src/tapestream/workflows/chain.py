@@ -20,7 +20,7 @@ from ..backend.checks import (
     sink_of,
     source_of,
 )
-from ..backend.protocols import Reader, Sink, Source
+from ..backend.protocols import Reader, SinkLike, Source, SourceLike
 from ..backend.running import Running, running, uses
 from ..engine.copy import (
     CopyResult,
@@ -43,8 +43,8 @@ from .part import Part, PartReader, keep_alive
 
 @enough_memory()
 def restore_chain(
-    sources: Iterable[Source],
-    sink: Sink,
+    sources: Iterable[SourceLike],
+    sink: SinkLike,
     *,
     verify_first: bool = False,
     **options: Unpack[CopyKeywords],
@@ -92,7 +92,7 @@ def restore_chain(
 
 
 @enough_memory()
-def merge_chain(sources: Iterable[Source]) -> Source:
+def merge_chain(sources: Iterable[SourceLike]) -> Source:
     """Make a chain of backups one source: a synthetic full backup, as of the last of them.
 
     It is a full backup, and the next incremental one may start from it. A copy reads all streams
@@ -112,7 +112,7 @@ def merge_chain(sources: Iterable[Source]) -> Source:
     return _Chain(_given(sources))
 
 
-def _given(sources: Iterable[Source]) -> list[Source]:
+def _given(sources: Iterable[SourceLike]) -> list[SourceLike]:
     if not isinstance(sources, Iterable):
         raise UsageError(f"a chain is a list of sources, not a {type(sources).__name__}")
     given = [source_of(source) for source in sources]
@@ -128,7 +128,7 @@ class _Chain(Source):
     after another instead, and so not in the order of the disk.
     """
 
-    def __init__(self, given: Sequence[Source]) -> None:
+    def __init__(self, given: Sequence[SourceLike]) -> None:
         parts = [_part(given[i]) for i in _order(given)]
         # Only its extents show whether an incremental backup became a full one.
         self._parts = [parts[i] for i in _order([part.source for part in parts])]
@@ -311,18 +311,18 @@ class _InTurn(Reader):
         return reader
 
 
-def _order(sources: Sequence[Source]) -> list[int]:
+def _order(sources: Sequence[SourceLike]) -> list[int]:
     """The order of a chain, from its last full backup on: indexes, oldest first."""
     return order_by_checkpoint([info_of(s) for s in sources], [place_of(s) for s in sources])
 
 
-def _part(source: Source) -> Part:
+def _part(source: SourceLike) -> Part:
     part = Part(source, describe_backup(info_of(source)))
     part.check_end()
     return part
 
 
-def _named(source: Source) -> str:
+def _named(source: SourceLike) -> str:
     return describe_backup(info_of(source), place_of(source))
 
 

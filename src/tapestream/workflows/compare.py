@@ -8,7 +8,7 @@ from typing_extensions import Unpack
 
 from .._typing import override
 from ..backend.checks import source_of
-from ..backend.protocols import Sink, Source, Writer
+from ..backend.protocols import Sink, SourceLike, Writer
 from ..backend.running import uses
 from ..engine.copy import copy
 from ..engine.options import CopyKeywords, CopyOptions
@@ -44,7 +44,7 @@ class CompareReport:
 
 
 @enough_memory()
-def compare(a: Source, b: Source, **options: Unpack[CopyKeywords]) -> CompareReport:
+def compare(a: SourceLike, b: SourceLike, **options: Unpack[CopyKeywords]) -> CompareReport:
     """Compare two sources byte by byte: a tape with the live transfer, a backup with an image.
 
     Zeros are zeros, whether they are in an extent of data or in one of zeros. What an incremental
@@ -81,7 +81,7 @@ class _Comparison(Sink):
     max_writers = 1
     sequential = True
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: SourceLike) -> None:
         self._source = source
         self._part: Part | None = None
         self._sizes = 0, 0

@@ -15,7 +15,7 @@ from ..backend.checks import (
     reader_of,
     rewind,
 )
-from ..backend.protocols import Reader, Source
+from ..backend.protocols import Reader, SourceLike
 from ..engine.copy import require_disk_order
 from ..errors import TapestreamError
 
@@ -38,7 +38,7 @@ class Part:
         TapestreamError: Its extents cannot be read, or what it says of itself is wrong.
     """
 
-    def __init__(self, source: Source, name: str | None = None) -> None:
+    def __init__(self, source: SourceLike, name: str | None = None) -> None:
         self.source = source
         self.naming: AbstractContextManager[None] = nullcontext() if name is None else _Naming(name)
         self.begin()
@@ -144,7 +144,7 @@ class _Naming(AbstractContextManager[None]):
             error.add_context(self._name)
 
 
-def keep_alive(source: Source) -> None:
+def keep_alive(source: SourceLike) -> None:
     """Use what expires in a source, if anything does."""
     keeps = ability(source, KeepsAlive)
     if keeps is not None:

@@ -9,7 +9,7 @@ from typing_extensions import Unpack
 
 from ..backend.abilities import Salvages, ability
 from ..backend.checks import class_of, digest_name_of, info_of, source_of
-from ..backend.protocols import Source
+from ..backend.protocols import SourceLike
 from ..engine.copy import copy
 from ..engine.options import CopyKeywords, CopyOptions
 from ..engine.threads import enough_memory
@@ -62,7 +62,7 @@ class VerifyReport:
 
 
 @enough_memory()
-def verify(source: Source, **options: Unpack[CopyKeywords]) -> VerifyReport:
+def verify(source: SourceLike, **options: Unpack[CopyKeywords]) -> VerifyReport:
     """Read a backup to its end, past all damage, and report what is wrong with it.
 
     After a bad sector, or a bad record of a tape, reading goes on. After a damaged header, and
@@ -103,7 +103,7 @@ def verify(source: Source, **options: Unpack[CopyKeywords]) -> VerifyReport:
     )
 
 
-def _read_past_damage(source: Source, findings: Findings, options: CopyKeywords) -> int:
+def _read_past_damage(source: SourceLike, findings: Findings, options: CopyKeywords) -> int:
     """Read all data that is there, and count it; nothing is there without the extents."""
     try:
         extents = source.extents()
@@ -117,7 +117,7 @@ def _read_past_damage(source: Source, findings: Findings, options: CopyKeywords)
 
 
 def _read(
-    source: Source, extents: Iterable[Extent], findings: Findings, options: CopyKeywords
+    source: SourceLike, extents: Iterable[Extent], findings: Findings, options: CopyKeywords
 ) -> int:
     read = copy(source, DiscardSink(), **options)
     findings.digest_name = findings.digest_name or read.verified
