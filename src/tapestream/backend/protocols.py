@@ -77,7 +77,8 @@ class Reader(Protocol):
 class SourceLike(Protocol):
     """Where a disk, or its backup, is read from: what `copy` and all other functions accept.
 
-    What is declared here as a property may as well be an attribute of the class or of the object.
+    What is declared here as a property may as well be an attribute of the object or of the class. A
+    class that inherits from this one needs it itself, too; its objects may then set another.
     """
 
     @property
@@ -164,7 +165,8 @@ class Writer(Protocol):
 class SinkLike(Protocol):
     """Where a disk, or its backup, is written to: what `copy` and all other functions accept.
 
-    What is declared here as a property may as well be an attribute of the class or of the object.
+    What is declared here as a property may as well be an attribute of the object or of the class. A
+    class that inherits from this one needs it itself, too; its objects may then set another.
     """
 
     @property

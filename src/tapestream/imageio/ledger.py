@@ -52,6 +52,7 @@ class Ledger:
         # where a connection carries a single request, and for what is sent again.
         self.flush_each = False
         self.is_repair = False
+        self.is_unflushed = False  # a writer was closed before it had flushed
         self._lost: list[tuple[int, int]] = []
         self._lock = threading.Lock()
 

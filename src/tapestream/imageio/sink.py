@@ -209,7 +209,13 @@ class ImageioUploadSink(Sink):
 
         Raises:
             LostWritesError: Some of that was lost, and was not sent again.
+            UsageError: A writer was closed before it had flushed.
         """
+        if self._ledger.is_unflushed:
+            raise UsageError(
+                "the disk was written, but not flushed: it may lack some of its data",
+                hint="A sink that wraps an upload must have its writers' flush(), too.",
+            )
         lost = self._ledger.take_lost()
         if lost:
             raise LostWritesError.of(lost, "it was not sent again")

@@ -45,6 +45,11 @@ class Upload(KeptConnection):
         self._is_replaced = False  # nothing worked yet over the connection that came after a loss
         self._error: TransferError | None = None  # met by `keep_alive`
 
+    @property
+    def is_flushed(self) -> bool:
+        """True when the server has replied to all that was written, and put it on storage."""
+        return self._unflushed is None and not self._connection.under_way
+
     def put(self, start: int, data: memoryview, *, under_way: int) -> None:
         """Upload bytes; they may be on their way when this returns."""
         with self._lock:

@@ -78,6 +78,8 @@ class HTTPWriter(Writer):
     @override
     def close(self) -> None:
         self.is_closed = True
+        if not all(upload.is_flushed for upload in self._used):
+            self._ledger.is_unflushed = True
         for upload in self.uploads:
             upload.close()
 
