@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import cast
+from typing import TypeVar, cast
 
 from ..errors import BackendError, ExtentsError, UsageError
 from ..model.extents import Extents, Kind, Run
@@ -32,6 +32,8 @@ from .abilities import (
 )
 from .protocols import Reader, SinkLike, SourceLike, Writer
 
+Core = TypeVar("Core")
+
 log = logging.getLogger("tapestream.copy")
 
 
@@ -41,8 +43,7 @@ def source_of(source: object) -> SourceLike:
     Raises:
         UsageError: It is not a source.
     """
-    _check_core(source, SourceLike, "a source is needed to read from", "TarStreamSource(path)")
-    return cast("SourceLike", source)
+    return _core(source, SourceLike, "a source is needed to read from", "TarStreamSource(path)")
 
 
 def sink_of(sink: object) -> SinkLike:
@@ -51,8 +52,7 @@ def sink_of(sink: object) -> SinkLike:
     Raises:
         UsageError: It is not a sink.
     """
-    _check_core(sink, SinkLike, "a sink is needed to write to", "TarStreamSink(path)")
-    return cast("SinkLike", sink)
+    return _core(sink, SinkLike, "a sink is needed to write to", "TarStreamSink(path)")
 
 
 def reader_of(source: SourceLike) -> Reader:
@@ -61,7 +61,7 @@ def reader_of(source: SourceLike) -> Reader:
     Raises:
         BackendError: What it opened is no reader.
     """
-    return cast("Reader", _opened(source, "open_reader", Reader))
+    return _opened(source, "open_reader", Reader)
 
 
 def writer_of(sink: SinkLike) -> Writer:
@@ -70,7 +70,7 @@ def writer_of(sink: SinkLike) -> Writer:
     Raises:
         BackendError: What it opened is no writer.
     """
-    return cast("Writer", _opened(sink, "open_writer", Writer))
+    return _opened(sink, "open_writer", Writer)
 
 
 def info_of(source: SourceLike) -> BackupInfo:
@@ -81,7 +81,7 @@ def info_of(source: SourceLike) -> BackupInfo:
     """
     info: object = source.info
     if not isinstance(info, BackupInfo):
-        raise BackendError(f"{class_of(source)}.info is {_shown(info)}, not a BackupInfo")
+        raise _wrong(source, "info is", info, "a BackupInfo")
     return info
 
 
@@ -95,9 +95,7 @@ def extents_of(source: SourceLike) -> Extents:
     try:
         listed: object = source.extents()
         if not isinstance(listed, Iterable):
-            raise BackendError(
-                f"{class_of(source)}.extents() returned {_shown(listed)}, not a list"
-            )
+            raise _wrong(source, "extents() returned", listed, "a list")
         info = info_of(source)
         extents = Extents.of(listed, context=info.context)
         if extents.size != info.size:
@@ -148,7 +146,7 @@ def _covered(
     # Of each run the sum takes its start and subtracts its end, so where two runs touch, nothing
     # is left: it is the same for all ways to cut the same bytes, and takes no memory.
     if not isinstance(passes, Sequence) or not all(isinstance(each, Iterable) for each in passes):
-        raise BackendError(f"{class_of(source)}.read_order() returned {_shown(passes)}, not lists")
+        raise _wrong(source, "read_order() returned", passes, "lists")
     left = sum(_border_sum(*run) for run in extents.runs() if run[2] is not Kind.CLEAN)
 
     def walk(runs: Iterable[Run]) -> Iterator[Run]:
@@ -200,7 +198,7 @@ def number_of(backend: object, name: str, *, least: int) -> int:
     """
     value = getattr(backend, name)
     if type(value) is not int:
-        raise BackendError(f"{class_of(backend)}.{name} is {_shown(value)}, not a whole number")
+        raise _wrong(backend, f"{name} is", value, "a whole number")
     if value < least:
         raise UsageError(f"{class_of(backend)}.{name} is {value}: it must be at least {least}")
     return value
@@ -214,7 +212,7 @@ def flag_of(backend: object | None, name: str) -> bool:
     """
     value = False if backend is None else getattr(backend, name)
     if not isinstance(value, bool):
-        raise BackendError(f"{class_of(backend)}.{name} is {_shown(value)}, not True or False")
+        raise _wrong(backend, f"{name} is", value, "True or False")
     return value
 
 
@@ -226,7 +224,7 @@ def text_of(backend: object | None, name: str) -> str | None:
     """
     value = None if backend is None else getattr(backend, name)
     if value is not None and not isinstance(value, str):
-        raise BackendError(f"{class_of(backend)}.{name} is {_shown(value)}, not a str or None")
+        raise _wrong(backend, f"{name} is", value, "a str or None")
     return value
 
 
@@ -309,10 +307,7 @@ def fill(reader: Reader, start: int, buffer: memoryview) -> None:
     Raises:
         BackendError: It says that it filled another number of bytes, or keeps the buffer.
     """
-    length = len(buffer)
-    returned: object = reader.readinto(start, buffer)
-    if returned is not None:
-        _check_count(reader, "readinto", start, length, returned)
+    _do_all(reader, "readinto", start, buffer, len(buffer))
     _take_back(reader, "readinto", start, buffer)
 
 
@@ -322,10 +317,7 @@ def write(writer: Writer, start: int, buffer: memoryview) -> None:
     Raises:
         BackendError: It says that it wrote another number of bytes, or keeps the buffer.
     """
-    length = len(buffer)
-    returned: object = writer.write(start, buffer)
-    if returned is not None:
-        _check_count(writer, "write", start, length, returned)
+    _do_all(writer, "write", start, buffer, len(buffer))
     _take_back(writer, "write", start, buffer)
 
 
@@ -335,9 +327,7 @@ def zero(writer: Writer, start: int, length: int) -> None:
     Raises:
         BackendError: It says that it zeroed another number of bytes.
     """
-    returned: object = writer.zero(start, length)
-    if returned is not None:
-        _check_count(writer, "zero", start, length, returned)
+    _do_all(writer, "zero", start, length, length)
 
 
 def done(backend: object, name: str, *args: object) -> object:
@@ -351,7 +341,7 @@ def done(backend: object, name: str, *args: object) -> object:
     """
     returned: object = getattr(backend, name)(*args)
     if returned is False or hasattr(returned, "__await__"):
-        raise BackendError(f"{class_of(backend)}.{name}() returned {_shown(returned)}, not None")
+        raise _wrong(backend, f"{name}() returned", returned, "None")
     return returned
 
 
@@ -365,7 +355,7 @@ def lost_of(sink: SinkLike) -> list[tuple[int, int]]:
     lost: object = () if loses is None else loses.lost()
     at = -1
     if not isinstance(lost, Sequence):
-        raise BackendError(f"{class_of(loses)}.lost() returned {_shown(lost)}, not a list")
+        raise _wrong(loses, "lost() returned", lost, "a list")
     for each in lost:
         if not isinstance(each, tuple) or len(each) != 2 or not at < each[0] < each[1]:
             raise BackendError(f"{class_of(loses)}.lost() must return ordered (start, end) ranges")
@@ -385,10 +375,8 @@ def finish(source: SourceLike) -> str | None:
     checks = ability(source, ChecksItself)
     confirmed: object = None if checks is None else checks.finish()
     if confirmed is not None and not isinstance(confirmed, str):
-        raise BackendError(
-            f"{class_of(checks)}.finish() returned {_shown(confirmed)}: it must return the name of "
-            "the digest that it compared all data with, or None"
-        )
+        needed = "the name of the digest that it compared all data with, or None"
+        raise _wrong(checks, "finish() returned", confirmed, needed)
     digest_name = digest_name_of(source)
     if confirmed is None and digest_name is not None:
         log.warning(
@@ -411,13 +399,9 @@ def new_hash_of(sink: SinkLike) -> Callable[[], Hash | None] | None:
 
     def new_hash() -> Hash | None:
         made = digests.new_hash()
-        if made is not None:
-            for name in ("update", "digest"):
-                if not callable(getattr(made, name, None)):
-                    raise BackendError(
-                        f"{class_of(digests)}.new_hash() returned {_shown(made)}, which has no "
-                        f"{name}()"
-                    )
+        methods = (getattr(made, name, None) for name in ("update", "digest"))
+        if made is not None and not all(map(callable, methods)):
+            raise _wrong(digests, "new_hash() returned", made, "a hash with update() and digest()")
         return made
 
     return new_hash
@@ -428,7 +412,8 @@ def class_of(backend: object) -> str:
     return type(backend).__qualname__
 
 
-def _opened(backend: object, name: str, protocol: type) -> object:
+# `Callable`, not `type[Core]`: a type checker would refuse a protocol there.
+def _opened(backend: object, name: str, protocol: Callable[..., Core]) -> Core:
     opened: object = None
     try:
         opened = getattr(backend, name)()
@@ -441,7 +426,7 @@ def _opened(backend: object, name: str, protocol: type) -> object:
         prefetches = ability(opened, Prefetches)
         if prefetches is not None:
             number_of(prefetches, "prefetch_depth", least=1)
-        return opened  # noqa: TRY300 - an interrupt may come here, too
+        return cast("Core", opened)
     except BaseException:  # an interrupt, too: nobody else has it yet
         close = getattr(opened, "close", None)
         if close is not None:
@@ -449,36 +434,35 @@ def _opened(backend: object, name: str, protocol: type) -> object:
         raise
 
 
-def _check_core(backend: object, protocol: type, needed: str, example: str) -> None:
+def _core(backend: object, protocol: Callable[..., Core], needed: str, example: str) -> Core:
+    hint = f"For example: {example}."
     if isinstance(backend, type):
-        raise UsageError(
-            f"{needed}, not the class {backend.__qualname__} itself",
-            hint=f"For example: {example}.",
-        )
+        raise UsageError(f"{needed}, not the class {backend.__qualname__} itself", hint=hint)
     missing = _missing(backend, protocol)
-    opens = "open_reader" if protocol is SourceLike else "open_writer"
-    if opens in missing:
-        raise UsageError(f"{needed}, not a {class_of(backend)}", hint=f"For example: {example}.")
+    if {"open_reader", "open_writer"}.intersection(missing):
+        raise UsageError(f"{needed}, not a {class_of(backend)}", hint=hint)
     if missing:
         raise UsageError(
             f"{needed}, but {class_of(backend)} has no {' and no '.join(missing)}",
             hint="docs/own-backend.md says what a source and a sink must have.",
         )
+    return cast("Core", backend)
 
 
-def _missing(backend: object, protocol: type) -> list[str]:
+def _missing(backend: object, protocol: object) -> list[str]:
     """The names of the core that this backend does not have."""
     core: Iterable[str] = protocol.__abstractmethods__  # type: ignore[attr-defined]
     return [name for name in sorted(core) if not has(backend, name)]
 
 
-def _check_count(backend: object, name: str, start: int, length: int, returned: object) -> None:
-    if type(returned) is int and returned == length:
-        return
-    raise BackendError(
-        f"{class_of(backend)}.{name}() at offset {start} returned {_shown(returned)} for {length} "
-        "bytes: it must do all of it, or raise an error, and return None"
-    )
+def _do_all(backend: object, name: str, start: int, what: object, length: int) -> None:
+    """Call a method that must do all of its work, and may say how many bytes that was."""
+    count: object = getattr(backend, name)(start, what)
+    if count is not None and (type(count) is not int or count != length):
+        raise BackendError(
+            f"{class_of(backend)}.{name}() at offset {start} returned {_shown(count)} for {length} "
+            "bytes: it must do all of it, or raise an error, and return None"
+        )
 
 
 def _take_back(backend: object, name: str, start: int, buffer: memoryview) -> None:
@@ -489,6 +473,10 @@ def _take_back(backend: object, name: str, start: int, buffer: memoryview) -> No
             f"{class_of(backend)}.{name}() at offset {start} still uses its buffer after it "
             "returned: the buffer is used again for other data"
         ) from None
+
+
+def _wrong(backend: object, what: str, value: object, needed: str) -> BackendError:
+    return BackendError(f"{class_of(backend)}.{what} {_shown(value)}, not {needed}")
 
 
 def _shown(value: object) -> str:

@@ -65,7 +65,7 @@ class Running:
             UsageError: Another copy uses it.
         """
         with _lock:
-            if id(backend) not in _users or _users[id(backend)] is not self:
+            if _users.get(id(backend)) is not self:
                 self._take(backend, self._joined)
 
     def _take(self, backend: object, backends: list[object]) -> None:
@@ -147,14 +147,13 @@ class Running:
 
     def end_for(self, backend: object, doing: str, close: Callable[[], None]) -> bool:
         """See `end_copy`."""
-        mine = current()
+        mine, error = current(), _ended_by(backend, doing)
         if mine is not None and mine.is_inside(self):
             if self.is_ending or not any(each is backend for each in self._given):
                 return True  # the copy no longer uses it, or only the wrapper that closes it does
             self._closes.append(close)
-            self.stop(_ended_by(backend, doing))
+            self.stop(error)
             return False
-        error = _ended_by(backend, doing)
         while not self._ended.wait(CANCEL_AGAIN if self._error else 0):
             self.stop(error)
         return True
