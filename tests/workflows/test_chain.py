@@ -30,6 +30,7 @@ from tapestream.model.extents import Extents
 from tapestream.model.overlay import Overlay
 from tapestream.testing.memory import MemorySink, MemorySource
 from tests.chains import DATA, ZERO, K, Link, Watched, chains, info, untouched, week
+from tests.forgetful import ForgetfulSource
 from tests.workflows.restoring import SMALL, THREE, restored
 
 # --- Any chain, from any sources, into any sink ---
@@ -135,6 +136,13 @@ def test_into_a_sequential_sink_from_one_drive() -> None:
     with pytest.raises(UsageError, match="one tape drive"):
         copy(merge_chain(watched), MemorySink(), block_hash=True)
     assert restored(watched) == THREE
+
+
+def test_what_comes_in_turn_must_be_announced() -> None:
+    """A reader must know from which backup it is to read."""
+    merged = merge_chain([Watched(source, device="drive") for source in week()])
+    with pytest.raises(UsageError, match=r"one after another.*prefetch\(\)"):
+        copy(ForgetfulSource(merged), MemorySink())
 
 
 # --- Memory ---

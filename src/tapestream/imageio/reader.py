@@ -28,7 +28,8 @@ SMALL = 128 * 1024
 class HTTPReader(Reader):
     """Downloads the announced ranges over several connections.
 
-    While the reply to one GET is received, the server works on the next.
+    While the reply to one GET is received, the server works on the next. What was not announced is
+    requested when it is read.
     """
 
     prefetch_depth = PIPELINED
@@ -54,6 +55,8 @@ class HTTPReader(Reader):
     @override
     def readinto(self, start: int, buffer: memoryview) -> None:
         while buffer:
+            if not self._requested:
+                self.prefetch(start, len(buffer))
             end, download = self._requested[0]
             count = download.readinto(start, buffer[: end - start])
             start, buffer = start + count, buffer[count:]

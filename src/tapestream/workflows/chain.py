@@ -269,11 +269,7 @@ class _InTurn(Reader):
         """Open the layer that has this range, which is always a single one."""
         layer = self._overlay.layer_at(start)
         if layer < self._layer:
-            raise UsageError(
-                f"the backups are read one after another: asked for offset {start} of a backup "
-                "that was before",
-                hint="A source that wraps another must have its read_order(), too.",
-            )
+            raise _out_of_turn(start)
         reader = self._reader
         if layer > self._layer or reader is None:
             reader = self._open(layer)
@@ -281,7 +277,8 @@ class _InTurn(Reader):
 
     @override
     def readinto(self, start: int, buffer: memoryview) -> None:
-        assert self._reader is not None
+        if self._reader is None:  # nothing was announced
+            raise _out_of_turn(start)
         self._reader.readinto(start, buffer)
 
     def cancel(self) -> None:
@@ -309,6 +306,13 @@ class _InTurn(Reader):
         if self._is_cancelled:  # while there was no reader to cancel
             reader.cancel()
         return reader
+
+
+def _out_of_turn(start: int) -> UsageError:
+    return UsageError(
+        f"the backups are read one after another: offset {start} of the disk is not in its turn",
+        hint="A source that wraps another must have its read_order(), and its readers' prefetch().",
+    )
 
 
 def _order(sources: Sequence[SourceLike]) -> list[int]:

@@ -1,4 +1,7 @@
-"""A sink that wraps an upload and forgets its writer's flush must not pass for a restored disk."""
+"""What wraps an upload or a download with the core of a backend alone, and loses all abilities.
+
+A download then still is right. An upload that is not flushed must not pass for a restored disk.
+"""
 
 from __future__ import annotations
 
@@ -6,36 +9,15 @@ from collections.abc import Iterator
 
 import pytest
 
-from tapestream import ImageioUploadSink, Writer, copy
-from tapestream.backend import ForwardingSink
+from tapestream import ImageioHTTPSource, ImageioUploadSink, copy
 from tapestream.errors import UsageError
-from tapestream.testing import MemorySource
+from tapestream.testing import MemorySink, MemorySource
 from tests.disks import noise
+from tests.forgetful import ForgetfulSink, ForgetfulSource
 from tests.hostile import HostileServer, Status
 from tests.imageio.support import KIB, SMALL, content, on
 
 IMAGE = noise(256 * KIB)
-
-
-class Forgetful(ForwardingSink):
-    """Its writers have the core alone, of which `flush` is no part."""
-
-    def open_writer(self) -> Writer:
-        return _ForgetfulWriter(super().open_writer())
-
-
-class _ForgetfulWriter(Writer):
-    def __init__(self, other: Writer) -> None:
-        self._other = other
-
-    def write(self, start: int, buffer: memoryview) -> None:
-        self._other.write(start, buffer)
-
-    def zero(self, start: int, length: int) -> None:
-        self._other.zero(start, length)
-
-    def close(self) -> None:
-        self._other.close()
 
 
 @pytest.fixture(params=[True, False], ids=["can flush", "cannot flush"])
@@ -50,7 +32,7 @@ def test_writes_that_are_not_flushed_are_an_error(server: HostileServer) -> None
         ImageioUploadSink(server.url, secure=False) as sink,
         pytest.raises(UsageError, match="flush"),
     ):
-        copy(MemorySource(IMAGE), Forgetful(sink), **SMALL)
+        copy(MemorySource(IMAGE), ForgetfulSink(sink), **SMALL)
 
 
 def test_a_refused_write_is_no_success_though_its_reply_is_never_read() -> None:
@@ -59,5 +41,17 @@ def test_a_refused_write_is_no_success_though_its_reply_is_never_read() -> None:
         ImageioUploadSink(server.url, secure=False) as sink,
     ):
         with pytest.raises(UsageError, match="flush"):
-            copy(MemorySource(IMAGE), Forgetful(sink), **SMALL)
+            copy(MemorySource(IMAGE), ForgetfulSink(sink), **SMALL)
         assert content(server) != IMAGE
+
+
+@pytest.mark.parametrize("max_readers", [1, 8])
+def test_what_was_not_announced_is_requested_when_it_is_read(max_readers: int) -> None:
+    sink = MemorySink()
+    image = noise(3 * 64 * KIB) + bytes(64 * KIB) + noise(64 * KIB + 512)
+    with (
+        HostileServer(image, max_readers=max_readers) as server,
+        ImageioHTTPSource(server.url, secure=False) as source,
+    ):
+        copy(ForgetfulSource(source), sink, block_hash=True, **SMALL)
+    assert sink.disk == image
