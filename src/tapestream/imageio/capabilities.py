@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 from ..errors import ServerProtocolError
 
-# Connections that a server allows and we leave free. oVirt's host serves a disk with `qemu-nbd
-# --shared=8`, imageio opens one NBD connection for each of ours, and the ninth hangs. The daemon
-# finds out late that we have left a broken connection, so one that replaces it comes on top.
+# How many of the connections that a server allows we leave free. oVirt's host serves a disk with
+# `qemu-nbd --shared=8`, and imageio opens one NBD connection for each of ours: the ninth hangs. The
+# daemon notices late that we gave up a broken connection, so for a while both it and its
+# replacement count.
 ROOM = 2
 
 
@@ -17,7 +18,7 @@ class Capabilities(NamedTuple):
     """What the server says it can do with this transfer, in its reply to OPTIONS.
 
     Attributes:
-        max_readers: Most connections to read over: what the server allows, less `ROOM`.
+        max_readers: How many connections we may open to read: what the server allows, minus `ROOM`.
         max_writers: The same for writing.
     """
 
@@ -32,7 +33,7 @@ class Capabilities(NamedTuple):
 
     @classmethod
     def parse(cls, text: bytes, allow: str | None) -> Capabilities:
-        """Read the reply; what old servers leave out has a safe default."""
+        """Parse the reply. A field that an old server leaves out gets a safe default."""
         try:
             options = json.loads(text)
             features = frozenset(options.get("features", ()))
@@ -47,7 +48,7 @@ class Capabilities(NamedTuple):
                 max_readers=max(1, int(options.get("max_readers", 1)) - ROOM),
                 max_writers=max(1, int(options.get("max_writers", 1)) - ROOM),
                 unix_socket=unix_socket,
-                # Some servers say "read only" by their limit, and others by their "allow".
+                # Some servers show "read only" by max_writers 0, others by their "Allow" header.
                 writable=(allow is None or "PUT" in allow.upper())
                 and int(options.get("max_writers", 1)) > 0,
             )

@@ -1,7 +1,7 @@
-"""One connection to a transfer. Foreign errors end here.
+"""One connection to a transfer: it sends imageio's requests and checks the replies.
 
-What leaves is a `TransferError`, and its text never holds the ticket. Data goes from the socket
-straight into our buffers.
+Errors of sockets, TLS and http.client become a `TransferError` here, whose text never holds the
+ticket. Data goes from the socket directly into our buffers.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from .capabilities import Capabilities
 from .endpoint import Endpoint
 from .http import Exchange, HeadTooLong
 
-# What is read only to be dropped is read in pieces of this size.
+# Bytes per read of a reply that is dropped, or whose length is not known.
 DROPPED = 256 * 1024
-# All replies but those with data and the extents have some hundred bytes.
+# All replies but data and extents have a few hundred bytes.
 SMALL_REPLY = 128 * 1024
-# Enough of an error's text to see what is wrong; the rest could be anything.
+# Bytes of an error's text that we show: enough to see what is wrong; the rest could be anything.
 MAX_ERROR_TEXT = 1000
 DAEMON_LOG = "On the host, /var/log/ovirt-imageio/daemon.log says why."
 
@@ -54,21 +54,22 @@ class Reply(NamedTuple):
 class Connection:
     """One connection to a transfer, used by one thread. Reconnects when needed.
 
-    Every method raises a `TransferError`. The connection is then closed, and the requests and
-    replies under way are lost. It can be used again, but not to upload.
+    Every method may raise a `TransferError`. The connection is then closed, and the requests and
+    replies that were under way are lost. It can be used again for anything but an upload.
 
     Args:
         endpoint: The server.
         can: What it can do.
 
     Attributes:
-        backend_is_gone: True when the last write failed since what serves the disk to the server
-            is gone.
+        backend_is_gone: True when the last write failed because the program that serves the disk
+            to imageio (qemu-nbd) is gone.
     """
 
-    # Bytes of a reply without data.
+    # Most bytes of a reply without data.
     largest_reply = SMALL_REPLY
-    # Of a list of extents. That of ten million is smaller: no list may fill our memory.
+    # Most bytes of a list of extents, so that no list can fill our memory. A list of ten million
+    # extents is smaller.
     largest_list = 1024**3
 
     def __init__(self, endpoint: Endpoint, can: Capabilities) -> None:
@@ -76,12 +77,12 @@ class Connection:
         self.can = can
         self._exchange = Exchange(endpoint.connect, endpoint.host)
         self._cancelled = threading.Event()
-        self._putting: deque[str] = deque()  # what is not yet replied to
+        self._putting: deque[str] = deque()  # descriptions of the uploads without a reply
         self.backend_is_gone = False
 
     @property
     def connects(self) -> int:
-        """How often it was connected: after another time, another process may answer."""
+        """How often it was connected; after a new connect, another server process may answer."""
         return self._exchange.connects
 
     @property
@@ -101,7 +102,7 @@ class Connection:
 
     @property
     def outstanding(self) -> int:
-        """How many ranges were requested and not opened; 0 when the connection broke, or ended."""
+        """How many ranges were requested and not opened yet; 0 after the connection was closed."""
         return self._exchange.under_way
 
     @property
@@ -110,9 +111,9 @@ class Connection:
         return self._exchange.persists and not self._exchange.is_cut
 
     def request_range(self, start: int, end: int) -> None:
-        """Request the bytes from `start` up to, not including, `end`; do not wait for them.
+        """Request the bytes from `start` up to, but not including, `end`, without waiting for them.
 
-        Several ranges may be requested; they come in the same order.
+        Several ranges may be requested; the replies come in the same order.
         """
         with self.foreign_errors(f"cannot read bytes {start} to {end}"):
             headers = {"Range": f"bytes={start}-{end - 1}"}
@@ -129,8 +130,8 @@ class Connection:
             return response
 
     def read_body(self, response: http.client.HTTPResponse, buffer: memoryview) -> int:
-        """Read the next bytes of a download into the buffer: at least one."""
-        # Not response.readinto(): what it has read before an error is lost.
+        """Read the next bytes of a download into the buffer, at least one; return their number."""
+        # Not response.readinto(): it loses what it read before an error.
         count = 0
         try:
             with self.foreign_errors("the download broke"):
@@ -148,7 +149,7 @@ class Connection:
         return count
 
     def read_away(self, start: int, end: int) -> None:
-        """Read bytes of the image, as far as they come, and drop them."""
+        """Download bytes of the image and drop them."""
         self.request_range(start, end)
         response = self.open_range(start, end)
         buffer = memoryview(bytearray(DROPPED))
@@ -156,13 +157,14 @@ class Connection:
             self.read_body(response, buffer)
 
     def put(self, start: int, data: memoryview, *, under_way: int, flush: bool = False) -> None:
-        """Upload bytes: they are on their way when this returns, and `end_puts` must follow.
+        """Send bytes to be written, without waiting for the reply; `end_puts` must follow.
 
         Args:
-            start: Where they belong.
+            start: Their offset on the disk.
             data: The bytes.
-            under_way: How many uploads may be, with this one, before the oldest is waited for.
-            flush: Put them on storage before the reply.
+            under_way: How many uploads, including this one, may be without a reply; with more, this
+                first waits for the oldest.
+            flush: Ask the server to put the bytes on storage before it replies.
         """
         self.end_puts(under_way - 1 if self._exchange.persists else 0)
         doing = f"cannot write {len(data)} bytes at {start}"
@@ -170,7 +172,8 @@ class Connection:
             "Content-Length": str(len(data)),
             "Content-Range": f"bytes {start}-{start + len(data) - 1}/*",
         }
-        # A server that cannot flush does so after every upload, as others do by default.
+        # A server without the flush feature flushes after every upload, and knows no "?flush=n".
+        # The others flush after every upload, too, unless they get "?flush=n".
         suffix = "?flush=n" if self.can.flush and not flush else ""
         with self.foreign_errors(doing):
             self._send("PUT", suffix, headers, data)
@@ -179,12 +182,13 @@ class Connection:
             self.end_puts()
 
     def end_puts(self, most: int = 0) -> None:
-        """Wait until the bytes of uploads are in the server's hands; not on storage.
+        """Wait until the server has replied to uploads: it has their bytes, storage may not.
 
         Args:
-            most: How many may still be on their way.
+            most: How many uploads may stay without a reply.
         """
-        # What has come is taken: after it the server may have hung up, if the last was long ago.
+        # Replies that have arrived are read in any case: after a long pause the server may have
+        # hung up, and that shows only after them.
         while self._putting and (len(self._putting) > most or self._exchange.has_unread_input):
             self._end_put()
 
@@ -195,14 +199,14 @@ class Connection:
         self._check_done(reply, doing)
 
     def zero(self, start: int, length: int, *, flush: bool = False) -> None:
-        """Make a range read as zeros; any length goes in one request."""
+        """Make a range read as zeros, with one request for any length."""
         self._patch(
             {"op": "zero", "offset": start, "size": length, "flush": flush},
             f"cannot zero {length} bytes at {start}",
         )
 
     def flush(self) -> None:
-        """Put everything that was written here on storage."""
+        """Have the server put everything that was written over this connection on storage."""
         if self.can.flush:
             self._patch({"op": "flush"}, "cannot flush the disk")
 
@@ -216,15 +220,15 @@ class Connection:
         timeout: float | None = None,
         largest: int | None = None,
     ) -> Reply:
-        """Send a request, and wait for the whole reply, whatever its status.
+        """Send a request, wait for the whole reply, and return it whatever its status is.
 
         Args:
-            method: As in "GET".
-            suffix: What follows the transfer's URL.
-            headers: Those of the request, besides the usual ones.
-            body: What is sent.
-            timeout: Seconds to wait for the reply; None for those in which data must come.
-            largest: Bytes of the reply; None for those of a reply without data.
+            method: The HTTP method, for example "GET".
+            suffix: What to append to the transfer's URL.
+            headers: Headers of the request, besides the usual ones.
+            body: The body of the request.
+            timeout: Seconds to wait for the reply; None for the `read` timeout.
+            largest: Most bytes of the reply; None for `largest_reply`.
         """
         self.end_puts()
         with self.foreign_errors(f"{method} failed"):
@@ -240,24 +244,24 @@ class Connection:
         body: memoryview | None = None,
         timeout: float | None = None,
     ) -> http.client.HTTPResponse:
-        """Send a request, and wait for the head of the reply; `read_reply`, or `close`, follows.
+        """Send a request and wait for the head of the reply. Call `read_reply` or `close` next.
 
-        Raises what sockets and http.client raise, too: call it within `foreign_errors`.
+        This also raises the errors of sockets and http.client: call it within `foreign_errors`.
         """
         self._send(method, suffix, headers, body, timeout)
         return self._exchange.reply()
 
     def read_reply(self, response: http.client.HTTPResponse, largest: int | None = None) -> Reply:
-        """Read the rest of a reply: all of it, or enough of an error."""
+        """Read the body of a reply: all of it, or the beginning of an error's text."""
         body = _body(response, self.largest_reply if largest is None else largest)
         if response.isclosed():
             self._exchange.end_reply()
         else:
-            self.close()  # nobody wants the rest
+            self.close()  # nobody needs the rest
         return Reply(response.status, response.headers, body)
 
     def check(self, reply: Reply, wanted: int, doing: str) -> None:
-        """Raise the error for a reply with another status."""
+        """Raise a `ServerError` or `TicketError` if the reply does not have the wanted status."""
         if reply.status == wanted:
             return
         self.close()
@@ -276,13 +280,13 @@ class Connection:
         raise ServerError(what, status=reply.status)
 
     def explain(self, reply: Reply) -> str:
-        """Status and text of an error, without the ticket."""
+        """The status and the text of an error reply, without the ticket."""
         text = " ".join(reply.body[:MAX_ERROR_TEXT].decode(errors="replace").split())
         return self.endpoint.url.redact(f"{reply.status} {text}".strip())
 
     @contextmanager
     def foreign_errors(self, doing: str) -> Iterator[None]:
-        """Turn what sockets, TLS and http.client raise into our errors."""
+        """Turn the errors of sockets, TLS and http.client into a `TransferError`."""
         doing = f"{self.endpoint}: {doing}"
         try:
             yield
@@ -302,14 +306,14 @@ class Connection:
             self.close()
             raise ServerError(f"{doing}: the server's reply ended too early") from None
         except (OSError, http.client.HTTPException, ValueError) as e:
-            # ValueError: what the ssl module raises for a socket that another thread cancelled.
+            # The ssl module raises a ValueError for a socket that another thread cancelled.
             self.close()
             reason = self.endpoint.url.redact(str(e)[:MAX_ERROR_TEXT]) or type(e).__name__
-            # Not "from e": what http.client found on the line may be the ticket.
+            # Not "from e": http.client's error shows what the server sent, maybe the ticket.
             raise ServerError(f"{doing}: the connection broke: {reason}") from None
 
     def is_local(self) -> bool:
-        """True when the server runs on this host; asked while connected."""
+        """True when the connection is open, over TCP, and the server runs on this host."""
         sock = self._exchange.sock
         if sock is None or sock.family == socket.AF_UNIX:
             return False
@@ -324,19 +328,19 @@ class Connection:
         return self._cancelled.is_set()
 
     def pause(self, seconds: float) -> None:
-        """Wait, but not longer than until `cancel`."""
+        """Wait, or return early when `cancel` is called."""
         self._cancelled.wait(seconds)
 
     def cancel(self) -> None:
-        """Make a call that waits for the server, in another thread, fail."""
+        """Make another thread's call that waits for the server fail, and every later call."""
         self._cancelled.set()
         sock = self._exchange.sock
         if sock is not None:
             try:
-                # Close it with a RST: after a mere FIN, and with all its buffers full, the server
-                # would hold on to the ticket until the kernel gives up, a minute later.
+                # Close it with a RST. After a FIN alone, a server whose send buffers are full
+                # would hold on to the ticket until its kernel gives up, a minute later.
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                # Not SSLSocket.shutdown, which pulls the rug from under a thread inside it.
+                # Not SSLSocket.shutdown: it removes the TLS object that another thread is using.
                 socket.socket.shutdown(sock, socket.SHUT_RDWR)
             except OSError:
                 return  # it is closed already
@@ -378,34 +382,35 @@ class Connection:
         except OSError as e:
             raise self.endpoint.unreachable(e) from e
         sock.settimeout(timeout)
-        if self._cancelled.is_set():  # while it connected: cancel() saw no socket
+        if self._cancelled.is_set():  # during the connect, when cancel() found no socket
             self.close()
             raise ServerError("cancelled")
 
     def _check_done(self, reply: Reply, doing: str) -> None:
-        """Make sure that something was written: servers say so by 200, 201 or 204."""
+        """Raise if a write failed. Servers report success as 200, 201 or 204."""
         self.backend_is_gone = reply.status >= 500 and self._cannot_read()
         self.check(reply, reply.status if 200 <= reply.status < 300 else 200, doing)
 
     def _cannot_read(self) -> bool:
-        """Whether the server fails to read over this connection, too, right after a write failed.
+        """Whether the server, right after a write failed, fails to read over this connection, too.
 
-        imageio opens one NBD connection for each of ours. When qemu-nbd dies, all that comes over
-        ours fails; when the storage refuses a write, because it is full, reading goes on.
+        imageio opens one NBD connection for each of ours. When qemu-nbd dies, every request over
+        our connection fails. When the storage only refuses a write, as when it is full, reads
+        still work.
         """
         try:
             while self._putting:
                 self._putting.popleft()
                 self.read_reply(self._exchange.reply())
             if not self.is_open or self.is_dropped:
-                return False  # not to be known: another connection has another backend
+                return False  # unknown: a new connection gets a new NBD connection
             return self.open("GET", headers={"Range": "bytes=0-0"}).status >= 500
         except (TransferError, OSError, http.client.HTTPException, ValueError):
             return False
 
 
 def _body(response: http.client.HTTPResponse, most: int) -> bytes:
-    """The body of a reply: all of it, or enough of an error."""
+    """The body of a reply: all of it, or the beginning of an error's text."""
     if response.status >= 400:
         return _error_text(response)
     if response.length is not None:
@@ -419,7 +424,7 @@ def _body(response: http.client.HTTPResponse, most: int) -> bytes:
 
 
 def _error_text(response: http.client.HTTPResponse) -> bytes:
-    """Read an error's text. The status counts even if its text does not come, or not in time."""
+    """Read an error's text; b"" if it does not arrive, for the status alone says enough."""
     try:
         return response.read(MAX_ERROR_TEXT)
     except (OSError, http.client.HTTPException, ValueError):
@@ -432,7 +437,7 @@ def _check_length(length: int, most: int) -> None:
 
 
 def _check_range(response: http.client.HTTPResponse, start: int, end: int) -> None:
-    """Make sure that the reply is what was requested: anything else would corrupt the disk."""
+    """Make sure that the reply is the requested range: anything else would corrupt the disk."""
     length = content_length(response)
     if length != end - start:
         raise ServerProtocolError(f"asked for {end - start} bytes, the server sends {length}")
@@ -441,19 +446,19 @@ def _check_range(response: http.client.HTTPResponse, start: int, end: int) -> No
             raise ServerProtocolError("the server ignores ranges: it sends all from the start")
         return
     found = re.fullmatch(_CONTENT_RANGE, response.getheader("content-range", ""))
-    # The total that it names is the ticket's size: what can be read may end before.
+    # The total in it is not checked: it is the ticket's size, and the disk may end earlier.
     if found is None or (found[1], found[2]) != (str(start), str(end - 1)):
         raise ServerProtocolError(f"asked for bytes {start} to {end - 1}, the server sends others")
 
 
 def total_size(response: http.client.HTTPResponse) -> int | None:
-    """The size that a "Content-Range" names: in a reply to a refused range, too."""
+    """The total size in a reply's "Content-Range", if any; a refused range (416) has one, too."""
     found = re.fullmatch(_CONTENT_RANGE, response.getheader("content-range", ""))
     return None if found is None or found[3] == "*" else int(found[3])
 
 
 def content_length(response: http.client.HTTPResponse) -> int:
-    """The length of the body that a reply announces."""
+    """The length of a reply's body, from its headers."""
     if response.chunked or response.length is None:
         raise ServerProtocolError("the server does not say how many bytes it sends")
     return response.length

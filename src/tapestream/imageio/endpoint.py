@@ -1,4 +1,4 @@
-"""Where a transfer is, and how a connection to it is made."""
+"""The address of a transfer, the timeouts, and how a connection to it is made."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from .url import TransferURL
 if TYPE_CHECKING:
     import ssl
 
-MAX_SECONDS = 365 * 86400  # a socket takes no timeout much longer
-LONGEST_PATH = 108  # of a unix socket, see unix(7)
+MAX_SECONDS = 365 * 86400  # sockets do not accept much longer timeouts
+LONGEST_PATH = 108  # bytes of a unix socket's path, see unix(7)
 
 
 class Timeouts:
-    """Seconds to wait for the server.
+    """How long to wait for the server, in seconds.
 
     Attributes:
         connect: For a connection and its TLS handshake.
-        read: For the next bytes of data, or the reply to sent data.
-        slow: For the reply to work without data: extents, zero, flush.
+        read: For the next bytes of data, or for the reply to an upload.
+        slow: For the reply to extents, zero and flush requests.
         checksum: For the block hash: the server reads the whole disk before it replies.
     """
 
@@ -39,10 +39,10 @@ class Endpoint(NamedTuple):
     Attributes:
         url: The URL of the transfer there.
         timeouts: How long to wait for the server.
-        tls: How the server proves who it is; None for plain HTTP.
-        users: The uids of those who may listen on a unix socket.
+        tls: How to check the server's certificate; None for plain HTTP.
+        users: The uids of the users that we trust to listen on a unix socket.
         disk: The disk's name for errors; "" if it is not known.
-        unix_socket: Path of the unix socket to use in place of TCP, or its abstract address.
+        unix_socket: Path or abstract address of the unix socket to use instead of TCP.
     """
 
     url: TransferURL
@@ -57,7 +57,7 @@ class Endpoint(NamedTuple):
 
     @property
     def host(self) -> str:
-        """What requests name as the server's host."""
+        """The value of the "Host" header."""
         return "localhost" if self.unix_socket else self.url.authority
 
     def connect(self) -> socket.socket:
@@ -72,10 +72,10 @@ class Endpoint(NamedTuple):
         return connect_tcp(self.url.host, self.url.port, seconds, self.tls)
 
     def unreachable(self, error: Exception) -> ServerUnreachableError:
-        """What a failure to connect is raised as."""
+        """Make the error for a failure to connect."""
         if self.unix_socket is None:
             return ServerUnreachableError(f"cannot connect to {self.url}: {error}")
-        # The server chose it: it may be anything.
+        # The server chose this path, so it may hold anything: shorten and redact it.
         path = self.url.redact(self.unix_socket.replace("\0", "@")[:LONGEST_PATH])
         return ServerUnreachableError(
             f"cannot connect to {path} of {self.url}: {error}",

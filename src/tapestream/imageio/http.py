@@ -1,9 +1,9 @@
-"""Requests and replies over one connection, of which several may be under way at the same time.
+"""HTTP requests and replies over one connection, with several requests under way (pipelining).
 
-`http.client` sends a request only when the reply to the one before was read. Here one may follow
-the other immediately (HTTP pipelining, RFC 9112, 9.3.2): a server that works on one request of a
-connection after the other, as imageio's does, finds the next one waiting, and no reply travels in
-vain. `http.client` parses the replies.
+`http.client` sends a request only after the reply to the previous one was read. Here requests can
+follow each other immediately (HTTP pipelining, RFC 9112, 9.3.2). A server that works on the
+requests of a connection one after the other, as imageio's does, then finds the next one waiting,
+and does not stand idle for a round trip. `http.client` parses the replies.
 """
 
 from __future__ import annotations
@@ -22,33 +22,33 @@ from typing import TYPE_CHECKING, cast
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-# The timeout is for so many bytes of a body: a large one may take longer.
+# Bytes of a body per send call. The timeout is for each of them: a large body may take longer.
 SENT = 256 * 1024
-# The head of a reply has some hundred bytes. Without a limit, a server that goes on sending "100
-# Continue" would never come to its end.
+# Most bytes of a reply's head; it has a few hundred. Without a limit, a server that keeps sending
+# "100 Continue" would keep us here forever.
 MAX_HEAD = 256 * 1024
 
 
 class HeadTooLong(http.client.HTTPException):
-    """The head of a reply does not end."""
+    """The head of a reply is longer than `MAX_HEAD`."""
 
 
 class Exchange:
     """One connection, used by one thread; another thread may shut its socket down.
 
-    Raises what sockets and http.client raise. Close it then.
+    Methods raise the errors of sockets and http.client. Call `close` after an error.
 
     Args:
         connect: Makes a socket that is connected to the server.
-        host: What the requests name as the server's host.
+        host: The value of the "Host" header.
 
     Attributes:
         sock: The socket while it is connected.
-        connects: How often it was connected: after another time, another process may answer.
+        connects: How often it was connected; after a new connect, another process may answer.
         under_way: How many requests have no reply yet.
-        persists: True once a reply came that is not the last: only then may requests follow each
-            other.
-        is_cut: True when the server did not take all of the last request: its reply may say why.
+        persists: True after a reply that keeps the connection open: only then may requests follow
+            each other without waiting.
+        is_cut: True when the server did not accept all of the last request: its reply may say why.
     """
 
     def __init__(self, connect: Callable[[], socket.socket], host: str) -> None:
@@ -57,7 +57,7 @@ class Exchange:
         self._host = host
         self._replies: _Replies | None = None
         self._reply: http.client.HTTPResponse | None = None
-        self._buffered: int | None = None  # bytes of a body that were not left to the socket
+        self._buffered: int | None = None  # bytes of the body that were read together with the head
         self.under_way = 0
         self.persists = False
         self.is_cut = False
@@ -72,8 +72,8 @@ class Exchange:
     def has_unread_input(self) -> bool:
         """True when the server sent something, or hung up.
 
-        What came may be no reply, but a ticket for later TLS sessions; and replies that were
-        received together do not show.
+        It need not be a reply: it can be a TLS session ticket. Replies that were received together
+        with an earlier one are in our buffer, and do not count here.
         """
         if self.sock is None:
             return True
@@ -82,9 +82,9 @@ class Exchange:
         return bool(poll.poll(0))
 
     def connect(self) -> socket.socket:
-        """Connect, unless that was done, and the server has not hung up meanwhile."""
+        """Return the socket; connect if there is none, or if the server has hung up."""
         if self.is_dropped:
-            self.close()  # the server dropped an idle connection: normal life
+            self.close()  # servers drop idle connections: this is normal
         if self.sock is None:
             self.sock = self._connect()
             self.connects += 1
@@ -93,9 +93,10 @@ class Exchange:
     def send(
         self, method: str, target: str, headers: Mapping[str, str], body: memoryview | None = None
     ) -> None:
-        """Send a request; `reply` must follow, once for each, in their order.
+        """Send a request. Call `reply` once for each request; replies come in the same order.
 
-        With few headers: of a small upload, the server spends a tenth of its time on six of them.
+        There are few headers, because six of them take a tenth of the server's time for a small
+        upload.
         """
         if self.is_cut or self.sock is None:
             raise ConnectionResetError("the server did not take the request before")
@@ -108,15 +109,15 @@ class Exchange:
                 for start in range(0, len(body), SENT):
                     self.sock.sendall(body[start : start + SENT])
         except (BrokenPipeError, ConnectionResetError, ssl.SSLEOFError):
-            # The server closed its side, and perhaps said why before.
+            # The server closed the connection, maybe after a reply that says why.
             self.is_cut = True
 
     def reply(self) -> http.client.HTTPResponse:
         """Wait for the reply to the oldest request that has none.
 
-        Read it to its end, and call `end_reply`, or close the connection. The socket's timeout is
-        for the first byte, and then for all of the rest, however slowly it drips: only what
-        `receive` reads may take that long again and again.
+        Read it to its end and call `end_reply`, or close the connection. The socket's timeout
+        limits the wait for the first byte, and then the time for all the rest of the reply, so that
+        a server cannot send it byte by byte forever. In `receive` it is for each read.
         """
         if self.under_way == 0 or self.sock is None:
             raise http.client.RemoteDisconnected("the server closed the connection")
@@ -130,27 +131,28 @@ class Exchange:
         self.under_way -= 1
         self.persists = not response.will_close
         if self.is_cut and self.under_way == 0 and response.status < 400:
-            # Whatever it says, it has not got everything.
+            # It reports success, but it cannot have received everything.
             raise ConnectionResetError("the server did not take all of the request")
         return response
 
     def end_reply(self) -> None:
-        """The last reply was read to its end: more may follow on this connection, or not."""
+        """Finish the last reply, which was read to its end; close the connection if it must end."""
         if self._reply is not None:
             self._reply.close()
         if not self.persists:
             self.close()
         elif self.under_way == 0:
-            self._drop_replies()  # whatever is left in its buffer was not asked for
+            self._drop_replies()  # nobody asked for what is left in the buffer
 
     def receive(self, buffer: memoryview) -> Iterator[int]:
-        """Read the body of the last reply, if not with its `read`, until the buffer is full.
+        """Read the body of the last reply into the buffer until that is full.
 
-        Goes past the layers between us and the socket once they hold no more bytes. The buffer must
-        end where the body does, at the latest.
+        This is a faster way than the reply's own `read`: after the bytes that are already in our
+        buffers, it reads directly from the socket. The buffer must not be longer than the rest of
+        the body.
 
         Yields:
-            How many bytes each step read; 0, again and again, where the server has hung up.
+            How many bytes each step read; 0, without end, when the server has hung up.
         """
         sock, replies = self.sock, self._replies
         if sock is None or replies is None:
@@ -163,7 +165,7 @@ class Exchange:
             self._buffered -= count
             buffer = buffer[count:]
             yield count
-        # A TLS record has 16 KiB: this is done 65,000 times for a GiB.
+        # A TLS record has 16 KiB, so this loop runs 65,000 times for a GiB.
         step = _read_tls(sock) if isinstance(sock, ssl.SSLSocket) else sock.recv_into
         while buffer:
             count = step(buffer)
@@ -179,7 +181,7 @@ class Exchange:
             self._reply = None
         self._drop_replies()
         if self.sock is not None:
-            with suppress(OSError):  # nothing that was agreed on depends on it
+            with suppress(OSError):  # all that we need was confirmed by replies before
                 self.sock.close()
             self.sock = None
 
@@ -193,31 +195,31 @@ class Exchange:
 
 
 def _read_tls(sock: ssl.SSLSocket) -> Callable[[memoryview], int]:
-    """What `recv_into` comes to, one call earlier."""
+    """The function that `recv_into` calls in the end: this saves a call per TLS record."""
     return lambda buffer: cast(int, sock.read(len(buffer), buffer))
 
 
 class _Bound(io.RawIOBase):
-    """Reads from a socket, with limits for the time of a reply and the length of its head."""
+    """Reads from a socket, and limits the time for a reply and the length of its head."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._file = sock.makefile("rb", buffering=0)
         self._seconds: float | None = None
-        self._deadline: float | None = None  # known when the first bytes have come
-        self._head = 0  # how many bytes it may have
+        self._deadline: float | None = None  # set when the first bytes arrive
+        self._head = 0  # how many more bytes the head may have
 
     def begin(self, seconds: float | None) -> None:
-        """A reply comes: all of it within so many seconds after its first bytes."""
+        """Begin a reply, which must be complete up to `seconds` after its first bytes."""
         self._seconds = seconds
         self._deadline = None
         self._head = MAX_HEAD
 
     def end_head(self) -> None:
-        """The body comes, of any length."""
+        """The head was read: the body may have any length."""
         self._head = sys.maxsize
 
     def end(self) -> None:
-        """What comes may take its time."""
+        """Set no time limit for the rest of the reply."""
         self._seconds = None
 
     def readable(self) -> bool:
@@ -225,7 +227,7 @@ class _Bound(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Buffer) -> int | None:
-        """Read what is there, or wait for it."""
+        """Read the bytes that have arrived, or wait for some."""
         count = self._file.readinto(buffer)
         if self._seconds is not None:
             now = time.monotonic()
@@ -245,18 +247,18 @@ class _Bound(io.RawIOBase):
 
 
 class _Replies(io.BufferedReader):
-    """What `http.client` takes for the socket of one reply, and its file. Only `end` closes it."""
+    """Acts for `http.client` as the socket of a reply, and as its file. Only `end` closes it."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.bound = _Bound(sock)
         super().__init__(self.bound)
 
     def makefile(self, mode: str) -> _Replies:
-        """What a reply is read from."""
+        """Return the file that a reply is read from: this object."""
         return self
 
     def close(self) -> None:
-        """Do nothing: `http.client` does this at the end of a reply, and more may follow."""
+        """Do nothing: `http.client` calls this after each reply, and more may follow."""
 
     def end(self) -> None:
         """Close it."""

@@ -1,4 +1,4 @@
-"""Keeps the ticket of a transfer alive, and connections that are idle while others are not."""
+"""Keeps the ticket of a transfer alive, and every connection to it that is idle."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from .transfer import Transfer
 
 
 class KeptConnection(ABC):
-    """A connection of a reader or a writer, which another thread uses when it is idle."""
+    """A connection of a reader or a writer; a second thread keeps it alive while it is idle."""
 
     def __init__(self, transfer: Transfer) -> None:
         self._connection = transfer.connect()
         self._was_used = False  # since the last call of `keep_alive`
         self._is_closing = False
-        # Between the thread of the reader or writer, and the one that keeps connections alive.
+        # The thread of the reader or writer and the one that keeps connections alive share it.
         self._lock = threading.Lock()
 
     def keep_alive(self) -> bool:
-        """Use the connection if it was idle for a while; False when there is none."""
+        """Use the connection if it was idle since the last call; False if it is not open."""
         if not self._lock.acquire(blocking=False):
-            return True  # at work
+            return True  # its reader or writer is using it
         try:
             if not self._connection.is_open:
                 return False
@@ -40,14 +40,14 @@ class KeptConnection(ABC):
         """Send something over the connection, which is open."""
 
     def cancel(self) -> None:
-        """Make a call that is blocked now, in another thread, fail soon."""
+        """Make a call that is blocked in another thread fail soon."""
         self._connection.cancel()
 
     def close(self) -> None:
         """Close the connection for good."""
         self._is_closing = True
         if not self._lock.acquire(blocking=False):
-            self._connection.cancel()  # it is being kept alive, and nobody waits for that
+            self._connection.cancel()  # a keep-alive call is running: do not wait for the server
             self._lock.acquire()
         try:
             self._connection.close()
@@ -56,12 +56,13 @@ class KeptConnection(ABC):
 
 
 def keep_alive(transfer: Transfer, connections: Iterable[KeptConnection]) -> None:
-    """Use the ticket, which would expire, and every connection that is idle.
+    """Use the ticket, so that it does not expire, and every connection that is idle.
 
-    No other connection is made while one of these is open.
+    A new connection is made only if none of these is open.
 
     Raises:
-        TransferError: What the last of those that failed raised, after all of them were used.
+        TransferError: A connection failed. The others were used before this is raised; if several
+            failed, it is the error of the last.
     """
     error: TransferError | None = None
     is_kept = False

@@ -1,4 +1,4 @@
-"""What the writers of one sink share: what was lost, and what the server fails to do."""
+"""What the writers of one sink share: which writes were lost, and what the server cannot do."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ log = logging.getLogger("tapestream.imageio")
 
 
 class Stretches:
-    """Stretches of a disk, in the order of their starts.
+    """Stretches of a disk, ordered by their starts.
 
     Args:
-        stretches: The start and the end of each.
-        near: Those that are no more than this many bytes apart count as one.
+        stretches: The start and the end of each, in the order of the starts.
+        near: Stretches with gaps of up to this many bytes between them are joined.
     """
 
     def __init__(self, stretches: Iterable[tuple[int, int]], *, near: int = 0) -> None:
@@ -43,14 +43,15 @@ class Stretches:
 
 
 class Ledger:
-    """What the writers of one sink share: what was lost, and what the server fails to do."""
+    """Records which writes were lost and what the server cannot do, for all writers of a sink."""
 
     def __init__(self, can: Capabilities) -> None:
         self.can_zero = can.zero
         self.can_flush = can.flush
-        # True to have every request flushed, so that nothing more can be lost after its reply:
-        # where a connection carries a single request, and for what is sent again.
+        # True to flush with every request, so that nothing can be lost after its reply. This is
+        # needed if a connection carries only one request, and for what is sent again.
         self.flush_each = False
+        # True after `ImageioUploadSink.lost`, when lost writes are sent again.
         self.is_repair = False
         self.is_unflushed = False  # a writer was closed before it had flushed
         self._lost: list[tuple[int, int]] = []
@@ -62,13 +63,13 @@ class Ledger:
         return bool(self._lost)
 
     def lose(self, start: int, end: int) -> None:
-        """Note that what was written there may be gone."""
+        """Record that what was written from `start` to `end` may be gone."""
         log.info("A connection was lost before bytes %d to %d of the disk were flushed", start, end)
         with self._lock:
             self._lost.append((start, end))
 
     def take_lost(self) -> list[tuple[int, int]]:
-        """The ordered ranges that were lost, without overlaps; they are forgotten."""
+        """Return the ranges that were lost, in order and without overlaps, and forget them."""
         with self._lock:
             lost, self._lost = self._lost, []
         return list(Stretches(sorted(lost)))

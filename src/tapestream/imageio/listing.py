@@ -1,12 +1,12 @@
-"""Asks a server for the extents of a disk, and checks that its answer is true.
+"""Gets the extents of a disk from a server, and checks that the list is right.
 
-| the server | is asked | and then |
+| If the server | we also request | and conclude |
 |---|---|---|
-| lists nothing dirty | for the full list | the same list: it ignores what it is asked for |
-| has no dirty list (404) | for the full list | a second 404: it does not know the transfer |
-| lists up to some byte | for the byte after it | if it comes, the list ends too early |
-| refuses that byte otherwise | for the last byte | if it comes, the disk may end there |
-| says that it has fewer (416) | for the byte after those | the ticket allows less than there is |
+| lists nothing dirty | the full list | if both are the same, it ignores the context |
+| has no dirty list (404) | the full list | if that is a 404, too, it does not know the transfer |
+| lists up to byte N | byte N | if it exists, the list ends too early |
+| fails that request, but not with 416 | byte N - 1 | if the reply shows a larger disk, as before |
+| says that it has M < N bytes (416) | byte M | if it does not exist, the ticket allows M bytes |
 """
 
 from __future__ import annotations
@@ -31,26 +31,26 @@ from .retry import retry
 
 log = logging.getLogger("tapestream.imageio")
 
-# A server may fail where it should say that there is no such byte: not worth the pauses of many
-# tries, for what is asked is only whether its list is right.
+# How often to try again to read a byte after the end. Some servers fail here instead of saying that
+# there is no such byte, and a check of the list is not worth the pauses of many tries.
 FEW = 2
-# The list of an empty disk, and more than its length.
+# imageio's list for an empty disk; and a length that no such list reaches, to skip parsing others.
 _OF_NO_BYTES = b'[{"start": 0, "length": 0}]'
 _SHORT = 1000
 
 
 class Listing:
-    """Asks a server what is on the disk.
+    """Gets the extents of a disk from a server.
 
-    All methods raise a `TransferError` where the server refuses or fails, and an `ExtentsError`
-    where a list does not describe a disk.
+    All methods raise a `TransferError` if the server refuses or fails, and an `ExtentsError` if a
+    list does not describe a disk.
 
     Args:
         connection: A connection to the transfer.
         retries: How often in a row to try again.
 
     Attributes:
-        volume: Bytes that the server lists, of which the ticket may allow less; 0 before.
+        volume: Bytes that the server lists; the ticket may allow fewer. 0 before the first list.
     """
 
     def __init__(self, connection: Connection, retries: int) -> None:
@@ -63,7 +63,7 @@ class Listing:
         """The extents in context "dirty".
 
         Raises:
-            UnsupportedError: There are none of this disk, or the server cannot tell.
+            UnsupportedError: This disk has no dirty extents, or the server cannot list them.
         """
         if not self._connection.can.extents:
             raise UnsupportedError(
@@ -72,7 +72,7 @@ class Listing:
         try:
             text = self._text("dirty")
         except UnsupportedError:
-            self._text("zero")  # raises, where the server does not know the transfer at all
+            self._text("zero")  # raises if the server does not know the transfer at all
             raise
         try:
             extents = self._parse(text, "dirty")
@@ -84,7 +84,7 @@ class Listing:
         return self._as_far_as_allowed(extents)
 
     def whole(self) -> Extents:
-        """The extents in context "zero"; all of the disk is data for a server without extents."""
+        """The extents in context "zero"; without the extents feature, all of the disk is data."""
         if not self._connection.can.extents:
             size = retry(self._connection, lambda: get_size(self._connection), self._retries)
             self.volume = size
@@ -110,7 +110,7 @@ class Listing:
             return look_beyond(self._connection, 0) == Beyond(False, 0)
         except TransferError as e:
             log.info("The server does not say whether its disk is empty: %s", e.message)
-            return False  # as for the extents: those are tried again
+            return False  # the caller then raises its own error, and tries again
 
     def _parse(self, text: bytes, context: Context) -> Extents:
         if len(text) < _SHORT and _is_of_no_bytes(text):
@@ -121,7 +121,7 @@ class Listing:
         return extents
 
     def _check_that_the_full_is_another(self) -> None:
-        """Nothing is dirty: make sure that the server means it."""
+        """Make sure that a list without dirty extents is not what the server always sends."""
         try:
             Extents.parse(self._text("zero"), context="dirty")
         except ExtentsError:
@@ -129,7 +129,7 @@ class Listing:
         raise _ignores_context()
 
     def _check_that_another_is_full(self, text: bytes) -> None:
-        """What came in context "dirty" is no such list; is it the full one?"""
+        """Raise if the invalid dirty list is the same text as the full list."""
         try:
             full = self._text("zero")
         except TransferError:
@@ -138,13 +138,13 @@ class Listing:
             raise _ignores_context()
 
     def _as_far_as_allowed(self, extents: Extents) -> Extents:
-        """Make sure that the disk ends where the list does, or where the ticket does."""
+        """Make sure that the list is not too short, and cut it to what the ticket allows."""
         self.volume = size = extents.size
         beyond = self._after(size)
         if beyond.has_more:
             raise _ends_early(size, beyond.size)
         if beyond.has_more is None:
-            # The size that comes with data may be the ticket's, but there is no better.
+            # The size that comes with data may be the ticket's, but there is no better source.
             last = self._beyond(max(0, size - 1))
             if last.has_more and last.size is not None and last.size > size:
                 raise _ends_early(size, last.size)
@@ -162,7 +162,7 @@ class Listing:
         return extents.cut(allowed)
 
     def _after(self, size: int) -> Beyond:
-        """Look for the byte after the last; not every server refuses that by a 416."""
+        """Look for the byte after the last one; not every server refuses it with a 416."""
         try:
             return self._beyond(size)
         except (ServerError, TicketError) as e:
@@ -184,7 +184,7 @@ def _all_data(size: int) -> Extents:
 
 
 def _is_of_no_bytes(text: bytes) -> bool:
-    """True for a list of one extent of length 0, which is no extent."""
+    """True for a list of one extent of length 0, which is imageio's list for an empty disk."""
     try:
         [extent] = json.loads(text)
         return (extent["start"], extent["length"]) == (0, 0)

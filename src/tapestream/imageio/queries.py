@@ -1,6 +1,6 @@
-"""What a server says of a transfer: what it can do, and the size, extents and hash of the disk.
+"""Requests for what a server can do, and for the size, the extents and the hash of the disk.
 
-All functions raise a `TransferError`.
+All functions raise a `TransferError` if the server refuses or fails.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ COMPUTE_IT_HERE = "copy(..., block_hash=True) computes them from what it reads."
 
 
 class Beyond(NamedTuple):
-    """What a server says of the byte at some offset.
+    """What a server says about the byte at an offset.
 
     Attributes:
-        has_more: True when it is there, False when not, None when the server does not say.
+        has_more: Whether the byte exists; None when the server does not say.
         size: How many bytes there are, or the ticket allows; None when the server does not say.
     """
 
@@ -38,7 +38,7 @@ class Beyond(NamedTuple):
 
 
 def get_capabilities(connection: Connection) -> Capabilities:
-    """What the server can do. Asking keeps the ticket alive, too."""
+    """Ask what the server can do. This request also keeps the ticket alive."""
     reply = connection.ask("OPTIONS", headers={"User-Agent": f"tapestream/{__version__}"})
     if reply.status in (204, 405, 501):
         log.info("%s is an old server: it can only read and write", connection.endpoint.url)
@@ -72,7 +72,7 @@ def get_extents(connection: Connection, context: str) -> bytes:
 
 
 def get_block_hash(connection: Connection) -> BlockHash:
-    """The block hash of the whole image, which the server computes.
+    """Have the server compute the block hash of the whole image.
 
     Raises:
         UnsupportedError: It cannot.
@@ -85,7 +85,8 @@ def get_block_hash(connection: Connection) -> BlockHash:
         timeout=connection.endpoint.timeouts.checksum,
     )
     if reply.status in (404, 405, 501):
-        # Some servers name a feature that they lack. If this is no known transfer, that counts.
+        # Some servers list a feature that they do not have. But if the server does not know the
+        # transfer, this raises the better error.
         get_capabilities(connection)
         raise UnsupportedError(
             f"the server cannot compute block hashes: {connection.explain(reply)}",
@@ -96,7 +97,7 @@ def get_block_hash(connection: Connection) -> BlockHash:
 
 
 def get_size(connection: Connection) -> int:
-    """The size of the image, without its extents: start to download it, and stop."""
+    """The size of the image, without its extents: start a download, and stop after the head."""
     doing = "cannot get the size"
     with connection.foreign_errors(doing):
         response = connection.open("GET")
@@ -104,7 +105,7 @@ def get_size(connection: Connection) -> int:
             size = total_size(response)
             reply = connection.read_reply(response)
             if reply.status == 416 and size is not None:
-                return size  # of a server that wants to be asked for a range
+                return size  # this server refuses a GET without a range
             connection.check(reply, 200, doing)
         try:
             return content_length(response)
@@ -113,13 +114,13 @@ def get_size(connection: Connection) -> int:
 
 
 def look_beyond(connection: Connection, offset: int) -> Beyond:
-    """Whether there is a byte at this offset, and how many there are, by a download of it."""
+    """Download one byte, to see whether it exists and how many bytes there are."""
     doing = f"cannot find out whether the disk has a byte {offset}"
     with connection.foreign_errors(doing):
         response = connection.open("GET", headers={"Range": f"bytes={offset}-{offset}"})
         size = total_size(response)
         if response.status in (200, 206):
-            connection.close()  # nobody wants the byte
+            connection.close()  # nobody needs the byte
             if response.status == 200 and response.length is not None:
                 size = response.length
                 return Beyond(offset < size, size)

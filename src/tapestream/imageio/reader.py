@@ -1,4 +1,4 @@
-"""Downloads ranges of a disk over several connections; a download goes on where it broke."""
+"""Downloads ranges of a disk over several connections, and resumes a download that broke."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from .transfer import CONNECTIONS, FIRST_REQUEST, PIPELINED, Transfer
 # Bytes per GET. The server reads this much from storage before it sends the first byte. Over TLS,
 # 2 MiB are 0.92 times as fast, and take more work of the client; larger ones are no faster.
 GET_SIZE = 4 * 1024**2
-# Large GETs that are under way together on one connection: the server goes on with the next
-# without waiting for us.
+# How many large GETs may be under way on one connection: with two, the server continues with the
+# next without waiting for us.
 AHEAD = 2
-# Up to this size (measured: 16 KiB to 1 MiB) the server works longer on a GET than on its bytes,
-# and several threads of it only get in each other's way: they go over one connection.
+# Bytes. GETs of up to this size go over one connection (measured: 16 KiB to 1 MiB). The server
+# spends more time on such a GET itself than on its bytes, and more connections only make its
+# threads get in each other's way.
 SMALL = 128 * 1024
 
 
@@ -38,13 +39,15 @@ class HTTPReader(Reader):
         number = min(CONNECTIONS, transfer.can.max_readers)
         self.downloads = [Download(transfer, retries) for _ in range(number)]
         self._wanted: deque[tuple[int, int]] = deque()
-        self._requested: deque[tuple[int, Download]] = deque()  # with the end of the range
+        self._requested: deque[tuple[int, Download]] = deque()  # (end of the range, download)
         self._last = self.downloads[-1]
-        self._largest = GET_SIZE // 2  # of the GETs so far; for a smaller one none gets large
+        # Bytes of the largest GET so far. It starts at half of GET_SIZE: for less than twice this,
+        # no GET is made as large as FIRST_REQUEST.
+        self._largest = GET_SIZE // 2
         self.is_closed = False
 
     def prefetch(self, start: int, length: int) -> None:
-        """Request a range, immediately if possible, or after those before it."""
+        """Request a range: immediately if possible, otherwise after earlier ranges were read."""
         end = start + length
         while start < end:
             size = self._get_size(end - start)
@@ -65,7 +68,7 @@ class HTTPReader(Reader):
                 self._request()
 
     def cancel(self) -> None:
-        """End what waits for the server."""
+        """Make the calls that wait for the server fail."""
         for download in self.downloads:
             download.cancel()
 
@@ -76,7 +79,7 @@ class HTTPReader(Reader):
             download.close()
 
     def _get_size(self, wanted: int) -> int:
-        """What the next GET asks for; it may be large if no GET was so far: see `FIRST_REQUEST`."""
+        """Bytes of the next GET; more than usual if none was large so far: see `FIRST_REQUEST`."""
         is_larger = self._largest < FIRST_REQUEST and wanted >= 2 * self._largest
         size = min(wanted, FIRST_REQUEST if is_larger else GET_SIZE)
         self._largest = max(self._largest, size)
@@ -94,32 +97,32 @@ class HTTPReader(Reader):
             self._last = download
 
     def _free(self, length: int) -> Download | None:
-        """The connection that can request this many bytes now."""
+        """The connection for a GET of this many bytes; None if all have enough to do."""
         if length <= SMALL:
             first = self.downloads[0]
             return first if first.ranges < PIPELINED else None
-        # Of those with equally few, the one whose turn it is: then the other's reply comes first.
+        # If both have as few, take the one that was not used last: its earlier replies come first.
         idlest = min(self.downloads, key=lambda d: (d.ranges, d is self._last))
         return idlest if idlest.ranges < AHEAD else None
 
 
 class Download(KeptConnection):
-    """One connection, and the ranges that come over it; goes on where it broke."""
+    """One connection and the ranges requested over it; it resumes at the byte where it broke."""
 
     def __init__(self, transfer: Transfer, retries: int) -> None:
         super().__init__(transfer)
         self._tries = Tries(self._connection, retries)
         self._ranges: deque[tuple[int, int]] = deque()
-        self._response: http.client.HTTPResponse | None = None  # to the first of them
+        self._response: http.client.HTTPResponse | None = None  # the reply for the first range
         self._is_broken = False
 
     @property
     def ranges(self) -> int:
-        """How many ranges were requested and not read to their end."""
+        """How many ranges were requested and are not yet read to their end."""
         return len(self._ranges)
 
     def request(self, start: int, end: int) -> None:
-        """Send a GET, immediately if possible, or after those before it."""
+        """Send a GET: immediately if possible, otherwise after the earlier ones."""
         with self._lock:
             self._was_used = True
             self._ranges.append((start, end))
@@ -128,7 +131,7 @@ class Download(KeptConnection):
             try:
                 self._send()
             except TransferError:
-                # `readinto` meets it again, and raises it or tries again.
+                # `readinto` will meet the same error, and try again or raise it.
                 self._drop()
 
     def readinto(self, start: int, buffer: memoryview) -> int:
@@ -138,10 +141,10 @@ class Download(KeptConnection):
             return self._readinto(start, buffer)
 
     def _use(self) -> None:
-        """Send something over the connection, although nothing is read just now.
+        """Send a request, although nothing is read just now.
 
-        If a reply waits because the sink stalls, the reply is given up and requested again later:
-        the server would not wait much longer, and a firewall may have forgotten the connection.
+        If a reply waits because the sink is slow, give it up, and request it again later: the
+        server would not wait much longer, and a firewall may have forgotten the connection.
         """
         if self._ranges and not self._is_broken:
             self._drop()
@@ -166,7 +169,7 @@ class Download(KeptConnection):
         return position - start
 
     def _drop(self) -> None:
-        """Close the connection: nobody wants the rest of the reply."""
+        """Close the connection, and with it the replies under way; `_send` requests them again."""
         self._is_broken = True
         self._response = None
         self._connection.close()
@@ -182,7 +185,7 @@ class Download(KeptConnection):
         return count
 
     def _send(self) -> None:
-        """Request the ranges that were not requested on this connection, if it takes them now."""
+        """Request the ranges that are not yet requested over this connection, if it allows that."""
         connection = self._connection
         opened = 0 if self._response is None else 1
         for start, end in islice(self._ranges, opened + connection.outstanding, None):

@@ -1,4 +1,4 @@
-"""Tries requests again that may be repeated, with growing pauses."""
+"""Repeats failed requests, with growing pauses, if they may be repeated."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _CANNOT_TRANSFER = (
 def retry(
     connection: Connection, work: Callable[[], T], retries: int, patience: float = math.inf
 ) -> T:
-    """Do something until it works, or until another try is not worth it: see `Tries`."""
+    """Call `work` until it succeeds; raise its error when `Tries` allows no other try."""
     tries = Tries(connection, retries, patience)
     while True:
         try:
@@ -40,15 +40,15 @@ def retry(
 
 
 class Tries:
-    """Counts the tries of something that may be repeated, and its failures in a row.
+    """Counts failures in a row, and decides whether to try again.
 
     Args:
-        connection: Whose `cancel` ends the tries.
+        connection: Its `cancel` ends the tries.
         retries: How many failures in a row are followed by another try.
         patience: Seconds after which there is no other try.
     """
 
-    # Seconds; each pause takes twice as long as the one before.
+    # Seconds; each pause is twice as long as the one before.
     first_pause = 0.1
     longest_pause = 10.0
 
@@ -61,11 +61,11 @@ class Tries:
         self._began = time.monotonic()
 
     def worked(self) -> None:
-        """Something was received: count the failures from the beginning again."""
+        """Something was received: start to count the failures anew."""
         self._failures = 0
 
     def failed(self, error: TransferError) -> None:
-        """Wait before the next try, or raise the error when there should be none."""
+        """Wait before the next try, or raise the error if there should be none."""
         if self._failures == 0:
             self._first = datetime.now()
         self._failures += 1
@@ -84,7 +84,7 @@ class Tries:
 
 
 def _explained(connection: Connection, error: TransferError) -> TransferError:
-    """The error for a failure that stays; its hint depends on what the server still can do."""
+    """The error to raise after the last try; its hint depends on what the server can still do."""
     if not isinstance(error, ServerError) or error.hint == CANNOT_OPEN:
         return error
     connection.close()  # imageio opens the disk again for a new connection

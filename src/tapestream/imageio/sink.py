@@ -31,54 +31,53 @@ log = logging.getLogger("tapestream.imageio")
 
 MIB = 1024**2
 
-# Zeroing this much takes a server about as long as one more request does.
+# Bytes. Zeroing this much takes a server about as long as one more request.
 _NEAR = 64 * MIB
 
 
 class ImageioUploadSink(Sink):
     """Write a disk through an ovirt-imageio server.
 
-    The server zeroes what is zero in the backup, whatever its size; it is first asked for the
-    extents of the disk, and what reads as zeros already, as a new disk does, is left alone. The
-    disk must not be written by others. It is flushed before `copy` returns. After an error its
-    contents are undefined: cancel the transfer, and oVirt removes the disk that was to be
-    restored.
+    The server zeroes the ranges that are zero in the backup. Before that, the sink gets the extents
+    of the disk, and leaves ranges alone that already read as zeros, as in a new disk. Nobody else
+    may write to the disk. It is flushed before `copy` returns. After an error its contents are
+    undefined: cancel the transfer, and oVirt removes the disk that was to be restored.
 
-    Where a connection is lost, whoever closed it, all that went over it since its last flush may
-    be lost, too. `copy` then reads that again and sends it again; a source that can be read only
-    once is a `LostWritesError`.
+    When a connection is lost, for whatever reason, everything written over it since its last flush
+    may be lost, too. `copy` then reads those ranges again and sends them again. If the source can
+    be read only once, it raises a `LostWritesError` instead.
 
     Args:
         url: The `transfer_url` of an upload transfer in phase "transferring".
-        cafile: Path of the CA that signed the server's certificate: the engine's internal CA;
-            None for the system's.
+        cafile: Path of the CA that signed the server's certificate, which is the engine's internal
+            CA; None for the CAs of the system.
         secure: False to accept any certificate, and URLs that are not https.
-        proxy_url: Used instead of `url` when no connection to `url` can be made at the start: it is
-            tried for as long as `connect_timeout`.
-        disk_is_zero: True when the disk is known to read as zeros everywhere: nothing of a full
-            backup is then zeroed, whatever the server says. Only needed where the server does
-            not know: with preallocated disks, or an old server. On a disk that holds data the
-            restored disk would be wrong.
+        proxy_url: Used instead of `url` if no connection to `url` can be made at the start. `url`
+            is tried again for up to `connect_timeout` seconds before.
+        disk_is_zero: True if the disk is known to read as zeros everywhere. Nothing is then zeroed
+            for a full backup, whatever the server reports. This helps only if the server does not
+            know it: with preallocated disks, or with an old server. If the disk does hold data, the
+            restored disk will be wrong.
         max_gap: Upload up to this many bytes of zeros as data, if there is data on both sides,
-            rather than make another request: faster for a fragmented disk, but the zeros are
+            instead of one more request. This is faster for a fragmented disk, but the zeros are
             then allocated on the disk.
-        use_unix_socket: False to stay with TCP.
+        use_unix_socket: False to use TCP even if the server runs on this host.
         unix_socket_owner: A user, by name or uid, who runs ovirt-imageio on this host. The unix
             socket is used, and gets the ticket, only if root, oVirt's users for the daemon, your
             own user or this one listens there.
-        connect_timeout: Seconds for a connection.
-        read_timeout: Seconds for the server to take the next bytes.
-        zero_timeout: Seconds for one request to zero or to flush: storage that cannot zero
-            fast writes them all.
-        checksum_timeout: Seconds for the block hash, for which the server reads the whole disk.
+        connect_timeout: Seconds to wait for a connection.
+        read_timeout: Seconds to wait until the server accepts the next bytes, or replies to them.
+        zero_timeout: Seconds to wait for a request to zero or to flush: storage that cannot zero
+            fast writes all the zeros.
+        checksum_timeout: Seconds to wait for the block hash: the server reads the whole disk.
         retries: How often in a row to try again, with growing pauses, after a broken connection
-            or an error of the server (5xx), before anything was written, or after a server that
-            died: the server or its storage may be starting.
+            or an error of the server (5xx). This is done before anything was written, and after the
+            server died, because the server or its storage may be starting.
 
     Raises:
         UsageError: An argument cannot work.
         TransferError: The server cannot be reached, is not trusted, or refuses the ticket.
-        TicketError: The ticket does not allow to write.
+        TicketError: The ticket does not allow writing.
     """
 
     sequential = False
@@ -124,12 +123,12 @@ class ImageioUploadSink(Sink):
 
     @property
     def max_writers(self) -> int:
-        """Most writers: each takes two connections, and two that the server allows stay free."""
+        """Most writers: each uses two connections, and two that the server allows stay free."""
         return max(1, self._transfer.can.max_writers // CONNECTIONS)
 
     @property
     def coalesce_zeros(self) -> int:
-        """Write zeros of up to this many bytes as data: the `max_gap` that was asked for."""
+        """Write up to this many bytes of zeros as data: the `max_gap` argument."""
         return self._max_gap
 
     @property
@@ -139,12 +138,13 @@ class ImageioUploadSink(Sink):
 
     @override
     def begin(self, info: BackupInfo, extents: Extents) -> None:
-        """Learn what comes, and look at the disk.
+        """Get the extents of the disk, and check that the backup fits.
 
         Raises:
-            TargetSizeError: The disk is smaller than the backup's. Where an old server does not
-                tell its size, it refuses what does not fit, and a larger disk keeps its end.
-            TransferError: Its size or extents cannot be had.
+            TargetSizeError: The disk is smaller than the backup's. If an old server does not report
+                the size, it refuses writes that do not fit, and the end of a larger disk stays as
+                it is.
+            TransferError: The server does not give its size or extents.
         """
         if self._begun:
             raise UsageError("an ImageioUploadSink takes one backup: make a new one")
@@ -160,7 +160,7 @@ class ImageioUploadSink(Sink):
                     "An incremental backup goes into a disk of zeros, which will lack all that did "
                     "not change: restore_chain restores it together with the backups before"
                 )
-            # An old server may refuse to read from a disk that is written.
+            # An old server without extents may refuse to read from an upload's disk.
             if extents.tally(Kind.DATA).bytes >= target.warm_up_from and self._transfer.can.extents:
                 target.warm_up(size)
             if self._is_zero:
@@ -179,19 +179,19 @@ class ImageioUploadSink(Sink):
         return writer
 
     def cancel(self) -> None:
-        """End a wait for the extents of the disk, or for its zeros."""
+        """Make calls that wait for the server fail, in `begin`, `block_hash` or a writer."""
         self._transfer.cancel()
         for writer in self._writers:
             writer.cancel()
 
     def lost(self) -> list[tuple[int, int]]:
-        """Report what went over a connection that was lost before it was flushed.
+        """Return the ranges that were written over a lost connection and not flushed before.
 
-        The server may have been restarted, and have lost zeros as well as data. So it is asked
-        again for the extents of the disk, and the next writers zero what must be zero and is not.
+        The server may have been restarted, and have lost zeros as well as data. So this gets the
+        extents of the disk again, and the next writers zero what must be zero and is not.
 
         Raises:
-            TransferError: They cannot be had.
+            TransferError: The server does not give the extents.
         """
         lost = self._ledger.take_lost()
         if lost:
@@ -205,10 +205,10 @@ class ImageioUploadSink(Sink):
 
     @override
     def commit(self) -> None:
-        """Make sure that nothing was lost: every writer has flushed what it wrote.
+        """Make sure that nothing was lost; every writer has flushed what it wrote before.
 
         Raises:
-            LostWritesError: Some of that was lost, and was not sent again.
+            LostWritesError: Some writes were lost and were not sent again.
             UsageError: A writer was closed before it had flushed.
         """
         if self._ledger.is_unflushed:
@@ -222,42 +222,43 @@ class ImageioUploadSink(Sink):
 
     @override
     def abort(self) -> None:
-        """Do nothing: nothing can be taken back. The transfer's owner cancels it."""
+        """Do nothing: writes cannot be undone. The owner of the transfer cancels it."""
 
     def keep_alive(self) -> None:
-        """Use the ticket, which would expire, and every connection.
+        """Use the ticket, so that it does not expire, and every connection.
 
-        A connection that is idle is flushed. No other one is made while there is one.
+        Idle connections are flushed. A new connection is made only if none is open.
         """
         keep_alive(self._transfer, [each for writer in self._writers for each in writer.uploads])
 
     def block_hash(self) -> BlockHash:
-        """The block hash of the disk as it is now, computed by the server, which reads all of it.
+        """The block hash of the disk as it is now. The server reads the whole disk to compute it.
 
-        Takes minutes to hours, until when nothing comes from the server. The ticket is active
-        meanwhile, and renewed at the end; if it expires before, other requests are refused until
-        then.
+        This takes minutes to hours, in which the server sends nothing. The ticket stays active
+        during this time, and is renewed at the end. If it expires before, the server refuses other
+        requests until the end.
 
         Raises:
             UnsupportedError: The server cannot compute it.
-            ServerError: It was not there in time.
+            ServerError: The server did not reply in time.
         """
         with self._transfer.connection() as connection:
             return get_block_hash(connection)
 
     def check(self, expected: BlockHash | None) -> None:
-        """Check that the disk on the server is the one with this block hash.
+        """Check that the disk on the server has this block hash.
 
-        For after `copy`, and before the transfer is finalized: nothing is read over the network.
+        Call it after `copy`, before the transfer is finalized. No data is read over the network.
         See `block_hash` for how long it takes.
 
         Args:
             expected: The `block_hash` of the backup's info, or of a `CopyResult`.
 
         Raises:
-            BlockHashMismatchError: It is another disk; cancel the transfer.
-            UsageError: There is nothing to compare: the block hash was not recorded, or is not of
-                the server's kind; or the volume is larger than the backup's disk.
+            BlockHashMismatchError: The disk has other contents; cancel the transfer.
+            UsageError: There is nothing to compare: the block hash was not recorded, or was made
+                by another algorithm than the server's; or the volume is larger than the backup's
+                disk.
             TransferError: The server cannot compute it.
         """
         if expected is None:
@@ -281,7 +282,7 @@ class ImageioUploadSink(Sink):
 
     @override
     def close(self) -> None:
-        """Do nothing: the connections were the writers'."""
+        """Do nothing: the writers have closed their connections."""
 
     def __repr__(self) -> str:
         transfer = getattr(self, "_transfer", None)  # the constructor may have failed
@@ -298,7 +299,7 @@ class ImageioUploadSink(Sink):
         raise LostWritesError.of(lost, "each time that it was written")
 
     def _check_size(self) -> None:
-        """Make sure that the server, which reads all there is, computes the hash of the disk."""
+        """Make sure that the volume, which the server hashes, is as large as the backup's disk."""
         if not self._begun or not self._transfer.can.extents:
             return
         with self._transfer.connection() as connection:

@@ -1,4 +1,4 @@
-"""Sockets to a server: TCP, with TLS or without, and the unix socket of the daemon on this host."""
+"""Sockets to a server: TCP, with or without TLS, and the unix socket of the daemon on this host."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import cast
 
 from ..errors import LocalIOError, UsageError
 
-# Zeroing or flushing can take the server minutes, during which nothing is sent: keep-alive
-# distinguishes a busy server from a dead one.
+# Zeroing or flushing can take the server minutes, in which it sends nothing. TCP keep-alive shows
+# whether it is busy or dead.
 OPTIONS = (
     (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
@@ -22,8 +22,9 @@ OPTIONS = (
     (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 8),
 )
 
-# Who may listen, besides root and our own user: the users that run the daemon on oVirt's hosts,
-# now and in 4.3. Anybody can bind an abstract address, and would get the ticket in clear.
+# The users that we trust on the unix socket, besides root and our own: those that run the daemon on
+# oVirt's hosts, now and in 4.3. Anybody can bind an abstract address, and would get the ticket in
+# clear text.
 DAEMON_USERS = ("ovirtimg", "vdsm")
 
 _PEER = struct.Struct("3i")  # ucred: pid, uid and gid of the process that listens, see unix(7)
@@ -32,18 +33,18 @@ _PEER = struct.Struct("3i")  # ucred: pid, uid and gid of the process that liste
 def connect_tcp(
     host: str, port: int, timeout: float, tls: ssl.SSLContext | None = None
 ) -> socket.socket:
-    """Connect to a host, and agree on TLS if there is a context for it.
+    """Connect to a host, and set up TLS if there is a context for it.
 
     Args:
         host: A name, as ASCII, or an address.
         port: The port.
         timeout: Seconds to wait for each address of the host, and for each step of the handshake.
-        tls: How the server proves who it is; None for plain TCP.
+        tls: How to check the server's certificate; None for plain TCP.
 
     Raises:
-        OSError: It failed; an `ssl.SSLError` if that was the handshake.
+        OSError: The connect failed; an `ssl.SSLError` if the handshake failed.
     """
-    # As bytes: of text, Python would load the codec for international names, here and below.
+    # As bytes: for a str, Python would load the codec for international names, here and below.
     address = cast("tuple[str, int]", (host.encode("ascii"), port))
     sock = socket.create_connection(address, timeout)
     try:
@@ -60,14 +61,14 @@ def connect_tcp(
 
 
 def tls_context(cafile: str | None, *, secure: bool) -> ssl.SSLContext:
-    """How servers prove who they are.
+    """Make the context that checks a server's certificate.
 
     Args:
         cafile: Path of the CA that signed the server's certificate; None for the system's.
         secure: False to accept any certificate.
 
     Raises:
-        UsageError: This file cannot be used.
+        UsageError: The file cannot be used.
         LocalIOError: The file system failed.
     """
     try:
@@ -90,11 +91,11 @@ def connect_unix(path: str, timeout: float, users: frozenset[int]) -> socket.soc
     Args:
         path: Path of the socket, or an abstract address, which begins with a NUL character.
         timeout: Seconds to wait for the connection.
-        users: The uids of those who may listen.
+        users: The uids of the users that we trust to listen there.
 
     Raises:
-        PermissionError: Somebody else listens. Nothing was sent.
-        OSError: It failed.
+        PermissionError: Another user listens there. Nothing was sent.
+        OSError: The connect failed.
     """
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -125,10 +126,10 @@ def _name(uid: int) -> str:
 
 
 def trusted_users(owner: str | int | None) -> frozenset[int]:
-    """The uids of those who may listen on the daemon's socket.
+    """The uids of the users that we trust to listen on the daemon's socket.
 
     Args:
-        owner: One more, by name or uid.
+        owner: One more user, by name or uid.
 
     Raises:
         UsageError: There is no such user.

@@ -1,4 +1,4 @@
-"""ImageioHTTPSource: download the used, or the changed, extents of a transfer."""
+"""ImageioHTTPSource: a full or incremental backup through a download transfer."""
 
 from __future__ import annotations
 
@@ -27,36 +27,37 @@ log = logging.getLogger("tapestream.imageio")
 class ImageioHTTPSource(Source):
     """Read a disk from an ovirt-imageio server.
 
-    Connects immediately, to learn what the server can do, and uses the server's unix socket where
-    it runs on this host. Connections for reading are made when the extents are there.
+    The constructor connects to the server, to ask what it can do. If the server runs on this host,
+    its unix socket is used. Connections for reading are made by `open_reader` and later.
 
     Args:
         url: The `transfer_url` of a download transfer in phase "transferring".
         context: "zero" for a full backup, "dirty" for what changed since the parent checkpoint.
-        fallback: "full" to take a full backup, with a warning in the log, where there are no dirty
-            extents: the disk is new, raw, or was not in the parent checkpoint, which oVirt decides
-            disk by disk, or the server is old. `info.fallback` then says so. None to fail.
-        cafile: Path of the CA that signed the server's certificate: the engine's internal CA;
-            None for the system's.
+        fallback: "full" to take a full backup, with a warning in the log, if there are no dirty
+            extents. That is so if the disk is new, raw, or was not in the parent checkpoint (oVirt
+            decides this for each disk), or if the server is old. `info.fallback` is then True.
+            None to raise an error.
+        cafile: Path of the CA that signed the server's certificate, which is the engine's internal
+            CA; None for the CAs of the system.
         secure: False to accept any certificate, and URLs that are not https.
-        proxy_url: Used instead of `url` when no connection to `url` can be made at the start: it is
-            tried for as long as `connect_timeout`.
-        info: What is known of the backup; `extents()` fills in the size, the context, fallback and,
-            if it is recorded, the block hash.
-        record_block_hash: Let the server compute the block hash of the disk, before the backup,
-            for `info`: see `block_hash` for how long that takes.
-        use_unix_socket: False to stay with TCP.
+        proxy_url: Used instead of `url` if no connection to `url` can be made at the start. `url`
+            is tried again for up to `connect_timeout` seconds before.
+        info: What is known about the backup. `extents()` fills in the size, the context, `fallback`
+            and, with `record_block_hash`, the block hash.
+        record_block_hash: True to let the server compute the block hash of the disk for `info`
+            before the backup; see `block_hash` for how long that takes.
+        use_unix_socket: False to use TCP even if the server runs on this host.
         unix_socket_owner: A user, by name or uid, who runs ovirt-imageio on this host. The unix
             socket is used, and gets the ticket, only if root, oVirt's users for the daemon, your
             own user or this one listens there.
-        connect_timeout: Seconds for a connection.
-        read_timeout: Seconds for the next bytes.
-        extents_timeout: Seconds for the extents: those of a huge disk take minutes.
-        checksum_timeout: Seconds for the block hash, for which the server reads the whole disk.
+        connect_timeout: Seconds to wait for a connection.
+        read_timeout: Seconds to wait for the next bytes.
+        extents_timeout: Seconds to wait for the extents: a huge disk can take minutes.
+        checksum_timeout: Seconds to wait for the block hash: the server reads the whole disk.
         retries: How often in a row to try again, with growing pauses, after a broken connection
-            or an error of the server (5xx), when no byte came in between: also the first request,
-            for the server or its storage may be starting. A download goes on at the byte where it
-            broke.
+            or an error of the server (5xx). Every byte received starts a new count. The first
+            request is tried again, too, because the server or its storage may be starting. A
+            download continues at the byte where it broke.
 
     Raises:
         UsageError: An argument cannot work.
@@ -95,7 +96,7 @@ class ImageioHTTPSource(Source):
         self._block_hash: BlockHash | None = None
         self._extents: Extents | None = None
         self._readers: list[HTTPReader] = []
-        self._volume = 0  # what the server lists, of which the ticket may allow less
+        self._volume = 0  # bytes that the server lists; the ticket may allow fewer
         self._transfer = open_transfer(
             url,
             proxy_url=proxy_url,
@@ -110,7 +111,7 @@ class ImageioHTTPSource(Source):
 
     @property
     def max_readers(self) -> int:
-        """Most readers: each takes two connections, and two that the server allows stay free."""
+        """Most readers: each uses two connections, and two that the server allows stay free."""
         return max(1, self._transfer.can.max_readers // CONNECTIONS)
 
     @property
@@ -125,7 +126,7 @@ class ImageioHTTPSource(Source):
 
     @property
     def size(self) -> int:
-        """Virtual size of the disk in bytes; 0 until `extents` asks for it."""
+        """Virtual size of the disk in bytes; 0 before `extents` was called."""
         return self._info.size
 
     @property
@@ -136,25 +137,25 @@ class ImageioHTTPSource(Source):
     @property
     @override
     def info(self) -> BackupInfo:
-        """What was given, with size 0, until `extents` adds the rest.
+        """The `info` argument, with size 0 until `extents` fills in the rest.
 
-        Only the extents show the size of the disk, and whether there are dirty ones.
+        Only the extents show the size of the disk, and whether there are dirty extents.
         """
         return self._info
 
     @override
     def extents(self) -> Extents:
-        """The extents; asked for once. `info` is complete afterwards.
+        """Get the extents from the server, once; `info` is complete afterwards.
 
-        The list is checked. One small request, for the byte after the last, makes sure that the
-        list is whole. If the ticket allows less than the volume has, the disk is what the ticket
-        allows. If nothing changed, the full list is asked for, too: a server that ignores
-        `context` sends the same list. With `record_block_hash`, this includes `block_hash`.
+        The list is checked. One small request, for the byte after the last one, makes sure that the
+        list is complete. If the ticket allows less than the volume has, the disk ends where the
+        ticket does. If nothing changed, the full list is requested, too: a server that ignores
+        `context` sends the same list. With `record_block_hash`, this also calls `block_hash`.
 
         Raises:
             UnsupportedError: The server, or this disk, has no dirty extents, and there is no
                 fallback; or the block hash is to be recorded, and cannot be computed.
-            ServerProtocolError: The disk goes on where its extents end.
+            ServerProtocolError: The disk is larger than the list.
             ExtentsError: What the server sent does not describe a disk.
         """
         extents = self._listed()
@@ -163,16 +164,16 @@ class ImageioHTTPSource(Source):
         return extents
 
     def block_hash(self) -> BlockHash:
-        """The block hash of the whole disk, computed by the server, which reads all of it.
+        """The block hash of the whole disk. The server reads the whole disk to compute it, once.
 
-        Asked for once; takes minutes to hours, until when nothing comes from the server. The ticket
-        is active meanwhile, and renewed at the end; if it expires before, other requests are
-        refused until then. In a `copy` it is kept alive.
+        This takes minutes to hours, in which the server sends nothing. The ticket stays active
+        during this time, and is renewed at the end. If it expires before, the server refuses other
+        requests until the end. `copy` keeps the ticket alive.
 
         Raises:
-            UnsupportedError: The server cannot compute it, or it would be that of a volume of
-                which the ticket allows only a part.
-            ServerError: It was not there in time.
+            UnsupportedError: The server cannot compute it, or would hash a volume of which the
+                ticket allows only a part.
+            ServerError: The server did not reply in time.
         """
         size = self._listed().size
         if self._volume > size:
@@ -187,7 +188,7 @@ class ImageioHTTPSource(Source):
         return self._block_hash
 
     def rewind(self) -> None:
-        """Nothing to do: it can be read any number of times."""
+        """Do nothing: the disk can be read any number of times."""
 
     @override
     def open_reader(self) -> HTTPReader:
@@ -196,20 +197,20 @@ class ImageioHTTPSource(Source):
         return reader
 
     def keep_alive(self) -> None:
-        """Use the ticket, which would expire, and every connection.
+        """Use the ticket, so that it does not expire, and every connection.
 
-        No other connection is made while there is one.
+        A new connection is made only if none is open.
         """
         self._readers = [reader for reader in self._readers if not reader.is_closed]
         keep_alive(self._transfer, [each for reader in self._readers for each in reader.downloads])
 
     def cancel(self) -> None:
-        """End a wait for the extents, or for the block hash."""
+        """Make a call that waits for the extents or the block hash fail."""
         self._transfer.cancel()
 
     @override
     def close(self) -> None:
-        """Do nothing: the connections were the readers'."""
+        """Do nothing: the readers have closed their connections."""
 
     def __repr__(self) -> str:
         transfer = getattr(self, "_transfer", None)  # the constructor may have failed

@@ -1,4 +1,4 @@
-"""Asks a server what is on the disk that is to be written, and how much of it may be written."""
+"""Asks a server what the disk of an upload holds, and how much of it may be written."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Target:
         retries: How often in a row to try again.
     """
 
-    # A restore of this much data is worth one large request more.
+    # Bytes of data from which a restore is worth one more large request: see `warm_up`.
     warm_up_from = 256 * 1024**2
 
     def __init__(self, connection: Connection, retries: int) -> None:
@@ -35,7 +35,7 @@ class Target:
         self._retries = retries
 
     def extents(self) -> Extents | None:
-        """What the disk holds; None where an old server takes only PUT, and refuses to say.
+        """The extents of the disk, without "extents" all data; None if a server refuses all reads.
 
         Raises:
             TransferError: The server fails.
@@ -58,18 +58,18 @@ class Target:
         return Extents.of([Extent(0, size)] if size else [])
 
     def writable(self, held: Extents | None, wanted: int) -> int:
-        """How many bytes may be written to the disk.
+        """How many bytes may be written to the disk; grows a file that is too small.
 
-        A volume may be larger than the disk that the ticket allows, since LVM rounds up. A file may
-        be smaller, and grow. Then its new end reads as zeros.
+        A volume may be larger than the disk that the ticket allows, because LVM rounds up. A file
+        may be smaller, and grow; its new end then reads as zeros.
 
         Args:
             held: What the disk holds, if that is known.
             wanted: Bytes of the backup's disk.
 
         Raises:
-            TargetSizeError: They are fewer than `wanted`. If the server does not say how many
-                bytes there are, this is not known before it refuses one.
+            TargetSizeError: They are fewer than `wanted`. If the server does not report the size,
+                this shows only when it refuses a write.
             TransferError: The server fails.
         """
         listed = wanted if held is None else held.size
@@ -101,7 +101,8 @@ class Target:
         beyond = self._look(listed - 1)
         if beyond.has_more is not False or beyond.size:
             return beyond.size if beyond.has_more is False and beyond.size else listed
-        # It does not say how much it allows: if nothing after the backup, that is no matter.
+        # The server does not say how much it allows. If it allows nothing after the backup's end,
+        # that is enough.
         return wanted if self._look(wanted).has_more is False else listed
 
     def _after_growing(self, listed: int, wanted: int) -> int:
@@ -129,6 +130,6 @@ class Target:
 
 
 def not_zero(held: Extents | None, size: int) -> Iterator[tuple[int, int]]:
-    """What may not read as zeros on a disk with these extents; None if the extents are unknown."""
+    """Yield (start, end) of what may not be zero on a disk: all of it if `held` is None."""
     runs = [(0, size, Kind.DATA)] if held is None else held.runs()
     return ((start, start + length) for start, length, kind in runs if kind is not Kind.ZERO)

@@ -1,4 +1,4 @@
-"""A transfer: finds the way to its server, and makes connections to it."""
+"""A transfer: chooses the URL, proxy or unix socket to use, and makes connections to it."""
 
 from __future__ import annotations
 
@@ -21,18 +21,19 @@ from .url import TransferURL
 
 log = logging.getLogger("tapestream.imageio")
 
-# Connections that a reader or a writer uses in turn: the server works for one while the data of the
-# other is under way. More are no faster, and cost the server more.
+# How many connections a reader or a writer uses in turn: the server works on one while the data of
+# the other is under way. More are no faster, and cost the server more.
 CONNECTIONS = 2
-# Requests that are under way together on one connection, if they are small.
+# How many small requests may be under way on one connection.
 PIPELINED = 8
-# Of all requests of more than 128 KiB, one of this size should come first. qemu-nbd gets a buffer
-# for each from malloc, and glibc's malloc gives it back to the kernel each time, until it has freed
-# a larger one (mallopt(3): the dynamic mmap threshold). Without, qemu-nbd has 262,000 page faults
-# and 0.45 CPU seconds more per GiB, which is as much as all its other work; with it, it keeps up
-# to 160 MiB. oVirt starts a qemu-nbd for each transfer (vdsm, storage/nbd.py), so nobody has sent
-# it a large one before; but the backup of a running VM is served by its own qemu, of which neither
-# was measured. It is the server's whole buffer: a larger request would come to qemu in parts.
+# The first request of more than 128 KiB should have this many bytes. qemu-nbd gets a buffer for
+# each request from malloc, and glibc's malloc returns it to the kernel each time, until a larger
+# buffer was freed once (mallopt(3): the dynamic mmap threshold). Without such a first request,
+# qemu-nbd has 262,000 page faults and 0.45 CPU seconds more per GiB, as much as all its other work;
+# with it, qemu-nbd keeps up to 160 MiB. oVirt starts a qemu-nbd for each transfer (vdsm,
+# storage/nbd.py), so nobody has sent it a large request before. The backup of a running VM is
+# served by its own qemu, for which neither was measured. This size is the server's whole buffer: it
+# would pass a larger request to qemu in parts.
 FIRST_REQUEST = 8 * 1024**2
 
 
@@ -57,7 +58,7 @@ class Transfer:
 
     @contextmanager
     def connection(self) -> Iterator[Connection]:
-        """A connection for a few requests; `cancel` ends what it waits for."""
+        """A connection for a few requests; `cancel` makes them fail."""
         connection = self.connect()
         self._asking.add(connection)
         try:
@@ -67,12 +68,12 @@ class Transfer:
             connection.close()
 
     def cancel(self) -> None:
-        """Make what waits for the server in a `connection`, in another thread, fail."""
+        """Make other threads' calls that wait for the server in a `connection` fail."""
         for connection in tuple(self._asking):
             connection.cancel()
 
     def keep_alive(self) -> None:
-        """Use the ticket: this, unlike getting the extents, lets it live on.
+        """Use the ticket, so that it does not expire; getting the extents does not count as use.
 
         Raises:
             TransferError: The server cannot be reached, or refuses.
@@ -86,7 +87,7 @@ class Transfer:
         return self.endpoint.unix_socket is not None
 
     def negotiate(self, *, use_unix_socket: bool, retries: int, patience: float) -> None:
-        """Ask what the server can do, and go over to its unix socket if it is on this host.
+        """Ask what the server can do, and switch to its unix socket if it is on this host.
 
         Args:
             use_unix_socket: False to stay with TCP.
@@ -122,11 +123,11 @@ def open_transfer(
     retries: int,
     disk: str = "",
 ) -> Transfer:
-    """Find the way to a transfer: its host, or the proxy, or a local unix socket.
+    """Connect to a transfer: through its host, the proxy, or a local unix socket.
 
-    The way is chosen once, here, and does not change during the transfer. So a host that cannot be
-    reached is tried again before the proxy is used, but only for as long as one connection may
-    take.
+    The choice is made once, here, and does not change during the transfer. So a host that cannot be
+    reached is tried again before the proxy is used, but only for as long as the timeout of one
+    connection.
 
     Raises:
         UsageError: A URL, the CA file or the number of retries cannot be used.

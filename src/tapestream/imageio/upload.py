@@ -1,4 +1,4 @@
-"""One connection to write over, which knows what may be lost with it."""
+"""One connection for writing, which records the range that is lost if it breaks."""
 
 from __future__ import annotations
 
@@ -17,21 +17,22 @@ log = logging.getLogger("tapestream.imageio")
 
 # A server that lacks a feature refuses it with one of these.
 NOT_IMPLEMENTED = (404, 405, 501)
-# Bytes that are written over a connection between two flushes: if it is lost, they are sent again.
-# A flush took 0.01 to 0.1 s (measured: qcow2 on a local disk, six connections). Four flushes in
-# place of one made no difference beyond the noise; sixteen took up to 1.5 times as long.
+# Bytes written over a connection between two flushes; if it breaks, up to this many are sent again.
+# A flush took 0.01 to 0.1 s (measured: qcow2 on a local disk, six connections). Four flushes
+# instead of one made no difference beyond the noise; with sixteen it took up to 1.5 times as long.
 FLUSH_AFTER = 256 * 1024**2
 
 
 class Upload(KeptConnection):
-    """One connection to write over, and the range that was written and is not flushed yet.
+    """One connection for writing, and the range that was written over it and not flushed yet.
 
-    A server may keep what it acknowledged in memory until it is flushed. When a connection that
-    carried such writes is lost, whoever closed it, the next connection may reach a server that was
-    restarted and does not have them. They are then noted as lost, and the upload goes on.
+    A server may keep acknowledged writes in memory until they are flushed. When a connection that
+    carried such writes is lost, for whatever reason, the next connection may reach a server that
+    was restarted and does not have them. The range is then recorded as lost, and the upload
+    continues.
 
-    Only a flush over the same connection counts. imageio opens a connection of its own to the disk
-    for each of ours, and not every storage promises that a flush over one covers the others.
+    Only a flush over the same connection counts. imageio opens its own connection to the disk for
+    each of ours, and not every storage promises that a flush over one covers the others.
     """
 
     def __init__(self, transfer: Transfer, ledger: Ledger, retries: int) -> None:
@@ -41,9 +42,9 @@ class Upload(KeptConnection):
         self._ledger = ledger
         self._unflushed: tuple[int, int] | None = None
         self._amount = 0  # bytes that were written since the last flush
-        self._carrier = 0  # which connection carried them
-        self._is_replaced = False  # nothing worked yet over the connection that came after a loss
-        self._error: TransferError | None = None  # met by `keep_alive`
+        self._carrier = 0  # number of the connect that carried them, from `Connection.connects`
+        self._is_replaced = False  # True after a loss, until a request over the next one succeeds
+        self._error: TransferError | None = None  # from `keep_alive`, for the writer's next call
 
     @property
     def is_flushed(self) -> bool:
@@ -51,7 +52,7 @@ class Upload(KeptConnection):
         return self._unflushed is None and not self._connection.under_way
 
     def put(self, start: int, data: memoryview, *, under_way: int) -> None:
-        """Upload bytes; they may be on their way when this returns."""
+        """Upload bytes; they may still be under way when this returns."""
         with self._lock:
             if self._ledger.flush_each:
                 self._do(partial(self._put_and_flush, start, data), repeats=self._ledger.is_repair)
@@ -72,13 +73,13 @@ class Upload(KeptConnection):
                 self._note(start, end)
 
     def end_puts(self) -> None:
-        """Wait until the server has all that is on its way."""
+        """Wait until the server has replied to all uploads."""
         with self._lock:
             self._do(self._connection.end_puts)
             self._settle()
 
     def flush(self) -> None:
-        """Put on storage what was written here; what was lost meanwhile is noted."""
+        """Flush what was written over this connection; record what was lost before."""
         with self._lock:
             self._raise_error()
             self._flush()
@@ -88,12 +89,12 @@ class Upload(KeptConnection):
         self._connection.end_puts()
 
     def _do(self, act: Callable[[], None], *, under_way: int = 1, repeats: bool = False) -> None:
-        """Do something, over another connection if this one was lost.
+        """Call `act`; try again over a new connection if that is safe.
 
         Args:
             act: What to do.
-            under_way: How many uploads may be, with the one that is begun.
-            repeats: Do it again even where nobody knows whether it was done.
+            under_way: How many uploads, including this one, may be without a reply.
+            repeats: True to try again even if the server may have done it already.
         """
         self._raise_error()
         tries = Tries(self._connection, self._retries)
@@ -116,7 +117,7 @@ class Upload(KeptConnection):
                 return
 
     def _is_about_to_start(self, error: TransferError) -> bool:
-        """Whether the server did nothing, because it or its qemu-nbd is not there."""
+        """Whether the server did nothing because it, or its qemu-nbd, is not running yet."""
         is_away = isinstance(error, ServerUnreachableError) or (
             isinstance(error, ServerError) and error.status is not None and error.status >= 500
         )
@@ -128,7 +129,7 @@ class Upload(KeptConnection):
             self._lose()
 
     def _note(self, start: int, end: int) -> None:
-        """Note what the last request wrote."""
+        """Add the range that the last request wrote to what is not flushed."""
         if self._carrier != self._connection.connects:
             self._lose()
         self._carrier = self._connection.connects
@@ -138,16 +139,16 @@ class Upload(KeptConnection):
         self._settle()
 
     def _settle(self) -> None:
-        """Forget what is on storage, or note that it is lost, as far as that is known now."""
+        """Forget the range if it is on storage now; record it as lost if the connection ended."""
         if not self._can_flush and not self._connection.under_way:
-            self._forget()  # such a server flushes before it replies
+            self._forget()  # a server without the flush feature flushes before it replies
         elif not self._connection.is_open:
             if self._unflushed is not None:
-                self._ledger.flush_each = True  # it ends connections after a request
+                self._ledger.flush_each = True  # this server ends a connection after each request
             self._lose()
 
     def _lose(self) -> None:
-        """Note as lost what another connection than the one that is open now has carried."""
+        """Record the range as lost, unless the connection that carried it is still open."""
         if self._connection.is_open and self._carrier == self._connection.connects:
             return
         if self._unflushed is not None:
@@ -160,7 +161,7 @@ class Upload(KeptConnection):
         self._amount = 0
 
     def _flush(self) -> None:
-        """Flush; a failure is raised unless it means that what is to be flushed was lost."""
+        """Flush; a failure is raised, unless the server's qemu-nbd is gone or it cannot flush."""
         flush = self._connection.flush if self._ledger.can_flush else self._connection.end_puts
         try:
             self._connection.end_puts()
@@ -168,7 +169,7 @@ class Upload(KeptConnection):
             self._leave_if_dropped()
             if self._unflushed is not None:
                 flush()
-            elif not self._ledger.has_lost:  # else that is sent again, and then flushed
+            elif not self._ledger.has_lost:  # lost ranges are sent again first, and flushed then
                 self._do(flush, repeats=self._ledger.is_repair)
         except TransferError as e:
             self._lose()
@@ -181,7 +182,7 @@ class Upload(KeptConnection):
             self._forget()
 
     def _cannot_flush(self, error: TransferError) -> bool:
-        """Whether the server cannot flush, although it says so: then it does with every upload."""
+        """Whether the server refuses to flush although it says it can; then flush each upload."""
         if not isinstance(error, ServerError) or error.status not in NOT_IMPLEMENTED:
             return False
         log.warning("The server says that it can flush, but refuses it: %s", error.message)
@@ -190,7 +191,7 @@ class Upload(KeptConnection):
         return True
 
     def _use(self) -> None:
-        """Flush what was written, so that nothing gets lost while the source pauses."""
+        """Flush what was written, so that nothing can be lost while the source pauses."""
         try:
             if self._unflushed is not None:
                 self._flush()
@@ -203,7 +204,7 @@ class Upload(KeptConnection):
             if self._is_closing:
                 return
             if isinstance(e, ServerError) and e.status is not None:
-                self._error = e  # something was refused: this is no matter of the connection
+                self._error = e  # the server refused it: a new connection would not help
             raise
 
     def _raise_error(self) -> None:

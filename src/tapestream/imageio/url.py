@@ -22,8 +22,8 @@ class TransferURL(NamedTuple):
         """Take a `transfer_url` or `proxy_url` apart.
 
         Raises:
-            UsageError: It is none, or not https although `secure`.
-            LocalIOError: Python cannot load what it needs to read the host's name.
+            UsageError: It is not a transfer's URL, or `secure` is set and it is not https.
+            LocalIOError: Python cannot load the codec that it needs for the host's name.
         """
         if not isinstance(url, str):
             raise UsageError(
@@ -35,13 +35,13 @@ class TransferURL(NamedTuple):
             host, port = _ascii(parts.hostname or ""), parts.port
         except ValueError:
             host = ""
-        except (ImportError, LookupError) as e:  # no descriptor is left to load them
+        except (ImportError, LookupError) as e:  # no file descriptor is left to load the codec
             raise LocalIOError(
                 "too many open files to load what a host name outside of ASCII needs, or Python "
                 "lacks it",
                 hint="Close files that this program has open, or raise its limit ('ulimit -n').",
             ) from e
-        # The text of the URL is not repeated: it may hold the ticket whatever is wrong with it.
+        # No error repeats the URL: a malformed one may hold the ticket, too.
         if not re.fullmatch(_HOST, host) or parts.scheme not in ("http", "https"):
             raise UsageError("the transfer URL is not of the form https://HOST:PORT/images/TICKET")
         if not re.fullmatch(r"/[!-~]*[!-.0-~]", parts.path) or parts.query or parts.fragment:
@@ -56,13 +56,13 @@ class TransferURL(NamedTuple):
 
     @property
     def authority(self) -> str:
-        """Host and port, as a request names them."""
-        # The zone of an IPv6 address means something on this host only.
+        """Host and port, as in the "Host" header."""
+        # The zone of an IPv6 address has a meaning on this host only.
         host = f"[{self.host.partition('%')[0]}]" if ":" in self.host else self.host
         return f"{host}:{self.port}"
 
     def redact(self, text: str) -> str:
-        """Take the ticket, and any large part of it, out of a text."""
+        """Replace the ticket, and any part of it of 8 characters or more, in a text."""
         ticket = self.path.rpartition("/")[2]
         parts = {re.escape(ticket[i : i + 8]) for i in range(max(1, len(ticket) - 7))}
         around = r"[^()\[\]\"'\s]*"
@@ -80,5 +80,5 @@ _HOST = r"([!-,/-~-]{1,63}\.)*[!-,/-~-]{1,63}\.?"
 
 
 def _ascii(host: str) -> str:
-    # The codec is loaded for a name that needs it: that takes 2 ms, and a descriptor.
+    # Loading the codec takes 2 ms and a file descriptor, so only names that need it load it.
     return host if host.isascii() else host.encode("idna").decode()

@@ -1,4 +1,4 @@
-"""Uploads to a disk over several connections, and has it zeroed."""
+"""Writes data and zeros to a disk over several connections."""
 
 from __future__ import annotations
 
@@ -14,22 +14,24 @@ from .upload import NOT_IMPLEMENTED, Upload
 
 log = logging.getLogger("tapestream.imageio")
 
-# What a server that cannot zero is sent, in pieces.
+# Zeros to upload, in pieces of this size, to a server that cannot zero.
 _ZEROS = bytes(4 * 1024**2)
-# As for downloads, but storing takes longer than reading (measured: 4 KiB to 4 MiB).
+# Bytes. Uploads of up to this size go over one connection, as for downloads. The limit is lower
+# because writing takes the server longer than reading (measured: 4 KiB to 4 MiB).
 SMALL = 64 * 1024
 
 
 class HTTPWriter(Writer):
     """Uploads over several connections.
 
-    While the server stores what came over one, the next bytes are sent.
+    While the server stores what it received over one connection, the next bytes are sent over
+    another.
 
     Args:
         transfer: The transfer.
-        may_hold_data: What may not read as zeros on the disk.
+        may_hold_data: The ranges of the disk that may not read as zeros.
         ledger: Shared by all writers.
-        retries: How often to try again where a server that was lost does not work yet.
+        retries: How often to try again while a server that died is not running again.
     """
 
     def __init__(
@@ -57,21 +59,21 @@ class HTTPWriter(Writer):
         dirty = list(self._may_hold_data.within(start, start + length))
         if not dirty:
             return
-        # One connection may overtake another, so nothing is on its way meanwhile: what was written
-        # may be zeroed now, and what is zeroed be written next.
+        # A request on one connection may overtake one on another. Nothing else may be under way
+        # now: this range may have just been written, or may be written next.
         self._end_puts()
         for first, end in dirty:
             self._zero(first, end)
         self._end_puts()
 
     def flush(self) -> None:
-        """Flush what was written here, over every connection."""
+        """Flush every connection that this writer has used."""
         self._end_puts()
         for upload in self._used:
             upload.flush()
 
     def cancel(self) -> None:
-        """End what waits for the server."""
+        """Make the calls that wait for the server fail."""
         for upload in self.uploads:
             upload.cancel()
 
