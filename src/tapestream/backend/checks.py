@@ -147,21 +147,20 @@ def _covered(
     # is left: it is the same for all ways to cut the same bytes, and takes no memory.
     if not isinstance(passes, Sequence) or not all(isinstance(each, Iterable) for each in passes):
         raise _wrong(source, "read_order() returned", passes, "lists")
+    name = f"{class_of(source)}.read_order()"
     left = sum(_border_sum(*run) for run in extents.runs() if run[2] is not Kind.CLEAN)
 
     def walk(runs: Iterable[Run]) -> Iterator[Run]:
         nonlocal left
         at = 0
         for run in runs:
-            if not _is_run(run):
-                raise BackendError(
-                    f"{class_of(source)}.read_order() has something that is not a run"
-                )
-            start, length, kind = run
+            match run:
+                case (int(start), int(length), Kind() as kind):
+                    pass
+                case _:
+                    raise _wrong(source, "read_order() has", run, "a run")
             if not at <= start <= start + length <= extents.size:
-                raise BackendError(
-                    f"{class_of(source)}.read_order() is not in order at offset {start}"
-                )
+                raise BackendError(f"{name} is not in order at offset {start}")
             at = start + length
             if kind is not Kind.CLEAN:
                 left -= _border_sum(start, length, kind)
@@ -170,19 +169,7 @@ def _covered(
     for runs in passes:
         yield walk(runs)
     if left:
-        raise BackendError(
-            f"{class_of(source)}.read_order() must have all data and all zeros of its extents, "
-            "each byte once"
-        )
-
-
-def _is_run(run: object) -> bool:
-    return (
-        isinstance(run, tuple)
-        and len(run) == 3
-        and type(run[0]) is type(run[1]) is int
-        and isinstance(run[2], Kind)
-    )
+        raise BackendError(f"{name} must have all data and all zeros, each byte once")
 
 
 def _border_sum(start: int, length: int, kind: Kind) -> int:
