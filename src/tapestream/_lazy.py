@@ -10,10 +10,10 @@ from importlib import import_module
 def lazy(
     package: str, modules: Mapping[str, str]
 ) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
-    """The `__getattr__` and `__dir__` of a package whose names are defined in other modules.
+    """Make the `__getattr__` and `__dir__` of a package whose names are defined in other modules.
 
-    Several threads may load a name together: Python imports a module once, and each thread gets
-    the same object.
+    Several threads may load the same name at the same time: Python imports a module only once, and
+    each thread gets the same object.
 
     Args:
         package: The name of the package.

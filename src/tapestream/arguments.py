@@ -24,9 +24,9 @@ def number(
     """Check that a value is a whole number from `least` to `most`, and a multiple of `unit`.
 
     Raises:
-        UsageError: It is none.
+        UsageError: It is not.
     """
-    if type(value) is not int or value < least or value % unit:  # a bool is an int, too
+    if type(value) is not int or value < least or value % unit:  # a bool is an instance of int
         what = "a whole number" if unit == 1 else f"a multiple of {unit}"
         raise UsageError(f"{name} must be {what}, at least {least}, not {value!r}")
     if most is not None and value > most:
@@ -48,7 +48,7 @@ def path(name: str, value: object) -> str:
     """Check that a value can be the path of a file, and return it as a str.
 
     Raises:
-        UsageError: It is none, or no file can have it.
+        UsageError: It is not a path, or no file can have this path.
     """
     text = os.fspath(value) if isinstance(value, (str, os.PathLike)) else None
     if not isinstance(text, str):

@@ -1,12 +1,18 @@
-"""Every error raised on purpose, as one tree.
+"""Every error that tapestream raises on purpose, as one tree.
 
-The branches say whose turn it is: `UsageError` is the caller's, `BackendError` that of the author
-of a source or sink, `LocalIOError` this machine's, `TransferError` the imageio server's,
-`StreamError` the tar stream's, `ExtentsError` and `TargetSizeError` the disk's. The message says
-what is wrong, `hint` what to do next.
+The branches say where the fault lies::
 
-Every error can be pickled and copied with all that it knows: process pools and job queues do that.
-No error text ever holds a ticket or a transfer URL: whoever knows it can read the disk.
+    UsageError                      in the caller's arguments
+    BackendError                    in the class of a source or a sink
+    LocalIOError                    on this machine
+    TransferError                   in the imageio server, or in the network
+    StreamError                     in the tar stream
+    ExtentsError, TargetSizeError   in the disk
+
+The message says what is wrong, and `hint` says what to do next.
+
+Every error can be pickled and copied with all its attributes: process pools and job queues do that.
+No error text ever contains a ticket or a transfer URL: whoever has one can read the disk.
 """
 
 from __future__ import annotations
@@ -41,11 +47,11 @@ class TapestreamError(Exception):
         return f"{message}. {self.hint}" if self.hint else message
 
     def add_context(self, place: str, instead_of: str = "") -> None:
-        """Put the place where it happened before the message, unless it is there.
+        """Put the place of the error before its message, unless the message names it already.
 
         Args:
-            place: Where.
-            instead_of: A less precise place that the message may begin with; `place` replaces it.
+            place: Where it happened.
+            instead_of: A less precise place. If the message begins with it, `place` replaces it.
         """
         message, place = self.message, printable(place)
         if place in message:
@@ -58,28 +64,28 @@ class TapestreamError(Exception):
         self.args = (printable(message), *self.args[1:])
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # By default, unpickling calls the class with the message. Most classes here, and classes of
-        # others that inherit from them, take other arguments.
+        # By default, unpickling calls the class with the message. Most classes here take other
+        # arguments, and so may the classes of others that inherit from them.
         return _restored, (type(self), self.args), self.__dict__
 
 
 def _restored(cls: type[TapestreamError], args: tuple[object, ...]) -> TapestreamError:
-    """Make an error from its message, without the arguments of its class."""
+    """Make an error from its message, without a call of its `__init__`."""
     error = cls.__new__(cls)
     error.args = args
     return error
 
 
-# A stream, a server or a file may hold megabytes of what an error would quote.
+# An error may quote a stream, a server or a file, and the quote may be megabytes long.
 _MAX_TEXT = 4000
 
 
 def printable(text: str) -> str:
     """Make a text safe for a terminal or a log file.
 
-    A file name may be any bytes, and a server sends what it likes. Control characters, marks that
-    turn the direction of what follows, and characters that cannot be seen become escapes. Of a very
-    long text, the middle is left out.
+    A file name may contain any bytes, and a server may send anything. Control characters, marks
+    that change the direction of text, and invisible characters become escapes. The middle of a very
+    long text is left out.
     """
     if len(text) > _MAX_TEXT:
         text = f"{text[: _MAX_TEXT // 2]} [...] {text[-_MAX_TEXT // 2 :]}"
@@ -89,11 +95,11 @@ def printable(text: str) -> str:
 
 
 class UsageError(TapestreamError, ValueError):
-    """An argument, or a combination of them, that cannot work. Nothing was transferred."""
+    """An argument, or a combination of arguments, cannot work. Nothing was transferred."""
 
 
 class BackendError(TapestreamError):
-    """A source or a sink broke its contract: what it did, or says of itself, cannot be right.
+    """A source or a sink broke its contract: what it did, or reports, cannot be right.
 
     The sink was aborted.
     """
@@ -119,7 +125,7 @@ class LocalIOError(TapestreamError):
         errno: The operating system's error number, or None.
     """
 
-    # What to do about an error number, where nothing better is known.
+    # The hint for an error number. It is used if the class has no hint of its own.
     _hints: Mapping[int, str] = {
         errno.ENOENT: "Check the path.",
         errno.ENOTDIR: "Check the path.",
@@ -161,12 +167,12 @@ class NotDurableError(LocalIOError):
 
 
 class TapeError(LocalIOError):
-    """The tape drive refused, or failed.
+    """The tape drive refused a command, or failed.
 
     Nothing more is written; a tape file without its manifest is incomplete.
     """
 
-    _hints: Mapping[int, str] = {}  # an error number of a drive means something else
+    _hints: Mapping[int, str] = {}  # an error number has another meaning if a drive reports it
 
     hint = (
         "The kernel's log (dmesg) says more. Clean the drive, and try again; then try another "
@@ -175,7 +181,7 @@ class TapeError(LocalIOError):
 
 
 class NotATapeError(TapeError):
-    """The path is not that of a tape drive."""
+    """The path does not belong to a tape drive."""
 
     hint = "Pass a no-rewind tape device, such as /dev/nst0."
 
@@ -214,7 +220,7 @@ class BlockSizeError(TapeError):
 
 
 class UnreadableLabelError(TapeError):
-    """It is not known whether the tape has a label, or which. Nothing was written."""
+    """Nobody can say whether the tape has a label, or which one. Nothing was written."""
 
     hint = (
         "Clean the drive, and try another one. If nothing on the tape is needed any more, "
@@ -223,7 +229,7 @@ class UnreadableLabelError(TapeError):
 
 
 class WrongTapeError(TapeError):
-    """Another tape is loaded than the one that was asked for. Nothing was written."""
+    """The loaded tape is not the one that was asked for. Nothing was written."""
 
     hint = "Load the tape that was asked for."
 
@@ -232,8 +238,8 @@ class PositionLostError(TapeError):
     """The tape is not where it was left.
 
     The drive was reset, the cartridge was changed, or another program or host moved the tape.
-    Nothing more is written. Where something was written since the drive was last asked, the message
-    says what: it may lie elsewhere on the tape, which then ends there.
+    Nothing more is written. If something was written since the position was last checked, the
+    message says what: it may lie elsewhere on the tape, and the tape then ends there.
     """
 
     hint = (
@@ -243,7 +249,7 @@ class PositionLostError(TapeError):
 
 
 class ExtentsError(TapestreamError):
-    """An extents list that cannot describe a disk: not ordered, with gaps, or out of bounds."""
+    """A list of extents cannot describe a disk: it is unordered, has gaps, or is out of bounds."""
 
     hint = "The list cannot be trusted, so nothing was transferred; start a new backup."
 
@@ -255,7 +261,7 @@ class TargetSizeError(TapestreamError):
 
 
 class ChainError(TapestreamError):
-    """The backups do not make one chain, from a full one to the one to restore.
+    """The backups are not one chain, from a full backup to the one to restore.
 
     Nothing was written.
     """
@@ -267,11 +273,11 @@ class ChainError(TapestreamError):
 
 
 class TransferError(TapestreamError):
-    """The imageio server, or the way to it, failed."""
+    """The imageio server failed, or the connection to it."""
 
     @property
     def is_transient(self) -> bool:
-        """True when the same request may well succeed a little later."""
+        """True if the same request may succeed a little later."""
         return False
 
 
@@ -285,7 +291,7 @@ class ServerUnreachableError(TransferError):
 
     @property
     def is_transient(self) -> bool:
-        """True: the server may be starting again."""
+        """True: the server may be restarting."""
         return True
 
 
@@ -300,7 +306,10 @@ class CertificateError(TransferError):
 
 
 class TicketError(TransferError):
-    """The server refuses the transfer's ticket (403): unknown, expired, cancelled or wrong way."""
+    """The server refuses the transfer's ticket (403).
+
+    It is unknown, has expired, was cancelled, or is for the other direction.
+    """
 
     hint = (
         "Check that the transfer is in phase 'transferring' and of the right direction, and that "
@@ -325,15 +334,18 @@ class ServerError(TransferError):
 
     @property
     def is_transient(self) -> bool:
-        """True when the connection broke, or the server failed (5xx), but can do such a thing."""
+        """True if the connection broke, or if the server failed (5xx, but not 501).
+
+        501 means that the server will never be able to do this.
+        """
         return self.status is None or (self.status >= 500 and self.status != 501)
 
 
 class LostWritesError(TransferError):
     """The server lost what it had acknowledged, and the source cannot be read again.
 
-    A connection broke, or the server started again, before everything was flushed. The disk lacks
-    a part of what was written: nobody knows which part of the ranges.
+    A connection broke, or the server restarted, before everything was flushed. The disk lacks some
+    of what was written to the ranges. Nobody knows which part.
 
     Attributes:
         ranges: (start, end) of every range of the disk that may be lost, in bytes.
@@ -350,7 +362,7 @@ class LostWritesError(TransferError):
 
     @classmethod
     def of(cls, ranges: Sequence[tuple[int, int]], why: str) -> LostWritesError:
-        """Make the error of these ranges, of which there is at least one."""
+        """Make the error for these ranges; there must be at least one."""
         start, end = ranges[0]
         more = f" and {len(ranges) - 1} more ranges" if len(ranges) > 1 else ""
         return cls(
@@ -366,31 +378,31 @@ class ServerProtocolError(TransferError):
 
 
 class StreamError(TapestreamError):
-    """The tar stream is not what it should be."""
+    """Something is wrong with the tar stream."""
 
 
 class ForeignStreamError(StreamError):
-    """Not a tapestream tar."""
+    """The stream is not a tapestream tar."""
 
     hint = "Check the path, and on a tape the position; 'tar -tf' shows what this is."
 
 
 class NewerFormatError(StreamError):
-    """A stream of a format version that this software does not know."""
+    """The stream has a format version that this software does not know."""
 
     hint = "Update tapestream; plain tar can still extract the data."
 
 
 class WrongVolumeError(StreamError):
-    """A later volume of a backup, where its first is needed."""
+    """The first volume of a backup is needed, and this is a later one."""
 
     hint = "Begin with volume 1; the others are asked for when their turn comes."
 
 
 class WrongBackupError(StreamError):
-    """Another backup is there than the one that was expected. Nothing was written.
+    """The backup that was found is not the expected one. Nothing was written.
 
-    The tape was rewritten or labelled again since the index was made, or another tape is loaded.
+    The tape was rewritten or labelled again after the index was made, or another tape is loaded.
     """
 
     hint = (
@@ -412,11 +424,11 @@ class CorruptStreamError(StreamError):
 
 
 class DigestMismatchError(CorruptStreamError):
-    """Data that does not match its digest in the manifest.
+    """Data does not match its digest in the manifest.
 
     Attributes:
-        member: Member of the tar that holds it.
-        start: First byte of the bad stretch, as offset in the disk.
+        member: Member of the tar that holds the data.
+        start: Offset in the disk of the first byte that the digest covers.
         length: Its length in bytes.
     """
 
@@ -430,11 +442,11 @@ class DigestMismatchError(CorruptStreamError):
 
 
 class BlockHashMismatchError(TapestreamError):
-    """The disk is not what its block hash says.
+    """The disk does not match its block hash.
 
     Attributes:
-        expected: The block hash that it should have, in hexadecimal.
-        found: The one that it has.
+        expected: The block hash that the disk should have, in hexadecimal.
+        found: The block hash that it has.
     """
 
     hint = (

@@ -1,4 +1,4 @@
-"""What a backend is, what it may be able to do besides, and wrappers that lose none of that."""
+"""What a backend is: the core protocols, optional abilities, and wrappers that keep all of them."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""What a backend may be able to do besides the core: one small protocol for each ability.
+"""The optional abilities of a backend: one small protocol for each.
 
     ability(source, Rewinds)  ->  the source, what it wraps, or None
 
-A backend has an ability by having its members, without inheriting from the protocol. Whoever needs
-an ability asks `ability` for it, and can do without:
+A backend has an ability if it has its members. It need not inherit from the protocol. Code that
+needs an ability asks `ability` for it, and also works without it:
 
 | Ability          | Members                                   | Of                     |
 |------------------|-------------------------------------------|------------------------|
@@ -28,7 +28,7 @@ an ability asks `ability` for it, and can do without:
 | `CoalescesZeros` | `coalesce_zeros`                          | Sink                   |
 | `LosesWrites`    | `lost`                                    | Sink                   |
 
-What is a property here may as well be an attribute of the class or of the object.
+A property here may also be an attribute of the class or of the object.
 """
 
 from __future__ import annotations
@@ -56,12 +56,12 @@ _ABSENT = object()
 def ability(backend: object, kind: Callable[..., A]) -> A | None:
     """Find out whether a backend has an ability.
 
-    The first object that has it wins: the backend itself, then what it wraps (its `wrapped`), then
-    what that wraps. So a wrapper has all abilities of what it wraps. It replaces an ability by
+    The first object that has it is used: the backend itself, then what it wraps (its `wrapped`),
+    then what that wraps. So a wrapper has all abilities of what it wraps. It replaces an ability by
     defining it, and hides one by setting a method of it to None: `rewind = None`. An ability
     without methods is hidden by the value that means no, such as `device = None`.
 
-    Nothing is evaluated to find out: a property may be expensive, or fail. Only an object with a
+    No property is evaluated for this: it may be expensive, or fail. Only an object with a
     `__getattr__` is asked for the names that it does not have otherwise.
 
     Args:
@@ -120,19 +120,19 @@ class Wraps(Protocol):
 
 
 class Cancels(Protocol):
-    """Can be interrupted in a call that blocks."""
+    """A backend whose blocking calls can be interrupted."""
 
     def cancel(self) -> None:
         """Make a call that blocks now, in another thread, fail soon.
 
         Called from another thread, possibly more than once, when a copy is given up. What the
-        call then raises is dropped. Of a reader and a writer, every call may block; of a source,
-        `extents`, `open_reader` and `finish`; of a sink, `begin` and `commit`.
+        blocked call then raises is dropped. These calls may block: all calls of a reader and of a
+        writer; `extents`, `open_reader` and `finish` of a source; `begin` and `commit` of a sink.
         """
 
 
 class KeepsAlive(Protocol):
-    """Holds something that expires when it is not used: a ticket, a connection."""
+    """A backend that holds something that expires if nobody uses it: a ticket, a connection."""
 
     def keep_alive(self) -> None:
         """Use it.
@@ -144,7 +144,7 @@ class KeepsAlive(Protocol):
 
 
 class Prefetches(Protocol):
-    """A reader that profits from knowing what will be read next."""
+    """A reader that is faster if it knows what will be read next."""
 
     @property
     def prefetch_depth(self) -> int:
@@ -165,12 +165,12 @@ class Prefetches(Protocol):
             length: Its length in bytes.
 
         Raises:
-            TapestreamError: The range cannot be had. `readinto` may raise it as well.
+            TapestreamError: The range cannot be read. `readinto` may raise this instead.
         """
 
 
 class Flushes(Protocol):
-    """A writer that has something to do when its last byte was written."""
+    """A writer that must do something after its last byte was written."""
 
     def flush(self) -> None:
         """Send everything written here on its way to stable storage.
@@ -183,32 +183,32 @@ class Flushes(Protocol):
 
 
 class HasPlace(Protocol):
-    """A source that is somewhere."""
+    """A source that can say where it is read from."""
 
     @property
     def place(self) -> str | None:
-        """Where it is read from, for errors that people read: a path, a URL without its ticket."""
+        """Where it is read from, for error texts: a path, or a URL without its ticket."""
 
 
 class HasLocalServer(Protocol):
-    """A source that a server may read for us."""
+    """A source whose data comes from a server, which may run on this host."""
 
     @property
     def server_is_local(self) -> bool:
         """True when the server runs on this host.
 
-        By default, there are then fewer readers: the server needs processors, too.
+        By default, fewer readers are opened then: the server needs processors, too.
         """
 
 
 class HasDigests(Protocol):
-    """A source whose data has digests, with which it compares the data."""
+    """A source that has digests of its data, and compares the data with them."""
 
     @property
     def digest_name(self) -> str | None:
         """Name of the digest, such as "sha256"; None for none.
 
-        This alone is not believed: `ChecksItself.finish` returns the name of what was compared.
+        This does not prove that anything was compared: `ChecksItself.finish` says that.
         """
 
 
@@ -219,11 +219,11 @@ class ChecksItself(Protocol):
         """Check what can only be checked after the last byte was read.
 
         Called after all readers were closed, before the sink is committed. A wrapper that replaces
-        this calls that of the other source, and returns what it returned.
+        this must call `finish` of the source that it wraps, and return what that returned.
 
         Returns:
             Name of the digest that all data was compared with, for `CopyResult.verified`; None if
-            it was compared with none.
+            there was none.
 
         Raises:
             TapestreamError: The source is not complete or not intact: the copy is worthless.
@@ -231,10 +231,10 @@ class ChecksItself(Protocol):
 
 
 class ChecksEnd(Protocol):
-    """A source that can see beforehand whether its end is there."""
+    """A source that can check, before it is read, whether its end is there."""
 
     def check_complete(self) -> None:
-        """Make sure that nothing is missing at the end, as far as that is quickly known.
+        """Make sure that nothing is missing at the end, as far as that can be seen quickly.
 
         Called after `extents` and before `open_reader`, in a chain of backups.
 
@@ -247,21 +247,21 @@ class Rewinds(Protocol):
     """A source that can be read more than once."""
 
     def rewind(self) -> None:
-        """Make it readable once more, from the beginning.
+        """Make the source readable again, from the beginning.
 
         Called when no reader is open.
 
         Raises:
-            UsageError: It can be read only once after all: a pipe.
+            UsageError: This one can be read only once, such as a pipe.
         """
 
 
 class HoldsDevice(Protocol):
-    """A source that reads from a device of which others may need to read, too."""
+    """A source that reads from a device that other sources may need, too."""
 
     @property
     def device(self) -> str | None:
-        """Name of what only one source can use at the same time, a tape drive; None for none.
+        """Name of a device that only one source can use at a time, a tape drive; None for none.
 
         The source holds it from `open_reader` until `finish` or `close`. In a chain, sources with
         the same name are read one after another.
@@ -269,14 +269,15 @@ class HoldsDevice(Protocol):
 
 
 class HasReadOrder(Protocol):
-    """A source that must be read in another order than that of the disk."""
+    """A source that cannot be read in the order of the disk."""
 
     def read_order(self) -> Sequence[Iterable[Run]] | None:
         """The order in which this source must be read. Called after `extents`.
 
         Returns:
             Several passes, each in ascending order, which together cover every data and zero run
-            of the extents exactly once. A sequential sink cannot take that. None for disk order.
+            of the extents exactly once. None for the order of the disk. A sequential sink cannot
+            take any other order.
         """
 
 
@@ -293,7 +294,7 @@ class Salvages(Protocol):
             findings: Where damage is noted while it is read.
 
         Returns:
-            The other source; None if there is none after all.
+            The other source; None if this source has none.
 
         Raises:
             TapestreamError: The data cannot be read at all.
@@ -308,13 +309,13 @@ class FindsMissing(Protocol):
         """Offset in the disk, in bytes, before which no more data comes.
 
         A source that goes on after damage may find that everything up to some offset is missing, or
-        that nothing follows at all. What was not read yet is then not read any more, and counts as
-        zeros. None if the source delivers all its data, or fails.
+        that nothing follows at all. Data before this offset that was not read yet is then not read,
+        and counts as zeros. None if the source delivers all its data, or fails.
         """
 
 
 class Hash(Protocol):
-    """A digest in the making: a hashlib object is one."""
+    """Computes a digest, as a hashlib object does."""
 
     def update(self, data: Buffer, /) -> object:
         """Take the next bytes."""
@@ -326,8 +327,8 @@ class Hash(Protocol):
 class Digests(Protocol):
     """A sink that records digests of the data.
 
-    The engine makes them, where a core is free. It cuts data extents into segments, feeds each
-    segment to a hash of its own, and hands its digest over to the writer: see `TakesDigests`.
+    The engine computes the digests. It cuts data extents into segments, feeds each segment to a
+    hash of its own, and gives its digest to a writer: see `TakesDigests`.
     """
 
     @property
@@ -338,16 +339,15 @@ class Digests(Protocol):
     def segment_size(self) -> int:
         """Cut data extents at multiples of this many bytes, counted from the extent's start.
 
-        A segment, that is at most this much of one extent, is what one digest is made of, and is
-        read by one reader from its first byte to its last.
+        Each such segment gets one digest. One reader reads it, from its first byte to its last.
         """
 
     def new_hash(self) -> Hash | None:
         """Make a hash for one segment. Called in several threads, if `digest_name` is not None.
 
         Returns:
-            The hash; None to have no digest of this segment. `CopyResult.checksum` is then None,
-            as it is if a writer does not take digests.
+            The hash; None to record no digest of this segment. `CopyResult.checksum` is None then.
+            It is also None if a writer does not take digests.
         """
 
 
@@ -369,14 +369,14 @@ class Streams(Protocol):
 
     @property
     def streaming(self) -> bool:
-        """True when to stop and start again costs more than to wait: a tape drive.
+        """True if it costs more to stop and start again than to wait, as with a tape drive.
 
-        Whenever the data runs out, writing then goes on only when the buffers are full.
+        If the data runs out, writing then goes on only after the buffers are full.
         """
 
 
 class CoalescesZeros(Protocol):
-    """A sink to which zeros may be written as data, rather than zeroed."""
+    """A sink that takes short runs of zeros as data, rather than in a call of `zero`."""
 
     @property
     def coalesce_zeros(self) -> int:
@@ -384,18 +384,18 @@ class CoalescesZeros(Protocol):
 
 
 class LosesWrites(Protocol):
-    """A sink that may lose what it took: a server that dies before it has flushed."""
+    """A sink that may lose what was written to it: its server may die before it has flushed."""
 
     def lost(self) -> Sequence[tuple[int, int]]:
-        """Report what was written and is not there any more, and forget it.
+        """Report what was written and is not there any more, and forget about it.
 
         Called after all writers were closed. If it returns ranges, their data is read from the
-        source again, and new writers write it and all zeros of the disk again. Then this is called
-        once more.
+        source again. New writers write that data again, and all zeros of the disk. Then this is
+        called once more.
 
         Returns:
             Ordered (start, end) ranges of the disk, in bytes, that do not touch each other.
 
         Raises:
-            TapestreamError: What was lost cannot be found out.
+            TapestreamError: It is not known what was lost.
         """

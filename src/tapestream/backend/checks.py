@@ -1,7 +1,7 @@
-"""Checks that sources and sinks, whoever wrote them, keep their contract.
+"""Calls sources and sinks, and checks that they keep their contract.
 
-What a backend returns, and what it says of itself, is checked where it is used: its mistake must
-not become a backup of garbage.
+What a backend returns and what it reports about itself are checked at each use. A mistake in a
+backend must not become a backup of garbage.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def reader_of(source: SourceLike) -> Reader:
     """Open a reader of a source.
 
     Raises:
-        BackendError: What it opened is no reader.
+        BackendError: What `open_reader` returned is not a reader.
     """
     return _opened(source, "open_reader", Reader)
 
@@ -68,16 +68,16 @@ def writer_of(sink: SinkLike) -> Writer:
     """Open a writer of a sink.
 
     Raises:
-        BackendError: What it opened is no writer.
+        BackendError: What `open_writer` returned is not a writer.
     """
     return _opened(sink, "open_writer", Writer)
 
 
 def info_of(source: SourceLike) -> BackupInfo:
-    """What a source says of its backup.
+    """What a source says about its backup.
 
     Raises:
-        BackendError: It is no `BackupInfo`.
+        BackendError: It is not a `BackupInfo`.
     """
     info: object = source.info
     if not isinstance(info, BackupInfo):
@@ -86,11 +86,11 @@ def info_of(source: SourceLike) -> BackupInfo:
 
 
 def extents_of(source: SourceLike) -> Extents:
-    """Get the extents of a source, and check that they are those of its disk.
+    """Get the extents of a source, and check that they describe its disk.
 
     Raises:
-        ExtentsError: They are not.
-        BackendError: They are no list.
+        ExtentsError: They do not.
+        BackendError: `extents` did not return a list.
     """
     try:
         listed: object = source.extents()
@@ -109,10 +109,10 @@ def extents_of(source: SourceLike) -> Extents:
 
 
 def check_unchanged(source: SourceLike, before: BackupInfo) -> None:
-    """Make sure that a source still says that it is the disk that was read.
+    """Make sure that a source still reports the size and the context that it had before the copy.
 
     Raises:
-        BackendError: It says something else by now.
+        BackendError: It reports something else.
     """
     now = info_of(source)
     for name in ("size", "context"):
@@ -128,7 +128,8 @@ def read_order(source: SourceLike, extents: Extents) -> Iterator[Iterable[Run]] 
     """The passes in which a source must be read; None for the order of the disk.
 
     Raises:
-        BackendError: Together they do not read each byte of the disk once. Known at the end.
+        BackendError: Together they do not read each byte of the disk once. This is raised only
+            after the last pass.
     """
     ordered = ability(source, HasReadOrder)
     passes = None if ordered is None else ordered.read_order()
@@ -141,10 +142,10 @@ def _covered(
     """Yield a source's passes, and make sure that together they read each byte of the disk once.
 
     Raises:
-        BackendError: They do not. Known at the end.
+        BackendError: They do not. This is raised only after the last pass.
     """
-    # Of each run the sum takes its start and subtracts its end, so where two runs touch, nothing
-    # is left: it is the same for all ways to cut the same bytes, and takes no memory.
+    # The sum adds a hash of each run's start and subtracts a hash of its end. Where two runs touch,
+    # these cancel out. So the sum is the same however the same bytes are cut, and takes no memory.
     if not isinstance(passes, Sequence) or not all(isinstance(each, Iterable) for each in passes):
         raise _wrong(source, "read_order() returned", passes, "lists")
     name = f"{class_of(source)}.read_order()"
@@ -177,10 +178,10 @@ def _border_sum(start: int, length: int, kind: Kind) -> int:
 
 
 def number_of(backend: object, name: str, *, least: int) -> int:
-    """A number that a backend says of itself.
+    """A number that a backend reports about itself.
 
     Raises:
-        BackendError: It is no whole number.
+        BackendError: It is not a whole number.
         UsageError: It is less than `least`.
     """
     value = getattr(backend, name)
@@ -192,7 +193,7 @@ def number_of(backend: object, name: str, *, least: int) -> int:
 
 
 def flag_of(backend: object | None, name: str) -> bool:
-    """True or False, which a backend says of itself; False if there is none with this ability.
+    """True or False, as a backend reports it. False if the backend is None: it lacks the ability.
 
     Raises:
         BackendError: It is neither, such as a method that was not called.
@@ -204,10 +205,10 @@ def flag_of(backend: object | None, name: str) -> bool:
 
 
 def text_of(backend: object | None, name: str) -> str | None:
-    """A name that a backend says of itself; None if there is none with this ability.
+    """A name that a backend reports. None if the backend is None: it lacks the ability.
 
     Raises:
-        BackendError: It is no text.
+        BackendError: It is not a text.
     """
     value = None if backend is None else getattr(backend, name)
     if value is not None and not isinstance(value, str):
@@ -241,13 +242,13 @@ def is_streaming(sink: SinkLike) -> bool:
 
 
 def coalesce_zeros(sink: SinkLike) -> int:
-    """Bytes of zeros up to which a sink takes them as data; 0 for never."""
+    """The longest run of zeros, in bytes, that a sink takes as data; 0 if it takes none."""
     coalesces = ability(sink, CoalescesZeros)
     return 0 if coalesces is None else number_of(coalesces, "coalesce_zeros", least=0)
 
 
 def check_sink(sink: SinkLike) -> None:
-    """Check all that a sink says of itself, before anything is touched.
+    """Check everything that a sink reports about itself, before anything is touched.
 
     Raises:
         BackendError: A value has the wrong type.
@@ -264,7 +265,7 @@ def check_sink(sink: SinkLike) -> None:
 
 
 def check_source(source: SourceLike) -> None:
-    """Check all that a source says of itself, before anything is touched.
+    """Check everything that a source reports about itself, before anything is touched.
 
     Raises:
         BackendError: A value has the wrong type.
@@ -277,7 +278,7 @@ def check_source(source: SourceLike) -> None:
 
 
 def rewind(source: SourceLike) -> None:
-    """Make a source readable once more.
+    """Make a source readable again.
 
     Raises:
         UsageError: It can be read only once.
@@ -289,20 +290,20 @@ def rewind(source: SourceLike) -> None:
 
 
 def fill(reader: Reader, start: int, buffer: memoryview) -> None:
-    """Let a reader fill a buffer, which it can no longer reach afterwards.
+    """Let a reader fill a buffer, and take the buffer away from it.
 
     Raises:
-        BackendError: It says that it filled another number of bytes, or keeps the buffer.
+        BackendError: It reports another number of bytes, or keeps the buffer.
     """
     _do_all(reader, "readinto", start, buffer, len(buffer))
     _take_back(reader, "readinto", start, buffer)
 
 
 def write(writer: Writer, start: int, buffer: memoryview) -> None:
-    """Let a writer write a buffer, which it can no longer reach afterwards.
+    """Let a writer write a buffer, and take the buffer away from it.
 
     Raises:
-        BackendError: It says that it wrote another number of bytes, or keeps the buffer.
+        BackendError: It reports another number of bytes, or keeps the buffer.
     """
     _do_all(writer, "write", start, buffer, len(buffer))
     _take_back(writer, "write", start, buffer)
@@ -312,13 +313,15 @@ def zero(writer: Writer, start: int, length: int) -> None:
     """Let a writer zero a stretch.
 
     Raises:
-        BackendError: It says that it zeroed another number of bytes.
+        BackendError: It reports another number of bytes.
     """
     _do_all(writer, "zero", start, length, length)
 
 
 def done(backend: object, name: str, *args: object) -> object:
-    """Call a method that has done its work when it returns. An awaitable has not even begun.
+    """Call a method that must have done its work when it returns.
+
+    So it must not return an awaitable: that has not even begun.
 
     Returns:
         What it returned.
@@ -333,10 +336,10 @@ def done(backend: object, name: str, *args: object) -> object:
 
 
 def lost_of(sink: SinkLike) -> list[tuple[int, int]]:
-    """What a sink has lost, and must be written again; see `LosesWrites`.
+    """The ranges that a sink has lost, and that must be written again; see `LosesWrites`.
 
     Raises:
-        BackendError: These are not ranges of a disk, in order.
+        BackendError: The sink did not return ordered ranges of a disk.
     """
     loses = ability(sink, LosesWrites)
     lost: object = () if loses is None else loses.lost()
@@ -376,9 +379,9 @@ def finish(source: SourceLike) -> str | None:
 
 
 def new_hash_of(sink: SinkLike) -> Callable[[], Hash | None] | None:
-    """What makes a hash for each segment; None if the sink records no digests.
+    """A function that makes a hash for each segment; None if the sink records no digests.
 
-    It raises a `BackendError` if what the sink gives is no hash.
+    The function raises a `BackendError` if the sink's hash is not a hash.
     """
     digests = ability(sink, Digests)
     if digests is None or digests.digest_name is None:
@@ -395,7 +398,7 @@ def new_hash_of(sink: SinkLike) -> Callable[[], Hash | None] | None:
 
 
 def class_of(backend: object) -> str:
-    """The name of a backend's class, for errors. Not its text, which may be a transfer URL."""
+    """The name of a backend's class, for errors. Its `repr` may contain a transfer URL."""
     return type(backend).__qualname__
 
 
@@ -414,7 +417,7 @@ def _opened(backend: object, name: str, protocol: Callable[..., Core]) -> Core:
         if prefetches is not None:
             number_of(prefetches, "prefetch_depth", least=1)
         return cast("Core", opened)
-    except BaseException:  # an interrupt, too: nobody else has it yet
+    except BaseException:  # an interrupt, too: nobody else can close it yet
         close = getattr(opened, "close", None)
         if close is not None:
             close()
@@ -437,7 +440,7 @@ def _core(backend: object, protocol: Callable[..., Core], needed: str, example: 
 
 
 def _missing(backend: object, protocol: object) -> list[str]:
-    """The names of the core that this backend does not have."""
+    """The members of the core that this backend does not have."""
     core: Iterable[str] = protocol.__abstractmethods__  # type: ignore[attr-defined]
     return [name for name in sorted(core) if not has(backend, name)]
 
@@ -467,6 +470,6 @@ def _wrong(backend: object, what: str, value: object, needed: str) -> BackendErr
 
 
 def _shown(value: object) -> str:
-    """A value for an error text: of most values only the type, since their text may be anything."""
+    """A value for an error text. Most values appear only as their type: their text may be a URL."""
     is_plain = value is None or type(value) in (int, float, bool)
     return repr(value) if is_plain else f"a {type(value).__qualname__}"

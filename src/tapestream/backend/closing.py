@@ -1,4 +1,4 @@
-"""Sources and sinks in a `with` block, and what closing one does to the copy that uses it."""
+"""Makes sources and sinks context managers, and lets closing one end the copy that uses it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ class Closing(Protocol):
     """A context manager that closes itself, and first ends the copy that uses it.
 
     Every class that inherits from this one defines its own `close`, and perhaps `abort`, `begin`
-    and `open_reader`. They are wrapped here: the first two end a copy, the others begin one.
+    and `open_reader`. All four are wrapped here. The first two first end the copy that uses the
+    object. The other two note that the copy of the calling thread uses it.
     """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -57,7 +58,7 @@ def _joins_a_copy(method: Callable[..., Any]) -> Callable[..., Any]:
     return begin
 
 
-# The words are for the error that the copy raises.
+# "closed" and "aborted" appear in the error that the copy raises.
 _WRAPPED_BY: dict[str, Callable[..., Callable[..., Any]]] = {
     "close": partial(_ends_its_copy, "closed"),
     "abort": partial(_ends_its_copy, "aborted"),

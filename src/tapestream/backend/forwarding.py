@@ -1,7 +1,7 @@
 """Backends that wrap another one, forward the core to it, and have all of its abilities.
 
-Inherit from one of these to change a single thing, such as the speed or what is counted. Call
-`super()` for the rest: what the other backend returns is checked there.
+Inherit from one of these to change a single thing, for example to limit the speed or to count.
+Call `super()` for the rest: it checks what the other backend returns.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class ForwardingSource(Source):
-    """Does what another source does.
+    """Forwards all calls to another source.
 
     Args:
         wrapped: The other source. Closing this one closes it.
@@ -55,7 +55,7 @@ class ForwardingSource(Source):
         return reader_of(self.wrapped)
 
     def salvaging(self, findings: Findings) -> Source | None:
-        """This wrapper around what the other source is when it goes on after damage."""
+        """This wrapper, around the source that goes on after damage; None if there is none."""
         salvages = ability(self.wrapped, Salvages)
         inner = None if salvages is None else salvages.salvaging(findings)
         if inner is None:
@@ -70,7 +70,7 @@ class ForwardingSource(Source):
 
 
 class ForwardingReader(Reader):
-    """Does what another reader does.
+    """Forwards all calls to another reader.
 
     Args:
         wrapped: The other reader. Closing this one closes it.
@@ -89,7 +89,7 @@ class ForwardingReader(Reader):
 
 
 class ForwardingSink(Sink):
-    """Does what another sink does.
+    """Forwards all calls to another sink.
 
     Args:
         wrapped: The other sink. Closing this one closes it.
@@ -130,7 +130,7 @@ class ForwardingSink(Sink):
 
 
 class ForwardingWriter(Writer):
-    """Does what another writer does.
+    """Forwards all calls to another writer.
 
     Args:
         wrapped: The other writer. Closing this one closes it.

@@ -5,9 +5,9 @@
     SinkLike:   max_writers, sequential, begin, open_writer, commit, abort, close
     Writer:     write, zero, close
 
-A class that has these names is a backend, and type checkers accept it. It may inherit from
-`Source`, `Reader`, `Sink` or `Writer`: then they see what is missing, and a source or a sink gets
-`with`. What a backend may be able to do besides is in `abilities`.
+A class that has these members is a backend, and type checkers accept it. It may inherit from
+`Source`, `Reader`, `Sink` or `Writer`: then they report what is missing, and a source or a sink
+becomes a context manager. What else a backend may be able to do is in `abilities`.
 
 A source knows the extents of a disk and opens readers; a sink opens writers and ends in a commit or
 an abort. Every call names its offset, so threads share nothing but what a backend shares itself.
@@ -25,15 +25,15 @@ The calls of one copy, all from the calling thread unless noted. Those in bracke
     [sink.lost()]
     sink.commit()
 
-After the first error of any of them, nothing more is read or written: every reader and writer is
-cancelled if it has that ability, all are closed, `sink.abort()` is called, and the error is raised
-to the caller.
+After the first error in any of these calls, nothing more is read or written. Every reader and
+writer is cancelled if it has that ability, all are closed, `sink.abort()` is called, and the caller
+gets the error.
 
 A source or sink is used by one copy at a time. If it inherits from `Source` or `Sink`, its `close`
-and `abort` first end the copy that uses it. Called from another thread, they return when the copy
+and `abort` first end the copy that uses it. Called from another thread, they return after the copy
 has ended and everything is closed. Called from a thread of the copy, such as in `progress`, they
-return immediately, and the copy closes it at its end. The copy then raises a `ClosedError`, unless
-it was committed before.
+return immediately, and the copy closes the object at its end. The copy then raises a `ClosedError`,
+unless it was committed before.
 """
 
 from __future__ import annotations
@@ -55,8 +55,7 @@ class Reader(Protocol):
         """Fill the whole buffer with the bytes of the disk that begin at offset `start`.
 
         A reader's calls come in ascending order, unless its source has the ability `HasReadOrder`.
-        A range may reach across extents that are not data: what the buffer holds there is never
-        used.
+        A range may include extents that are not data: what the buffer holds there is never used.
 
         The buffer is used again as soon as this returns: keep no reference to it.
 
@@ -65,29 +64,29 @@ class Reader(Protocol):
             length is a `BackendError`.
 
         Raises:
-            TapestreamError: The bytes cannot be had; the buffer's contents are undefined. A
-                backend retries what is worth retrying itself: for the engine every error is final.
+            TapestreamError: The bytes cannot be read; the buffer's contents are undefined. A
+                backend retries by itself if that makes sense: for the engine every error is final.
         """
 
     @abstractmethod
     def close(self) -> None:
-        """Release what this reader holds. Called exactly once, by no matter which thread."""
+        """Release what this reader holds. Called exactly once, from any thread."""
 
 
 class SourceLike(Protocol):
     """Where a disk, or its backup, is read from: what `copy` and all other functions accept.
 
-    What is declared here as a property may as well be an attribute of the object or of the class. A
-    class that inherits from this one needs it itself, too; its objects may then set another.
+    A property here may also be an attribute of the object or of the class. A class that inherits
+    from this one must have it in the class; an object may then set its own value.
     """
 
     @property
     @abstractmethod
     def info(self) -> BackupInfo:
-        """What is known of the backup; `size` and `context` are those of this source.
+        """What is known about the backup; `size` and `context` are those of this source.
 
-        It is complete after `extents`, which is called first. Before, `size` may be 0. Reading it
-        costs nothing: it makes no request.
+        It is complete after `extents`, which is called first. Before that, `size` may be 0. Reading
+        it must be cheap and make no request.
         """
 
     @property
@@ -98,9 +97,9 @@ class SourceLike(Protocol):
     @property
     @abstractmethod
     def sequential(self) -> bool:
-        """True when only one reader is possible, and only in ascending order: a tar, a tape.
+        """True if only one reader is possible, and only in ascending order: a tar, a tape.
 
-        Data that is not asked for is passed over.
+        The reader skips data that is not asked for.
         """
 
     @abstractmethod
@@ -108,7 +107,7 @@ class SourceLike(Protocol):
         """The extents of the whole disk, ordered and without gaps.
 
         Raises:
-            TapestreamError: They cannot be had, or do not describe the disk.
+            TapestreamError: They cannot be read, or do not describe the disk.
         """
 
     @abstractmethod
@@ -159,14 +158,14 @@ class Writer(Protocol):
 
     @abstractmethod
     def close(self) -> None:
-        """Release what this writer holds. Called exactly once, by no matter which thread."""
+        """Release what this writer holds. Called exactly once, from any thread."""
 
 
 class SinkLike(Protocol):
     """Where a disk, or its backup, is written to: what `copy` and all other functions accept.
 
-    What is declared here as a property may as well be an attribute of the object or of the class. A
-    class that inherits from this one needs it itself, too; its objects may then set another.
+    A property here may also be an attribute of the object or of the class. A class that inherits
+    from this one must have it in the class; an object may then set its own value.
     """
 
     @property
@@ -177,11 +176,11 @@ class SinkLike(Protocol):
     @property
     @abstractmethod
     def sequential(self) -> bool:
-        """True when one writer must get everything in ascending order: a tar, a tape."""
+        """True if one writer must get everything in ascending order: a tar, a tape."""
 
     @abstractmethod
     def begin(self, info: BackupInfo, extents: Extents) -> None:
-        """Learn what comes; called once, before anything is written.
+        """Take note of what will be written. Called once, before anything is written.
 
         Raises:
             TapestreamError: The sink cannot take it. Nothing was written.
@@ -200,10 +199,10 @@ class SinkLike(Protocol):
         """Make it final: what was written is complete and on stable storage when this returns.
 
         Returns:
-            What there is to say about it, for `CopyResult.receipt`; or None.
+            A report about what was written, for `CopyResult.receipt`; or None.
 
         Raises:
-            TapestreamError: It is not; the sink must be aborted.
+            TapestreamError: It is not complete, or not on stable storage; the sink must be aborted.
         """
 
     @abstractmethod

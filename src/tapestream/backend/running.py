@@ -1,7 +1,7 @@
-"""The copies that run now, and which sources and sinks each uses: closing one ends its copy first.
+"""Knows which running copy uses which source or sink, so that closing one ends its copy first.
 
 A descriptor must not be closed while a thread of a copy uses it. The next file that the program
-opens gets the same number, and that thread would read or write that file instead.
+opens gets the same number, and the thread would read or write that file instead.
 
     close() from another thread        ends the copy, waits for its end, then closes
     close() from a thread of the copy  ends the copy, which closes it at its end
@@ -19,12 +19,12 @@ from .abilities import cancel
 
 log = logging.getLogger("tapestream.copy")
 
-# Whoever waits for the end of a copy cancels it again this often, in seconds: a call may begin to
-# block just after it was cancelled.
+# Seconds. A thread that waits for the end of a copy cancels it again this often: a call may begin
+# to block just after it was cancelled.
 CANCEL_AGAIN = 0.2
 
-# Protects `_users` and every `Running`. Not a plain lock: a signal handler may close a source in
-# the middle, in the same thread.
+# Protects `_users` and every `Running`. It is reentrant: a signal handler may close a source while
+# its thread holds the lock.
 _lock = threading.RLock()
 _users: dict[int, Running] = {}
 _here = threading.local()
@@ -34,8 +34,10 @@ class Running:
     """A copy that runs.
 
     Attributes:
-        is_ending: Its threads have ended. Whatever closes its sink from now on is the copy itself.
-        outer: The copy in whose source, sink or callback this one was started; None for others.
+        is_ending: True after its threads have ended. From then on, only the copy itself closes its
+            sink.
+        outer: The copy in whose source, sink or callback this one was started; None if there is
+            none.
     """
 
     def __init__(self) -> None:
@@ -80,7 +82,7 @@ class Running:
 
     @property
     def has_ended(self) -> bool:
-        """True when it no longer uses anything."""
+        """True after it has released everything that it used."""
         return self._ended.is_set()
 
     def check(self) -> None:
@@ -90,7 +92,7 @@ class Running:
 
     @contextmanager
     def failing(self, fail: Callable[[BaseException], None]) -> Iterator[None]:
-        """Let `fail` end what is done in this block, if this copy must end."""
+        """Call `fail` with the error if this copy must end during this block."""
         try:
             with _lock:
                 self._fail = fail
@@ -101,7 +103,7 @@ class Running:
 
     @contextmanager
     def here(self) -> Iterator[None]:
-        """Make this thread one of the copy, in this block."""
+        """Make this thread one of the copy's threads during this block."""
         before = current()
         try:
             _here.running = self
@@ -110,7 +112,7 @@ class Running:
             _here.running = before
 
     def stop(self, error: BaseException) -> None:
-        """Make this copy fail soon, with this error unless it has one already."""
+        """Make this copy fail soon. It raises this error, unless it has failed already."""
         with _lock:
             self._error = self._error or error
             fail, backends = self._fail, [*self._given]
@@ -124,7 +126,7 @@ class Running:
                 log.exception("a source or sink could not be cancelled")
 
     def end(self) -> None:
-        """Let others use what this copy has used, and do what was left to close at its end."""
+        """Release what this copy used, and close what was left to be closed at its end."""
         with _lock:
             for backend in (*self._given, *self._joined):
                 if _users.get(id(backend)) is self:
@@ -139,7 +141,7 @@ class Running:
             self._closes.pop(0)
 
     def is_inside(self, other: Running | None) -> bool:
-        """True when this copy is the other, or made by a source, a sink or a callback of it."""
+        """True if this copy is the other, or was started by a source, sink or callback of it."""
         inner: Running | None = self
         while inner is not None and inner is not other:
             inner = inner.outer
@@ -160,7 +162,7 @@ class Running:
 
 
 def current() -> Running | None:
-    """The copy to which this thread belongs; None for others."""
+    """The copy to which this thread belongs; None if it belongs to none."""
     running: Running | None = getattr(_here, "running", None)
     while running is not None and running.has_ended:
         running = running.outer
@@ -169,7 +171,7 @@ def current() -> Running | None:
 
 @contextmanager
 def running(*backends: object) -> Iterator[Running]:
-    """Run a copy in this block, and in this thread, that uses these sources and sinks.
+    """Make this block, in this thread, a copy that uses these sources and sinks.
 
     Raises:
         UsageError: Another copy uses one of them.
@@ -213,12 +215,12 @@ def end_copy(backend: object, doing: str, close: Callable[[], None]) -> bool:
 
     Args:
         backend: The source or sink.
-        doing: What is done to it: "closed".
+        doing: What is done to it, for the error: "closed" or "aborted".
         close: Closes it.
 
     Returns:
-        False when this is a thread of the copy itself: the copy will call `close` when it has
-        ended.
+        True if the caller may close it now. False if this is a thread of the copy itself: the copy
+        will call `close` at its end.
     """
     with _lock:
         copy = _users.get(id(backend))

@@ -1,9 +1,9 @@
-"""The block hash of a disk: the value, as imageio's server computes it.
+"""The value of a block hash: one digest for a whole disk, as imageio's server computes it.
 
-The disk is cut into blocks of 4 MiB, counted from its start; the last may be shorter. The block
-hash is the BLAKE2b digest of the BLAKE2b digests of all blocks, one after the other, each of 32
-bytes (ovirt-imageio docs, "checksum"). Two disks with the same bytes have the same block hash,
-whatever their formats and extents.
+The disk is cut into blocks of 4 MiB, counted from its start; the last may be shorter. Each block
+has a BLAKE2b digest of 32 bytes. The block hash is the BLAKE2b digest of all these digests, in the
+order of the blocks (ovirt-imageio docs, "checksum"). Two disks with the same bytes have the same
+block hash, whatever their formats and extents.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ class BlockHash:
             raise UsageError(f"a block hash cannot have the block_size {self.block_size!r}")
 
     def is_comparable(self, other: BlockHash) -> bool:
-        """True when the two can only differ if their disks do."""
+        """True if both are computed in the same way: they then differ only if their disks do."""
         return (self.algorithm, self.block_size) == (other.algorithm, other.block_size)
 
     def to_dict(self) -> dict[str, Any]:
-        """As the server writes it."""
+        """The fields as JSON types, with the server's names."""
         return {
             "algorithm": self.algorithm,
             "block_size": self.block_size,
@@ -61,7 +61,7 @@ class BlockHash:
         """The reverse of `to_dict`; unknown keys are ignored.
 
         Raises:
-            UsageError: This is no block hash.
+            UsageError: This is not a block hash.
         """
         if not isinstance(values, Mapping):
             raise UsageError(f"a block hash must be a mapping, not {values!r}")

@@ -1,4 +1,4 @@
-"""The order of a chain of backups: by checkpoint ids, not by names, dates or the order given."""
+"""Puts the backups of a chain in order: by checkpoint ids, not by names, dates or given order."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ def order_by_checkpoint(
     """Put backups in the order of their chain, from its last full backup on.
 
     Args:
-        backups: The backups, in any order. A full backup that was taken instead of an incremental
-            one has a parent, too. The backups before it are not needed.
+        backups: The backups, in any order. A full backup may have a parent, too, if it was taken
+            instead of an incremental one; the backups before it are not needed.
         places: Where each backup is, for errors.
 
     Returns:
-        Their indexes, oldest first.
+        Indexes into `backups`, oldest first, from the last full backup on.
 
     Raises:
         ChainError: They are not one chain of one disk.
-        UsageError: There are none.
+        UsageError: No backup was given.
     """
     if not backups:
         raise UsageError("there is no backup to restore")
@@ -55,7 +55,7 @@ class _Backups:
         by_checkpoint = self._by_checkpoint()
         i: int | None = self._last(by_checkpoint)
         newest_first: list[int] = []
-        while i is not None:  # it ends: a circle has no last backup, or two with the same parent
+        while i is not None:  # this ends: `_last` finds no last backup, or two, if it is a circle
             newest_first.append(i)
             based = any(self._backups[i].context == "zero" for i in newest_first)
             i = self._parent(i, by_checkpoint, needed=not based)
@@ -94,7 +94,7 @@ class _Backups:
         return found
 
     def _last(self, by_checkpoint: Mapping[str, int]) -> int:
-        """The backup from which no other starts."""
+        """The last backup: no other one starts from it."""
         by_parent: dict[str, int] = {}
         for i, backup in enumerate(self._backups):
             parent = backup.parent_checkpoint_id
@@ -117,7 +117,7 @@ class _Backups:
         return ends[0]
 
     def _gap(self, ends: Sequence[int], by_checkpoint: Mapping[str, int]) -> ChainError:
-        """The error for backups of more than one chain: says what is missing between them."""
+        """The error for backups that are not one chain: it says what is missing between them."""
         first, second = (self._names[i] for i in ends[:2])
         between = f"no backup leads from {first} to {second}"
         for i, backup in enumerate(self._backups):
@@ -138,7 +138,7 @@ class _Backups:
         return found
 
     def _lacking(self, i: int) -> ChainError:
-        """The error for an incremental backup whose parent is not there."""
+        """The error for an incremental backup whose parent was not given."""
         parent = self._backups[i].parent_checkpoint_id
         if parent is None:
             return ChainError(f"{self._names[i]} does not say from which checkpoint it starts")

@@ -1,27 +1,27 @@
-"""What is wrong with a backup that is read to its end in spite of it."""
+"""Records what is wrong with a backup while it is read to its end in spite of damage."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-# A stream out of step has a bad header for each of a million members, and each text may repeat what
-# the header claims.
+# A damaged stream may have a million members with bad headers, and each text may quote a header.
 MAX_PROBLEMS = 100
 MAX_TEXT = 1000
-# Stretches of each kind. The last one grows over all further ones, and over what is between them.
+# Stretches of each kind that are kept. After that, the last one is extended over all later ones,
+# and over what lies between them.
 MAX_DAMAGE = 10_000
 _AND_MORE = ", and members after it"
 
 
 @dataclass(frozen=True)
 class Damage:
-    """A stretch of the disk that a backup does not hold as it should.
+    """A stretch of the disk whose data is missing in a backup, or does not match its digest.
 
     Attributes:
         start: Offset of its first byte in the disk.
         length: Its length in bytes.
-        member: Member of the tar that holds it, or should.
-        missing: True if its bytes are not there or cannot be read. False if they are there, but do
+        member: Member of the tar that holds the data, or should hold it.
+        missing: True if the bytes are not there or cannot be read. False if they are there, but do
             not match their digest.
     """
 
@@ -37,14 +37,14 @@ class Damage:
 
 @dataclass
 class Findings:
-    """What has been found so far.
+    """The damage and the other problems that were found so far.
 
     Attributes:
-        damage: Bad stretches of the disk: those that are missing in ascending order, and those that
-            do not match their digest, which are only found at the end.
-        problems: Whatever else is wrong, in words.
-        complete: True once the end was found where it should be.
-        digest_name: Name of the digest that all data was compared with; None until it was.
+        damage: Bad stretches of the disk. First come those that are missing, in ascending order,
+            then those that do not match their digest: they are found only at the end.
+        problems: Everything else that is wrong, in words.
+        complete: True after the end was found where it should be.
+        digest_name: Name of the digest that all data was compared with; None until that is done.
         missing_bytes: Bytes of data that are missing.
     """
 
@@ -57,13 +57,13 @@ class Findings:
     _last: dict[bool, int] = field(default_factory=dict, compare=False, repr=False)
 
     def add(self, found: Damage, data_bytes: int | None = None) -> None:
-        """Note damage. If it begins where the one before ended, the two become one.
+        """Note damage. If it begins where the damage before it ended, the two become one.
 
-        After the first 10,000 stretches of a kind, the last one grows over all that follow.
+        After the first 10,000 stretches of a kind, the last one is extended over all that follow.
 
         Args:
-            found: The damage. It begins after all damage of its kind that was noted before.
-            data_bytes: Bytes of data in it; its length if None.
+            found: The damage. It must begin after all damage of its kind that was noted before.
+            data_bytes: Bytes of data in it; None if all of it is data.
         """
         if found.missing:
             self.missing_bytes += found.length if data_bytes is None else data_bytes
@@ -82,11 +82,11 @@ class Findings:
             self.damage.append(found)
 
     def is_full(self, *, missing: bool) -> bool:
-        """Whether further damage of this kind only widens the last stretch."""
+        """True if more damage of this kind will only extend the last stretch."""
         return self._counts.get(missing, 0) >= MAX_DAMAGE
 
     def _widen(self, found: Damage) -> None:
-        """Let the last stretch of the same kind reach to the end of this one."""
+        """Extend the last stretch of the same kind to the end of this one."""
         i = self._last[found.missing]
         last = self.damage[i]
         member = last.member if last.member.endswith(_AND_MORE) else last.member + _AND_MORE

@@ -1,8 +1,8 @@
-"""The backup that an index promises, and the check that it is there.
+"""Checks that the backup in a stream is the one that an index says is there.
 
 An index is a catalog, a list from `TapeDrive.find`, or what the caller remembers. It does not
-notice when a tape is relabelled, rewritten or exchanged. So a stream that is opened by an index is
-compared with it before anything is written to the target.
+notice when a tape is relabelled, rewritten or exchanged. So before anything is written to the
+target, the stream is compared with the index by which it was opened.
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ class Expected:
     """The backup that must be found.
 
     Attributes:
-        info: What it must say of itself: every id that is given, the time and the size.
+        info: What the backup must say about itself: every id, the time and the size, as far as they
+            are given here.
         set_id: The set id that its volumes must have; None if that is not known.
-        file: The number of its tape file; None if it is on no tape, or the file is not known.
+        file: The number of its tape file; None if it is not on tape, or the file is not known.
         label: The label of its tape, for people.
-        whole_info: True if the backup must not have ids that are not given: an index lists all.
+        whole_info: True if an id that is None in `info` must be None in the backup, too: an index
+            lists all ids of a backup.
     """
 
     info: BackupInfo
@@ -33,10 +35,10 @@ class Expected:
     whole_info: bool = False
 
     def check(self, found: BackupInfo, set_id: str | None, place: str) -> None:
-        """Compare it with the backup that was found.
+        """Compare the expected backup with the one that was found.
 
         Args:
-            found: What that backup says of itself.
+            found: What the found backup says about itself.
             set_id: The set id of its volumes.
             place: Where it was found, for the error.
 
@@ -58,8 +60,8 @@ class Expected:
         """The error to raise if something else was found.
 
         Args:
-            place: Where.
-            found: What, in words.
+            place: Where it was found.
+            found: What was found, in words.
         """
         tape = f", which should be in file {self.file}" if self.file is not None else ""
         label = f" of tape {self.label}" if tape and self.label else ""

@@ -1,7 +1,7 @@
-"""Extents: what lies where on a disk, in the JSON that imageio speaks.
+"""Extents: which parts of a disk are data, zeros, or unchanged; parsed from imageio's JSON.
 
 imageio lists the whole disk, from 0 to its size, without gaps (ovirt-imageio docs, "extents").
-A list of a large disk has a million entries, so `Extents` keeps columns, not objects.
+The list of a large disk has a million entries, so `Extents` keeps columns, not objects.
 """
 
 from __future__ import annotations
@@ -90,9 +90,9 @@ def within(starts: array[int], size: int, start: int, end: int) -> Iterator[tupl
     """Yield (number, start, length) of every stretch between two offsets, cut there.
 
     Args:
-        starts: Where each of them begins; it ends where the next one does.
-        size: Where the last one ends.
-        start: The first offset.
+        starts: Where each stretch begins; it ends where the next one begins.
+        size: Where the last stretch ends.
+        start: The first of the two offsets.
         end: The second.
     """
     for i in range(max(0, bisect_right(starts, start) - 1), len(starts)):
@@ -105,7 +105,7 @@ def within(starts: array[int], size: int, start: int, end: int) -> Iterator[tupl
 
 
 class Tally(NamedTuple):
-    """A number of extents and their bytes together."""
+    """A number of extents, and the bytes in all of them together."""
 
     extents: int
     bytes: int
@@ -149,8 +149,8 @@ class Extents(Sequence[Extent]):
 
         Args:
             text: The JSON.
-            context: "dirty" requires the key `dirty` in every extent. A missing `zero` means
-                data, a missing `hole` unknown: old servers leave them out.
+            context: "dirty" requires the key `dirty` in every extent. Old servers leave out `zero`
+                and `hole`: without `zero` an extent is data, and without `hole` it may be a hole.
 
         Raises:
             ExtentsError: The text is not JSON, or the list does not describe a disk.
@@ -159,8 +159,8 @@ class Extents(Sequence[Extent]):
         try:
             return _parse_at_once(text, dirty=dirty)
         except (ExtentsError, ValueError, RecursionError):
-            # What is wrong, and where? Or nothing is: the quick way takes an object inside an
-            # extent, in a key that we do not know, for one more extent.
+            # Find out what is wrong, and where. Perhaps nothing is: the fast parser mistakes an
+            # object inside an extent, under a key that we do not know, for one more extent.
             return _parse_one_by_one(text, dirty=dirty)
 
     @classmethod
@@ -169,10 +169,11 @@ class Extents(Sequence[Extent]):
 
         Args:
             extents: The list.
-            context: In "dirty" all extents must say if they are dirty, in "zero" none may.
+            context: In "dirty" all extents must say if they are dirty; in "zero" none may say it.
+                None allows both.
 
         Raises:
-            ExtentsError: The list does not describe a disk, or not in that context.
+            ExtentsError: The list does not describe a disk, or does not fit the context.
         """
         if not isinstance(extents, Extents):
             listed = list(extents)
@@ -194,7 +195,7 @@ class Extents(Sequence[Extent]):
     def of_runs(cls, runs: Iterable[Run]) -> Extents:
         """Make the extents of a full disk from ordered runs without gaps, which are data or zeros.
 
-        Neighbours of one kind become one extent.
+        Neighbours of the same kind become one extent.
         """
         starts, flags, end = array("q"), bytearray(), 0
         for start, length, kind in runs:
@@ -207,9 +208,9 @@ class Extents(Sequence[Extent]):
 
     @property
     def json(self) -> bytes:
-        """The list as JSON; from a server exactly what it sent, with keys that we do not know."""
+        """The list as JSON. What a server sent is kept as it is, with keys that we do not know."""
         if self._text is None:
-            text = io.BytesIO()  # a list of a million strings would take more than the text
+            text = io.BytesIO()  # a list of a million strings would take more memory than the text
             for i, extent in enumerate(self):
                 text.write(b"," if i else b"[")
                 text.write(json.dumps(extent.to_dict()).encode())
@@ -238,7 +239,8 @@ class Extents(Sequence[Extent]):
     def tally(self, kind: Kind) -> Tally:
         """How many extents are of a kind, and how many bytes they have together.
 
-        Counted once: a copy asks for it in several places, and walks a million extents for it.
+        This is counted only once: a copy needs it in several places, and there may be a million
+        extents.
         """
         return self._tallies[kind]
 
@@ -288,12 +290,15 @@ def _parse_at_once(text: bytes, *, dirty: bool) -> Extents:
     if not isinstance(items, list) or any(item is not _TAKEN for item in items):
         raise ExtentsError(_NO_EXTENT)
     if len(items) != builder.count:
-        raise ExtentsError(_NO_EXTENT)  # an object inside an extent fits in before it
+        raise ExtentsError(_NO_EXTENT)  # an object inside an extent was counted as an extent
     return builder.build(text)
 
 
 def _parse_one_by_one(text: bytes, *, dirty: bool) -> Extents:
-    """A third slower, with no more memory, and whatever is wrong is met in its place."""
+    """Parse one item after the other, which shows where an error is.
+
+    This takes a third more time than `_parse_at_once`, and no more memory.
+    """
     builder = _Builder(dirty=dirty)
     for item in _items(text):
         builder.collect(item)
@@ -307,9 +312,9 @@ _COMMA = re.compile(r"[ \t\n\r]*,[ \t\n\r]*(?!\])")
 
 
 def _items(text: bytes) -> Iterator[object]:
-    """Yield one item of a list in JSON after the other.
+    """Yield the items of a JSON list, one after the other.
 
-    Not "from e" in what is raised: that would keep the whole text in memory, and show it.
+    Errors are raised "from None": a cause would keep the whole text in memory, and show it.
     """
     try:
         decoded = text.decode()
@@ -338,7 +343,10 @@ def _items(text: bytes) -> Iterator[object]:
 
 
 class _Builder:
-    """Takes extents one by one, checks each against its neighbour, keeps columns."""
+    """Takes extents one by one, checks that they leave no gap, and keeps them in columns.
+
+    `collect` returns a mark, `_TAKEN`, in place of each extent.
+    """
 
     def __init__(self, *, dirty: bool) -> None:
         self._dirty = dirty
@@ -413,5 +421,5 @@ def _check_boolean(key: str, value: object) -> None:
 
 
 def _number(value: int) -> str:
-    """A number for an error: one of thousands of digits says nothing, or cannot be shown."""
+    """A number for an error text. Thousands of digits would say nothing, or cannot be printed."""
     return str(value) if abs(value) <= 2**64 else "a number beyond any disk"

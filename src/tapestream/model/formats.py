@@ -1,10 +1,10 @@
-"""Formats of files, by their first or last bytes, so that no other format is overwritten."""
+"""Recognizes formats of files by their first or last bytes, so that no such file is overwritten."""
 
 from __future__ import annotations
 
 _VHD = b"conectix"
-# (where, what, which format): as qemu's block drivers, or the format's own pages, have it.
-# LUKS is not here: a raw image begins like that when its guest has encrypted the whole disk.
+# (offset, bytes, format), from qemu's block drivers or from the documentation of the format.
+# LUKS is not here: a raw image begins with its bytes if the guest has encrypted the whole disk.
 _OTHERS = (
     (0, b"QFI\xfb", "a qcow2 image"),
     (0, b"QED\0", "a QED image"),
@@ -18,7 +18,7 @@ _OTHERS = (
     (0, b"WithouFreSpacExt", "a Parallels image"),
     (0, b"SQLite format 3\0", "an SQLite database, such as a catalog"),
 )
-# The first bytes of files that these programs wrote.
+# The first bytes of a compressed file, and the program that wrote it.
 _PACKERS = {
     b"\x1f\x8b\x08": "gzip",
     b"BZh": "bzip2",
@@ -31,22 +31,22 @@ _STREAMS = (
     *((0, magic, f"a file that {packer} compressed") for magic, packer in _PACKERS.items()),
 )
 
-# As many bytes at the beginning and at the end of a file are needed to recognize its format.
+# Bytes that are needed to recognize a format, at the beginning and at the end of a file.
 SECTOR = 512
 
 
 def format_of(head: bytes, tail: bytes, *, streams: bool = True) -> str | None:
-    """Which format a file has; None for a raw image, or one that is not known.
+    """The format of a file, in words; None for a raw image or an unknown format.
 
     Args:
         head: Its first `SECTOR` bytes.
         tail: Its last `SECTOR` bytes.
-        streams: False to leave out what a backup may be: a tar, as it is or compressed.
+        streams: False to ignore the formats that a backup may have: a tar, or a compressed file.
     """
     for offset, magic, name in _OTHERS + _STREAMS if streams else _OTHERS:
         if head.startswith(magic, offset):
             return name
-    # One of fixed size is the disk itself, and its format's only sector comes after that.
+    # A VHD image of fixed size is the disk itself, followed by one sector that begins like this.
     return "a VHD image" if tail.startswith(_VHD) else None
 
 

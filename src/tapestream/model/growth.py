@@ -1,4 +1,4 @@
-"""A disk that grows within a chain: is all known that it has grown by?"""
+"""Checks, for a disk that grew within a chain, that no data in its new part is missing."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Iterator, Sequence
 from ..errors import ChainError
 from .extents import Extent, Extents, Kind
 
-# Of qcow2, in bytes.
+# The largest cluster of qcow2, in bytes.
 LARGEST_CLUSTER = 2 * 1024**2
-# In bytes: changes are never reported in smaller units.
+# Bytes. Changes are never reported in smaller units.
 SECTOR = 512
 
 
 def check_growth(names: Sequence[str], backups: Sequence[Extents]) -> None:
-    """Make sure that each backup of a chain knows what the disk has grown by since the one before.
+    """Make sure that each backup has all data in the part of the disk that is new since the last.
 
     Args:
         names: What the backups are called, for errors.
@@ -50,10 +50,10 @@ def _after(extents: Extents, start: int) -> Iterator[Extent]:
 
 
 def _is_unknown(extent: Extent, extents: Extents, old_end: int) -> bool:
-    """Whether an extent after the old end of the disk has data that no backup has.
+    """True if an extent after the old end of the disk may have data that no backup has.
 
-    What was never written there reads as zeros. It is reported as data if it shares a cluster with
-    written data or with the old end: a cluster is allocated as a whole.
+    A part that was never written reads as zeros. But it is reported as data if it shares a cluster
+    with written data or with the old end, because a cluster is allocated as a whole.
     """
     if extent.zero or extent.dirty:
         return False

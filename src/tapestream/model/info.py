@@ -1,4 +1,4 @@
-"""BackupInfo: what a backup says of itself, at its very beginning."""
+"""BackupInfo: which disk of which VM a backup holds, and when it was taken."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Context = Literal["zero", "dirty"]
 
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(Z|[+-]\d\d:\d\d)", re.ASCII)
 
-# Which backup it is, and of what. Names are for people, but are compared as well.
+# The fields that identify a backup. Names are for people, but they are compared as well.
 IDS = (
     "vm_id",
     "vm_name",
@@ -33,7 +33,7 @@ IDS = (
 
 
 class BackupFilter(TypedDict, total=False):
-    """The ids of the backups that are looked for; None for any."""
+    """The ids to look for; None allows any."""
 
     vm_id: str | None
     disk_id: str | None
@@ -43,10 +43,9 @@ class BackupFilter(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class BackupInfo:
-    """What is known of a backup: which disk of which VM, when, full or incremental.
+    """What is known about a backup: which disk of which VM, when, full or incremental.
 
-    All fields are optional for the caller. The *source* fills in `size` and `context`, whatever the
-    caller put there.
+    All fields are optional for the caller. The *source* overwrites `size` and `context`.
 
     Args:
         vm_id: oVirt's id of the virtual machine.
@@ -61,10 +60,10 @@ class BackupInfo:
         metadata: Anything else worth keeping, as JSON types. It is copied.
         size: Virtual size of the disk in bytes.
         context: "zero" for a full backup, "dirty" for an incremental one.
-        block_hash: Block hash of the whole disk at the time of the backup, computed by the server;
-            of the whole disk also in an incremental backup. None if it was not asked for.
+        block_hash: Block hash of the disk at the time of the backup, computed by the server. It
+            covers the whole disk in an incremental backup, too. None if it was not asked for.
         fallback: True for a full backup that was taken although an incremental one was asked for:
-            oVirt decides disk by disk.
+            oVirt decides that for each disk.
 
     Raises:
         UsageError: A field has the wrong type, or `created` has no time zone.
@@ -105,13 +104,13 @@ class BackupInfo:
                 in_utc = self.created.astimezone(timezone.utc).replace(microsecond=0)
             except OverflowError as e:
                 raise UsageError(f"created is not a time in UTC: {self.created}") from e
-            # What the 11 octal digits of a tar header's time can say.
+            # The times that fit into the 11 octal digits of a tar header.
             if not 0 <= in_utc.timestamp() < 8**11:
                 raise UsageError(f"created must be between 1970 and 2242, not {self.created}")
             object.__setattr__(self, "created", in_utc)
         try:
-            # A copy: what the caller changes later must not change what the backup says. Not a
-            # read-only view, which can be neither pickled nor copied.
+            # A copy, so that later changes by the caller do not change this. A read-only view
+            # could be neither pickled nor copied.
             metadata = deepcopy(dict(self.metadata))
             json.dumps(metadata, allow_nan=False, ensure_ascii=False).encode()
         except (TypeError, ValueError, RecursionError) as e:
@@ -119,7 +118,7 @@ class BackupInfo:
         object.__setattr__(self, "metadata", metadata)
 
     def matches(self, **ids: Unpack[BackupFilter]) -> bool:
-        """True if every id that is given, and not None, is that of this backup."""
+        """True if this backup has every id that is given and not None."""
         return all(wanted is None or getattr(self, name) == wanted for name, wanted in ids.items())
 
     def to_dict(self) -> dict[str, Any]:
@@ -151,7 +150,7 @@ class BackupInfo:
 
 
 def _time_of(text: str) -> datetime:
-    """Read a time. Not by strptime: it imports a module, for which no descriptor may be left."""
+    """Parse a time. `strptime` would import a module, and no descriptor may be left for that."""
     try:
         if _TIME.fullmatch(text):
             return datetime.fromisoformat(text.replace("Z", "+00:00"))
@@ -161,14 +160,14 @@ def _time_of(text: str) -> datetime:
 
 
 def describe(info: BackupInfo) -> str:
-    """What a backup is, for people: VM, disk, and when."""
+    """Describe a backup for people: the VM, the disk, and the time."""
     vm = info.vm_name or info.vm_id or "unknown VM"
     disk = info.disk_name or info.disk_id or "unknown disk"
     return f"{vm}, {disk}{f' of {local_time(info.created)}' if info.created else ''}"
 
 
 def disk_of(info: BackupInfo) -> str:
-    """Name the disk of a backup in a sentence."""
+    """The disk of a backup, as a part of a sentence."""
     name = info.disk_name or info.disk_id
     return f"the disk {name}" if name else "the disk"
 
@@ -179,10 +178,10 @@ def local_time(time: datetime) -> str:
 
 
 def check_info(info: object) -> BackupInfo:
-    """Check what a caller knows of a backup; None becomes an empty info.
+    """Check the `info` that a caller passes; None becomes an empty one.
 
     Raises:
-        UsageError: It is something else.
+        UsageError: It is neither a `BackupInfo` nor None.
     """
     if info is not None and not isinstance(info, BackupInfo):
         raise UsageError(f"info must be a BackupInfo or None, not a {type(info).__name__}")

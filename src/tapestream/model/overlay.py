@@ -36,7 +36,7 @@ class Overlay:
             first. The disk may grow from one to the next.
 
     Attributes:
-        extents: Those of the disk as the last layer left it.
+        extents: The extents of the disk as the last layer left it.
     """
 
     def __init__(self, layers: Sequence[Extents]) -> None:
@@ -53,16 +53,16 @@ class Overlay:
         self.extents = Extents.of_runs(run[:3] for run in self.within(0, self._size))
 
     def within(self, start: int, end: int) -> Iterator[LayerRun]:
-        """Yield what lies between two offsets, cut there."""
+        """Yield the runs between two offsets, cut there."""
         for i, first, length in within(self._starts, self._size, start, end):
             yield LayerRun(first, length, Kind(self._kinds[i]), self._layers[i])
 
     def data_within(self, start: int, end: int) -> Iterator[LayerRun]:
-        """Yield the data between two offsets, cut there."""
+        """Yield the runs of data between two offsets, cut there."""
         return (run for run in self.within(start, end) if run.kind is Kind.DATA)
 
     def provided_by(self, layer: int) -> Iterator[Run]:
-        """Yield what one layer provides, in ascending order."""
+        """Yield the runs that one layer provides, in ascending order."""
         for i, found in enumerate(self._layers):
             if found == layer:
                 start = self._starts[i]
@@ -77,7 +77,7 @@ class Overlay:
 def _newest_wins(layers: Sequence[Extents]) -> Iterator[LayerRun]:
     size = layers[-1].size
     cursors = [_Cursor(extents, i, size) for i, extents in enumerate(layers)]
-    ends = [(0, layer) for layer in range(len(layers))]  # a heap: where the extent of each ends
+    ends = [(0, layer) for layer in range(len(layers))]  # a heap: where each layer's extent ends
     providing: list[int] = []  # the layers that provide what is at `position`, ascending
     position = 0
     while position < size:
