@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from contextlib import suppress
 from copy import copy
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from ..tape.drive import TapeDrive
     from ..tape.input import TapeInput
     from ..tape.volumes import LoadVolume
+
+log = logging.getLogger("tapestream.tar")
 
 
 class TarStreamSource(Source):
@@ -220,8 +223,15 @@ class TarStreamSource(Source):
     def close(self) -> None:
         """See `Source.close`."""
         stream = getattr(self, "_stream", None)  # its constructor may have failed
-        if stream is not None:
-            stream.medium.close()
+        if stream is None:
+            return
+        if stream.reader is not None and stream.reader.is_unchecked:
+            log.warning(
+                "%s was read, but not checked for damage: a source that wraps another must have "
+                "its finish(), or an attribute wrapped",
+                stream.medium.name,
+            )
+        stream.medium.close()
 
     @property
     def _trouble(self) -> Trouble:

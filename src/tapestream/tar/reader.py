@@ -65,7 +65,7 @@ class TarReader(Reader):
         self._dropped = memoryview(bytearray(READ_STEP))
         self.missing_until = 0
         # From here on, where reading goes on after damage.
-        self._has_ended = False
+        self._has_ended = self._is_finishing = False
         self._vouches = self._is_comparable = True
         self._last: fmt.Member | None = None
         self._suspects = Suspects()
@@ -111,8 +111,14 @@ class TarReader(Reader):
             self._read_data(buffer[:step])
             start, buffer = start + step, buffer[step:]
 
+    @property
+    def is_unchecked(self) -> bool:
+        """True if all data was read, and nobody asked whether it is what the manifest says."""
+        return self._member is None and self._next is None and not self._is_finishing
+
     def finish(self) -> None:
         """Read to the end of the last volume, and check it against its manifest."""
+        self._is_finishing = True
         self._pass_over(self._extents.size)
         while True:
             try:
