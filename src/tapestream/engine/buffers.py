@@ -10,8 +10,9 @@ from ..errors import LocalIOError
 class BufferPool:
     """At most `count` page-aligned buffers of `size` bytes, made when first needed.
 
-    The last one given back is the first to go out again: while the sink keeps up, a few buffers
-    go round and stay in the processor's cache. Not locked: `ChunkQueue` does that.
+    The buffer that was given back last is handed out first: while the sink keeps up, only a few
+    buffers are in use, and they stay in the processor's cache. There is no lock here: `ChunkQueue`
+    calls this under its own.
     """
 
     def __init__(self, count: int, size: int) -> None:
@@ -30,8 +31,8 @@ class BufferPool:
             return self._idle.pop()
         if len(self._maps) == self.count:
             raise RuntimeError("more chunks were admitted than there are buffers")
-        # Private: the pages of shared memory, the default, cost a quarter more to make. Huge pages
-        # cost several times as much, where the kernel must gather them first.
+        # Private memory: shared pages, the default, cost a quarter more to make. Huge pages cost
+        # several times as much if the kernel must gather them first.
         try:
             memory = mmap.mmap(-1, self.size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         except (OSError, OverflowError) as e:
@@ -48,7 +49,7 @@ class BufferPool:
         self._idle.append(buffer)
 
     def close(self) -> None:
-        """Free the memory, all of it when every buffer was given back."""
+        """Free the memory. All of it is free afterwards if every buffer was given back."""
         for view in self._idle:
             view.release()
         self._idle.clear()
@@ -56,7 +57,7 @@ class BufferPool:
             try:
                 memory.close()
             except BufferError:
-                # A backend's frame in the traceback of the error still looks at it: the
-                # memory goes when the traceback does.
+                # A backend's frame in the traceback of an error still refers to it. The memory is
+                # freed together with the traceback.
                 continue
         self._maps.clear()

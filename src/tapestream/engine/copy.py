@@ -49,16 +49,17 @@ class CopyResult:
         data_bytes: Bytes of data written.
         zero_bytes: Bytes in zero extents: not written, but announced to the sink.
         read_bytes: Bytes read from the source: the data, and the gaps that were read through.
-        requests: Number of reads the plan asked of the source.
-        seconds: From the request of the extents to the end of the commit.
+        requests: Number of reads that the plan requested from the source.
+        seconds: Time from the request of the extents to the end of the commit.
         checksum: Name of the digest that the sink recorded of all data; None for none.
         verified: Name of the digest that the source compared all data with, as its `finish` said;
-            None for none. Of a chain whose streams have different digests, all their names,
+            None for none. If the streams of a chain have different digests, all their names,
             separated by commas.
-        underruns: How often the sink had to wait for data after the first of it.
+        underruns: How often the sink had to wait for data, after the first data had arrived.
         stalled: How long it waited, in seconds.
-        receipt: What the sink's `commit` returned: of a backup to tape the `TapeReport`, which
-            says where it is, how many records, how fast; None of our other sinks.
+        receipt: What the sink's `commit` returned. For a backup to tape, this is the `TapeReport`,
+            which says where the backup is, and how many records were written, and how fast. For our
+            other sinks, it is None.
         block_hash: Block hash of the disk that was read; None if it was not asked for.
     """
 
@@ -103,20 +104,20 @@ def copy(
 
     Args:
         src: Where to read.
-        dst: Where to write; must be new: a sink takes one copy.
-        max_workers: Most readers, and most writers, at the same time; source and sink may allow
-            fewer. None for four writers, and one reader for every processor, or every two when a
-            server on this host needs some itself; four at most.
+        dst: Where to write. The sink must be new: it takes one copy.
+        max_workers: The most readers, and the most writers, that work at the same time. Source and
+            sink may allow fewer. None: four writers, and one reader for every processor, or for
+            every two if a server on this host needs some itself, but at most four.
         buffer_size: Bytes in one buffer, a multiple of 4096.
         buffer_memory: Bytes in all buffers together, at least two buffers. This bounds the
             memory for data, whatever the size of the disk.
-        max_gap: Read through up to this many bytes between two data extents, and drop them,
-            rather than make another request; 0 never does. "auto" weighs the one against the
-            other by the time that requests take.
+        max_gap: If there are up to this many bytes between two data extents, read them, too, and
+            drop them, rather than make another request; 0 never does. "auto" chooses what is
+            faster, by the time that requests take.
         block_hash: Compute the block hash of the disk from what is read, as imageio's server
-            does, and compare it with that of the backup's info, if it has one. For full backups
-            only.
-        progress: Is called with how much data was written; see `Progress`.
+            does, and compare it with the one in the backup's info, if there is one. For full
+            backups only.
+        progress: Its `update` is called with the number of bytes that were written; see `Progress`.
 
     Returns:
         What was done. The sink is committed: file fsynced and renamed, disk flushed.
@@ -128,7 +129,8 @@ def copy(
         ClosedError: Source or sink was closed meanwhile; the sink was aborted.
         UsageError: An argument cannot work, or another copy uses the source or the sink.
         TapestreamError: The copy failed; all threads have ended and the sink was aborted.
-        KeyboardInterrupt: The same, immediately; a connection that is being made is waited for.
+        KeyboardInterrupt: The copy was interrupted: all threads have ended and the sink was
+            aborted. This waits for nothing but a connection that is being made.
     """
     with copying(src, dst) as run:
         options = CopyOptions(
@@ -141,7 +143,7 @@ def copy(
 def copying(
     src: SourceLike, dst: SinkLike, *, interval: float = INTERVAL, patience: float = PATIENCE
 ) -> Iterator[Running]:
-    """Use a source and a sink for a copy in this block. An error aborts the sink.
+    """Make this block a copy from a source to a sink. An error aborts the sink.
 
     Args:
         src: The source.
@@ -150,7 +152,7 @@ def copying(
         patience: See `keep_alive_during`.
 
     Raises:
-        UsageError: These are no source and no sink, or another copy uses one of them.
+        UsageError: These are not a source and a sink, or another copy uses one of them.
     """
     with running(sink_of(dst)) as run, aborted_on_error(dst, run):
         run.use(source_of(src))
@@ -160,7 +162,7 @@ def copying(
 
 @contextmanager
 def aborted_on_error(dst: SinkLike, run: Running) -> Iterator[None]:
-    """Abort the sink of a copy when this block raises."""
+    """Abort the sink of a copy if this block raises."""
     uncommitted = True
     try:
         try:
@@ -184,7 +186,7 @@ def _abort(dst: SinkLike) -> None:
 
 
 def transfer(src: SourceLike, dst: SinkLike, options: CopyOptions, run: Running) -> CopyResult:
-    """Do what `copy` does, where source and sink are kept alive, and aborted, by the caller."""
+    """Do what `copy` does, but leave it to the caller to keep both alive and to abort the sink."""
     began = time.monotonic()
     check_source(src)
     check_sink(dst)

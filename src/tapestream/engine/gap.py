@@ -8,9 +8,9 @@ So gaps of up to a/b bytes are worth reading. On a local socket that is some hun
 line that several connections keep full, another request costs almost nothing: the others use the
 line meanwhile.
 
-The costs show only while all readers do the same. A small request among large ones waits in their
-queue, and its time says nothing about its cost. So all readers make small requests for a while,
-and then all of them make large ones.
+The costs can be measured only while all readers do the same. A small request among large ones waits
+in their queue, and its time says nothing about its cost. So all readers make small requests for a
+while, and then all of them make large ones.
 
 The next reply arrives while a reader digests what it has read. So a request costs the time from one
 request to the next, minus the time spent on its data, which is the same for any request size.
@@ -26,16 +26,17 @@ MIB = 1024**2
 
 # A larger gap delays the other requests by more than any request costs.
 MAX_GAP = MIB
-# What a GET costs an idle daemon, in seconds. Used until requests of two sizes were seen.
+# Seconds that a GET costs with an idle daemon. Used until requests of two sizes were measured.
 PRIOR_COST = 0.0005
 # Largest request with gaps during a trial: large enough to measure, and cheap if it does not pay.
 TRIAL_SPAN = MIB
 # A trial takes at least this many requests of each reader, and this many seconds: in a shorter one
 # the delays of the line and of the scheduler hide the difference. The first request of each reader
-# does not count: it waited for the trial before.
+# does not count: it waited for requests of the trial before.
 TRIAL_REQUESTS = 4
 TRIAL_SECONDS = 0.02
-# What was learnt is used for this many times the length of the trials: the line may change.
+# The result is used for this many times as long as the trials took. Then new trials begin, since
+# the line may have changed.
 EXPLOIT_FACTOR = 100
 
 
@@ -58,10 +59,11 @@ class Sample(NamedTuple):
 
     Attributes:
         requests: Number of requests.
-        bytes: Bytes in them.
-        data: Bytes of them that were not gaps.
+        bytes: Bytes in all of them together.
+        data: How many of these bytes were not gaps.
         reading: Seconds until their bytes had arrived.
-        seconds: Seconds that their readers spent on them, without waiting for the writer.
+        seconds: Seconds that their readers spent on them, without the time they waited for the
+            writer.
     """
 
     requests: int = 0
@@ -80,10 +82,10 @@ _TRY_LARGE = Limits(MAX_GAP, TRIAL_SPAN)
 
 
 class AutoGap:
-    """The gap that pays, by the time that the requests so far took.
+    """Learns which gaps are worth reading from the time that requests take.
 
-    Three phases in turn: a trial of small requests, a trial of large ones, and the use of what the
-    two have shown.
+    Three phases follow each other: a trial of small requests, a trial of large ones, and the use of
+    what the two have shown.
 
     Args:
         request_size: Largest request in bytes.
@@ -128,7 +130,7 @@ class AutoGap:
         return self._limits.trial % 3 != 2
 
     def _next(self) -> None:
-        """Begin the next trial, or use what the second has shown."""
+        """Begin the next phase."""
         number = self._limits.trial + 1
         if number % 3 == 0:
             following = _TRY_SMALL
@@ -148,14 +150,14 @@ def break_even_gap(small: Sample, large: Sample, before: int | None) -> int:
 
     Args:
         small: What small requests took.
-        large: What large ones took.
-        before: What was found before. Still used if all requests had about the same length, as on
-            a disk of large extents; None if nothing was found yet.
+        large: What large requests took.
+        before: The result of the last trials; None if there is none yet. It is kept if all requests
+            had about the same length, as on a disk of large extents.
     """
     small_length, large_length = small.bytes / small.requests, large.bytes / large.requests
     if large_length < 2 * small_length:
         return _bounded(PRIOR_COST, large.reading / large.bytes) if before is None else before
-    # Measured with large requests alone: of small ones, others are under way at the same time.
+    # Only large requests show this time: while a small one is read, others are under way.
     per_data_byte = (large.seconds - large.reading) / large.data
     small_time = (small.seconds - per_data_byte * small.data) / small.requests
     large_time = large.reading / large.requests

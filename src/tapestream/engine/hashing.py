@@ -1,7 +1,7 @@
-"""Compute the block hash of a disk from its data, in whatever order it comes.
+"""Computes the block hash of a disk from its data, in any order.
 
 `model.blockhash` says what a block hash is. A copy that is asked for one reads its source through a
-`HashingSource`. This is part of the engine, for `copy` uses it, and the engine knows no workflow.
+`HashingSource`. So this is part of the engine: the engine must not import a workflow.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ..model.info import disk_of
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-# Digests of zero blocks that are hashed in one call: those of 16 GiB.
+# How many digests of zero blocks are hashed in one call: those of 16 GiB.
 _MANY = 4096
 _ZEROS = memoryview(bytes(BLOCK_SIZE))
 _new_hash = partial(hashlib.blake2b, digest_size=32)
@@ -37,13 +37,13 @@ class HashingSource(ForwardingSource):
 
     Args:
         wrapped: The backup.
-        extents: Those of its disk.
+        extents: The extents of its disk.
 
     Raises:
         UsageError: It is an incremental backup.
     """
 
-    missing_until = None  # Data that is missing is read: its zeros belong to the hash.
+    missing_until = None  # Missing data is not skipped: it is read as zeros, which are hashed.
 
     def __init__(self, wrapped: SourceLike, extents: Extents) -> None:
         super().__init__(wrapped)
@@ -63,10 +63,10 @@ class HashingSource(ForwardingSource):
         return _HashingReader(super().open_reader(), self._extents, self._hasher)
 
     def block_hash(self) -> BlockHash:
-        """The block hash of the disk, once all of its data was read.
+        """The block hash of the disk, after all of its data was read.
 
         Raises:
-            BlockHashMismatchError: It is not that of the backup's info.
+            BlockHashMismatchError: The backup's info has another block hash.
         """
         found = self._hasher.result()
         expected = self._info.block_hash
@@ -78,7 +78,7 @@ class HashingSource(ForwardingSource):
 
 
 class _HashingReader(ForwardingReader):
-    """Hashes the data that it reads, without the gaps between."""
+    """Hashes the data that it reads, without the gaps between the data."""
 
     def __init__(self, wrapped: Reader, extents: Extents, hasher: BlockHasher) -> None:
         super().__init__(wrapped)
@@ -95,16 +95,16 @@ class _HashingReader(ForwardingReader):
 
 
 class BlockHasher:
-    """Computes the block hash of a disk while its data comes by, in any order.
+    """Computes the block hash of a disk while its data arrives, in any order.
 
-    May be fed by several threads at the same time. None of them ever waits for another: a piece
-    whose turn has not come is copied, and hashed by the thread that hashes what is before it in
-    its block. So memory grows only with how far the pieces are out of order.
+    Several threads may feed it at the same time. None of them ever waits for another: a piece that
+    comes too early is copied, and the thread that hashes the piece before it hashes it, too. So
+    memory grows only with how far the pieces are out of order.
 
     Args:
         size: Size of the disk in bytes.
-        data: (start, length) of every stretch of data, in ascending order; all else is zeros.
-            Walked as the data comes.
+        data: (start, length) of every stretch of data, in ascending order; everything else is
+            zeros. It is iterated over while the data arrives.
         block_size: Bytes in one block.
         new_hash: Makes a hash object.
     """
@@ -122,7 +122,7 @@ class BlockHasher:
         self._new_hash = new_hash
         self._layout = self._lay_out(data)
         self._due: deque[_Block | _Zeros] = deque()  # laid out, not yet in the hash of the disk
-        self._open: dict[int, _Block] = {}  # by their starts: those that are not yet complete
+        self._open: dict[int, _Block] = {}  # blocks that are not yet complete, by their starts
         self._hash = new_hash()
         self._draining = False
         self._lock = threading.Lock()
@@ -139,7 +139,7 @@ class BlockHasher:
             data = data[border:]
 
     def result(self) -> BlockHash:
-        """The block hash of the whole disk, once all of its data was taken.
+        """The block hash of the whole disk, after all of its data was taken.
 
         Raises:
             RuntimeError: Data is missing.
@@ -155,7 +155,7 @@ class BlockHasher:
         return BlockHash(self._hash.digest().hex(), block_size=self._block_size)
 
     def _take(self, start: int, data: memoryview) -> None:
-        """Hash a piece of one block, and all pieces that waited for it; or let it wait."""
+        """Hash a piece of one block, and all pieces that waited for it; or keep it for later."""
         with self._lock:
             block = self._block(start - start % self._block_size)
             if block.is_busy or start != block.next:
@@ -173,7 +173,7 @@ class BlockHasher:
                 block.is_busy = piece is not None
 
     def _block(self, start: int) -> _Block:
-        """The block at `start`; what lies before it on the disk is laid out, too."""
+        """The block at `start`. All blocks before it on the disk are laid out, too."""
         while start not in self._open:
             entry = next(self._layout, None)
             if entry is None:
@@ -214,7 +214,7 @@ class BlockHasher:
         self._drain()
 
     def _drain(self) -> None:
-        """Put the digests that are due into the hash of the disk; one thread at a time does."""
+        """Add the digests that are due to the hash of the disk. Only one thread at a time does."""
         with self._lock:
             if self._draining:
                 return
@@ -259,13 +259,13 @@ def _digest_of_zeros(length: int) -> bytes:
 class _Block:
     """A block with data in it.
 
-    Fed only by the thread that made it busy, outside of the lock; all else is under the lock.
+    Only the thread that made it busy feeds it, without the lock. Everything else needs the lock.
 
     Attributes:
         start: Offset of the block in the disk.
-        is_busy: A thread feeds it.
+        is_busy: True while a thread feeds it.
         waiting: Data that came too early, by offset.
-        is_complete: All was fed.
+        is_complete: True after all of its data was fed.
     """
 
     def __init__(self, start: int, end: int, block_hash: Hash) -> None:
@@ -274,7 +274,7 @@ class _Block:
         self.waiting: dict[int, bytes] = {}
         self.is_complete = False
         self._end = end
-        self._at = start  # what is before was hashed
+        self._at = start  # everything before this offset was hashed
         self._data: deque[tuple[int, int]] = deque()
         self._hash = block_hash
 
@@ -299,7 +299,7 @@ class _Block:
             self.is_complete = True
 
     def digests(self) -> Iterator[bytes]:
-        """The digest of the block, when it is complete."""
+        """The digest of the block, after it is complete."""
         yield self._hash.digest()
 
     def _zeros_up_to(self, end: int) -> None:

@@ -1,4 +1,4 @@
-"""Use what expires when nobody uses it: the ticket of a transfer, while the other side stalls."""
+"""Keeps sources and sinks alive during a copy: a ticket expires while the other side stalls."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from .threads import start
 
 log = logging.getLogger("tapestream.copy")
 
-# Seconds. By default, oVirt gives up a transfer that nobody uses for three times as long (its
-# TransferImageClientInactivityTimeoutInSeconds). A tape change takes longer.
+# Seconds. By default, oVirt gives up a transfer if nobody uses it for three times as long (see its
+# TransferImageClientInactivityTimeoutInSeconds), and a tape change takes longer than that.
 INTERVAL = 20.0
 # Seconds to wait at the end for calls that are still running.
 PATIENCE = 1.0
@@ -29,10 +29,10 @@ def keep_alive_during(
     interval: float = INTERVAL,
     patience: float = PATIENCE,
 ) -> Iterator[None]:
-    """Keep what expires in sources and sinks alive in this block, each from a thread of its own.
+    """Keep sources and sinks alive during this block, each from a thread of its own.
 
-    One whose server hangs delays no other. A thread may outlive the block by one call that a server
-    does not answer.
+    So a server that hangs delays no other one. A thread may outlive the block if a server does not
+    answer its last call.
 
     Args:
         backends: The sources and sinks.
@@ -63,7 +63,7 @@ def keep_alive_during(
         # Such a call ends by its own timeout; an interrupted copy does not wait for it.
         until = time.monotonic() + patience
         for thread in threads:
-            if thread.is_alive():  # it never began, where start() was interrupted
+            if thread.is_alive():  # a thread whose start() was interrupted never began
                 thread.join(max(0.0, until - time.monotonic()))
 
 

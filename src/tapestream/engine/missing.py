@@ -1,4 +1,4 @@
-"""Pass over the data that a source finds to be missing while it is read."""
+"""Plans zeros in place of data that a source finds to be missing while it is read."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Iterator
 from ..backend.abilities import FindsMissing
 from ..model.extents import Extents, Kind, Run
 
-# How much data may be planned before the source is asked again.
+# Bytes of data that may be planned before the source is asked again.
 STEP = 16 * 1024**2
 
 
 class MissingAsZeros:
-    """The runs of a disk, in which missing data becomes zeros. A missing TiB costs nothing.
+    """The runs of a disk, with zeros in place of missing data. So a missing TiB costs nothing.
 
     Args:
-        source: Says what is missing.
+        source: Reports what is missing.
         extents: All extents of its disk.
 
     Attributes:
@@ -28,7 +28,7 @@ class MissingAsZeros:
         self.missing = 0
 
     def runs(self) -> Iterator[Run]:
-        """Yield all runs, with zeros where data is known to be missing when its turn comes."""
+        """Yield all runs, with zeros in place of data that is known to be missing by then."""
         for first, length, kind in self._extents.runs():
             start, end = first, first + length
             while kind is Kind.DATA and (until := self._source.missing_until) is not None:

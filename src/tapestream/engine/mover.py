@@ -1,4 +1,4 @@
-"""Move data from a source to a sink, with new readers and writers each time."""
+"""Moves data from a source to a sink, with new readers and writers each time."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class Mover:
 
     Args:
         src: The source.
-        dst: The sink, which has begun.
-        pool: Where the data lies in between.
-        readers: How many to open.
-        writers: How many to open.
+        dst: The sink, after its `begin`.
+        pool: The buffers for the data.
+        readers: How many readers to open.
+        writers: How many writers to open.
         gap: Which gaps to read through.
         run: The copy that this is part of.
     """
@@ -47,7 +47,7 @@ class Mover:
     def of(
         cls, src: SourceLike, dst: SinkLike, options: CopyOptions, pool: BufferPool, run: Running
     ) -> Mover:
-        """Choose how many readers and writers there are."""
+        """Make one with as many readers and writers as the options, source and sink allow."""
         readers = options.readers(src)
         return cls(src, dst, pool, readers, options.writers(dst), options.gap(src, readers), run)
 
@@ -58,7 +58,7 @@ class Mover:
         new_hash: Callable[[], Hash | None] | None = None,
         progress: Callable[[int], None] = lambda _: None,
     ) -> Counts:
-        """Move what is listed; see `Pipeline` for the rest."""
+        """Move the data and zeros of these passes, one after another; see `Pipeline`."""
         dst, gap = self.dst, self.gap
         limits, observe = _fixed(gap) if isinstance(gap, Limits) else (gap.limits, gap.observe)
         digests = ability(dst, Digests)
@@ -96,7 +96,7 @@ def _fixed(limits: Limits) -> tuple[Callable[[], Limits], Callable[[Limits, Samp
 
 @contextmanager
 def _closed(workers: list[Reader] | list[Writer]) -> Iterator[None]:
-    """Close all readers, or writers, at the end; an error of that does not hide an earlier one."""
+    """Close all readers, or writers, at the end. An error in this does not hide an earlier one."""
     try:
         try:
             yield

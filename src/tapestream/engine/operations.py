@@ -1,4 +1,4 @@
-"""What a writer is asked to do for one chunk: one call for each piece, or fewer."""
+"""Turns a chunk into calls of a writer: one call for each piece, or fewer."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def one_by_one(chunk: Chunk, buffer: memoryview | None) -> Iterator[Operation]:
 def coalesced(chunk: Chunk, buffer: memoryview | None, coalesce_zeros: int) -> Iterator[Operation]:
     """Fewer operations, for a writer that takes them in any order.
 
-    Where data and zeros alternate, the whole stretch is zeroed in one operation, and then its
-    data is written: all data in a stretch belongs to this chunk. What an incremental backup leaves
-    alone lies in no stretch.
+    If data and zeros alternate, the whole stretch is zeroed in one operation, and then its data is
+    written. This destroys nothing: all data in a stretch belongs to this chunk, and what an
+    incremental backup leaves alone is in no stretch.
 
     Args:
         chunk: The chunk.
-        buffer: Its data. Zeros that become data are written into it.
+        buffer: Its data. Zeros that become data are put into it.
         coalesce_zeros: Write zeros of up to this many bytes as data, together with the data on
             both sides.
     """
@@ -46,13 +46,13 @@ def coalesced(chunk: Chunk, buffer: memoryview | None, coalesce_zeros: int) -> I
 
 
 def data_of(piece: Piece, chunk: Chunk, buffer: memoryview) -> memoryview:
-    """Where a piece lies in the buffer of its chunk."""
+    """The part of a chunk's buffer that belongs to a piece."""
     offset = piece.start - chunk.start
     return buffer[offset : offset + piece.length]
 
 
 def _stretches(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
-    """Pieces that touch each other, together."""
+    """Group pieces that touch each other."""
     stretch: list[Piece] = []
     for piece in pieces:
         if stretch and piece.start != _end(stretch[-1]):
@@ -66,7 +66,7 @@ def _stretches(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
 def _joined(
     stretch: list[Piece], chunk: Chunk, buffer: memoryview | None, coalesce_zeros: int
 ) -> Iterator[Piece]:
-    """The pieces of a stretch, with data and the small zeros between it made one piece."""
+    """The pieces of a stretch. Data with only small zeros between it becomes one piece."""
     data: Piece | None = None
     zeros: list[Piece] = []  # after the data
     for piece in stretch:

@@ -1,9 +1,10 @@
-"""The pipeline: N readers, a bounded queue that reorders, one or N writers, one cancel.
+"""The pipeline: N readers, a bounded queue that reorders, and one or N writers.
 
     plan ──▶ claim ──▶ reader ──▶ put ──▶ [ window of chunks ] ──▶ take ──▶ writer ──▶ release
 
 The digest of a segment travels with the chunk in which the segment ends. The reader makes it, while
-the data is in the cache of its processor; or the writer does, while a lone reader receives more.
+the data is in its processor's cache. If there is only one reader, the writer may make it instead,
+while the reader receives more.
 """
 
 from __future__ import annotations
@@ -25,12 +26,13 @@ from .plan import Chunk, Request
 from .queue import ChunkQueue, Counts, FilledChunk, SegmentDigest
 from .workers import Workers
 
-# A reader that has this many bytes ahead is given no further range: the other readers need
+# A reader that has this many bytes still to read gets no further range: the other readers need
 # something to read, too.
 MAX_ANNOUNCED = 32 * 1024**2
 
-# From this mean length of its segments on, a request may be digested by the writer. With smaller
-# ones there is nothing to gain: the two threads wait for each other's turn in the interpreter.
+# Bytes. If the segments of a request are at least this long on average, the writer may digest it.
+# With shorter ones there is nothing to gain: each thread waits for the other's turn in the
+# interpreter.
 LARGE_SEGMENT = 256 * 1024
 
 
@@ -45,11 +47,11 @@ class Pipeline:
     Args:
         ordered: Write chunks in the order of the plan; takes a single writer.
         streaming: See `Streams.streaming`.
-        coalesce_zeros: See `CoalescesZeros.coalesce_zeros`; of no use when ordered.
+        coalesce_zeros: See `CoalescesZeros.coalesce_zeros`; ignored if ordered.
         new_hash: See `Digests.new_hash`; None to make no digests.
         observe: Called after every request, with its limits and what it took.
         progress: Called with the number of data bytes in every chunk that was written.
-        max_announced: Give no further range to a reader that has this many bytes ahead.
+        max_announced: A reader that has this many bytes still to read gets no further range.
         large_segment: The writer digests no request whose segments are shorter on average.
     """
 
@@ -73,14 +75,14 @@ class Pipeline:
         """Move everything in the plan from the readers to the writers.
 
         Args:
-            plan: What to move.
+            plan: The requests to move.
             readers: One thread is started for each.
             writers: One thread is started for each.
-            pool: Where the data lies in between.
-            run: The copy that is made, which may be ended by others; None for one of its own.
+            pool: The buffers for the data.
+            run: The copy that this is part of, which others may end; None to make a new one.
 
         Returns:
-            What went through.
+            How much was moved.
 
         Raises:
             BaseException: The first error of any worker, or KeyboardInterrupt. All workers have
@@ -93,11 +95,12 @@ class Pipeline:
             streaming=self.streaming,
             readers=len(readers),
         )
-        # Several readers share the digests, and a streaming sink must not wait for one. Measured on
-        # 2 processors with sha256, against digests by the reader alone: 1.22 times as fast over a
-        # unix socket, 1.03 to 1.1 times over TLS. To time every chunk, and to choose the threads
-        # for its digests and its writing by that, was no faster than this rule: 0.98 to 1.05 times
-        # over a unix socket, 0.9 times over TLS, 0.97 to 1.02 times for a raw image.
+        # The writer may digest if there is only one reader: several readers share the digests. A
+        # streaming sink must not wait for a digest. Measured on 2 processors with sha256, compared
+        # with digests by the reader alone: 1.22 times as fast over a unix socket, 1.03 to 1.1 times
+        # over TLS. To time every chunk, and to choose the threads for its digests and its writing
+        # by that, was no faster than this rule: 0.98 to 1.05 times over a unix socket, 0.9 times
+        # over TLS, 0.97 to 1.02 times for a raw image.
         shares = len(readers) == 1 and self.ordered and not self.streaming
         read = partial(self._read, queue, writer_may_digest=shares)
         work = [
@@ -111,7 +114,7 @@ class Pipeline:
         hasher = _SegmentHasher(self.new_hash)
         since = time.monotonic()
         for first, request in self._announced(queue, reader):
-            # No segment goes on after its request: one thread makes all of its digest.
+            # A segment never continues in another request: one thread makes all of its digest.
             has_large = request.data >= request.segments * self.large_segment
             writer_digests = writer_may_digest and has_large and queue.writer_keeps_up
             waiting = reading = 0.0
@@ -136,7 +139,7 @@ class Pipeline:
         queue.reader_done()
 
     def _announced(self, queue: ChunkQueue, reader: Reader) -> Iterator[tuple[int, Request]]:
-        """What the reader is to read, one request after the other, each announced ahead."""
+        """Yield the requests of a reader, each after it was announced."""
         waiting: deque[tuple[int, Request]] = deque()
         prefetches = ability(reader, Prefetches)
         depth = 1 if prefetches is None else prefetches.prefetch_depth
@@ -180,14 +183,14 @@ class Pipeline:
 
 
 def _hand_over(digests: Sequence[SegmentDigest], writer: TakesDigests) -> int:
-    """Give digests to the writer. Returns the bytes in their segments."""
+    """Give digests to the writer, and return the number of bytes in their segments."""
     for (start, length), digest in digests:
         done(writer, "digested", start, length, digest)
     return sum(segment.length for segment, _ in digests)
 
 
 class _SegmentHasher:
-    """Makes the digests of one thread."""
+    """Computes digests in one thread."""
 
     def __init__(self, new_hash: Callable[[], Hash | None] | None) -> None:
         self._new_hash = new_hash

@@ -18,13 +18,13 @@ from typing import NamedTuple
 from ..model.extents import Kind, Run, Segment, cut
 from .gap import Limits
 
-# A disk that was trimmed everywhere is one long run of zeros and nothing: it must not become one
+# A disk that was trimmed everywhere has many zero extents without data: they must not become one
 # request for one writer.
 MAX_PIECES = 1024
 
 
 class Piece(NamedTuple):
-    """What a writer gets in one call: bytes of a segment; or zeros, if there is no segment."""
+    """What a writer gets in one call: bytes of a segment, or zeros if there is no segment."""
 
     start: int
     length: int
@@ -32,7 +32,7 @@ class Piece(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """What one buffer holds: `length` bytes from `start`, of which only the pieces are used."""
+    """What one buffer holds: `length` bytes from `start` on. Only the pieces of it are used."""
 
     start: int
     length: int
@@ -65,7 +65,7 @@ def plan_requests(
         segment_size: Largest segment in bytes; a request never ends inside a segment.
         request_size: Largest request in bytes, unless a single segment is larger.
         buffer_size: Largest chunk in bytes.
-        limits: Asked once for each request: which gaps it may read through.
+        limits: Called once for each request, to get the gaps that it may read through.
 
     Yields:
         Requests whose pieces, in ascending order, cover all data and all zero extents exactly
@@ -89,7 +89,7 @@ def plan_requests(
 
 
 class _Group:
-    """A request in the making: zeros only, or data first."""
+    """Collects the pieces of one request: only zeros, or data first and then both."""
 
     def __init__(self, limits: Limits, request_size: int) -> None:
         self.pieces: list[Piece] = []
@@ -118,7 +118,7 @@ class _Group:
         self.segments += 1
 
     def request(self, buffer_size: int) -> Request:
-        """Cut it into chunks."""
+        """Make the request, cut into chunks."""
         start = self.pieces[0].start
         if not self.end:
             return Request(start, 0, [Chunk(start, 0, self.pieces)], self.limits, 0, 0)
@@ -138,7 +138,7 @@ class _Group:
 
 
 def lost_parts(runs: Iterable[Run], lost: Sequence[tuple[int, int]]) -> Iterator[Run]:
-    """What is to be written again: the data in the lost ranges, and all zeros.
+    """Yield what must be written again: the data in the lost ranges, and all zeros.
 
     Args:
         runs: (start, length, kind), ordered.

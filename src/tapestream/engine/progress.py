@@ -1,4 +1,4 @@
-"""Progress: report how far a copy is to any object that has `update(n)`."""
+"""Reports how far a copy is to any object that has `update(n)`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Progress(Protocol):
 
 
 def check_progress(progress: object) -> None:
-    """Make sure that an object can take reports of how far a copy is.
+    """Make sure that an object can take reports of a copy's progress; None is allowed.
 
     Raises:
         UsageError: It has no `update(n)`.
@@ -35,7 +35,7 @@ def check_progress(progress: object) -> None:
     if progress is None:
         return
     update = getattr(progress, "update", None)
-    # A dict and a set have one, too, which takes no number.
+    # A dict and a set have an update(), too, but it takes no number.
     is_other = isinstance(progress, (type, Mapping, Set))
     if is_other or not callable(update) or not _takes_number(update):
         raise UsageError(
@@ -49,15 +49,15 @@ def _takes_number(update: Callable[..., object]) -> bool:
     except TypeError:
         return False
     except ValueError:
-        return True  # written in C, it may not say what it takes
+        return True  # a function written in C may not say which arguments it takes
     return True
 
 
 def reporter(progress: Progress | None, total: int) -> Callable[[int], None]:
-    """Give `progress` the total, and return a function with which all threads report.
+    """Set the total of `progress`, and return a function with which all threads report.
 
     Raises:
-        UsageError: Its total cannot be set.
+        UsageError: The total cannot be set.
     """
     if progress is None:
         return lambda _: None

@@ -1,4 +1,4 @@
-"""The queue: what readers and writers share, under one lock. It reorders, and is bounded.
+"""The queue between readers and writers. It reorders chunks, is bounded, and has one lock.
 
 Chunks are numbered in the order of the plan when they are claimed. A chunk may be filled only
 when it is less than one window ahead of the oldest chunk that is not yet released. So a buffer is
@@ -31,9 +31,9 @@ class FilledChunk(NamedTuple):
 
     Attributes:
         number: Its place in the order of the plan.
-        chunk: What it is.
-        buffer: Its data; None for zeros alone.
-        digests: Those of the segments that end in it; None: the writer is to make them.
+        chunk: The chunk.
+        buffer: Its data; None if it has only zeros.
+        digests: The digests of the segments that end in it; None if the writer must make them.
     """
 
     number: int
@@ -44,13 +44,13 @@ class FilledChunk(NamedTuple):
 
 @dataclass
 class Counts:
-    """What went through.
+    """What went through the queue.
 
     Attributes:
-        requests: Reads asked of the source.
+        requests: Number of reads from the source.
         read: Bytes in them.
         written: Bytes of data written.
-        digested: Bytes in the segments whose digests were handed over to a writer.
+        digested: Bytes in the segments whose digests were given to a writer.
         underruns: How often all writers waited for data, after the first chunk.
         stalled: How long they waited, in seconds.
     """
@@ -68,13 +68,13 @@ class ChunkQueue:
 
     Args:
         plan: Requests in ascending order.
-        pool: Its `count` is the window.
-        ordered: `take` gives the chunks in their order; otherwise as they come.
-        streaming: Once the chunks run out, `take` waits until the window is full.
-        readers: How many workers will claim and put.
+        pool: The buffers. Their number is the size of the window.
+        ordered: True: `take` returns the chunks in the order of the plan. False: as they come.
+        streaming: True: after the chunks ran out, `take` waits until the window is full.
+        readers: How many workers will claim requests and put chunks.
 
     Attributes:
-        error: The first error, which ended everything.
+        error: The first error, which ended everything; None if there was none.
         counts: What was claimed and released so far.
     """
 
@@ -120,7 +120,7 @@ class ChunkQueue:
             return first, request
 
     def buffer(self, number: int, length: int) -> memoryview | None:
-        """Wait until chunk `number` may be filled. Returns a buffer if it has data."""
+        """Wait until chunk `number` may be filled, and return a buffer if it has data."""
         with self._lock:
             while number >= self._oldest + self._pool.count:
                 self._check()
@@ -130,11 +130,11 @@ class ChunkQueue:
 
     @property
     def writer_keeps_up(self) -> bool:
-        """True until more than half of the window waits to be written."""
+        """True while no more than half of the window waits to be written."""
         return 2 * len(self._ready) <= self._pool.count
 
     def put(self, filled: FilledChunk) -> None:
-        """Hand a filled chunk over."""
+        """Give a filled chunk to the writers."""
         with self._lock:
             self._check()
             self._ready[filled.number] = filled
@@ -158,10 +158,10 @@ class ChunkQueue:
                 self._work.wait()
 
     def release(self, filled: FilledChunk, written: int, digested: int) -> None:
-        """Give the buffer of a chunk back, and let the window move on.
+        """Give the buffer of a chunk back, and move the window forward if the chunk was the oldest.
 
         Args:
-            filled: The chunk, which was written.
+            filled: The chunk that was written.
             written: Bytes of data in it.
             digested: Bytes in the segments whose digests came with it.
         """
@@ -210,7 +210,7 @@ class ChunkQueue:
             self._filling = self._streaming
 
     def _is_full(self) -> bool:
-        """True when no further chunk may be filled. One that was released early takes its place."""
+        """True if no further chunk may be filled. One released out of order still counts."""
         return len(self._ready) + len(self._released) == self._pool.count
 
     def _all_taken(self) -> bool:

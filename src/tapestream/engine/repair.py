@@ -1,4 +1,4 @@
-"""Send again what a sink has lost: a server that died before it had flushed."""
+"""Sends data again that a sink has lost, because its server died before it had flushed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .plan import lost_parts
 
 log = logging.getLogger("tapestream.copy")
 
-# How often lost data is sent again. A server that restarts again and again must not keep us here.
+# How often lost data is sent again: a server may restart again and again, and the copy must end.
 REPAIRS = 4
 
 
@@ -24,10 +24,10 @@ def send_lost_again(mover: Mover, extents: Extents, verified: str | None) -> boo
     Args:
         mover: Moved the data before.
         extents: All extents of the disk.
-        verified: Name of the digest that the source compared with what it read before.
+        verified: Name of the digest that the source compared its data with, the first time.
 
     Returns:
-        True if the source compared with the same digest what it read again.
+        True if the source compared the data that it read again with the same digest.
 
     Raises:
         LostWritesError: The source cannot be read again.
@@ -43,13 +43,13 @@ def send_lost_again(mover: Mover, extents: Extents, verified: str | None) -> boo
         passes = read_order(mover.src, extents) or [extents.runs()]
         mover.move(lost_parts(runs, lost) for runs in passes)
         mover.run.check()
-        # What cannot be rewound has finished.
+        # Without a rewind, `finish` must not be called again: it was called after the first time.
         is_verified &= (finish(mover.src) if is_rewound else None) == verified
     return is_verified
 
 
 def _rewound(src: SourceLike, lost: Sequence[tuple[int, int]]) -> bool:
-    """Make a source readable once more; False if it needs no rewind, since it has no order."""
+    """Rewind a source. False if it cannot be rewound, but can be read in any order, too."""
     try:
         rewind(src)
     except UsageError as e:

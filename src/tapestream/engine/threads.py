@@ -1,4 +1,4 @@
-"""Lack of threads and of memory, as errors that say what to do; and errors that come second."""
+"""Turns a lack of threads or memory into a `LocalIOError`, and logs errors that come second."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def start(thread: threading.Thread) -> None:
     """Start a thread.
 
     Raises:
-        LocalIOError: The system has none left.
+        LocalIOError: The system allows no further thread.
     """
     try:
         thread.start()
@@ -36,7 +36,7 @@ def enough_memory() -> Iterator[None]:
     """Raise a lack of memory as a `LocalIOError`.
 
     Raises:
-        LocalIOError: There is not enough.
+        LocalIOError: There is not enough memory.
     """
     try:
         yield
@@ -47,7 +47,7 @@ def enough_memory() -> Iterator[None]:
 
 @contextmanager
 def logged(text: str) -> Iterator[None]:
-    """Log an error of this block. Another one will be raised; this one must not be lost either."""
+    """Log an error in this block instead of raising it: an earlier error is raised."""
     try:
         yield
     except Exception:

@@ -1,4 +1,4 @@
-"""Threads that work until all of them are done. When one fails, all the others are ended, too."""
+"""Threads that work until all of them are done. If one fails, all others are ended, too."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..backend.running import Running
 from .queue import Cancelled, ChunkQueue
 from .threads import logged, start
 
-# The calling thread looks for a KeyboardInterrupt this often, in seconds: one that another thread
+# Seconds. The calling thread looks for a KeyboardInterrupt this often: one that another thread
 # received, or that `_thread.interrupt_main` simulates, would not end its wait.
 WAKE_UP = 0.2
 
@@ -22,8 +22,8 @@ class Workers:
     """The threads of one pipeline.
 
     Args:
-        queue: What they share. It keeps the first error.
-        backends: These are cancelled after an error: a call of one may block.
+        queue: The queue that they share. It keeps the first error.
+        backends: Readers and writers to cancel after an error: one of their calls may block.
     """
 
     def __init__(self, queue: ChunkQueue, backends: Sequence[Reader | Writer]) -> None:
@@ -33,7 +33,7 @@ class Workers:
         self._at_work = 0
         self._left = 0
         self._finished = threading.Event()  # all have ended, or one has failed
-        self._have_ended = False  # after an error: none runs any more, nor will
+        self._have_ended = False  # after an error: no thread runs any more, and none will
 
     def run(self, work: Iterable[tuple[str, Callable[[], None]]], run: Running) -> None:
         """Do all of this work, each in a thread of its own, with this name.
@@ -42,7 +42,7 @@ class Workers:
             BaseException: The first error of any of them, or KeyboardInterrupt. All have ended.
         """
         threads = [
-            # Daemons, for one whose start() was interrupted may never begin.
+            # Daemon threads: one whose start() was interrupted may never begin.
             threading.Thread(
                 target=partial(self._guarded, do, run), name=f"tapestream-{name}", daemon=True
             )
@@ -93,7 +93,7 @@ class Workers:
         """Run a worker; whatever it raises ends all the others."""
         with self._lock:
             if self._queue.error is not None:
-                return  # it is late: what it would use may be closed by now
+                return  # too late: what it would use may be closed by now
             self._at_work += 1
         try:
             with run.here():

@@ -1,1 +1,1 @@
-"""What one does with whole backups."""
+"""Operations on whole backups: restore and merge chains, compare, verify, discard."""

@@ -18,9 +18,9 @@ class DiscardSink(Sink):
     max_writers = 1
     sequential = False
 
-    # Without it, help() shows the arguments of Protocol's constructor until one was made.
+    # Without this, help() shows the arguments of Protocol's constructor until an object was made.
     def __init__(self) -> None:
-        """Make one. There is nothing to choose."""
+        """Make a sink. There are no options."""
 
     @override
     def begin(self, info: BackupInfo, extents: Extents) -> None:
