@@ -32,34 +32,35 @@ from tapestream.testing import ImageioDaemon
 INTRODUCTION = """\
 # Where the time goes
 
-Written by `make profile` (`python -m benchmarks.profile --write`): do not edit. It explains what
-[Performance](performance.md) measures. While a contender transferred a disk, perf looked every
-quarter of a millisecond what each processor was doing. In seconds of a processor per GiB of data,
-on average over all rounds. The sums differ from those there: this is another run, and perf takes
-time, too.
+Written by `make profile` (`python -m benchmarks.profile --write`): do not edit. It explains the
+numbers in [Performance](performance.md). While a contender transferred a disk, perf checked every
+quarter of a millisecond what each processor was doing. The tables show seconds of processor time
+per GiB of data, on average over all rounds. The sums differ from those in Performance, because this
+is another run, and perf takes time, too.
 
-- "cryptography" is TLS and sha256, which cannot be told apart here: over a unix socket there is no
-  TLS, and without digests no sha256.
-- "interpreter" is Python's, in the client or the daemon, which is a Python program, too.
-- "copying" is what the kernel copies, between processes, and from the disk's file.
-- "memory" is what the kernel spends on pages: to find, clear, count and free them.
-- "kernel" is its other work: sockets, scheduling, files.
+- "cryptography" is TLS and sha256, which cannot be distinguished here. Over a unix socket there is
+  no TLS, and without digests there is no sha256.
+- "interpreter" is the Python interpreter, in the client or in the daemon, which is a Python
+  program, too.
+- "copying" is what the kernel copies between processes, and from the disk's file.
+- "memory" is the time that the kernel spends on pages: to find, clear, count and free them.
+- "kernel" is the kernel's other work: sockets, scheduling, files.
 
-What it tells:
+This is what it shows:
 
-- **A client's CPU over a unix socket.** tapestream's client does less in the kernel than the single
-  stream's. What it has more is the interpreter: the replies to smaller requests, and blocks that go
-  through the pipeline. That is what lets the server work ahead, and spares qemu-nbd its page
-  faults, so that all processes together have less to do.
-- **client.download with digests.** All that tapestream has done for a GiB, a third of it sha256, is
-  about half of what client.download has, which computes no digests. So twice the speed takes
-  processors that never wait.
-- **A fragmented disk.** Both interpreters work on each stretch of 64 KiB: the daemon on the holes
-  that qemu-nbd reports in what it reads, the client on the header, the digest and the hand-over.
-  None of the three is always busy over a unix socket, for they wait for each other. Smaller and
-  larger requests and buffers, more connections and readers, and digests in a thread of their own
-  were tried, and made that no shorter. Over TLS the holes are encrypted, too, and hardly a
-  processor waits.
+- **A client's CPU time over a unix socket.** tapestream's client does less in the kernel than the
+  single stream. It does more in the interpreter, because it handles the replies to smaller
+  requests, and passes chunks through the pipeline. This lets the server read ahead, and saves
+  qemu-nbd page faults, so all processes together have less to do.
+- **client.download with digests.** For a GiB, tapestream and its servers need about half of the
+  processor time of client.download and its servers, though client.download computes no digests. A third of
+  that half is sha256. So twice the speed is possible only if no processor ever waits.
+- **A fragmented disk.** Both interpreters work on each range of 64 KiB: the daemon on the holes
+  that qemu-nbd reports in the data, the client on the header, the digest and the way through the
+  pipeline. Over a unix socket, none of the three processes is always busy, because they wait for
+  each other. We tried smaller and larger requests and buffers, more connections and readers, and
+  digests in a separate thread; none of this was faster. Over TLS the holes are encrypted, too, and
+  the processors hardly ever wait.
 """
 
 PROFILED = {

@@ -20,36 +20,36 @@ DOCS = Path(__file__).parents[1] / "docs"
 INTRODUCTION = """\
 # Performance
 
-Written by `make bench` (`python -m benchmarks --write`): do not edit. Every table is one run, in
-which the contenders took turns, each round in a fresh process, against a real ovirt-imageio daemon
-and qemu-nbd on the same machine. **Only the ratios mean anything elsewhere**: client, daemon and
-qemu-nbd share its processors. What each contender transferred was compared with the disk before
+Written by `make bench` (`python -m benchmarks --write`): do not edit. Every table is one run. The
+contenders took turns, each round in a new process, against a real ovirt-imageio daemon and qemu-nbd
+on the same machine. **On another machine, only the ratios mean anything**: client, daemon and
+qemu-nbd share the processors. What each contender transferred was compared with the disk before
 anything was timed, and after every restore.
 
-MB/s counts the data of the disk, in 10^6 bytes, not the holes, whatever a contender reads; the
-median of all rounds, and from the slowest to the fastest. CPU is user and system time of the
-client and its child processes, per GiB of data; "servers" that of the daemon and qemu-nbd; "busy"
-how many of the machine's processors were; memory the peak of the client's resident set, without
-child processes.
+- MB/s counts the data of the disk in units of 10^6 bytes, without holes, whatever a contender
+  reads. The table shows the median of all rounds, and the range from the slowest to the fastest.
+- "CPU" is the user and system time of the client and its child processes, per GiB of data.
+- "servers" is the same for the daemon and qemu-nbd.
+- "busy" is how many of the machine's processors were busy, on average.
+- "peak" is the largest resident set of the client, without child processes.
 
-Where all processors are busy, only less work makes a transfer faster. A digest is work: the rows
-with and without one tell how much. So a target that was missed has a number under "all busy": what
-would have been measured, with the same work for each byte, if no processor had ever waited. A
+If all processors are busy, only less work makes a transfer faster. A digest is work; the rows with
+and without one show how much. So a target that was missed has a number under "all busy": what would
+have been measured, with the same work for each byte, if no processor had ever waited. A
 [profile](profile.md) shows where the time goes.
 
-Each transfer has a fresh qemu-nbd, as with oVirt, but for the backup of a running VM, which its own
-qemu serves. It takes the memory for every large request from the kernel anew, at more cost than
-reading costs, unless it has served a larger one before: tapestream sends it that one first, nobody
-else does.
+Each transfer gets a new qemu-nbd, as with oVirt. Only the backup of a running VM is served by the
+VM's own qemu. For every large request, qemu-nbd gets new memory from the kernel, which costs more
+than reading, unless it has served a larger request before. tapestream sends the largest request
+first; none of the other contenders does.
 
-"imageio, one stream" is the connection of imageio's own client, with one GET for each extent;
-"client.download" and "client.upload" are that client's, which copy with qemu's help between a
-transfer and a disk image; the "proof of concept" is a script around Python's tarfile, with one GET
-for each extent.
-
-The "bare loop" is no tool, but a yardstick: one thread of Python that asks for the same pieces as
-tapestream, over each of two connections in turn, digests while the data is still in the processor's
-cache, and writes it away, with no format and no checks.
+- "imageio, one stream" is a connection of imageio's own client, with one GET for each extent.
+- "client.download" and "client.upload" are functions of that client. They copy between a transfer
+  and a disk image, with the help of qemu.
+- The "proof of concept" is a script that uses Python's tarfile, with one GET for each extent.
+- The "bare loop" is not a tool, but a yardstick. One Python thread requests the same pieces as
+  tapestream, over two connections in turn, computes digests while the data is still in the
+  processor's cache, and writes the data, without a format and without checks.
 """
 
 Cells = Sequence[str]
