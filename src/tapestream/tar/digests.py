@@ -1,4 +1,4 @@
-"""The digests a stream can carry."""
+"""The digests that a stream can carry, by name: SHA-256, BLAKE2b and CRC-32."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 class Hash(Protocol):
-    """A digest in the making."""
+    """A digest that is being computed."""
 
     def update(self, data: Buffer, /) -> object:
-        """Take the next bytes."""
+        """Add the next bytes."""
         ...
 
     def digest(self) -> bytes:
@@ -26,13 +26,13 @@ class Hash(Protocol):
 
 
 class Crc32:
-    """The CRC-32 of zlib, gzip and Ethernet: finds accidents, not attacks, at half the cost."""
+    """The CRC-32 of zlib, gzip and Ethernet: detects accidents, not attacks, at half the cost."""
 
     def __init__(self) -> None:
         self._value = 0
 
     def update(self, data: Buffer, /) -> None:
-        """Take the next bytes."""
+        """Add the next bytes."""
         self._value = zlib.crc32(data, self._value)
 
     def digest(self) -> bytes:
@@ -52,10 +52,10 @@ ALGORITHMS: dict[str, Callable[[], Hash]] = {
 
 
 def check_algorithm(name: str | None) -> None:
-    """Make sure that a digest of that name exists, or that it is None.
+    """Make sure that `name` is None or the name of a digest.
 
     Raises:
-        UsageError: There is none.
+        UsageError: There is no such digest.
     """
     if name is not None and (not isinstance(name, str) or name not in ALGORITHMS):
         raise UsageError(f"checksum must be one of {', '.join(ALGORITHMS)}, or None, not {name!r}")

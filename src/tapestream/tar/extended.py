@@ -1,7 +1,7 @@
-"""What other tar programs put before the header of a member, when they pack a backup again.
+"""Extension headers (pax, GNU long names), which other tar programs put before a member's header.
 
-POSIX "pax", section "pax Header Block"; GNU tar, "Basic Tar Format". Only what names a member, or
-has its size, is used here. No I/O happens here.
+They appear when such a program packs a backup again. POSIX "pax", section "pax Header Block", and
+GNU tar, "Basic Tar Format", describe them. Only names and sizes are used. Nothing here does I/O.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from ..errors import CorruptStreamError
 from . import format as fmt
 
 PAX, PAX_GLOBAL, GNU_NAME, GNU_LINK, DIRECTORY = b"x", b"g", b"L", b"K", b"5"
-# Names have up to 100 bytes, and times and owners not many more.
+# Most bytes of an extension. Names have up to 100 bytes, times and owners not many more.
 MAX_LENGTH = 1024**2
 
 
 def kind_of(block: bytes) -> bytes | None:
-    """The typeflag of a header that only comes before a member's own, or of our directory.
+    """The typeflag, if the block is an extension header or the header of our directory.
 
     None for any other block.
     """
@@ -38,10 +38,10 @@ def _is_header(block: bytes) -> bool:
 
 
 def overrides(kind: bytes, text: bytes) -> tuple[str | None, int | None]:
-    """The name and the size that come before a member's header; None where it has neither.
+    """The name and the size that an extension gives to the member after it; None for no change.
 
     Raises:
-        CorruptStreamError: It is damaged, or the member is not stored as it is.
+        CorruptStreamError: The extension is damaged, or says that the member is stored sparsely.
     """
     if kind == GNU_NAME:
         return _decoded(text.rstrip(b"\0")), None

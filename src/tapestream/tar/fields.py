@@ -1,4 +1,4 @@
-"""Reads the JSON members of a tar strictly: what is missing or impossible is an error."""
+"""Reads the JSON members of a tar strictly: a missing or impossible value is an error."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Any
 
 from ..errors import CorruptStreamError
 
-# Digits of a number in JSON: what Python reads by default.
+# Most digits of a number in JSON: current versions of Python have the same limit.
 MAX_DIGITS = 4300
 
 
 def decode_object(member: str, text: bytes) -> dict[str, Any]:
-    """Read a JSON member that holds an object.
+    """Parse a JSON member that must hold an object.
 
     Raises:
-        CorruptStreamError: It does not.
+        CorruptStreamError: It is not JSON, or not an object.
     """
     try:
         values = json.loads(text, parse_int=_parsed)
@@ -28,17 +28,17 @@ def decode_object(member: str, text: bytes) -> dict[str, Any]:
 
 
 def _parsed(digits: str) -> int:
-    """As Python of today does by itself: that of some years ago took hours for a million digits."""
+    """Refuse long numbers, as newer Pythons do; older ones take hours for a million digits."""
     if len(digits) > MAX_DIGITS:
         raise ValueError(f"it has a number of {len(digits)} digits")
     return int(digits)
 
 
 def number(values: Mapping[str, Any], key: str, low: int, high: int, unit: int = 1) -> int:
-    """A whole number in these limits, both included, and a multiple of `unit`.
+    """Get a whole number from `low` to `high`, both included, that is a multiple of `unit`.
 
     Raises:
-        ValueError: There is none.
+        ValueError: It is missing, or something else.
     """
     value = values.get(key)
     if type(value) is not int or not low <= value <= high or value % unit:
@@ -47,25 +47,25 @@ def number(values: Mapping[str, Any], key: str, low: int, high: int, unit: int =
 
 
 def string(values: Mapping[str, Any], key: str) -> str | None:
-    """A text; None if it is missing or null.
+    """Get a string; None if it is missing or null.
 
     Raises:
-        ValueError: There is something else.
+        ValueError: It is something else.
     """
     value = values.get(key)
     if value is None:
         return None
     if isinstance(value, str):
-        value.encode()  # JSON can say what is no text: half of a character
+        value.encode()  # raises for half a surrogate pair, which JSON allows
         return value
     raise ValueError(f"{key} is {value!r}")
 
 
 def choice(values: Mapping[str, Any], key: str, choices: tuple[Any, ...]) -> Any:
-    """One of these values, and of the same type.
+    """Get a value that must be one of the choices, and of the same type.
 
     Raises:
-        ValueError: There is another.
+        ValueError: It is missing, or something else.
     """
     value = values.get(key)
     if type(value) not in map(type, choices) or value not in choices:

@@ -1,7 +1,7 @@
-"""The tar stream as pure bytes in, bytes out: headers, names and places of the members.
+"""The layout of the tar stream: its limits, the headers, and the names and order of the members.
 
-docs/stream-format.md describes the format; POSIX "pax", section "ustar Interchange Format", the
-headers. No I/O happens here.
+docs/stream-format.md describes the format. POSIX "pax", section "ustar Interchange Format",
+describes the headers. Nothing here does I/O.
 """
 
 from __future__ import annotations
@@ -27,28 +27,29 @@ MAX_MEMBER = 8**11 - 1
 INFO = "backup-info.json"
 EXTENTS = "extents.json"
 MANIFEST = "manifest.json"
-# How its text begins, to know it by where its header is damaged.
+# The first bytes of its JSON, to recognise a manifest whose header is damaged.
 MANIFEST_START = b'{"version":'
 ATTACHMENTS = "attachments/"
 
 MIB = 1024**2
 GIB = 1024**3
-# A digest names the damage to within this; smaller ones would make manifests of large disks huge.
+# Most bytes per digest, and so how exactly damage can be located. With smaller segments, the
+# manifests of large disks would be huge.
 MAX_SEGMENT = 16 * MIB
-# Both sides keep these in memory: what describes the backup, and the attachments together.
+# Writers and readers keep these in memory: `backup-info.json`, and all attachments together.
 MAX_INFO = 16 * MIB
 MAX_ATTACHMENTS = 64 * MIB
-# Their names are kept, too. Nobody keeps as many files with a disk.
+# The names of the attachments are kept in memory, too. Nobody keeps this many files with a disk.
 MAX_FILES = 100_000
-# More than a server sends: over ten million extents.
+# Room for over ten million extents, which is more than a server sends.
 MAX_EXTENTS = GIB
-# GNU tar's own default, 20 blocks, keeps a small backup small.
+# GNU tar's default, 20 blocks. It keeps a small backup small.
 RECORD_SIZE = 10240
 PART_SIZE = GIB
 
 
 class Header(NamedTuple):
-    """What a tar header says of a member."""
+    """The name and the size of a member, from its tar header."""
 
     name: str
     size: int
@@ -113,10 +114,10 @@ def parse_header(block: bytes, name: str | None = None) -> Header | None:
 
     Args:
         block: The header.
-        name: What the member is called, where what came before its header says so.
+        name: The member's name, if an extension before the header gave it.
 
     Raises:
-        CorruptStreamError: Not the header of a regular file, or damaged.
+        CorruptStreamError: The header is damaged, or not that of a regular file.
     """
     if not block.strip(b"\0"):
         return None
@@ -134,10 +135,10 @@ def parse_header(block: bytes, name: str | None = None) -> Header | None:
 
 
 def has_checksum(block: bytes) -> bool:
-    """Whether a block is a tar header, of whatever kind, and not damaged.
+    """Whether a block is an undamaged tar header of any kind.
 
     Raises:
-        ValueError: There is no number where its checksum should be.
+        ValueError: The checksum field holds no number.
     """
     return _octal(block[148:156]) == sum(block) - sum(block[148:156]) + 8 * 0x20
 
@@ -146,17 +147,17 @@ _PLAIN = HeaderWriter(0).header("", 0)
 
 
 def is_own(block: bytes) -> bool:
-    """Whether a good header is as `HeaderWriter` writes it, and not as other programs do."""
+    """Whether an undamaged header is as `HeaderWriter` writes it, and not as other programs do."""
     return (block[100:124], block[156:]) == (_PLAIN[100:124], _PLAIN[156:])
 
 
 def is_ustar(block: bytes) -> bool:
-    """Whether a good header is one of POSIX, and not of GNU tar or of older programs."""
+    """Whether an undamaged header has POSIX's format, and not that of GNU tar or older programs."""
     return block[257:265] == b"ustar\x0000"
 
 
 def guess_header(block: bytes) -> Header | None:
-    """Read what a damaged header may have been; None where nothing is known."""
+    """The name and size in a damaged header, which may be wrong; None if it has no size."""
     try:
         return Header(block[:100].rstrip(b"\0").decode(errors="replace"), size_in(block))
     except ValueError:
@@ -164,10 +165,10 @@ def guess_header(block: bytes) -> Header | None:
 
 
 def size_in(block: bytes) -> int:
-    """Bytes of data that a header of any kind claims.
+    """The size field of a header of any kind, in bytes.
 
     Raises:
-        ValueError: There is no number.
+        ValueError: The field holds no number.
     """
     return _octal(block[124:136])
 
@@ -180,22 +181,22 @@ def _octal(field: bytes) -> int:
 
 
 def padding(size: int, unit: int = BLOCK) -> int:
-    """Bytes that are missing to the next multiple of `unit`."""
+    """How many bytes to add to `size` to reach a multiple of `unit`."""
     return -size % unit
 
 
 def padded(size: int) -> int:
-    """Bytes that the data of a member takes in the archive."""
+    """Bytes that the data of a member takes in the archive, with its padding."""
     return size + padding(size)
 
 
 def segment_size(part_size: int) -> int:
-    """Bytes of a data member that one digest is made of: divides the size of a part."""
+    """How many bytes of a data member each digest covers; this divides the size of a part."""
     return math.gcd(part_size, MAX_SEGMENT)
 
 
 class Member(NamedTuple):
-    """One data member: a part of data extent `number`, which is counted from 1."""
+    """One data member: a part of data extent `number`; extents are counted from 1."""
 
     number: int
     start: int
@@ -219,7 +220,7 @@ def data_members(extents: Extents, part_size: int, begin: int = 0) -> Iterator[M
 
 
 def data_length(extents: Extents, part_size: int) -> int:
-    """Bytes that all data members take in the archive; quick, however many they are."""
+    """Bytes that all data members take in the archive; fast for any number of members."""
     total = 0
     for _, length, kind in extents.runs():
         if kind is Kind.DATA:
@@ -230,6 +231,6 @@ def data_length(extents: Extents, part_size: int) -> int:
 
 
 def count_segments(extents: Extents, part_size: int) -> int:
-    """How many segments all data has; quick, however many they are."""
+    """How many segments all data has; fast for any number of segments."""
     size = segment_size(part_size)
     return sum(-(-length // size) for _, length, kind in extents.runs() if kind is Kind.DATA)

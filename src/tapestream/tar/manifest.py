@@ -1,4 +1,4 @@
-"""`manifest.json`: what the stream must have held, and the digests of all of it."""
+"""`manifest.json`, the last member: what the stream must contain, and the digests of all of it."""
 
 from __future__ import annotations
 
@@ -27,20 +27,21 @@ _DIGESTS_PER_CHUNK = 10_000
 
 @dataclass(frozen=True)
 class Manifest:
-    """The contents of `manifest.json`: what the stream must have held.
+    """The contents of `manifest.json`: what the stream must contain.
 
-    Where a tape ended before its manifest could be written, the one on the next volume vouches
-    for the whole members on both.
+    If a tape ended before its manifest could be written, the manifest on the next volume covers
+    the complete data members of both.
 
     Attributes:
-        checksum: Name of the digest; None for none.
-        data_extents: Number of data extents of which there is data.
-        data_members: Number of data members.
-        data_bytes: Bytes in them.
-        members: Digest, in hex or None, of every member of this volume that is not data, by name.
-        segments: The digests of all segments one after another, in the order of the stream.
-        start: Disk offset of the first data that it vouches for.
-        set_id: That of the preamble.
+        checksum: Name of the digest; None if there are no digests.
+        data_extents: Number of data extents that have data in the members it covers.
+        data_members: Number of data members that it covers.
+        data_bytes: Bytes in these members.
+        members: By name, the digest in hex (or None) of every member of this volume that is not
+            data.
+        segments: The digests of all segments, concatenated, in the order of the stream.
+        start: Disk offset of the first data that it covers.
+        set_id: The preamble's `set_id`.
         volume: Number of this volume.
         continues: True when another volume follows.
     """
@@ -57,7 +58,7 @@ class Manifest:
     continues: bool = False
 
     def encode(self) -> Iterator[bytes]:
-        """As JSON without white space, in chunks: that of a large disk has a million digests."""
+        """Yield it as JSON without white space, in chunks: a large disk has a million digests."""
         yield self._head()
         step = self._digest_size * _DIGESTS_PER_CHUNK
         for i in range(0, len(self.segments), step):
@@ -68,26 +69,26 @@ class Manifest:
 
     @property
     def length(self) -> int:
-        """Bytes in all the chunks of `encode`."""
+        """Bytes in all chunks of `encode` together."""
         return self.length_with(len(self.segments) // self._digest_size)
 
     def length_with(self, count: int) -> int:
-        """Bytes that it would have with so many segments."""
+        """Bytes that it would have with `count` segments."""
         per_digest = 2 * self._digest_size + len('"",')
         return len(self._head()) + max(0, count * per_digest - len(",")) + len(self._tail())
 
     def longest(self, segments: int) -> int:
-        """Bytes that no manifest of the same stream exceeds.
+        """An upper limit for the bytes of any manifest of this stream.
 
-        Other writers may use white space, and there may be members that were not found.
+        It leaves room for the white space of other writers, and for members that were not found.
 
         Args:
-            segments: How many there may be at most.
+            segments: The largest number of segments that there can be.
         """
         return 2 * self.length_with(segments if self.checksum else 0) + MAX_INFO
 
     def is_like(self, text: bytes, *, data_too: bool = True) -> bool:
-        """Whether a text is a manifest that this object can be compared with."""
+        """Whether a text is a manifest of the same form, which this object can be compared with."""
         try:
             values = decode_object(MANIFEST, text)
         except CorruptStreamError:
@@ -100,13 +101,13 @@ class Manifest:
     def differences(
         self, text: bytes, extents: Extents, preamble: Preamble, *, data_too: bool = True
     ) -> Iterator[CorruptStreamError]:
-        """Compare what was really read, that is this object, with the manifest of the stream.
+        """Compare this object, made from what was read, with the manifest of the stream.
 
         Args:
             text: The stream's manifest.
             extents: The stream's extents, to say where on the disk the damage is.
-            preamble: The stream's preamble, likewise.
-            data_too: Compare the digests of the data.
+            preamble: The stream's preamble, for the same purpose.
+            data_too: True to compare the digests of the data, too.
 
         Yields:
             A DigestMismatchError for every segment that does not match its digest; before them,
@@ -143,12 +144,12 @@ class Manifest:
         return _compact({**self._before(), "segments": []})[: -len("]}")]
 
     def _tail(self) -> bytes:
-        """Everything after the last one: so the last record says what the stream was."""
-        return b"]," + _compact(self._behind())[len("{") :]
+        """Everything after the last digest. So the last record says which stream this was."""
+        return b"]," + _compact(self._after())[len("{") :]
 
     def _values(self) -> dict[str, Any]:
         """All values but the segments."""
-        return {**self._before(), **self._behind()}
+        return {**self._before(), **self._after()}
 
     def _before(self) -> dict[str, Any]:
         return {
@@ -160,7 +161,7 @@ class Manifest:
             "members": dict(self.members),
         }
 
-    def _behind(self) -> dict[str, Any]:
+    def _after(self) -> dict[str, Any]:
         return {
             "start": self.start,
             "set_id": self.set_id,
@@ -170,13 +171,13 @@ class Manifest:
 
 
 class ManifestBuilder:
-    """What went by since the last manifest, and what the next one has to vouch for.
+    """Counts the data members since the last manifest, and makes the next manifest.
 
     Attributes:
         start: Disk offset of the first data.
         members: Number of data members.
         bytes: Bytes in them.
-        segments: The digests of their segments.
+        segments: The digests of their segments, concatenated.
     """
 
     def __init__(self, start: int) -> None:
@@ -193,7 +194,7 @@ class ManifestBuilder:
         self.bytes += member.length
 
     def add_lost(self, first: int, last: int, members: int, length: int) -> None:
-        """Count members that are missing, with the numbers of the first and last extent of them."""
+        """Count missing members; `first` and `last` are the numbers of their extents."""
         self._first = self._first or first
         self._last = last
         self.members += members
@@ -202,7 +203,13 @@ class ManifestBuilder:
     def manifest(
         self, preamble: Preamble, digests: Mapping[str, str | None], *, continues: bool
     ) -> Manifest:
-        """The manifest of a volume with this preamble, and other members with these digests."""
+        """Make the manifest of a volume.
+
+        Args:
+            preamble: The volume's preamble.
+            digests: By name, the digests of its members that are not data.
+            continues: True when another volume follows.
+        """
         return Manifest(
             checksum=preamble.checksum,
             data_extents=self._last - self._first + 1 if self._first else 0,
@@ -218,7 +225,7 @@ class ManifestBuilder:
 
 
 class Ending(NamedTuple):
-    """What the last bytes of a manifest say."""
+    """The values in the last bytes of a manifest."""
 
     start: int
     set_id: str | None
@@ -227,10 +234,10 @@ class Ending(NamedTuple):
 
 
 def ending(last: bytes) -> Ending | None:
-    """Read the end of the manifest off the last bytes of a stream; None if it has no such end.
+    """Read the end of the manifest from the last bytes of a stream; None if it is not there.
 
     Args:
-        last: The last record, or, where that is nothing but padding, the last two.
+        last: The last record, or the last two if the last has only padding.
     """
     text = last.rstrip(b"\0")
     if len(last) - len(text) < len(END):
@@ -255,7 +262,7 @@ def _compact(values: Mapping[str, Any]) -> bytes:
 def segments(
     extents: Extents, preamble: Preamble, start: int = 0
 ) -> Iterator[tuple[Member, Segment]]:
-    """All segments from a member's start on, each with its member: the order of the manifest."""
+    """All segments of members from disk offset `start`, with their members, in manifest order."""
     for member in data_members(extents, preamble.part_size, start):
         for segment in cut(member.start, member.length, preamble.segment_size):
             yield member, segment

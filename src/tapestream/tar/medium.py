@@ -4,9 +4,9 @@
              ▲        ▲        ▲        ▲
              boundary(start)            boundary(None)
 
-The tar says where its members end. A medium of several volumes keeps what lies after the last
-boundary that is safely on the volume, and writes it again on the next one. Whoever reads the tar
-asks for the next volume when the one before has ended.
+The writer of the tar calls `boundary` at the end of each member. A medium with several volumes
+keeps the bytes after the last boundary that is safely on the volume, and writes them again on the
+next one. The reader of the tar asks for the next volume when it has read to the end of one.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol
 
 
 class VolumeId(NamedTuple):
-    """Says which volume of a backup is meant.
+    """Identifies a volume of a backup.
 
     Attributes:
         set_id: Identifies the volumes that belong together.
@@ -29,11 +29,11 @@ class VolumeId(NamedTuple):
 
 
 class VolumeFull(Exception):  # noqa: N818 - not an error: the next volume follows
-    """The volume is full, before the end of the tar.
+    """The volume is full before the end of the tar.
 
     Attributes:
-        start: Disk offset of the first data member that is not completely on the volume; None
-            where no data member is.
+        start: Disk offset of the first data member that is not completely on the volume; None if
+            no data member is completely on it.
     """
 
     def __init__(self, start: int | None) -> None:
@@ -51,43 +51,44 @@ class OutputMedium(Protocol):
 
     @property
     def length(self) -> int:
-        """Bytes of the volume that were written so far."""
+        """Bytes that were written to the volume so far."""
         ...
 
     @property
     def is_ending(self) -> bool:
-        """True when the volume should end before the next member.
+        """True when the tar should end this volume before the next member.
 
-        It will soon be full, it holds a whole data member, and another volume can follow.
+        That is so if the volume will soon be full, holds a complete data member, and another volume
+        can follow.
         """
         ...
 
     def write(self, data: memoryview | bytes) -> None:
-        """Write all of it.
+        """Write all the data.
 
         Raises:
-            VolumeFull: The volume takes no more. The data was taken all the same: after
-                `next_volume`, what is needed of it is written again.
-            LocalIOError: It cannot be written; nothing more should be.
+            VolumeFull: The volume is full. The medium has kept the data all the same: it writes
+                what is needed of it again, after `next_volume`.
+            LocalIOError: The data cannot be written; nothing more should be.
         """
         ...
 
     def flush(self) -> None:
-        """Write what was gathered; a tape writes whole records only."""
+        """Write the bytes that were gathered; a tape writes only whole records."""
         ...
 
     def boundary(self, start: int | None) -> None:
-        """Say that a data member ends here, or the preamble of the volume.
+        """Mark the end of a data member, or of the members before the data.
 
-        What is written from here on is kept until the next boundary is on the volume. If that does
-        not happen, it is written again on the next volume, at the first boundary there.
+        The medium keeps what is written after this until the next boundary is on the volume. If
+        the volume is full before, it writes that again at the first boundary of the next volume.
 
         Args:
-            start: Disk offset of the data member that follows. None where none follows on this
-                volume: what is written from here on is not needed on the next one.
+            start: Disk offset of the data member that follows. None if none follows on this volume;
+                what is written after this is then not needed on the next one.
 
         Raises:
-            VolumeFull: The volume does not hold what had to be written again.
+            VolumeFull: This volume has no room for what had to be written again.
         """
         ...
 
@@ -95,9 +96,9 @@ class OutputMedium(Protocol):
         """End this volume, and begin the next one.
 
         Args:
-            volume: The next one. It has the number of this one where this one holds no data
-                member: then it takes its place.
-            left: Bytes of data that were not yet written.
+            volume: The next volume. If this volume holds no data member, the next one has the same
+                number, and replaces it.
+            left: Bytes of data that are not yet written.
 
         Raises:
             LocalIOError: There is no next volume, or this one cannot be ended.
@@ -111,7 +112,7 @@ class OutputMedium(Protocol):
         """Make what was written final."""
 
     def abort(self) -> None:
-        """Leave nothing that looks complete, where that is possible."""
+        """If possible, leave nothing that looks like a complete backup."""
 
 
 class InputMedium(Protocol):
@@ -127,28 +128,28 @@ class InputMedium(Protocol):
         ...
 
     def skip_unreadable(self, length: int) -> int:
-        """Go on after a place that could not be read.
+        """Skip a place that could not be read.
 
         Args:
-            length: About how many bytes to give up.
+            length: About how many bytes to skip.
 
         Returns:
-            How many bytes were given up; 0 if reading cannot go on.
+            How many bytes were skipped; 0 if reading cannot continue.
         """
         ...
 
     def peek(self, offset: int, length: int) -> bytes | None:
-        """The bytes that lie `offset` after where the volume began; None where that is not known.
+        """Read ahead at `offset` from the beginning of the volume; None if that is impossible.
 
-        Where the medium stands does not change.
+        The position of the medium does not change.
         """
         ...
 
     def check_position(self) -> None:
-        """Make sure that all that was read came from where it should.
+        """Make sure that everything was read from the right place.
 
         Raises:
-            PositionLostError: A tape was moved: what was read last may come from elsewhere.
+            PositionLostError: Somebody moved the tape: what was read last may come from elsewhere.
         """
         ...
 
@@ -156,11 +157,11 @@ class InputMedium(Protocol):
         """Go to the beginning of the next volume.
 
         Args:
-            volume: The one that is wanted.
+            volume: The volume to find.
 
         Raises:
-            IncompleteStreamError: Nobody can provide it.
-            TapestreamError: It was not found.
+            IncompleteStreamError: There is no way to get a next volume.
+            TapestreamError: The volume was not found.
         """
         ...
 
@@ -168,7 +169,7 @@ class InputMedium(Protocol):
         """Go back to the beginning of the first volume, immediately or when it is read next.
 
         Raises:
-            UsageError: It can be read only once.
+            UsageError: The medium can be read only once.
         """
         ...
 
@@ -176,4 +177,4 @@ class InputMedium(Protocol):
         """Make a call that blocks, now or later, fail."""
 
     def close(self) -> None:
-        """Close what this opened itself."""
+        """Close what the medium itself has opened."""

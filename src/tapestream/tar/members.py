@@ -1,4 +1,4 @@
-"""The members of a tar, one after another, strictly forward."""
+"""Reads the members of a tar one after another, and looks ahead for headers after damage."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from ..model.formats import packer_of
 from . import extended
 from . import format as fmt
 
-# A header's size field may lie; memory is taken as the bytes arrive.
+# Bytes per read. A header's size field may be wrong, so memory is taken only as the bytes arrive.
 READ_STEP = fmt.MIB
-# Headers that other programs put before that of one member: of one or two kinds, as a rule.
+# Most extension headers before a member's own header. Other programs usually write one or two.
 MAX_EXTENSIONS = 16
-# How far is looked ahead, in memory.
+# Most bytes to look ahead, in memory.
 MAX_AHEAD = 64 * fmt.MIB
-# The headers to look for after damage begin so; and where the time of the backup is in them.
+# How the headers begin that we look for after damage, and where they hold the backup's time.
 _OUR_NAMES = (b"extent-", b"attachments/", b"manifest.json\0")
 _FIRST = b"backup-info.json\0"
 _TIME = slice(136, 148)
 
 
 class Readable(Protocol):
-    """What members are read from."""
+    """Where members are read from: a medium, or a medium with zeros for unreadable places."""
 
     @property
     def name(self) -> str:
@@ -42,22 +42,22 @@ class Readable(Protocol):
         ...
 
     def readinto(self, buffer: memoryview) -> int:
-        """Read at least one byte; 0 at the end."""
+        """Read at least one byte; return 0 at the end."""
         ...
 
 
 class MemberReader:
-    """Reads members off the stream, one after another.
+    """Reads members from a stream, one after another.
 
-    The header that follows a member is read together with the padding before it, and kept until
-    somebody takes it.
+    The header of the next member is read together with the padding before it, and kept until that
+    member is entered.
 
-    A backup that another tar program packed again is read, too: what that program puts before the
-    header of a member is taken for a part of the header.
+    This also reads a backup that another tar program packed again: extension headers count as a
+    part of the header that they extend.
 
     Attributes:
         offset: How many bytes were read.
-        extension: Bytes that came before the header of the last good member, to extend it.
+        extension: Bytes of extension headers before the last undamaged header.
     """
 
     def __init__(self, stream: Readable) -> None:
@@ -66,7 +66,7 @@ class MemberReader:
         self.extension = 0
         self._header: fmt.Header | None = None
         self._peeked = False
-        self._problem: CorruptStreamError | None = None  # with the next header
+        self._problem: CorruptStreamError | None = None  # what is wrong with the next header
         self._left = 0
         self._pad = 0
         self._ahead = memoryview(b"")
@@ -77,11 +77,17 @@ class MemberReader:
         self._error: IncompleteStreamError | LocalIOError | None = None
 
     def go_on_with(self, stream: Readable) -> None:
-        """Read the rest from another object, which goes on where the first one stands."""
+        """Read the rest from another object, which is at the same place of the stream."""
         self._stream, self._error = stream, None
 
     def read_first_member(self, name: str, limit: int) -> bytes:
-        """Read the first member of the stream: foreign and damaged streams are different errors."""
+        """Read the first member of the stream.
+
+        Raises:
+            ForeignStreamError: The stream is not a backup at all.
+            IncompleteStreamError: It ends too early.
+            CorruptStreamError: It is a backup, but damaged.
+        """
         start = self._next_bytes(fmt.BLOCK)
         if len(start) < fmt.BLOCK and name.encode().startswith(start[: len(name)]):
             raise IncompleteStreamError(
@@ -103,22 +109,26 @@ class MemberReader:
 
     @property
     def ahead(self) -> int:
-        """How many bytes after `offset` were read already."""
+        """How many bytes after `offset` are in memory already."""
         return len(self._ahead)
 
     @property
     def left(self) -> int:
-        """How many bytes of the member are still to be read."""
+        """How many bytes of the member are not read yet."""
         return self._left
 
     @property
     def position(self) -> int:
-        """Where the next member's header begins, as offset in the stream; peeks at it."""
+        """Offset in the stream of the next member's header; reads that header if needed."""
         self.header()
         return self.offset - fmt.BLOCK
 
     def header(self) -> fmt.Header | None:
-        """Look at the next member's header; None at the end of the archive."""
+        """The next member's header, which stays the next; None at the end of the archive.
+
+        Raises:
+            CorruptStreamError: The header, or the padding before it, is damaged.
+        """
         if not self._peeked:
             if self._left:
                 raise UsageError("the member before has not been read to its end")
@@ -133,7 +143,7 @@ class MemberReader:
         return self._header
 
     def _read_header(self) -> fmt.Header | None:
-        """Read a member's header, and whatever comes before it to extend it."""
+        """Read a member's header, and the extension headers before it."""
         name: str | None = None
         size: int | None = None
         length = 0
@@ -146,7 +156,7 @@ class MemberReader:
             length += fmt.BLOCK + fmt.padded(len(text))
             new_name, new_size = extended.overrides(kind, text)
             if kind == extended.DIRECTORY:
-                name = size = None  # what came before was of the directory
+                name = size = None  # the extensions before it belong to the directory
             name, size = new_name or name, size if new_size is None else new_size
         header = fmt.parse_header(self._block, name)
         self.extension = length
@@ -154,7 +164,8 @@ class MemberReader:
             return None
         self._unfilled = max(self._unfilled, _unfilled(self._block, length))
         time = self._block[_TIME]
-        self._time = time if self._time in (None, time) else b""  # they differ: it says nothing
+        # If times differ, another program changed them: they identify nothing.
+        self._time = time if self._time in (None, time) else b""
         return header if size is None else header._replace(size=size)
 
     def _read_block(self) -> bytes:
@@ -167,7 +178,7 @@ class MemberReader:
         return bytes(block[pad:])
 
     def _extension(self, block: bytes) -> bytes:
-        """Read what follows the header of an extension."""
+        """Read the data of an extension."""
         try:
             size = fmt.size_in(block)
         except ValueError as e:
@@ -178,7 +189,7 @@ class MemberReader:
         return self._rest(self._left)[:size]
 
     def enter(self, name: str, size: int | None = None) -> fmt.Header:
-        """Go into the next member, which must have this name, and this size if it is given."""
+        """Enter the next member, which must have this name, and this size if one is given."""
         header = self.named(name)
         if size not in (None, header.size):
             raise CorruptStreamError(
@@ -188,10 +199,10 @@ class MemberReader:
         return header
 
     def enter_despite_header(self, name: str, size: int) -> bool:
-        """Go into the next member as if its header, which is not that, were right.
+        """Enter the next member as if its header, which is damaged or wrong, were this one.
 
         Returns:
-            False where there is nothing that could be a header: the stream has ended.
+            False if there is no block for a header: the stream has ended.
         """
         was_peeked = self._peeked
         if was_peeked:
@@ -199,10 +210,10 @@ class MemberReader:
         return was_peeked
 
     def enter_text(self, start: bytes, size: int) -> bool:
-        """Go into the next member where its header is lost, and its data is in the place of it.
+        """Enter a member whose header is lost, so that its data begins where the header should be.
 
         Returns:
-            False where the data does not begin there.
+            False if the block there does not begin with `start`.
         """
         if not self._block.startswith(start):
             return False
@@ -211,43 +222,44 @@ class MemberReader:
         return True
 
     def best_guess(self) -> fmt.Header | None:
-        """The next member's header; what it may have been where it is damaged."""
+        """The next member's header; if that is damaged, what it may have been."""
         return fmt.guess_header(self._block) if self.is_damaged else self._header
 
     @property
     def is_damaged(self) -> bool:
-        """True where the next member's header is."""
+        """True if the next member's header is damaged."""
         return self._problem is not None
 
     def begins_with(self, start: bytes) -> bool:
-        """Whether the data after the next member's header, which is damaged, begins so."""
+        """Whether the data after the damaged header of the next member begins with `start`."""
         return self._next_bytes(len(start)) == start
 
     def _next_bytes(self, length: int) -> bytes:
-        """What is read next; it is read again."""
+        """The next bytes of the stream, which stay to be read."""
         ahead = memoryview(bytearray(length))
         self._push_back(ahead[: self._fill(ahead)])
         return bytes(self._ahead[:length])
 
     @property
     def is_at_header(self) -> bool:
-        """True where there is a block for the next member's header, be it damaged."""
+        """True if a block for the next member's header was read, damaged or not."""
         return self._peeked
 
     def look_ahead(
         self, wanted: Callable[[fmt.Header], bool], begin: int, end: int
     ) -> tuple[int, fmt.Header | None]:
-        """Look for a good header further on in the stream, block by block.
+        """Look for an undamaged header further on in the stream, block by block.
 
-        All up to there is kept in memory, and still to be read.
+        Everything up to there is kept in memory, and stays to be read.
 
         Args:
-            wanted: True for the header; nothing is read after it.
-            begin: Where the first block is, as offset in the stream, not before `offset`.
-            end: Where no further one begins.
+            wanted: Returns True for the header that is wanted; the search ends there.
+            begin: Offset in the stream of the first block to look at, at least `offset`.
+            end: Offset in the stream; blocks that begin there or later are not looked at.
 
         Returns:
-            Where the header is, and the header; where it is not found, how far there is none.
+            The offset of the header, and the header. If there is none: the offset up to which there
+            is none, and None.
         """
         ahead = self._read_on(begin - self.offset)
         here, found = self.offset, None
@@ -265,7 +277,7 @@ class MemberReader:
         return here, found
 
     def _read_on(self, length: int) -> bytearray:
-        """Read up to so many bytes; an error comes again when they are read once more."""
+        """Read up to `length` bytes; an error ends this, and is raised when the rest is read."""
         data = bytearray(length)
         begin = self.offset
         with suppress(LocalIOError, IncompleteStreamError):
@@ -276,12 +288,12 @@ class MemberReader:
     def is_header_after(
         self, starts: tuple[bytes, ...], size: int, peek: Callable[[int, int], bytes | None]
     ) -> bool:
-        """Whether a header comes after so many bytes of data, if that is not too far for memory.
+        """Whether a header comes after the data of the next member; False if that is too far ahead.
 
         Args:
-            starts: How the header may begin.
-            size: Bytes of data.
-            peek: Reads at an offset of the stream, if that is possible: see `Input`.
+            starts: The header must begin with one of these.
+            size: Bytes of data in the next member.
+            peek: Reads at an offset of the stream, if possible: see `InputMedium.peek`.
         """
         distance = fmt.padded(size) + self.extension
         with suppress(LocalIOError):
@@ -295,18 +307,18 @@ class MemberReader:
         return ahead.startswith(starts, distance)
 
     def ends_after(self, size: int) -> bool:
-        """Whether the archive ends after so many bytes of data."""
+        """Whether the archive ends after a next member with `size` bytes of data."""
         ahead = self._read_on(fmt.padded(size) + fmt.BLOCK)
         self._push_back(ahead)
         return not any(ahead[fmt.padded(size) :])
 
     @property
     def found_here(self) -> fmt.Header | None:
-        """The next member's header, if it is good, though what is before it may be damaged."""
+        """The next member's header, if it is good itself; the padding before it may be damaged."""
         return self._header_in(self._block) if self._peeked else None
 
     def _header_in(self, block: bytes | bytearray) -> fmt.Header | None:
-        """The header of one of our members; not that of another backup, in the disk's data."""
+        """The header in a block; None if it is none, or that of another backup on the disk."""
         if not block.startswith(_OUR_NAMES) or (self._time or block[_TIME]) != block[_TIME]:
             return None
         try:
@@ -319,16 +331,16 @@ class MemberReader:
         return block.startswith(_FIRST) and self._time not in (b"", bytes(block[_TIME]))
 
     def skip_to(self, offset: int, header: fmt.Header) -> None:
-        """Pass over all up to a header that was found there."""
+        """Skip everything before a header that was found at this offset in the stream."""
         distance = offset - self.offset
-        if distance < 0:  # it is where one is expected
+        if distance < 0:  # it is the block that was read as the next header
             self._problem, self._header = None, header
         else:
             self._begin("what was passed over", distance)
             self.skip(distance)
 
     def _push_back(self, data: Buffer) -> None:
-        """Read these bytes, which were the last, once more."""
+        """Put back the bytes that were read last, so that they are read once more."""
         data = memoryview(data)
         self.offset -= len(data)
         self._ahead = memoryview(bytes(data) + self._ahead) if self._ahead else data
@@ -339,12 +351,12 @@ class MemberReader:
 
     def readinto(self, view: memoryview) -> None:
         """Fill the view with data of the member."""
-        left, self._left = self._left, 0  # after an error nobody knows
+        left, self._left = self._left, 0  # after an error it is not known
         self.fill(view)
         self._left = left - len(view)
 
     def skip(self, length: int) -> None:
-        """Pass over data of the member."""
+        """Read data of the member, and drop it."""
         step = memoryview(bytearray(min(READ_STEP, length)))
         while length:
             chunk = step[:length]
@@ -352,7 +364,7 @@ class MemberReader:
             length -= len(chunk)
 
     def read_member(self, name: str, limit: int) -> bytes:
-        """Read the next member, which must have this name, from its first byte to its last."""
+        """Read all of the next member, which must have this name and up to `limit` bytes."""
         size = self.named(name).size
         if size > limit:
             raise CorruptStreamError(f"{name} is too large: {size} bytes")
@@ -360,10 +372,9 @@ class MemberReader:
         return self._rest(size)
 
     def read_text(self, name: str, limit: int) -> bytes:
-        """Read the member to its end, which must hold JSON.
+        """Read the member to its end; it must hold JSON.
 
-        Stops where it is no longer text, and where the limit is reached: a header may claim more
-        than there is.
+        Stops at bytes that are not text, and at the limit: the size in a header may be too large.
         """
         data = io.BytesIO()
         while self._left:
@@ -376,7 +387,7 @@ class MemberReader:
         return data.getvalue()
 
     def named(self, name: str) -> fmt.Header:
-        """Look at the next member's header, which must have this name."""
+        """The next member's header, which must have this name, and stays the next."""
         header = self.header()
         if header is None:
             raise IncompleteStreamError(f"the archive ends where {name} should be")
@@ -385,9 +396,9 @@ class MemberReader:
         return header
 
     def read_if_different(self, length: int, wanted: Callable[[], Iterable[bytes]]) -> bytes | None:
-        """Read the member to its end; None if it is just as wanted.
+        """Read the member to its end, and return its data; None if that is as wanted.
 
-        A member of hundreds of MB that is as it should be is never in memory as a whole.
+        If it is as wanted, it is never in memory as a whole: it can have hundreds of MB.
         """
         if self._left != length:
             return self._rest(self._left)
@@ -450,7 +461,7 @@ class MemberReader:
         return done
 
     def _read(self, view: memoryview) -> int:
-        """Read on; a stream that failed is not tried again, when what is ahead was looked at."""
+        """Read from the stream; after an error while looking ahead, raise that error again."""
         if self._error is not None:
             raise self._error
         try:
@@ -469,10 +480,10 @@ def _foreign(message: str, start: bytes) -> ForeignStreamError:
 
 
 def _unfilled(header: bytes, extension: int) -> int:
-    """Bytes that may be missing of the last record, for whoever wrote this header.
+    """Bytes that may be missing in the last record, if this header shows another tar program.
 
-    Many programs fill up records of 10240 bytes, some of 512. To have a backup with larger records
-    end early, it must be clear that it was packed again.
+    Many programs fill records of 10240 bytes, some of 512. A backup with larger records may end
+    early only if it is clear that it was packed again.
     """
     if extension or not fmt.is_ustar(header):
         return fmt.GIB

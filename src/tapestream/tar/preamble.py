@@ -1,4 +1,4 @@
-"""`backup-info.json`: what the backup is, and how its stream is laid out."""
+"""`backup-info.json`, the first member: what the backup is, and how its stream is laid out."""
 
 from __future__ import annotations
 
@@ -30,20 +30,22 @@ from .format import (
 
 
 def resembles(name: str, other: str) -> bool:
-    """Whether the name of a damaged member, with at most two bad characters, begins like this."""
+    """Whether a damaged name begins like `other`, with at most two wrong characters."""
     return sum(a == b for a, b in zip(name, other, strict=False)) > len(other) - 3
 
 
-# What a terminal obeys and nobody sees: C1 controls, separators of lines, and marks that change the
-# direction in which what follows is read.
+# Characters that a terminal obeys and nobody sees: C1 controls, line separators, and marks that
+# change the direction of the text after them.
 _UNSEEN = re.compile("[\x80-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
 def check_new_name(name: str) -> None:
-    """Make sure that a new attachment's name is what it looks like; older streams may have others.
+    """Make sure that a new attachment's name has no invisible characters.
+
+    Older streams may have such names, so readers do not call this.
 
     Raises:
-        UsageError: There are control characters, or marks of direction, in it.
+        UsageError: The name has control characters or direction marks.
     """
     if _UNSEEN.search(name):
         raise UsageError(
@@ -77,16 +79,16 @@ class Preamble:
     """The contents of `backup-info.json`: the backup, and how this stream is laid out.
 
     Attributes:
-        info: What is known of the backup.
-        checksum: Name of the digest in the manifest; None for none.
-        part_size: Largest data member in bytes.
-        record_size: The stream's length is a multiple of this.
-        set_id: Identifies the volumes that belong together; None where there is only one.
+        info: What is known about the backup.
+        checksum: Name of the digest in the manifest; None if there are no digests.
+        part_size: Largest size of a data member, in bytes.
+        record_size: Bytes of a record; the stream's length is a multiple of this.
+        set_id: Identifies the volumes that belong together; None if there is only one.
         volume: Number of this volume, from 1.
-        volume_start: Where on the disk this volume goes on: the offset of its first data member.
-        software: What wrote it.
+        volume_start: Disk offset of this volume's first data member.
+        software: Name and version of the program that wrote the stream.
         members: The members between this one and the data, in order; None in a stream of older
-            software, which does not list them.
+            software, which did not list them.
     """
 
     info: BackupInfo
@@ -101,7 +103,7 @@ class Preamble:
 
     @property
     def segment_size(self) -> int:
-        """Bytes of a data member that one digest is made of."""
+        """How many bytes of a data member each digest covers."""
         return segment_size(self.part_size)
 
     @property
@@ -115,7 +117,7 @@ class Preamble:
         return dict(self.members[1:] if self.members else ())
 
     def encode(self) -> bytes:
-        """As JSON, readable for people."""
+        """The member's contents: JSON with indentation, for people."""
         values = {
             "format": FORMAT,
             "version": VERSION,
@@ -135,12 +137,12 @@ class Preamble:
 
     @classmethod
     def decode(cls, text: bytes) -> Preamble:
-        """Read what `encode` wrote; unknown keys are ignored.
+        """Parse what `encode` wrote; unknown keys are ignored.
 
         Raises:
-            ForeignStreamError: It is not of this format.
-            NewerFormatError: It is of a version that this software does not know.
-            CorruptStreamError: Something in it is missing or impossible.
+            ForeignStreamError: The text is JSON, but of another format.
+            NewerFormatError: It has a format version that this software does not know.
+            CorruptStreamError: A value is missing or impossible.
         """
         values = decode_object(INFO, text)
         if values.get("format") != FORMAT:
@@ -173,7 +175,7 @@ class Preamble:
 
 
 def _members(values: Mapping[str, Any]) -> tuple[Header, ...] | None:
-    """The members that a preamble lists: the extents, then attachments within the limits."""
+    """Parse the list of members: the extents, then the attachments, all within the limits."""
     listed = values.get("members")
     if listed is None:
         return None

@@ -1,4 +1,4 @@
-"""The disk's data out of the members of a tar, on one volume or several."""
+"""Reads the disk's data from the members of a tar, on one volume or several."""
 
 from __future__ import annotations
 
@@ -27,24 +27,25 @@ from .trouble import Suspects
 from .volume import Volumes
 from .zerofill import ZeroFilledInput
 
-# Digests of what is missing are kept only to compare the others in their places.
+# Most segments that may be missing. Each gets a placeholder for its digest, so that the digests
+# after it are compared with the right ones.
 MAX_PLACEHOLDERS = 1024**2
 
 
 class TarReader(Reader):
-    """Finds the data of the disk in the members that come by.
+    """Reads the data of the disk from the members, in order.
 
-    The trouble of the volumes decides what happens where they are damaged. If reading goes on,
-    damaged data is delivered as it is, and zeros for what is missing. After a bad header, the next
-    good one shows what happened: see `HeaderSearch`.
+    `volumes.trouble` decides what happens at damage. If reading continues, damaged data is
+    delivered as it is, with zeros for missing data. After a bad header, the next good one shows
+    what happened: see `HeaderSearch`.
 
     Args:
-        volumes: The volume that is open, and the way to the next.
+        volumes: Opens the volumes, one after another.
         extents: All extents of the disk.
-        verify: Make digests of all data.
+        verify: True to compute digests of all data.
 
     Attributes:
-        missing_until: No more data comes from before this offset of the disk.
+        missing_until: Disk offset; data before it that was not read yet is missing.
     """
 
     def __init__(self, volumes: Volumes, extents: Extents, *, verify: bool) -> None:
@@ -64,13 +65,14 @@ class TarReader(Reader):
         self._hash: Hash | None = None
         self._dropped = memoryview(bytearray(READ_STEP))
         self.missing_until = 0
-        # From here on, where reading goes on after damage.
+        # The rest is only used if reading continues after damage.
         self._has_ended = self._is_finishing = False
         self._vouches = self._is_comparable = True
         self._last: fmt.Member | None = None
         self._suspects = Suspects()
         self._searched: HeaderSearch | None = None
-        self._data_end = 0  # of a member that may end earlier, for all that is known
+        # Offset in the stream where the member's data should end; 0 if it is sure to end there.
+        self._data_end = 0
         self._goes_on_at: Found | None = None
         self._is_on_next_volume = False
 
@@ -80,14 +82,14 @@ class TarReader(Reader):
 
     @property
     def _search(self) -> HeaderSearch:
-        """That of this volume."""
+        """The search in the open volume."""
         if self._searched is None:
             self._searched = HeaderSearch(self._volumes, self._table)
         return self._searched
 
     @override
     def readinto(self, start: int, buffer: memoryview) -> None:
-        """Read the whole buffer; bytes that are not data are left as they are."""
+        """Fill the buffer from disk offset `start`; bytes that are not data stay as they are."""
         end = start + len(buffer)
         self._pass_over(start)
         while start < end:
@@ -113,11 +115,11 @@ class TarReader(Reader):
 
     @property
     def is_unchecked(self) -> bool:
-        """True if all data was read, and nobody asked whether it is what the manifest says."""
+        """True if all data was read, but `finish` was not called, which checks the manifest."""
         return self._member is None and self._next is None and not self._is_finishing
 
     def finish(self) -> None:
-        """Read to the end of the last volume, and check it against its manifest."""
+        """Read to the end of the last volume, and compare it with its manifest."""
         self._is_finishing = True
         self._pass_over(self._extents.size)
         while True:
@@ -129,15 +131,15 @@ class TarReader(Reader):
         self._clear_suspects(vouched=False)
 
     def cancel(self) -> None:
-        """End a wait for the drive, or for the writer of a pipe."""
+        """Make a call fail that waits for the drive, or for the writer of a pipe."""
         self._volumes.cancel()
 
     @override
     def close(self) -> None:
-        """Do nothing: the stream is the source's."""
+        """Do nothing: the source closes the stream."""
 
     def _pass_over(self, start: int) -> None:
-        """Read, and check, the data before `start` that nobody asked for."""
+        """Read the data before `start` that nobody needs, to check it."""
         while True:
             if self._member is None:
                 if self._next is None or self._next.start >= start:
@@ -169,7 +171,7 @@ class TarReader(Reader):
             self._skip_missing()
 
     def _go_to(self, member: fmt.Member) -> bool:
-        """Go into a member, on whichever volume it is; False where another one is next."""
+        """Enter a member, on the volume that has it; False if another member comes next."""
         while True:
             try:
                 if self._is_at_end_of_volume():
@@ -185,7 +187,7 @@ class TarReader(Reader):
             self._is_on_next_volume = False
 
     def _is_at_end_of_volume(self) -> bool:
-        """True where another volume must follow, for there is data to come."""
+        """True if this volume ends here; then another must follow, because there is more data."""
         members, may_go_on = self._volumes.members, self._volumes.may_go_on
         if self._has_ended:
             return False
@@ -193,7 +195,7 @@ class TarReader(Reader):
             try:
                 header = members.header()
             except CorruptStreamError:
-                # A damaged header, of the manifest or of the member that is expected.
+                # The damaged header is that of the manifest, or of the expected member.
                 if not self._trouble.goes_on:
                     raise
                 return may_go_on and members.begins_with(fmt.MANIFEST_START)
@@ -223,11 +225,11 @@ class TarReader(Reader):
         return True
 
     def _is_whole(self, member: fmt.Member) -> bool:
-        """Whether the next member is this one, and is not known to be short.
+        """Whether the member is complete, as far as that is known.
 
-        Goes to its second copy, where it comes twice, and the first one is damaged. That is how it
-        looks where a record was written twice that holds a header and not all of the data. Only a
-        small member can then come again as a whole, so only those are looked at.
+        If the member comes twice and its first copy is damaged, this goes to the second copy. That
+        happens if a record was written twice that holds a header and only a part of the data. Only
+        a small member can then come a second time completely, so only small ones are checked.
         """
         members = self._volumes.members
         while (
@@ -244,7 +246,7 @@ class TarReader(Reader):
         return True
 
     def _go_past(self, member: fmt.Member) -> bool:
-        """Go on after the damaged header of a member; False where another one is next."""
+        """Continue after the damaged header of a member; False if another member comes next."""
         members = self._volumes.members
         found = self._search.from_bad_header(member.start)
         if found is None or self._search.is_in_place(found, member):
@@ -256,13 +258,13 @@ class TarReader(Reader):
         self._suspect(None)
         members.skip_to(found.offset, found.header)
         if found.member is None and self._volumes.may_go_on:
-            self._is_on_next_volume = True  # what is missing here may be there
+            self._is_on_next_volume = True  # the next volume may have what is missing here
         else:
             self._goes_on_at = found
         return False
 
     def _skip_missing(self) -> None:
-        """Note what is missing up to where reading goes on, and go there."""
+        """Record what is missing before the place where reading continues, and go there."""
         target = self._goes_on_at.member if self._goes_on_at and not self._has_ended else None
         self._goes_on_at = None
         if self._member is not None:
@@ -282,7 +284,7 @@ class TarReader(Reader):
         self._next = next(self._expected, None)
 
     def _fill_up(self, segments: int) -> None:
-        """Keep the places of the digests that are missing."""
+        """Add placeholders for the digests of missing segments."""
         self._is_comparable = self._is_comparable and segments <= MAX_PLACEHOLDERS
         if self._checksum is not None and self._is_comparable:
             self._manifest.segments += bytes(segments * len(digest_of(self._checksum, b"")))
@@ -325,7 +327,7 @@ class TarReader(Reader):
             self._note_missing(self._position + done, missing)
 
     def _read_member(self, view: memoryview) -> int:
-        """Read the next bytes, on whichever volume they are; how many there were."""
+        """Read the next bytes, on the volume that has them; return how many there were."""
         while view and not self._has_ended:
             members, zeros = self._volumes.members, self._volumes.zeros
             before, begin = members.offset, zeros.offset - members.ahead if zeros else 0
@@ -346,18 +348,18 @@ class TarReader(Reader):
         return 0
 
     def _ends_within(self, length: int) -> Found | None:
-        """The header that comes in the next bytes of a member which may end early."""
+        """A header within the next bytes of a member that may end early."""
         if self._member is None:
             return None
         found = self._search.within(length, self._member.start + 1)
         return found if found and found.offset < self._data_end else None
 
     def _note_filled(self, zeros: ZeroFilledInput, begin: int, length: int) -> None:
-        """Note what could not be read of the data that begins there in the stream."""
+        """Record what could not be read of `length` bytes of data at stream offset `begin`."""
         end = begin + length
-        ahead = []  # what was read already, but is not of this data
+        ahead = []  # zeros that were read ahead, after this data
         for offset, count in zeros.filled:
-            first = max(offset, begin)  # before is a header
+            first = max(offset, begin)  # before it is a header
             last = min(offset + count, end)
             self._note_missing(self._position + first - begin, last - first)
             if offset + count > end:
@@ -372,10 +374,10 @@ class TarReader(Reader):
     # The end of a volume
 
     def _next_volume(self, error: IncompleteStreamError | None) -> None:
-        """Open the next volume, and pass over what was already read.
+        """Open the next volume, and skip what was already read.
 
         Args:
-            error: How this volume ended, where it was torn.
+            error: The error with which this volume ended; None if it ended with a manifest.
         """
         try:
             self._open_next_volume(error)
@@ -384,13 +386,14 @@ class TarReader(Reader):
         self._last = self._searched = None
 
     def _open_next_volume(self, error: IncompleteStreamError | None) -> None:
-        """Go to where reading goes on, on the next volume.
+        """Open the next volume, and go to the place in it where reading continues.
 
-        What was read of a torn member stays read; its digest will be of that.
+        The part of an incomplete member that was read from the volume before is not read again; the
+        member's digest covers that part, too.
         """
         whole = self._manifest.members - (self._member is not None)
         if error is not None and not whole:
-            raise error  # it is void: the volume of this number is on another tape
+            raise error  # it holds no complete member: another tape has the volume of this number
         self._volumes.open_next(self._extents, error)
         start = self._volumes.preamble.volume_start
         resume = self._member or self._next
@@ -439,7 +442,7 @@ class TarReader(Reader):
         found = self._manifest.manifest(volumes.preamble, volumes.digests, continues=continues)
         self._take_manifest(found)
         left = volumes.members.left
-        # As many as there can be in what was read, and not in what the extents claim.
+        # As many as fit into what was read; the extents may claim more.
         segments = found.data_bytes // self._segment_size + found.data_members
         if left > found.longest(segments):
             raise CorruptStreamError(f"{fmt.MANIFEST} is too large: {left} bytes")
@@ -470,7 +473,7 @@ class TarReader(Reader):
                 members.enter_despite_header(fmt.MANIFEST, found.length)
 
     def _go_to_whole_manifest(self) -> None:
-        """Go to the second manifest, where it comes twice, for it was written twice in part."""
+        """Go to the second manifest if there are two: a record was written twice."""
         members = self._volumes.members
         header = members.header()
         if header is None or header.name != fmt.MANIFEST or header.size > READ_STEP:
@@ -485,15 +488,15 @@ class TarReader(Reader):
     # What is wrong
 
     def _end(self, error: StreamError | LocalIOError) -> None:
-        """The stream ends here, too early."""
+        """Record that the stream ends here, too early."""
         self._trouble.meet(error)
         self._has_ended = True
-        self._checksum = None  # no manifest will say what the digests should be
+        self._checksum = None  # there is no manifest to compare digests with
 
     def _suspect(self, member: fmt.Member | None) -> None:
-        """A bad header may mean that bytes were lost before it: in the member before, too.
+        """Suspect the members on both sides of a bad header: bytes may have been lost before it.
 
-        An unreadable stretch is different: its length is known, so nothing has shifted.
+        An unreadable place is different: its length is known, so nothing has shifted.
         """
         zeros = self._volumes.zeros
         here = zeros.offset - self._volumes.members.ahead if zeros else 0

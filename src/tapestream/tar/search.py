@@ -1,10 +1,10 @@
-"""Finds out where a damaged tar goes on: at the next good header, in place or elsewhere.
+"""Finds where to continue in a damaged tar: at the next good header, in place or elsewhere.
 
-header │ data           │ header │ data         the next good header is where it should be:
-  bad  │ ...            │  good  │              the data before it is, too
+header │ data           │ header │ data         The next good header is where it should be:
+  bad  │ ...            │  good  │              so is the data before it.
 
-header │ da│ header │ data                      it is elsewhere: bytes were lost or doubled,
-  bad  │...│  good  │                           and the members in between did not come
+header │ da│ header │ data                      It is elsewhere: bytes were lost or doubled,
+  bad  │...│  good  │                           and the members in between are missing.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from . import format as fmt
 from .table import MemberTable
 from .volume import Volumes
 
-# How far a header is looked for after a damaged one, in memory, before the data in between is
-# delivered. Bytes that were written twice push it that far; where some are lost, it comes early.
+# How many bytes after a damaged header are searched for a good one. They are kept in memory,
+# because the data in between is delivered later. Bytes that were written twice can delay the next
+# header this far; after lost bytes it comes early.
 WINDOW = 64 * fmt.MIB
 
 
 class Found(NamedTuple):
-    """A good header further on: of a data member, or, without one, of the manifest."""
+    """A good header further on, and its data member; the member is None for the manifest."""
 
     offset: int
     header: fmt.Header
@@ -40,16 +41,16 @@ class HeaderSearch:
         self._volumes = volumes
         self._members = volumes.members
         self._table = table
-        self._searched = 0  # there is no good header ahead before this offset,
-        self._found: Found | None = None  # but for this one
+        self._searched = 0  # up to this offset, there is no good header
+        self._found: Found | None = None  # except this one
         self._in_place: Found | None = None
 
     def from_bad_header(self, start: int) -> Found | None:
-        """The next good header, from a damaged one on.
+        """The next good header, beginning with the damaged one.
 
         Args:
-            start: Offset in the disk: only of the manifest, and of members that begin there or
-                after it.
+            start: Disk offset; headers of members that begin before it do not count. The
+                manifest's always does.
         """
         here = self._members.offset - fmt.BLOCK
         header = self._members.found_here
@@ -62,7 +63,7 @@ class HeaderSearch:
         return self._found
 
     def second_copy(self, member: fmt.Member) -> Found | None:
-        """The same header once more, after a good one, if it is the next that is good."""
+        """The second copy of a good header, if it is the next good header."""
         here = self._members.offset
         if self._found is None or self._found.offset < here:
             self._found = None
@@ -76,16 +77,16 @@ class HeaderSearch:
         return self._found
 
     def within(self, length: int, start: int) -> Found | None:
-        """A good header in the next bytes, of a member that begins at `start` or after it."""
+        """A good header in the next `length` bytes, of a member at disk offset `start` or later."""
         end = self._members.offset + length
         if self._found is None and self._searched < end:
             self._search(self._members.offset, start)
         return self._found if self._found and self._found.offset < end else None
 
     def is_in_place(self, found: Found, member: fmt.Member) -> bool:
-        """Whether a header is where it should be, counted from the damaged one of a member."""
+        """Whether a header is where it should be, counted from the damaged header of `member`."""
         if found == self._in_place:
-            return True  # as it was for the damaged header before
+            return True  # it was in place for the previous damaged header already
         distance = found.offset - (self._members.offset - fmt.BLOCK)
         is_at = self._table.is_at(
             distance,
@@ -98,17 +99,18 @@ class HeaderSearch:
         return is_at or self.is_followed(member)
 
     def is_followed(self, member: fmt.Member) -> bool:
-        """Whether what follows a member is where it should be, whatever there is in between.
+        """Whether the header that follows a member is where it should be.
 
-        There can be tars on a disk.
+        Other headers in between do not count: the data of a disk can hold tars.
         """
         following = next(self._table.following(member.start + member.length), None)
         return self._volumes.has_header_after(following, member.length)
 
     def _search(self, begin: int, start: int) -> None:
-        """Look at what was not looked at before, in the window that begins here.
+        """Search the part of the window from `begin` that was not searched before.
 
-        Not at a little at a time, for what is ahead in memory is moved.
+        At least half a window is searched each time, because every search copies the bytes that
+        were read ahead.
         """
         if self._searched >= begin + WINDOW // 2:
             return

@@ -1,4 +1,7 @@
-"""All data members that a stream should have, without a list: found by name and by place."""
+"""Finds the data members that a stream should have, by name and by place, without a list of them.
+
+A disk can have millions of members, so they are computed from the extents.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,12 @@ from typing import NamedTuple
 from ..model.extents import Extents, Kind
 from . import format as fmt
 
-# No number in a name is larger than any offset.
+# A number in a name has up to 19 digits, as many as the largest disk offset.
 _NAME = re.compile(r"extent-([1-9][0-9]{0,18})@(0|[1-9][0-9]{0,18})", re.ASCII)
 
 
 class Tally(NamedTuple):
-    """What some members are together, and the number of the extent of the last of them."""
+    """Totals of some members; `number` is that of the last member's extent."""
 
     number: int
     members: int
@@ -25,11 +28,11 @@ class Tally(NamedTuple):
 
 
 class MemberTable:
-    """Finds members quickly, however many a list of extents claims.
+    """Finds members fast, for any number of extents.
 
     Args:
         extents: All extents of the disk.
-        part_size: Largest data member in bytes.
+        part_size: Largest size of a data member, in bytes.
     """
 
     def __init__(self, extents: Extents, part_size: int) -> None:
@@ -43,7 +46,7 @@ class MemberTable:
                 self._ends.append(start + length)
 
     def find(self, header: fmt.Header) -> fmt.Member | None:
-        """The member that has this header; None where there is none."""
+        """The member that has this header; None if no member has it."""
         match = _NAME.fullmatch(header.name)
         number, start = (int(match[1]), int(match[2])) if match else (0, 0)
         if not 0 < number <= len(self._starts):
@@ -55,7 +58,7 @@ class MemberTable:
         return member if member.length == header.size else None
 
     def following(self, start: int) -> Iterator[fmt.Member]:
-        """The members from the one on that begins at this offset of the disk, or after it."""
+        """The members that begin at this disk offset or later."""
         for i in range(bisect_left(self._ends, start + 1), len(self._starts)):
             first, end = self._starts[i], self._ends[i]
             before = max(0, start - first)
@@ -73,15 +76,15 @@ class MemberTable:
         *,
         ends: bool = False,
     ) -> bool:
-        """Whether a member lies in the stream where it should be.
+        """Whether a member's header is in the stream where it should be.
 
         Args:
-            distance: How many bytes there are between the header of the member that begins at
-                `start` and that of this one.
-            start: Offset in the disk.
-            member: The other one; None for the manifest.
-            extension: Bytes before each header.
-            ends: The manifest may come after any member.
+            distance: Bytes in the stream from the header of the member that begins at `start` to
+                the header of `member`.
+            start: Disk offset.
+            member: The member to check; None for the manifest.
+            extension: Bytes of extension headers before each header.
+            ends: True if the manifest may come after any member.
         """
         for each in self.following(start):
             if each == member or distance < 0 or (distance == 0 and member is None and ends):
@@ -90,7 +93,7 @@ class MemberTable:
         return distance == 0
 
     def tally(self, start: int, end: int) -> Tally:
-        """Count the members that begin in this range of the disk; both are borders of members."""
+        """Count the members in a range of the disk; both ends must be where a member begins."""
         number = members = total = segments = 0
         for i in range(bisect_left(self._ends, start + 1), len(self._starts)):
             first, last = max(self._starts[i], start), min(self._ends[i], end)

@@ -1,11 +1,11 @@
-"""What happens where a tar is damaged: a strict reader fails, a lenient one notes it and goes on.
+"""What to do when a tar is damaged: `Strict` raises, `Lenient` records the damage and continues.
 
 | Damage                   | `Strict`            | `Lenient`                              |
 |--------------------------|---------------------|----------------------------------------|
-| a bad header             | raises              | notes it; the next good one is found   |
-| a digest that differs    | raises              | adds the segment to the damage         |
-| an unreadable stretch    | raises              | reads zeros, adds it to the damage     |
-| an early end             | raises              | notes it; the rest is missing          |
+| a bad header             | raises              | records it, finds the next good header |
+| a digest that differs    | raises              | records the segment as damaged         |
+| an unreadable place      | raises              | reads zeros, records them as missing   |
+| an early end             | raises              | records it, and the rest as missing    |
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from .zerofill import ZeroFilledInput
 
 
 class Strict:
-    """Raises the first error; so there is never anything to take note of."""
+    """Raises the first error, so there is never anything to record."""
 
     goes_on = has_problems = False
 
     def readable(self, medium: InputMedium, before: Readable | None = None) -> Readable:
-        """What is read in place of a medium: the medium itself.
+        """The object to read the stream from: the medium itself.
 
         Args:
             medium: The medium.
-            before: What was read in its place up to here.
+            before: The object that the stream was read from until now.
         """
         return medium
 
@@ -38,7 +38,7 @@ class Strict:
 
         Args:
             error: What is wrong.
-            member: Name of the member, unless the error says it.
+            member: Name of the member, unless the error has it.
         """
         raise error
 
@@ -49,7 +49,7 @@ class Strict:
         """Do nothing; this is never called."""
 
     def compared(self, digest_name: str | None) -> None:
-        """Do nothing: whoever reads strictly sees that no error was raised."""
+        """Do nothing: in strict reading, no error means that all is right."""
 
     def complete(self) -> None:
         """Do nothing."""
@@ -59,10 +59,10 @@ STRICT = Strict()
 
 
 class Lenient:
-    """Notes what is wrong, and goes on.
+    """Records what is wrong, so that reading can continue.
 
     Args:
-        findings: Where it is noted.
+        findings: Where to record it.
     """
 
     goes_on = True
@@ -72,15 +72,15 @@ class Lenient:
 
     @property
     def has_problems(self) -> bool:
-        """True if something was noted that is no damage of the disk's data."""
+        """True if something was recorded that is not damage of the disk's data."""
         return bool(self._findings.problems)
 
     def readable(self, medium: InputMedium, before: Readable | None = None) -> ZeroFilledInput:
-        """What is read in place of a medium: the same with zeros for what cannot be read."""
+        """The object to read the stream from: one that gives zeros for unreadable places."""
         return before if isinstance(before, ZeroFilledInput) else ZeroFilledInput(medium)
 
     def meet(self, error: TapestreamError, member: str | None = None) -> None:
-        """Take note of an error; see `Strict.meet`."""
+        """Record an error; see `Strict.meet`."""
         if isinstance(error, DigestMismatchError):
             self.add(Damage(error.start, error.length, error.member, missing=False))
             return
@@ -88,30 +88,30 @@ class Lenient:
         self._findings.note(f"{member}: {text}" if member else text)
 
     def add(self, damage: Damage) -> None:
-        """Take note of data that is damaged or missing."""
+        """Record data that is damaged or missing."""
         self._findings.add(damage)
 
     def lose(self, start: int, end: int, table: MemberTable) -> None:
-        """Take note that all members that begin in this range of the disk are missing."""
+        """Record that all members that begin in this range of the disk are missing."""
         for member in table.following(start):
             if member.start >= end:
                 return
-            if self._findings.is_full(missing=True):  # one for all that follow
+            if self._findings.is_full(missing=True):  # record all the rest as one
                 rest = Damage(member.start, end - member.start, member.name, missing=True)
                 self._findings.add(rest, table.tally(member.start, end).bytes)
                 return
             self.add(Damage(member.start, member.length, member.name, missing=True))
 
     def compared(self, digest_name: str | None) -> None:
-        """Take note that all data was compared with the manifest.
+        """Record that all data was compared with the manifest.
 
         Args:
-            digest_name: Name of the digest in it; None if there is none.
+            digest_name: Name of the digest in it; None if it has no digests.
         """
         self._findings.digest_name = digest_name
 
     def complete(self) -> None:
-        """Take note that the stream has its end."""
+        """Record that the stream is complete."""
         self._findings.complete = True
 
 
@@ -119,27 +119,27 @@ Trouble = Strict | Lenient
 
 
 class Suspects:
-    """Members next to a bad header, where bytes may have been lost: bad unless digests vouch."""
+    """Members next to a bad header: bytes may be lost there, unless the digests prove otherwise."""
 
     def __init__(self) -> None:
         self._members: list[Member] = []
-        self._gone = 0  # bytes of the last of them that are missing
+        self._gone = 0  # missing bytes of the last of them
 
     def add(self, *members: Member | None) -> None:
-        """Suspect these members."""
+        """Add members; None is ignored."""
         for member in members:
             if member is not None and member not in self._members[-2:]:
                 self._members.append(member)
         self._gone = 0
 
     def is_missing(self, member: Member, length: int) -> None:
-        """So many bytes of a member are missing; no suspect is left if all of it is."""
+        """Count missing bytes of a member; one that is missing completely is no suspect anymore."""
         if self._members and self._members[-1] == member:
             self._gone += length
             if self._gone == member.length:
                 self._members.pop()  # all of it is reported already
 
     def take_all(self) -> list[Member]:
-        """All suspects, for the last time."""
+        """Return all suspects, and forget them."""
         members, self._members = self._members, []
         return members

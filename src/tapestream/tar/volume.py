@@ -1,4 +1,7 @@
-"""The volumes of a stream on the way back: usually the only one, on tapes one after another."""
+"""Opens the volumes of a stream for reading, and reads the members before the data.
+
+A stream has one volume, or several on tapes.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ from .table import MemberTable
 from .trouble import STRICT, Trouble
 from .zerofill import ZeroFilledInput
 
-# Without the list of extents, nothing can be put in its place, but each name says where it belongs.
+# Without the list of extents we cannot restore, but the name of each member has its disk offset.
 _BY_HAND = (
     "'tar --ignore-zeros -xf' extracts what is left of it: the name of each member says where on "
     "the disk its data belongs."
@@ -32,24 +35,24 @@ _BY_HAND = (
 
 
 class Volumes:
-    """The volume that is being read, and the way to the next.
+    """The volume that is being read; `open_next` goes to the next one.
 
     Args:
-        medium: Where it is read from. It stands at the beginning of the volume.
-        trouble: What happens where the volume is damaged.
+        medium: Where to read from. It stands at the beginning of the volume.
+        trouble: What happens at damage.
 
     Attributes:
-        trouble: The same.
-        preamble: What the volume says of itself.
-        members: Its members, after the preamble.
-        digests: The digests of the members that are not data, as read.
-        extents: All extents of the disk, once they were read.
-        attachments: The files that are kept with the disk, once all of them were read.
-        zeros: What is read in place of the medium, if zeros stand for what cannot be read.
-        is_cancelled: Somebody wants reading to end.
+        trouble: What happens at damage.
+        preamble: The contents of the volume's `backup-info.json`.
+        members: Reads the volume's other members.
+        digests: By name, the digests of the members that are not data, computed from what was read.
+        extents: All extents of the disk; None before they were read.
+        attachments: The files that are kept with the disk; None before all of them were read.
+        zeros: The object that gives zeros for unreadable places; None if they are errors.
+        is_cancelled: True after `cancel`.
 
     Raises:
-        StreamError: What is read is not the beginning of a volume.
+        StreamError: The medium does not stand at the beginning of a volume.
     """
 
     def __init__(self, medium: InputMedium, trouble: Trouble = STRICT) -> None:
@@ -62,7 +65,7 @@ class Volumes:
         self._open()
 
     def go_on_with(self, trouble: Trouble) -> None:
-        """From here on, let something else happen where the volume is damaged."""
+        """Change what happens at damage, from here on."""
         self.trouble = trouble
         self._read_from(trouble.readable(self._medium, self._readable))
         self.members.go_on_with(self._readable)
@@ -76,10 +79,10 @@ class Volumes:
 
         Args:
             known: The extents, if they were read before, from another volume or at another time.
-                Those that come must be the same.
+                The extents that are read now must be the same.
 
         Raises:
-            StreamError: They are damaged: where the data belongs is not known.
+            StreamError: The extents are damaged, so it is not known where the data belongs.
         """
         if self.extents is None:
             self.extents = self._read_extents() if known is None else self._pass_extents(known)
@@ -88,7 +91,7 @@ class Volumes:
 
     @property
     def is_listed(self) -> bool:
-        """True once all up to the first data member was read."""
+        """True after everything up to the first data member was read."""
         return self.attachments is not None
 
     def _read_extents(self) -> Extents:
@@ -106,7 +109,7 @@ class Volumes:
             _check_size(members.named(fmt.EXTENTS), size)
             members.enter(fmt.EXTENTS)
         except (CorruptStreamError, IncompleteStreamError) as e:
-            if size is None:  # a stream of older software: its header may still say it
+            if size is None:  # a stream of older software: the header may still have the size
                 guessed = members.best_guess()
                 size = guessed.size if guessed else None
             if size is None or not members.is_at_header:
@@ -134,12 +137,12 @@ class Volumes:
         """Go to the first data member of the next volume.
 
         Args:
-            extents: Those of the volumes before.
-            error: How the volume before ended, where it was torn.
+            extents: The extents from the volumes before.
+            error: The error with which the volume before ended; None if it ended with a manifest.
 
         Raises:
-            TapestreamError: There is no next volume: `error`, where it is given.
-            CorruptStreamError: It does not belong to the one before.
+            TapestreamError: There is no next volume; this is `error` if it was given.
+            CorruptStreamError: The volume does not belong to the one before.
         """
         before = self.preamble
         if error is not None and before.set_id is None:
@@ -163,7 +166,7 @@ class Volumes:
         """Read to the end of the volume, after its manifest.
 
         Raises:
-            CorruptStreamError: There is more, or something else.
+            CorruptStreamError: Something other than the end follows.
             PositionLostError: The tape was moved: what was read last may come from elsewhere.
         """
         self.members.end(self.preamble.record_size)
@@ -171,7 +174,7 @@ class Volumes:
 
     @property
     def name(self) -> str:
-        """Of the medium."""
+        """The medium's name, for people."""
         return self._medium.name
 
     def cancel(self) -> None:
@@ -191,7 +194,7 @@ class Volumes:
 
     def _read_all_attachments(self, extents: Extents) -> None:
         if self.trouble.goes_on:
-            # Where the stream ends, the next member is looked for in vain.
+            # If the stream has ended, the data reader meets this error again, and reports it.
             with suppress(IncompleteStreamError, LocalIOError):
                 self._salvage_attachments(MemberTable(extents, self.preamble.part_size))
         else:
@@ -199,7 +202,7 @@ class Volumes:
         self.attachments = self._attachments
 
     def _read_attachments(self) -> None:
-        """Read them, up to a header that is not that of one; none of one that is refused."""
+        """Read attachments up to another header; stop before one that is refused."""
         left = fmt.MAX_ATTACHMENTS - sum(map(len, self._attachments.values()))
         while (header := self._next_attachment()) is not None:
             name = header.name[len(fmt.ATTACHMENTS) :]
@@ -217,21 +220,21 @@ class Volumes:
             left -= len(self._attachments[name])
 
     def check_listed(self) -> None:
-        """Make sure that the volume has the members that it lists, and no others.
+        """Make sure that the volume has the members that its preamble lists, and no others.
 
         Raises:
-            CorruptStreamError: It has others.
+            CorruptStreamError: It has others, or lacks some.
         """
         listed = self.preamble.members
         if listed is not None and dict(listed).keys() != self.digests.keys() - {fmt.INFO}:
             raise CorruptStreamError(f"{fmt.INFO} lists other members than the stream has")
 
     def _salvage_attachments(self, table: MemberTable) -> None:
-        """Read those that are there; pass over those that are refused, or have a bad header.
+        """Read the attachments; skip those that are refused or have a bad header.
 
-        A bad header is that of an attachment if one is still to come, and a header after it is
-        where it should be. Otherwise bytes were lost or doubled: the attachments end here, and
-        whoever reads the data looks for it.
+        A bad header belongs to an attachment if one is still to come, and if a header after it is
+        where it should be. Otherwise bytes were lost or doubled: the attachments end here, and the
+        reader of the data searches for it.
         """
         is_in_step = False
         while True:
@@ -252,15 +255,16 @@ class Volumes:
             self.members.skip(bad.size)
 
     def _bad_attachment(self, table: MemberTable) -> fmt.Header | None:
-        """What the next member must be, as it is no good attachment; None where those have ended.
+        """The bad attachment that the next member must be; None if the attachments have ended.
 
-        What is listed must be there. What is refused and not listed has the size that it claims, as
-        has a damaged one in a stream of older software, if another header follows it there.
+        If attachments are listed and were not read, it is one of those. A refused one that is not
+        listed has the size in its header. So has a damaged one in a stream of older software, if
+        another header follows it at that distance.
         """
         found = self.members.best_guess()
         if found and not self.members.is_damaged:
             if found.name == fmt.MANIFEST or table.find(found) is not None:
-                return None  # those between are missing
+                return None  # the attachments still to come are missing
             if found.name.startswith(fmt.ATTACHMENTS) and found.name not in self._to_come:
                 return found
         name = found.name if found else ""
@@ -272,7 +276,7 @@ class Volumes:
         return fmt.Header(name, self._to_come[name]) if name else None
 
     def _is_in_place(self, member: fmt.Header, table: MemberTable) -> bool:
-        """Whether another attachment, or the data, follows one that is not listed."""
+        """Whether another attachment, or the data, follows an attachment that is not listed."""
         first = next(table.following(self.preamble.volume_start), None)
         starts = (fmt.ATTACHMENTS.encode(), *self._starts(first))
         return self.members.is_header_after(starts, member.size, self._medium.peek)
@@ -285,7 +289,7 @@ class Volumes:
         )
 
     def _is_data_in_place(self, member: fmt.Header, table: MemberTable) -> bool:
-        """Whether the data is where it should be, as seen from this attachment."""
+        """Whether the data is where it should be, counted from this attachment."""
         extra = fmt.BLOCK + self.members.extension
         distance = fmt.padded(member.size)
         distance += sum(extra + fmt.padded(size) for size in self._to_come.values())
@@ -296,11 +300,14 @@ class Volumes:
         return self.has_header_after(None, distance)
 
     def has_header_after(self, member: fmt.Member | None, distance: int) -> bool:
-        """Whether a member, or for None the manifest, comes so many bytes after the next header."""
+        """Whether the header of a member is `distance` bytes after the next header.
+
+        None stands for the manifest.
+        """
         return self.members.is_header_after(self._starts(member), distance, self._medium.peek)
 
     def _starts(self, member: fmt.Member | None) -> tuple[bytes, ...]:
-        """How the header of a data member begins, or what may be there instead of it."""
+        """How the header of a data member begins, or the manifest's that may be there instead."""
         manifest = _start(fmt.MANIFEST)
         if member is None:
             return (manifest,)
@@ -308,20 +315,20 @@ class Volumes:
 
     @property
     def may_go_on(self) -> bool:
-        """Whether there can be another volume, so that this one may end after any member."""
+        """Whether there can be another volume; this one may then end after any member."""
         return self.preamble.set_id is not None
 
     def check_ending(self, extents: Extents) -> None:
-        """Look for the manifest, before the data was read, if the medium can look ahead.
+        """Look for the manifest before the data is read, if the medium can look ahead.
 
         Raises:
-            IncompleteStreamError: It is not there, or not whole.
+            IncompleteStreamError: The manifest is not there, or not complete.
         """
         if self._medium.peek(0, 1) is None:
             return
         self.members.header()
         if self.members.extension:
-            return  # what another program put before each header takes room, too
+            return  # other programs' extension headers take room, too: the place is not known
         start = self.members.position + fmt.data_length(extents, self.preamble.part_size)
         block = self._medium.peek(start, fmt.BLOCK)
         header = fmt.parse_header(block) if block and len(block) == fmt.BLOCK else None
@@ -332,7 +339,7 @@ class Volumes:
             raise IncompleteStreamError(f"{self._medium.name} ends in its manifest")
 
     def _pass_extents(self, extents: Extents) -> Extents:
-        """Read the extents, which must be those that were read before."""
+        """Read the extents, which must be the same as those that were read before."""
         try:
             self.members.enter(fmt.EXTENTS)
         except CorruptStreamError as e:
@@ -348,7 +355,7 @@ class Volumes:
         return extents
 
     def _next_attachment(self) -> fmt.Header | None:
-        """Header of the attachment that comes next; None where something else does."""
+        """Header of the next member if it is an attachment; otherwise None."""
         header = self.members.header()
         is_one = header is not None and header.name.startswith(fmt.ATTACHMENTS)
         return header if is_one else None
@@ -376,5 +383,5 @@ def _check_size(header: fmt.Header, listed: int | None) -> None:
 
 
 def _common(preamble: Preamble) -> tuple[str | None, BackupInfo, str | None, int]:
-    """What all volumes of a set agree on."""
+    """The values that are the same on all volumes of a set."""
     return preamble.set_id, preamble.info, preamble.checksum, preamble.part_size

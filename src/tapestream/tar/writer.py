@@ -1,4 +1,4 @@
-"""The members of a tar around the disk's data, on one volume or several."""
+"""Writes the disk's data as members of a tar, on one volume or several."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from .preamble import Preamble
 
 
 class TarWriter(Writer):
-    """Puts members around the data that passes, in one pass.
+    """Writes a tar in one pass.
 
-    Where the medium has several volumes, each is a whole tar. A volume that will soon be full ends
-    before the next member, with a manifest. One that is full before that ends in the middle of a
-    member: the members that are not completely on it are written again on the next one.
+    If the medium has several volumes, each holds a whole tar. A volume that will soon be full ends
+    before the next member, with a manifest. A volume that is full earlier ends in the middle of a
+    member; the members that are not completely on it are written again on the next one.
 
     Args:
-        medium: Where the tar goes.
-        preamble: Of the first volume.
+        medium: Where the tar is written.
+        preamble: The preamble of the first volume.
         extents: All extents of the disk.
-        attachments: Their contents by member name; every volume has them.
+        attachments: The contents of the attachments by member name; every volume has them.
     """
 
     def __init__(
@@ -44,11 +44,13 @@ class TarWriter(Writer):
         self._extents = extents
         self._attachments = attachments
         self._headers = fmt.HeaderWriter(int(preamble.info.created.timestamp()))
-        self._left = extents.tally(Kind.DATA).bytes  # of data that was not yet written
+        self._left = extents.tally(Kind.DATA).bytes  # bytes of data that are not yet written
         self._expected: Iterator[fmt.Member] = fmt.data_members(extents, preamble.part_size)
         self._next = next(self._expected, None)
-        self._digests: dict[str, str | None] = {}  # of this volume's members that are not data
-        self._segment_digests: dict[tuple[int, int], bytes] = {}  # of segments not yet ended
+        # Digests of this volume's members that are not data, by name.
+        self._digests: dict[str, str | None] = {}
+        # Digests of segments that are not completely written, by start and length.
+        self._segment_digests: dict[tuple[int, int], bytes] = {}
         self._segment = self._position = self._member_end = 0
         self._manifest = ManifestBuilder(start=0)
 
@@ -85,7 +87,7 @@ class TarWriter(Writer):
         """Write nothing: `extents.json` says where zeros are."""
 
     def flush(self) -> None:
-        """Write what was gathered."""
+        """Write the bytes that the medium has gathered."""
         self._medium.flush()
 
     @override
@@ -93,7 +95,7 @@ class TarWriter(Writer):
         """Keep it open: the sink uses it until the end."""
 
     def cancel(self) -> None:
-        """End a wait for a drive, or for the reader of a pipe."""
+        """Make a call fail that waits for a drive, or for the reader of a pipe."""
         self._medium.cancel()
 
     def end(self) -> None:
@@ -107,7 +109,7 @@ class TarWriter(Writer):
         member = self._next
         if member is None:
             raise UsageError("more data was written than the extents have")
-        # If the manifest does not fit, that of the next volume vouches for this one, too.
+        # If the manifest does not fit, the next volume's manifest covers this volume, too.
         if self._medium.is_ending and self._end_volume(continues=True):
             self._manifest = ManifestBuilder(member.start)
             self._go_on(member.start)
@@ -136,7 +138,7 @@ class TarWriter(Writer):
         return min(self._segment + self._preamble.segment_size, self._member_end)
 
     def _put_data(self, data: bytes | memoryview) -> None:
-        """Write a part of a data member, and go on on the next volume where this one is full."""
+        """Write a part of a data member; continue on the next volume if this one is full."""
         try:
             self._medium.write(data)
         except VolumeFull as full:
@@ -148,8 +150,8 @@ class TarWriter(Writer):
         """Continue on the next volume, with the members that this one does not hold completely.
 
         Args:
-            start: Disk offset of the first of them; None where this volume holds no member, and
-                the next one takes its place.
+            start: Disk offset of the first of them; None if this volume holds no complete member,
+                so that the next one replaces it.
         """
         if start is not None:
             number = self._preamble.volume + 1
@@ -160,7 +162,7 @@ class TarWriter(Writer):
         self.begin()
 
     def _put_preamble(self) -> None:
-        """Write the members before the data, and what is to be written again after them."""
+        """Write the members before the data; the medium then writes again what it must."""
         self._digests = {}
         self._put_text(fmt.INFO, self._preamble.encode())
         self._put_text(fmt.EXTENTS, self._extents.json)
@@ -170,7 +172,7 @@ class TarWriter(Writer):
         self._medium.boundary(self._preamble.volume_start)
 
     def _end_volume(self, *, continues: bool) -> bool:
-        """Write the manifest and the end; False if they did not fit, and the next volume began."""
+        """Write the manifest and the end; False if they did not fit and the next volume began."""
         manifest = self._manifest.manifest(self._preamble, self._digests, continues=continues)
         medium = self._medium
         medium.boundary(None)

@@ -1,4 +1,4 @@
-"""Reads on after what cannot be read: a bad sector of a disk, a bad record of a tape."""
+"""Reads past unreadable places, such as a bad sector or a bad tape record, and gives zeros."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from .medium import InputMedium
 
 log = logging.getLogger("tapestream.tar")
 
-# What is skipped for one error: a sector, and more and more where errors follow each other.
-# Otherwise a dead disk would be tried for days.
+# Bytes to skip after an error: a sector, and twice as many after each further error in a row, up to
+# MOST. Otherwise a dead disk would be tried for days.
 SECTOR = 4096
 MOST = 1024**2
 
 
 class ZeroFilledInput:
-    """Gives zeros for what cannot be read of a stream.
+    """Reads a stream, with zeros in place of the bytes that cannot be read.
 
     Args:
-        medium: Where it is read from.
+        medium: Where the stream is read from.
 
     Attributes:
-        name: That of the medium.
-        offset: How many bytes were given.
-        filled: Offset and length of what was zeros since this list was last emptied.
-        was_needed: True once something could not be read.
+        name: The medium's name.
+        offset: How many bytes were read, including zeros.
+        filled: (offset, length) of the zeros since the caller last emptied this list.
+        was_needed: True after something could not be read.
     """
 
     def __init__(self, medium: InputMedium) -> None:
@@ -41,7 +41,7 @@ class ZeroFilledInput:
         """Read at least one byte; return 0 at the end.
 
         Raises:
-            LocalIOError: The medium cannot go on after the bad place.
+            LocalIOError: The medium cannot continue after the bad place.
         """
         if self._zeros:
             return self._give_zeros(buffer)
@@ -52,7 +52,7 @@ class ZeroFilledInput:
             if not self._zeros:
                 raise
             self.was_needed = True
-            if self._step == SECTOR:  # the first of a bad place
+            if self._step == SECTOR:  # the first error of a bad place
                 log.warning("reading on behind: %s", e.message)
             self._step = min(2 * self._step, MOST)
             return self._give_zeros(buffer)
