@@ -711,8 +711,19 @@ def test_what_a_sink_has_lost_is_sent_again(sequential: bool) -> None:
 
 def test_a_sink_that_loses_again_and_again_is_not_asked_for_ever() -> None:
     sink = Losing(*([[(0, HALF)]] * 100))
-    copy(MemorySource(DISK[:HALF] + bytes(HALF), ALTERNATING), sink)
+    with pytest.raises(LostWritesError, match="each time that it was written") as caught:
+        copy(MemorySource(DISK[:HALF] + bytes(HALF), ALTERNATING), sink)
     assert 90 < len(sink.rounds) < 100
+    assert caught.value.ranges == [(0, HALF)]
+    assert sink.state == "aborted"
+
+
+def test_a_sink_is_asked_once_more_after_the_last_time_that_it_lost_something() -> None:
+    disk = DISK[:HALF] + bytes(HALF)
+    sink = Losing(*([[(0, HALF)]] * 4))
+    copy(MemorySource(disk, ALTERNATING), sink)
+    assert sink.disk == disk
+    assert sink.state == "committed"
 
 
 def test_what_was_lost_of_a_source_that_is_read_once(tmp_path: Path) -> None:

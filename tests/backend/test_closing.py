@@ -34,6 +34,7 @@ from tapestream import (
 from tapestream.backend.forwarding import ForwardingSink
 from tapestream.drive.device import StDevice
 from tapestream.errors import ClosedError, LocalIOError, TapestreamError, UsageError
+from tapestream.model.extents import Extents
 from tapestream.tape import TapeDrive
 from tapestream.testing import ImageioDaemon, create_image, serve_image, write_pattern
 from tapestream.testing.memory import Hook, MemorySink, MemorySource
@@ -370,6 +371,19 @@ def test_a_sink_that_wraps_another(inner: bool, tmp_path: Path) -> None:
         check_ended(future, middle, tmp_path, type(closed).__name__)
     assert {p.name for p in tmp_path.iterdir()} == {"mine"}
     assert wrapper.was_closed == (0 if inner else 1)
+
+
+def test_what_a_copy_calls_takes_keywords() -> None:
+    class Named(MemorySource):
+        def open_reader(self, *, quickly: bool = False) -> Reader:
+            assert quickly
+            return super().open_reader()
+
+    sink, source = MemorySink(), Named(DISK)
+    extents = Extents.of(source.extents())
+    sink.begin(info=source.info, extents=extents)
+    assert sink.extents is extents
+    source.open_reader(quickly=True).close()
 
 
 def test_a_source_whose_reader_closes_what_it_has_opened(tmp_path: Path) -> None:

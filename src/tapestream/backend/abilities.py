@@ -391,7 +391,7 @@ class LosesWrites(Protocol):
 
         Called after all writers were closed. If it returns ranges, their data is read from the
         source again. New writers write that data again, and all zeros of the disk. Then this is
-        called once more.
+        called once more. After the fifth time that it returns some, the copy fails.
 
         Returns:
             Ordered (start, end) ranges of the disk, in bytes, that do not touch each other.

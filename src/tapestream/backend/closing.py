@@ -51,9 +51,9 @@ def _ends_its_copy(doing: str, method: Callable[[Any], None]) -> Callable[[Any],
 
 def _joins_a_copy(method: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(method)
-    def begin(self: Any, *args: Any) -> Any:
+    def begin(self: Any, *args: Any, **kwargs: Any) -> Any:
         joins(self)
-        return method(self, *args)
+        return method(self, *args, **kwargs)
 
     return begin
 

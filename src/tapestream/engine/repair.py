@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from itertools import count
 
 from ..backend.checks import finish, lost_of, read_order, rewind
 from ..backend.protocols import SourceLike
@@ -30,13 +31,15 @@ def send_lost_again(mover: Mover, extents: Extents, verified: str | None) -> boo
         True if the source compared the data that it read again with the same digest.
 
     Raises:
-        LostWritesError: The source cannot be read again.
+        LostWritesError: The source cannot be read again, or the sink loses data again and again.
     """
     is_verified = True
-    for _ in range(REPAIRS):
+    for repairs in count():
         lost = lost_of(mover.dst)
         if not lost:
             break
+        if repairs == REPAIRS:
+            raise LostWritesError.of(lost, "each time that it was written")
         size = sum(end - start for start, end in lost)
         log.warning("The server lost what it had not flushed: %d bytes are sent again", size)
         is_rewound = _rewound(mover.src, lost)
