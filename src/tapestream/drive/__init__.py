@@ -1,1 +1,1 @@
-"""One tape drive with a cartridge: records, filemarks, where it stands, whose it is."""
+"""One tape drive: its device, the position of the tape, records, and who may use it."""

@@ -1,7 +1,7 @@
-"""The tape driver of Linux, `st`, and what a stand-in for it must do.
+"""Linux's tape driver, `st`, and the protocol that any replacement for it must follow.
 
-Numbers and structures are those of `<linux/mtio.h>`; what the calls do is in the kernel's
-Documentation/scsi/st.rst.
+Numbers and structures come from `<linux/mtio.h>`; the kernel's Documentation/scsi/st.rst says what
+the calls do.
 """
 
 from __future__ import annotations
@@ -51,12 +51,12 @@ class Flag(IntFlag):
 
 
 class DeviceStatus(NamedTuple):
-    """What the driver reports immediately, without asking the drive.
+    """The driver's status, which it reports without waiting for the drive.
 
     Attributes:
         flags: The general status.
         file: Number of the tape file, from 0; -1 when the driver has lost count.
-        block: Number of the block in the file; -1 when the driver has lost count.
+        block: Number of the block in the file, from 0; -1 when the driver has lost count.
         block_size: Size of all blocks in bytes; 0 in variable mode.
         density: Density code of the medium.
     """
@@ -73,12 +73,12 @@ class TapeDevice(Protocol):
 
     @abstractmethod
     def write(self, record: memoryview) -> int:
-        """Write one block, or in fixed mode whole blocks; how many bytes are on tape."""
+        """Write one block, or in fixed mode whole blocks; return how many bytes are on tape."""
         ...
 
     @abstractmethod
     def readinto(self, buffer: memoryview) -> int:
-        """Read one block, or in fixed mode as many as fit; 0 at a filemark."""
+        """Read one block, or in fixed mode as many as fit; return their bytes, 0 at a filemark."""
         ...
 
     @abstractmethod
@@ -98,7 +98,7 @@ class TapeDevice(Protocol):
 
     @abstractmethod
     def close(self) -> None:
-        """Close it; after a write this writes a filemark, and may fail."""
+        """Close the device. If something was written last, this writes a filemark, and may fail."""
         ...
 
 
@@ -120,20 +120,20 @@ _MTIOCPOS = _request(3, _POSITION.size, write=False)
 class StDevice(TapeDevice):
     """A device of the `st` driver.
 
-    Opened without waiting: the driver would wait two minutes for a cartridge.
+    It is opened with O_NONBLOCK: otherwise the driver would wait two minutes for a cartridge.
 
-    Nobody else on this machine can open it meanwhile, nor its sibling /dev/sgN, as far as that can
-    be had: see `_keep_others_out`.
+    While it is open, no other program on this machine can open it, nor, if possible, the drive's
+    SCSI generic device /dev/sgN: see `_keep_others_out`.
 
     Args:
-        path: Of the device, such as "/dev/nst0".
+        path: Path of the device, such as "/dev/nst0".
         read_only: True to open a write-protected cartridge.
     """
 
     def __init__(self, path: str, *, read_only: bool = False) -> None:
         access = os.O_RDONLY if read_only else os.O_RDWR
-        # Held in each call: it is not closed under another thread's, whose record would go into
-        # whatever file gets the descriptor's number.
+        # Held during each call, so that `close` waits for it. Otherwise another file could get the
+        # descriptor's number, and another thread's record would go into that file.
         self._lock = threading.Lock()
         self._fd = self._generic = -1
         try:
@@ -201,14 +201,14 @@ class StDevice(TapeDevice):
 
 
 def _keep_others_out(tape: int) -> int:
-    """Open the SCSI generic device of a drive, so that nobody else does; -1 where that fails.
+    """Open the SCSI generic device of a drive, so that nobody else can; -1 if that fails.
 
-    `st` lets one program in, but whoever opens /dev/sgN can rewind the tape under it, and `st` does
-    not notice. O_EXCL keeps out whoever opens that later. It cannot where somebody has it open
-    already, nor without the permission to write to it, nor where there is none; and it does not
-    keep out /dev/bsg, or another host. So the position is checked all the same.
+    `st` allows only one program, but a program that opens /dev/sgN can rewind the tape, and `st`
+    does not notice. O_EXCL keeps later openers out. It fails if the device is open already, if we
+    may not write to it, or if there is none; and it does not keep out users of /dev/bsg or another
+    host. So the position is checked all the same.
 
-    MTLOCK is not used: it holds the door, not the tape, and stays when a program is killed.
+    MTLOCK is not used: it locks the drive's door, not the tape, and stays when a program is killed.
 
     Args:
         tape: Device number of the `st` device.

@@ -1,7 +1,7 @@
-"""Who may use a drive: a fair lock, and the lease of whoever has it.
+"""Who may use a drive: a fair lock, and the lease that gives the right to use the drive.
 
 A stream opens a tape file in one thread, reads it in another and is closed in a third one. So a
-drive is leased to an object, not to a thread: whoever holds the `Lease` uses the drive.
+drive is leased to an object, not to a thread: whoever holds the `Lease` may use the drive.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing_extensions import Self
 
 from ..errors import TapeError, UsageError
 
-# Whoever waits looks this often, in seconds, whether the wait was cancelled.
+# Seconds between two checks whether a wait was cancelled.
 WAKE_UP = 0.2
 
 
@@ -25,8 +25,8 @@ class _Claim:
     """A place in the queue of a lock.
 
     Attributes:
-        granted: Set when the lock is given to it.
-        made_by: The thread that asked for the lease. It closes what has the lease.
+        granted: Set when the lock is given to this claim.
+        made_by: The thread that made the lease. It also closes the object that has the lease.
         used_by: The thread that uses the lease.
     """
 
@@ -35,14 +35,14 @@ class _Claim:
         self.made_by = self.used_by = threading.current_thread()
 
     def is_of(self, thread: threading.Thread) -> bool:
-        """True if the thread would wait for itself if it waited for the end of this claim."""
+        """True if the thread would wait for itself when it waits for the end of this claim."""
         return self.used_by is thread or (self.made_by is thread and not self.used_by.is_alive())
 
 
 class FairLock:
-    """Given to one `Lease` after another, in the order in which they ask for it.
+    """A lock that is given to one `Lease` after another, in the order of their requests.
 
-    Every step can be repeated after an interrupt, and then ends what was begun.
+    Every step can be repeated after an interrupt, and then completes what was begun.
 
     Args:
         name: What is locked, for errors.
@@ -58,7 +58,7 @@ class FairLock:
 
     @property
     def is_mine(self) -> bool:
-        """True if this thread would wait for itself if it waited for the lock."""
+        """True if this thread would wait for itself when it waits for the lock."""
         holder = self._holder
         return holder is not None and holder.is_of(threading.current_thread())
 
@@ -79,7 +79,7 @@ class FairLock:
             self._give_to_next()
 
     def leave(self, claim: _Claim) -> None:
-        """Give the lock back, or leave the queue; does nothing for a claim that has done so."""
+        """Give the lock back, or leave the queue; do nothing for a claim that did so before."""
         with self._mutex:
             if claim in self._waiting:
                 self._waiting.remove(claim)
@@ -95,11 +95,11 @@ class FairLock:
 
 
 class Leased(Protocol):
-    """What can be leased."""
+    """Anything that can be leased, such as a `TapeDrive`."""
 
     @property
     def lock(self) -> FairLock:
-        """Whose it is."""
+        """The lock that its leases wait for."""
         ...
 
 
@@ -109,14 +109,14 @@ _D = TypeVar("_D", bound=Leased)
 class Lease(Generic[_D]):
     """The right to use a drive, for whoever holds this object, in any thread.
 
-    In a `with` block the drive is leased; `acquire` and `release` do the same without one.
+    The drive is leased during a `with` block, or from `acquire` to `release`.
 
     Args:
-        drive: What to lease.
+        drive: The drive to lease.
 
     Attributes:
-        drive: What is leased. A stream that goes on in another drive moves its lease there.
-        cancelled: Set by another thread to end a wait.
+        drive: The drive to lease. A stream that continues in another drive moves its lease there.
+        cancelled: Set by another thread to make a wait fail.
     """
 
     def __init__(self, drive: _D) -> None:
@@ -144,9 +144,10 @@ class Lease(Generic[_D]):
         return self.drive.lock.is_held_by(self._claim)
 
     def acquire(self) -> None:
-        """Wait until nobody else has the drive, first come, first served; return if it is leased.
+        """Wait until nobody else has the drive, first come, first served.
 
-        From here on, this thread may scan the drive under this lease.
+        Returns immediately if this lease has the drive already. After this, the calling thread may
+        scan the drive under this lease.
 
         Raises:
             UsageError: This thread uses the drive under another lease: it would wait for itself.
@@ -166,23 +167,23 @@ class Lease(Generic[_D]):
                 raise
 
     def check_cancelled(self, waited: float = 0.0) -> None:
-        """Make sure that the wait was not cancelled; an `on_wait` of `wait_ready`.
+        """Raise if the wait was cancelled. Can be the `on_wait` of `wait_ready`.
 
         Raises:
-            TapeError: It was.
+            TapeError: The wait was cancelled.
         """
         if self.cancelled.is_set():
             raise TapeError(f"the wait for {self.drive.lock.name} was cancelled")
 
     def move(self, drive: _D) -> None:
-        """Give the drive back, and wait for another one; nothing if it is the same."""
+        """Give the drive back and wait for another one; do nothing if it is the same drive."""
         if drive is not self.drive:
             self.release()
             self.drive = drive
             self.acquire()
 
     def release(self) -> None:
-        """Let whoever has waited longest use the drive; does nothing if it is not leased."""
+        """Give the drive to the lease that has waited longest; do nothing if it is not leased."""
         lock = self.drive.lock
         try:
             if self.is_held and lock.on_release is not None:
@@ -190,5 +191,5 @@ class Lease(Generic[_D]):
         finally:
             try:
                 lock.leave(self._claim)
-            finally:  # an interrupt may have come before, or in it
+            finally:  # again, because an interrupt may have come before `leave` was done
                 lock.leave(self._claim)

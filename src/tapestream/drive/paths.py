@@ -1,4 +1,4 @@
-"""The paths of tape devices: which are tapes, and which rewind when they are closed."""
+"""Checks the path of a tape device, and warns about one that rewinds when it is closed."""
 
 from __future__ import annotations
 
@@ -11,26 +11,27 @@ from ..errors import NotATapeError
 
 log = logging.getLogger("tapestream.tape")
 
-# The kernel's Documentation/admin-guide/devices.txt: the SCSI tapes, and their no-rewind bit.
+# Major number of SCSI tapes, and the no-rewind bit of their minor numbers, from the kernel's
+# Documentation/admin-guide/devices.txt.
 _ST_MAJOR = 9
 _NO_REWIND = 0x80
 _REWINDING = re.compile(r"/dev/st\d+[alm]?")
 
 
 def is_tape(path: str) -> bool:
-    """True when the path is that of a SCSI tape device."""
+    """True if this is the path of a SCSI tape device."""
     try:
         found = os.stat(path)
-    except (OSError, ValueError):  # of a path that cannot be one
+    except (OSError, ValueError):  # ValueError: the path has a NUL character
         return False
     return stat.S_ISCHR(found.st_mode) and os.major(found.st_rdev) == _ST_MAJOR
 
 
 def check_path(path: str) -> None:
-    """Make sure that a path is that of a tape device; warn of one that rewinds.
+    """Make sure that a path is that of a tape device; log a warning if the device rewinds.
 
     Raises:
-        NotATapeError: It is not.
+        NotATapeError: It is not the path of a tape device.
     """
     try:
         found = os.stat(path)
@@ -48,7 +49,7 @@ def check_path(path: str) -> None:
 
 
 def _no_rewind_path(path: str) -> str:
-    """The device of the same drive that does not rewind: by the same kind of name, if there is one.
+    """The no-rewind device of the same drive, by the same kind of name if possible.
 
     In /dev/tape/by-id and by-path, udev gives both devices of a drive a name.
     """

@@ -1,4 +1,4 @@
-"""A drive with a cartridge, and where the tape must stand before anything is written."""
+"""PositionedDrive: winds, reads and writes a tape, and checks its position before it writes."""
 
 from __future__ import annotations
 
@@ -29,37 +29,38 @@ from .paths import check_path
 
 log = logging.getLogger("tapestream.tape")
 
-# How often to look whether a drive is ready, in seconds. LTO takes 15 s to load a cartridge, and
-# hours for the first load of a blank LTO-9 one.
+# Seconds between two checks whether a drive is ready. LTO takes 15 s to load a cartridge, and hours
+# for the first load of a blank LTO-9 cartridge.
 POLL_SECONDS = 1.0
-# A drive takes 15 to 60 s to take a cartridge; the kernel, too, waits for two minutes.
+# Seconds. A drive needs 15 to 60 s to load a cartridge; the kernel also waits for two minutes.
 LOAD_SECONDS = 120.0
-# The first command after a cartridge was loaded is refused: so the driver reports the change.
+# The driver refuses the first command after a cartridge was loaded, to report the change.
 _OPEN_ATTEMPTS = 3
-# What the driver answers to a record larger than the drive or the host adapter takes.
+# The driver's errors for a record that is too large for the drive or the host adapter.
 _TOO_LARGE = (errno.EINVAL, errno.EBUSY)
 # Positions that are not block numbers: moved by reading an unknown number of blocks, and unknown
 # after an error.
 _MOVED, _LOST = -1, -2
-# More than a tape has; the driver itself counts so.
+# More tape files than a tape has; the driver uses the same number.
 _MOST_FILES = 0x7FFFFF
-# The driver takes no larger number with a command.
+# The largest count that the driver accepts in a command.
 _MOST = 2**31 - 1
-# Before more than this is written, or handed on, the drive is asked where it stands. Even one
-# record at a wrong place ends the tape there, and all after it is lost. So it is asked as often as
-# we can afford: at every record of the usual size. MTIOCPOS is one READ POSITION command, which
-# does not move the tape. A real drive (none was measured) needs the time of one command without
-# data, and meanwhile writes on from its buffer; on the fastest, LTO-9 with 400 MB/s, 1 MiB lasts
-# 2.5 ms. In the virtual machine of the tests, where every command is expensive, it took a fifth of
-# the time of a record of 1 MiB, and two thirds of that of one of 64 KiB: so not at every small one.
+# The drive is asked for its position before more than this many bytes are written, or delivered
+# after reading. Even one record at a wrong place ends the tape there, and everything after it is
+# lost. So we ask as often as we can afford: for every record of the usual size. MTIOCPOS is one
+# READ POSITION command, which does not move the tape. A real drive (none was measured) needs the
+# time of one command without data, and keeps writing from its buffer during that time; with the
+# fastest, LTO-9 at 400 MB/s, 1 MiB lasts 2.5 ms. In the virtual machine of the tests, where every
+# command is expensive, it took a fifth of the time of a record of 1 MiB, and two thirds of that of
+# a record of 64 KiB: so we do not ask for every small record.
 CHECK_BYTES = 1024**2
-# These never leave a tape before the place where it stood.
+# These commands never move a tape backward.
 _GOES_ON = frozenset(
     {Command.FORWARD_FILES, Command.FORWARD_RECORDS, Command.WRITE_FILEMARKS, Command.END_OF_DATA}
 )
-# After a reset newer drivers let these through, which leave the tape at a place that is known.
+# After a reset, newer drivers accept only these commands, which end at a known place.
 _FINDS_PLACE = frozenset({Command.REWIND, Command.SEEK, Command.END_OF_DATA})
-# The driver counts the tape files that these pass; after others it counts anew, or says nothing.
+# The driver counts the tape files that these pass; others make it count anew, or lose count.
 _PASSES_FILES = frozenset({Command.FORWARD_FILES, Command.BACKWARD_FILES, Command.END_OF_DATA})
 _FORGETS_COUNT = frozenset({Command.REWIND, Command.SEEK})
 _SMALLER = "Pass a smaller record_size, or in fixed mode a multiple of the block size."
@@ -67,22 +68,22 @@ _SMALLER = "Pass a smaller record_size, or in fixed mode a multiple of the block
 
 @dataclass(frozen=True)
 class TapeStatus:
-    """What a drive says of itself.
+    """The state of a drive, as it reports it.
 
     Attributes:
         online: A cartridge is loaded and ready.
-        write_protected: It cannot be written.
-        file: Number of the tape file at which it stands, from 0; None when the driver has lost
-            count, as after a seek.
+        write_protected: The cartridge cannot be written.
+        file: Number of the tape file at which the tape stands, from 0; None when the driver has
+            lost count, as after a seek.
         block: Number of the block in that file; None when the driver has lost count.
         block_size: Size of all blocks in bytes; 0 in variable mode.
         density: Density code of the cartridge, as `mt status` shows it.
-        at_beginning: It stands at the beginning of the tape.
-        at_filemark: It stands right after a filemark.
+        at_beginning: The tape stands at its beginning.
+        at_filemark: The tape stands directly after a filemark.
         at_end_of_data: There is nothing after this place.
-        at_end_of_tape: It stands in the early-warning zone at the end, or after it.
-        is_empty: There is no cartridge in the drive; neither online nor empty is a drive that has
-            not yet taken its cartridge.
+        at_end_of_tape: The tape stands in the early-warning zone at its end, or after it.
+        is_empty: There is no cartridge in the drive. A drive that is still loading a cartridge is
+            neither `online` nor `is_empty`.
     """
 
     online: bool
@@ -99,34 +100,35 @@ class TapeStatus:
 
 
 class OpenDevice(Protocol):
-    """Opens the device of a drive: `StDevice`, or a stand-in for it."""
+    """Opens the device of a drive: `StDevice`, or a replacement for it."""
 
     def __call__(self, path: str, *, read_only: bool) -> TapeDevice:
-        """Open it, or raise OSError."""
+        """Open the device; raise OSError if that fails."""
         ...
 
 
 class PositionedDrive:
-    """A drive with a cartridge, by blocks, records and filemarks; it knows nothing of backups.
+    """A drive at the level of blocks, records and filemarks; it knows nothing about backups.
 
-    The device is opened when it is first needed. The drive is asked where the tape stands before
-    anything is written after an error, and before more than `CHECK_BYTES` are written since it was
-    last asked. If the tape is not where we left it, nothing more is written.
+    The device is opened when it is first needed. The drive is asked for the position of the tape
+    before anything is written after an error, and before more than `CHECK_BYTES` are written since
+    it was last asked. If the tape is not where we left it, nothing more is written.
 
     Args:
         path: Path of the device, as for `TapeDrive`.
-        open_device: What opens it; None for Linux's `st`.
+        open_device: Opens the device; None for Linux's `st`.
 
     Raises:
-        NotATapeError: There is no such device, or it is something else.
+        NotATapeError: There is no such device, or it is not a tape.
 
     Attributes:
         path: Path of the device.
-        open_count: How often the device was opened: another tape may have been loaded in between.
-        remembered: What the user of this object notes of the tape; None as soon as it may be
-            another tape.
-        poll_seconds: `wait_ready` looks this often.
-        load_seconds: The longest time from putting in a cartridge until the drive reports it.
+        open_count: How often the device was opened; in between, another tape may have been loaded.
+        remembered: What the user of this object wants to remember about the tape. It is set to
+            None when another tape may have been loaded.
+        poll_seconds: Seconds between two checks of `wait_ready`.
+        load_seconds: The longest time, in seconds, from inserting a cartridge until the drive
+            reports it.
     """
 
     def __init__(
@@ -143,20 +145,21 @@ class PositionedDrive:
         self._read_only = self._protected = False
         # None until the drive was asked.
         self._block_size: int | None = None
-        # Where the tape must stand; None until the drive was asked, or one of the two above.
+        # The block where the tape must stand, or `_MOVED` or `_LOST`; None until the drive was
+        # asked.
         self._position: int | None = None
-        # Where it stood when it was last asked, the bytes written or read since, and whether no
-        # error came between.
+        # The position that the drive reported last, the bytes written or read since then, and
+        # whether there was no error since then.
         self._confirmed: int | None = None
         self._unchecked = 0
         self._position_is_checked = False
-        # Something was written, and no filemark yet.
+        # True if something was written, and no filemark after it.
         self._writing = False
-        # A filemark was written, and nothing was done since.
+        # True if the last command wrote a filemark.
         self._at_end = False
-        # The driver does not count files on its way to the end of data.
+        # True if the driver does not count files when it goes to the end of data.
         self._loses_count = False
-        # It has counted files that were not passed.
+        # True if the driver may have counted files that were not passed.
         self._miscounts = False
         self.open_count = 0
         self.remembered: object | None = None
@@ -164,7 +167,7 @@ class PositionedDrive:
     # The drive and its cartridge
 
     def status(self) -> TapeStatus:
-        """What the drive says of itself; immediately, and also without a cartridge.
+        """The state of the drive, without waiting; this also works without a cartridge.
 
         Raises:
             TapeError: The device cannot be opened, or does not answer.
@@ -172,7 +175,7 @@ class PositionedDrive:
         with self._errors("cannot tell its status"):
             flags, file, block, block_size, density = self._opened().status()
         if Flag.ONLINE not in flags:
-            # An open device does not notice a cartridge that comes; opening it does.
+            # The driver notices a new cartridge only when the device is opened.
             self.release()
         return TapeStatus(
             online=Flag.ONLINE in flags,
@@ -191,16 +194,16 @@ class PositionedDrive:
     def wait_ready(
         self, timeout: float | None = None, *, on_wait: Callable[[float], object] | None = None
     ) -> None:
-        """Wait until a cartridge is loaded and the drive has taken it.
+        """Wait until a cartridge is loaded and ready.
 
         Args:
-            timeout: Longest time to wait in seconds; None for ever: the first load of a blank
-                LTO-9 cartridge can take two hours.
-            on_wait: Called about once a second with the seconds waited so far; may raise to give
-                up.
+            timeout: Seconds to wait at most; None for no limit. The first load of a blank LTO-9
+                cartridge can take two hours.
+            on_wait: Called about once a second with the seconds waited so far; it may raise to end
+                the wait.
 
         Raises:
-            NoMediumError: The time is over.
+            NoMediumError: The drive was not ready in time.
             TapeError: The device cannot be opened.
         """
         function("on_wait", on_wait)
@@ -214,26 +217,27 @@ class PositionedDrive:
             time.sleep(self.poll_seconds)
 
     def load(self) -> None:
-        """Load the cartridge that lies in the drive, after `eject`; it stands at its beginning."""
+        """Load the cartridge in the drive again, after `eject`; it then stands at its beginning."""
         self._command(Command.LOAD, "load the cartridge")
         self.release()
         self._ready()
 
     def eject(self) -> None:
-        """Rewind, and unload the cartridge."""
+        """Rewind and unload the cartridge."""
         self._command(Command.EJECT, "eject the cartridge", ask=False)
         self.release()
 
     def erase(self) -> None:
-        """Erase everything from here to the end of the tape: takes hours on many drives."""
+        """Erase everything from here to the end of the tape; this takes hours on many drives."""
         self._check_writable()
         self._check_position()
         self._command(Command.ERASE, "erase")
 
     def set_block_size(self, size: int) -> None:
-        """Set the size of all blocks, that is fixed mode; 0 for variable mode, the usual one.
+        """Set fixed mode, with blocks of this many bytes; 0 sets variable mode, the usual one.
 
-        The drive keeps it. In fixed mode the record size must be a multiple of it.
+        The drive keeps this setting. In fixed mode, the record size must be a multiple of the block
+        size.
         """
         number("the block size", size, most=_MOST)
         self._ready()
@@ -249,12 +253,12 @@ class PositionedDrive:
     # Where it stands
 
     def tell(self) -> int:
-        """The number of the block at which it stands, counted from the beginning of the tape.
+        """Ask the drive for its position: the number of the next block, from the tape's beginning.
 
-        A filemark counts too.
+        A filemark counts as a block, too.
 
         Raises:
-            PositionLostError: The drive does not say, as after a reset. Rewind it.
+            PositionLostError: The drive does not report it, as after a reset. Rewind it.
             TapeError: The drive failed.
         """
         doing, is_first = "cannot tell its position", self._position is None
@@ -275,14 +279,14 @@ class PositionedDrive:
 
     @property
     def is_lost(self) -> bool:
-        """True after an error that left it unknown where it stands."""
+        """True after an error that left the position of the tape unknown."""
         return self._position == _LOST
 
     def _stands_as_counted(self) -> bool:
-        """True if the drive says that the tape stands where it was left.
+        """True if the drive reports that the tape stands where we left it.
 
-        Only then does the driver know the number of the tape file: it does not notice what others
-        do, neither meanwhile nor while the device was closed.
+        Only then does the driver know the right number of the tape file. It does not notice when
+        others move the tape, whether the device is open or was closed.
 
         Raises:
             PositionLostError: The drive was reset, or has another tape.
@@ -293,12 +297,12 @@ class PositionedDrive:
         return self.tell() == expected or expected == _MOVED
 
     def seek(self, block: int) -> None:
-        """Go to a block, as `tell` gave it. The driver then does not know the file any more."""
+        """Go to a block, by the number that `tell` gave. The driver then loses count of files."""
         number("the block", block, most=_MOST)
         self._command(Command.SEEK, f"seek block {block}", block)
 
     def rewind(self) -> None:
-        """Go to the beginning of the tape. A drive that was reset can be used again then."""
+        """Go to the beginning of the tape. After this, a drive that was reset can be used again."""
         self._command(Command.REWIND, "rewind")
 
     def go_to_file(self, file: int) -> None:
@@ -316,7 +320,7 @@ class PositionedDrive:
                 self.forward_files(file)
         elif file > status.file:
             self.forward_files(file - status.file)
-        # If the tape was left at the end of data, and not wound there, reading it fails.
+        # Directly after a filemark was written, a read would fail: wind, even to the same place.
         elif file < status.file or status.block != 0 or was_at_end:
             self.backward_files(status.file - file)
 
@@ -324,16 +328,16 @@ class PositionedDrive:
         """Go past the `count`-th filemark from here: to the beginning of a later tape file.
 
         Raises:
-            TapeError: There are fewer; the tape then stands at the end of data.
+            TapeError: There are fewer filemarks; the tape then stands at the end of data.
         """
         number("the count of files", count, most=_MOST)
         self._command(Command.FORWARD_FILES, f"go forward {count} tape files", count)
 
     def backward_files(self, count: int = 1) -> None:
-        """Go to the beginning of an earlier tape file: `count` before this one; 0 for this one.
+        """Go to the beginning of the tape file `count` before this one; 0 for this one.
 
         Raises:
-            TapeError: There are fewer; the tape then stands at its beginning.
+            TapeError: There are fewer tape files; the tape then stands at its beginning.
         """
         number("the count of files", count, most=_MOST)
         file = self.status().file
@@ -341,27 +345,27 @@ class PositionedDrive:
             self.rewind()
             return
         self._command(Command.BACKWARD_FILES, f"go back {count} tape files", count + 1)
-        # It stands before the filemark that ends the file before.
+        # The tape now stands before the filemark that ends the previous file.
         self.forward_files(1)
 
     def backward_records(self, count: int = 1) -> None:
-        """Go back over records, within the tape file."""
+        """Go back over `count` records, within the tape file."""
         number("the count of records", count, most=_MOST)
         self._command(Command.BACKWARD_RECORDS, f"go back {count} records", count)
 
     def before_filemark(self) -> None:
-        """Go back over the nearest filemark: to the end of the tape file before it."""
+        """Go back over the nearest filemark, to the end of the tape file before it."""
         self._command(Command.BACKWARD_FILES, "go back over a filemark")
 
     def end_of_data(self) -> None:
-        """Go past everything that was written: where the next backup goes.
+        """Go to the end of everything that was written, where the next backup begins.
 
         Raises:
             PositionLostError: The drive was reset, or has another tape. Rewind it.
             TapeError: The drive failed.
         """
         if self._at_end:
-            self._at_end = False  # asked only once: after an error the tape must be wound
+            self._at_end = False  # so that the tape is wound the next time, after an error here
             self._check_position()
             self._at_end = True
             return
@@ -373,7 +377,8 @@ class PositionedDrive:
         if self._loses_count:
             self._pass_all_files()
         end = self._position
-        # Once more, which moves nothing: it may have been moved before it was asked where it stood.
+        # Again, which does not move the tape: somebody may have moved it before we asked where it
+        # stood.
         if self._loses_count:
             self._pass_all_files()
         else:
@@ -382,15 +387,15 @@ class PositionedDrive:
             self._lose()
             raise PositionLostError(f"{self.path} was moved from the end of data")
         file = self.status().file
-        # The driver overlooks the news of a reset here: it counts the most files a tape can have.
+        # The driver ignores a reset here, and then counts the largest possible number of files.
         if file is not None and self._position is not None and file > self._position:
             self._lose()
             raise PositionLostError(f"{self.path} was reset, or has another tape")
 
     def _pass_all_files(self) -> None:
-        """Go to the end of data and count the tape files, where the driver's own way does not.
+        """Go to the end of data so that the driver counts the tape files.
 
-        It counts none with its option fast-eod.
+        With its option fast-eod, the driver's own command for this does not count them.
         """
         try:
             self._command(Command.FORWARD_FILES, "go to the end of data", _MOST_FILES)
@@ -401,9 +406,9 @@ class PositionedDrive:
                 raise
 
     def begin_file(self) -> None:
-        """Make sure that a tape file begins where it stands, to be written.
+        """Make sure that a new tape file can begin here; write a missing filemark first.
 
-        Where a drive lost its power while it wrote, the tape file before has no filemark yet.
+        If a drive lost its power while it wrote, the previous tape file has no filemark yet.
 
         Raises:
             PositionLostError: The tape is not where it was left; nothing was written.
@@ -415,7 +420,7 @@ class PositionedDrive:
             self.write_filemark()
 
     def _is_after_filemark(self) -> bool:
-        """Go back over what is before, to see if it is a filemark, and forward again."""
+        """Whether a filemark is just before; goes back over a record or filemark, and forward."""
         where = self._position
         try:
             self.backward_records(1)
@@ -437,8 +442,8 @@ class PositionedDrive:
 
         Raises:
             PositionLostError: The tape is not where it was left, and nothing more was written; or
-                it was moved just before the filemark, which is elsewhere then.
-            TapeError: Something before it may not be on the tape.
+                it was moved just before the filemark, which then is elsewhere.
+            TapeError: Something before the filemark may not be on the tape.
         """
         self._check_writable()
         self._check_position()
@@ -452,18 +457,18 @@ class PositionedDrive:
         """Write one record.
 
         Args:
-            record: Becomes one block; in fixed mode a multiple of the block size.
+            record: The bytes of one block; in fixed mode a multiple of the block size.
 
         Returns:
-            How many bytes are on tape; in fixed mode fewer than all at the end of the tape.
+            How many bytes are on tape; in fixed mode, fewer than all at the end of the tape.
 
         Raises:
-            EndOfTapeError: Nothing of it was written. In the early-warning zone every other
-                record is refused so, and goes on the tape when it is written again; after it,
-                every one.
-            PositionLostError: The tape is not where it was left. This record was not written;
-                those before it, since the drive was last asked, may have gone elsewhere. These are
-                `CHECK_BYTES` at most, or one record if that is larger.
+            EndOfTapeError: Nothing of the record was written. In the early-warning zone, every
+                second call fails like this, and succeeds when it is repeated. After that zone,
+                every call fails.
+            PositionLostError: The tape is not where it was left. This record was not written. The
+                records that were written since the drive was last asked, up to `CHECK_BYTES` or
+                one larger record, may have gone elsewhere.
             TapeError: Nothing more should be written.
         """
         self._check_writable()
@@ -478,7 +483,7 @@ class PositionedDrive:
                 count = device.write(record)
             except OSError as e:
                 if e.errno in _TOO_LARGE:
-                    if began:  # or closing would make a tape file of nothing
+                    if began:  # otherwise closing would write a filemark, and make an empty file
                         self._stop_writing()
                     raise TapeError(f"{self.path}: {doing}", e, hint=_SMALLER) from e
                 if e.errno != errno.ENOSPC:
@@ -490,26 +495,26 @@ class PositionedDrive:
         return count
 
     def _look_after_record(self, device: TapeDevice, size: int, error: OSError) -> None:
-        """Make sure that a tape on which a record could not be written was not moved.
+        """Make sure that the tape was not moved, after a record could not be written.
 
         Raises:
-            PositionLostError: It was, or it is not known.
+            PositionLostError: The tape was moved, or its position is not known.
         """
         expected, found = self._position, _found(device)
         assert expected is not None
         blocks = size // self._block_size if self._block_size else 1
-        # The driver may report with this record that the one before could not be written.
+        # The driver may report only now that the record before could not be written.
         if not isinstance(found, int) or not expected - 1 <= found <= expected + blocks:
             raise self._moved(expected, found) from error
-        if not found:  # it may have been reset, or be another tape
+        if not found:  # the drive may have been reset, or have another tape
             self._stop_writing()
             self._lose()
 
     def read_record(self, buffer: memoryview) -> int:
-        """Read one record; 0 at a filemark, after which it then stands, and at the end of data.
+        """Read one record; return its bytes, or 0 at the end of data or after passing a filemark.
 
         Raises:
-            OSError: As the driver said; the position is to be asked for.
+            OSError: The driver's error; ask for the position after it.
         """
         device = self._ready()
         self._position_is_checked = self._at_end = False
@@ -517,17 +522,17 @@ class PositionedDrive:
             count = device.readinto(buffer)
         except OSError as e:
             if e.errno == errno.EIO:
-                self._lose()  # it may be another tape
+                self._lose()  # the drive may have another tape
             raise
         self._count_read(count)
         return count
 
     def expected_block(self) -> int | None:
-        """The block at which the tape must stand, as far as it was counted: the drive is not asked.
+        """The block at which the tape must stand, by our own count, without asking the drive.
 
         Returns:
-            None where that is not known: after an error, a filemark that was read, or in fixed mode
-            any record that was read.
+            None if it is not known: after an error, after a filemark was read, and in fixed mode
+            after any record was read.
 
         Raises:
             TapeError: The device was closed, and cannot be opened again.
@@ -536,12 +541,12 @@ class PositionedDrive:
         return None if self._position in (_MOVED, _LOST) else self._position
 
     def forget_position(self) -> None:
-        """Trust no longer where the tape stands: nothing is written before it was wound."""
+        """Make the position unknown, so that nothing is written before the tape was wound."""
         self._position, self._position_is_checked = _LOST, False
 
     @property
     def check_is_due(self) -> bool:
-        """True if enough was read since the drive was last asked where the tape stands.
+        """True if `CHECK_BYTES` were read since the drive was last asked for its position.
 
         Never in fixed mode: the driver would drop the rest of a block that was read in part, and go
         back over a filemark that it has not yet reported.
@@ -552,8 +557,8 @@ class PositionedDrive:
         """Count a record that was read."""
         if self._position is None or self._position in (_MOVED, _LOST):
             return
-        # In fixed mode it may have been several blocks, the last of them in part; and at the end of
-        # data nothing was passed.
+        # In fixed mode the record may be several blocks, the last one read in part. And if nothing
+        # was read, this may be a filemark, which was passed, or the end of data, which was not.
         self._position = self._position + 1 if size and not self._block_size else _MOVED
         self._unchecked += size
 
@@ -562,8 +567,8 @@ class PositionedDrive:
     def release(self) -> None:
         """Close the device until it is needed again, so that other programs can use the drive.
 
-        The tape stays where it is. What was written since the last filemark gets one. May be called
-        more than once.
+        The tape stays where it is. If anything was written since the last filemark, a filemark is
+        written first. May be called more than once.
 
         Raises:
             TapeError: Something that was written may not be on the tape.
@@ -582,7 +587,7 @@ class PositionedDrive:
                     try:
                         device.close()
                     except OSError as e:
-                        # Newer drivers say once more that the drive was reset.
+                        # Newer drivers report the reset of a drive again here.
                         if not was_lost or e.errno != errno.EIO:
                             raise
 
@@ -600,13 +605,13 @@ class PositionedDrive:
             except OSError as e:
                 left -= 1
                 if e.errno == errno.EROFS and not self._read_only:
-                    self._read_only = True  # and once more, even if that was the last attempt
+                    self._read_only = True  # and try again, even if that was the last attempt
                 elif e.errno != errno.EIO or left <= 0:
                     hint = _NOT_PERMITTED if e.errno in (errno.EACCES, errno.EPERM) else None
                     raise _translated(e, f"cannot open {self.path}", hint) from e
 
     def _ready(self) -> TapeDevice:
-        """The device, with a cartridge; where it stands is known from here on, or known as lost."""
+        """The device, with a cartridge; after this, `_position` is a block, `_MOVED` or `_LOST`."""
         device = self._opened()
         if self._block_size is None:
             status = self.status()
@@ -620,11 +625,11 @@ class PositionedDrive:
             except OSError as e:
                 if e.errno != errno.EIO:
                     raise _translated(e, f"{self.path}: cannot tell its position") from e
-                self._lose()  # after a reset newer drivers say no more until it is rewound
+                self._lose()  # after a reset, newer drivers report no position before a rewind
         return device
 
     def _ready_to_wind(self) -> TapeDevice:
-        """The device; after a reset some drivers do not even show their status before a rewind."""
+        """The device, even after a reset: some drivers then report no status before a rewind."""
         try:
             return self._ready()
         except TapeError as e:
@@ -633,7 +638,7 @@ class PositionedDrive:
             return self._device
 
     def _command(self, command: Command, doing: str, count: int = 1, *, ask: bool = True) -> None:
-        """Do it; where the tape then stands is asked for, and believed."""
+        """Do a command, then ask the drive for the position and trust it, unless `ask` is False."""
         if self._writing and command is not Command.WRITE_FILEMARKS:
             self._check_position()
         with self._errors(f"cannot {doing}"):
@@ -671,27 +676,27 @@ class PositionedDrive:
         except OSError as e:
             if command is not Command.WRITE_FILEMARKS:
                 raise
-            # All that the filemark ends is on the tape: only where that stands is not known.
+            # Everything before the filemark is on the tape; only its position is not known.
             log.warning("%s: wrote a filemark, but cannot tell the position: %s", self.path, e)
             self._lose()
 
     def _confirm(self, position: int) -> None:
-        """Note where the drive says that it stands."""
+        """Record the position that the drive reported."""
         self._position = self._confirmed = position
         self._unchecked = 0
         self._position_is_checked = True
 
     def _lose(self) -> None:
-        """Note that it may stand anywhere, and have any tape."""
+        """Record that the position, and even which tape this is, are unknown."""
         self._position = _LOST
         self._position_is_checked = self._at_end = False
         self.remembered = None
 
     def _look_after(self, device: TapeDevice) -> int | None:
-        """Learn where a failed command left the tape; None where the drive does not say.
+        """Ask where a failed command left the tape; None if the drive does not report it.
 
-        At the beginning it may be another tape, or the drive was reset: the driver reports that
-        only once. Or the tape is blank.
+        Position 0 is not trusted, unless the tape is blank. The drive may have another tape, or was
+        reset, and the driver reports that only once.
         """
         if self._position is None:
             return 0
@@ -704,10 +709,11 @@ class PositionedDrive:
         return found if isinstance(found, int) else None
 
     def _check_count(self, device: TapeDevice, command: Command, found: int | None) -> None:
-        """Note where the driver may have the wrong number of the tape file after an error.
+        """Record that the driver may have the wrong number of the tape file after an error.
 
-        Where a drive does not say how many filemarks it has not passed, the driver counts them all.
-        At the end of data, drives say it; at the beginning of the tape, the driver knows its place.
+        If a drive does not report how many filemarks it did not pass, the driver counts them all.
+        Drives report it at the end of data; at the beginning of the tape, the driver knows the
+        number.
         """
         if command not in _PASSES_FILES or found == 0:
             return
@@ -717,13 +723,13 @@ class PositionedDrive:
         self._miscounts = True
 
     def _check_position(self) -> bool:
-        """Make sure that the tape is where it was left.
+        """Ask the drive, to make sure that the tape is where it was left.
 
         Returns:
-            True where the drive took the opportunity to warn of the end of the tape.
+            True if the drive also warned of the end of the tape.
 
         Raises:
-            PositionLostError: It is not, or the drive does not say.
+            PositionLostError: The tape is elsewhere, or the drive does not report its position.
         """
         device, expected = self._ready(), self._position
         assert expected is not None
@@ -745,13 +751,13 @@ class PositionedDrive:
     def _moved(
         self, expected: int, found: int | str, what: str = "", blocks: int = 0
     ) -> PositionLostError:
-        """Stop writing; the error that says what is known, and what may be lost.
+        """Stop writing, and make the error that says what is known and what may be lost.
 
         Args:
-            expected: Where the tape should stand.
-            found: Where it stands, or why the drive does not say.
-            what: What was written since the drive was asked, if that is not records.
-            blocks: How many blocks that is.
+            expected: Block at which the tape should stand.
+            found: Block at which it stands, or why the drive does not report it.
+            what: What was written since the drive was last asked; "" for records, or nothing.
+            blocks: How many blocks `what` has.
         """
         if not what and self._writing and self._unchecked and self._confirmed is not None:
             blocks = max(expected - self._confirmed, 1)
@@ -770,14 +776,14 @@ class PositionedDrive:
         )
 
     def _stop_writing(self) -> None:
-        """Let the driver forget that it was writing; moves nothing.
+        """Make the driver forget that it was writing, without moving the tape.
 
-        It would write a filemark before it closes or rewinds, wherever the tape is by now: over
-        what is there.
+        Otherwise it would write a filemark before it closes or rewinds, wherever the tape is now,
+        and overwrite what is there.
         """
         if self._writing and self._device is not None:
             self._writing = False
-            for _ in range(2):  # the first may only report an error that came late
+            for _ in range(2):  # the first call may only report an earlier error
                 with suppress(OSError):
                     self._device.command(Command.FORWARD_RECORDS, 0)
 
@@ -796,18 +802,18 @@ class PositionedDrive:
 
 
 def _position(device: TapeDevice) -> tuple[int, bool]:
-    """Where a tape stands, and whether the drive warned of its end first."""
+    """The position of a tape, and whether the drive warned of the tape's end first."""
     try:
         return device.position(), False
     except OSError as e:
         if e.errno != errno.ENOSPC:
             raise
-        # The early warning of a record that another program wrote, and that is on the tape.
+        # This is the early warning for a record that another program wrote; it is on the tape.
         return device.position(), True
 
 
 def _found(device: TapeDevice) -> int | str:
-    """Where a tape stands, or why the drive does not say."""
+    """The position of a tape, or why the drive does not report it."""
     try:
         return _position(device)[0]
     except OSError as e:

@@ -1,8 +1,8 @@
-"""Bytes in records: what is between a stream and a tape.
+"""Writes a stream of bytes as the records of a tape file, and reads them back.
 
-One record is one `write()`, in one piece, and so one block on the tape. A tape file is a run of
-records, ended by a filemark. Buffers begin at a page, so that the drive's host adapter can take
-the data from where it lies (kernel, Documentation/scsi/st.rst, "Buffering").
+One record is one `write()` call, and so one block on the tape. A tape file is a sequence of
+records that ends with a filemark. Buffers begin at a page, so that the drive's host adapter can
+read them directly, without a copy (kernel, Documentation/scsi/st.rst, "Buffering").
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ BLOCK, KIB, MIB = 512, 1024, 1024**2
 
 RECORD_SIZE = MIB
 MIN_RECORD, MAX_RECORD = 64 * KIB, 16 * MIB - 1
-# What the driver answers where the drive, or the host adapter, takes no buffer of this size.
+# The driver's errors for a buffer that is too large for the drive or the host adapter.
 _TOO_LARGE = (errno.EINVAL, errno.EBUSY)
-# Reading begins with this. What other programs write is smaller.
+# Bytes of the first buffer for reading. The records of other programs are smaller.
 _FIRST_BUFFER = MIB
-# Records are cut from memory of this size: the kernel limits how many pieces there may be, and
-# gives huge pages only to large ones. To fill it the first time takes a fifth as long with them.
+# Records are cut from pieces of memory of this size. The kernel limits the number of pieces, and
+# gives huge pages only to large ones; with those, the first write to it takes a fifth of the time.
 _SLAB = 16 * MIB
-# Less is copied without unlocking the interpreter.
+# Fewer bytes are copied without unlocking the interpreter.
 _UNLOCKED = 32 * KIB
 
 
 class RecordPool:
-    """Memory for records, page-aligned, made when first needed and used again. Not locked.
+    """Page-aligned memory for records, made when needed and used again. For one thread at a time.
 
     Args:
         size: Bytes in every record.
@@ -52,10 +52,10 @@ class RecordPool:
         self._idle: list[memoryview] = []
 
     def take(self) -> memoryview:
-        """Memory for a record; its contents are undefined.
+        """Get memory for a record; its contents are undefined.
 
         Raises:
-            LocalIOError: There is no memory for another one.
+            LocalIOError: There is no memory for another record.
         """
         if not self._idle:
             self._idle = self._slab()
@@ -66,7 +66,7 @@ class RecordPool:
         self._idle.append(record)
 
     def close(self) -> None:
-        """Free what is not in use."""
+        """Free the memory that is not in use."""
         self._idle.clear()
 
     def _slab(self) -> list[memoryview]:
@@ -87,22 +87,22 @@ class RecordPool:
 
 
 class RecordWriter:
-    """Writes one tape file, and nothing anywhere else: not where somebody has moved the tape.
+    """Writes one tape file; writes nothing if somebody has moved the tape.
 
-    The records are kept as they are, until `forget` says that they are not needed any more: what
-    the tape turns out not to hold can be written again.
+    Records stay in memory until `forget` frees them, so that those that are not on the tape in the
+    end can be written again.
 
     Args:
-        drive: Stands where the file is to begin, as after `begin_file`.
-        pool: Where the records lie in memory; says their size.
+        drive: Stands where the file will begin, as after `begin_file`.
+        pool: Gives the memory for the records; its `size` is the record size.
 
     Attributes:
         length: Bytes that were put into records.
         accepted: Bytes of the file that are on tape.
-        records: How many records they are.
-        seconds: How long the drive took to write them.
-        is_ending: The tape has warned that it will soon be full.
-        is_full: The hard end of the tape: it takes no more records, but still a filemark.
+        records: How many records these are.
+        seconds: Seconds that the drive took to write them.
+        is_ending: True after the tape has warned that it will soon be full.
+        is_full: True at the hard end of the tape: it accepts no more records, only a filemark.
     """
 
     def __init__(self, drive: PositionedDrive, pool: RecordPool) -> None:
@@ -120,18 +120,18 @@ class RecordWriter:
         self._block_size = block_size
         self._pool = pool
         self._kept: deque[memoryview] = deque()
-        self._kept_from = 0  # offset of the first record that is kept
+        self._kept_from = 0  # offset in the file of the first record that is kept
         self._next_block = drive.tell()
         self._open_count = drive.open_count
 
     def write(self, data: memoryview | bytes) -> None:
-        """Put data into records, and write those that are full.
+        """Put data into records, and write the records that are full.
 
         Raises:
-            EndOfTapeError: The tape is full; what was `accepted` is on it, and nothing else. The
-                data is in records all the same.
+            EndOfTapeError: The tape is full; only the `accepted` bytes are on it. The data is in
+                records all the same.
             PositionLostError: The tape was moved since the last record, or since the drive was last
-                asked; no more is written.
+                asked. No more is written.
             TapeError: Nothing more should be written.
         """
         left = memoryview(data)
@@ -149,13 +149,13 @@ class RecordWriter:
             raise EndOfTapeError(f"{self._drive.path}: the tape is full")
 
     def forget(self, offset: int | None = None) -> None:
-        """Use the memory of all records again that end at `offset` or before it; None: of all."""
+        """Free all records that end at `offset` or before it; None frees all records."""
         while self._kept and (offset is None or self._kept_from + self._pool.size <= offset):
             self._pool.give_back(self._kept.popleft())
             self._kept_from += self._pool.size
 
     def kept(self, start: int, end: int) -> Iterator[memoryview]:
-        """Yield what was put into records from `start` to `end`, and forget each after it."""
+        """Yield the bytes from `start` to `end` of the file, and free each record after use."""
         while start < end:
             self.forget(start)
             piece = self._kept[0][start - self._kept_from :][: end - start]
@@ -166,12 +166,12 @@ class RecordWriter:
     def end_file(self) -> None:
         """Write the filemark, and wait until everything before it is on the tape.
 
-        What does not fill a record is dropped: a stream is padded to whole ones.
+        Bytes that do not fill a record are dropped; a stream is padded to whole records.
 
         Raises:
             PositionLostError: The tape was moved since the last record, or since the drive was last
                 asked.
-            TapeError: Something before it may not be on the tape.
+            TapeError: Something before the filemark may not be on the tape.
         """
         self._check_place()
         self._drive.write_filemark()
@@ -188,7 +188,7 @@ class RecordWriter:
         self.records += 1
 
     def _write_once(self, record: memoryview) -> int:
-        """Write; once again when the early warning refused it. 0 where the tape is full."""
+        """Write; try again once if the early warning refused it. Return 0 if the tape is full."""
         began = time.monotonic()
         try:
             try:
@@ -204,9 +204,10 @@ class RecordWriter:
             self.seconds += time.monotonic() - began
 
     def _check_place(self) -> None:
-        """Make sure that nobody has moved the tape since our last record, or given it away.
+        """Make sure that nobody moved the tape, or closed the device, since our last record.
 
-        The drive knows only where it should be after the last command, whoever gave that.
+        `PositionedDrive` knows only where the tape should be after its last command, and another
+        user of the object may have given that.
         """
         drive = self._drive
         if (drive.expected_block(), drive.open_count) != (self._next_block, self._open_count):
@@ -216,10 +217,10 @@ class RecordWriter:
 
 
 def _copy(data: memoryview, record: memoryview) -> None:
-    """Copy data into a record of which it fills a part.
+    """Copy data into a part of a record that has the same length.
 
-    ctypes unlocks the interpreter meanwhile: readers receive the next data. It needs memory that
-    can be written, and takes a few microseconds.
+    ctypes unlocks the interpreter during the copy, so that readers can receive the next data. It
+    needs writable memory, and takes a few microseconds.
     """
     if len(data) < _UNLOCKED or data.readonly:
         record[:] = data
@@ -229,16 +230,16 @@ def _copy(data: memoryview, record: memoryview) -> None:
 
 
 class RecordReader:
-    """Reads one tape file, whatever its records are; learns how large they are.
+    """Reads one tape file with records of any size, and finds out how large they are.
 
     Args:
-        drive: Stands at the beginning of the file, and is used by nobody else until it is read.
+        drive: Stands at the beginning of the file; nobody else may use it until the file is read.
 
     Attributes:
-        ended: The filemark was read; the tape stands after it.
+        ended: True after the filemark was read; the tape then stands after it.
 
     Raises:
-        PositionLostError: Where the drive stands is not known since an error.
+        PositionLostError: After an error, it is not known where the tape stands.
     """
 
     def __init__(self, drive: PositionedDrive) -> None:
@@ -258,13 +259,13 @@ class RecordReader:
         self.ended = False
 
     def readinto(self, buffer: memoryview) -> int:
-        """Read at least one byte; 0 at the filemark, after which the tape then stands.
+        """Read at least one byte; return 0 at the filemark, which the tape then has passed.
 
         Raises:
             PositionLostError: The tape was moved since the last record, or since the drive was last
                 asked: what was read since may come from elsewhere.
-            TapeError: The record cannot be read; the tape stands before it or after it, which
-                `pass_over` finds out.
+            TapeError: The record cannot be read. The tape stands before or after it; `pass_over`
+                finds out which.
         """
         if not self._unread:
             self._unread = self.record()
@@ -273,10 +274,10 @@ class RecordReader:
         return count
 
     def record(self) -> memoryview:
-        """The next whole record; empty at the filemark. Good until the next one is read.
+        """Read the next whole record; empty at the filemark. Valid until the next one is read.
 
         Raises:
-            TapeError: As `readinto` does.
+            TapeError: The same errors as in `readinto`.
         """
         if self._lost is not None:
             raise PositionLostError(self._lost)
@@ -298,16 +299,17 @@ class RecordReader:
             return view[:count]
 
     def read_again(self, record: bytes) -> None:
-        """Let `readinto` begin with a record that was read."""
+        """Let `readinto` begin with a record that was read before."""
         self._unread = memoryview(record)
 
     def pass_over(self) -> int:
-        """Go past a record that cannot be read; returns its size.
+        """Go past a record that cannot be read.
 
         Returns:
-            0 where that is not known, or the tape stands elsewhere.
+            Its size in bytes, which is that of the record before; 0 if that is not known, or if the
+            tape stands elsewhere.
         """
-        # A drive stands before the record that it could not read, or after it.
+        # After the error, a drive stands before the record or after it.
         beside = self._drive.tell() in (self._next_block, self._next_block + 1)
         if not beside or not self._length or self._drive.block_size:
             return 0
@@ -316,18 +318,18 @@ class RecordReader:
         return self._length
 
     def check_place(self) -> None:
-        """Ask the drive whether the tape stands after what was read.
+        """Ask the drive, to make sure that the tape stands after the last record that was read.
 
-        Not in fixed mode, where the driver does not say without moving the tape.
+        In fixed mode this does nothing: the driver cannot report it without moving the tape.
 
         Raises:
-            PositionLostError: It does not: what was read may come from elsewhere.
+            PositionLostError: The tape stands elsewhere: what was read may come from elsewhere.
         """
         if self._drive.block_size:
             return
         self._check_place()
         found = self._drive.tell()
-        # The end of data reads as a filemark does, but is no block.
+        # The end of data reads like a filemark, but is not a block.
         if found not in (self._next_block, self._next_block - self.ended):
             raise self._moved(found)
 
@@ -338,12 +340,12 @@ class RecordReader:
         )
 
     def _stop(self, why: str) -> PositionLostError:
-        """Read no more: skipping what cannot be read must not go on elsewhere on the tape."""
+        """Make every later read fail: a salvage must not continue elsewhere on the tape."""
         self._lost = why
         return PositionLostError(why)
 
     def _check_place(self) -> None:
-        """Make sure, as far as it is known, that nobody has moved the tape, or given it away."""
+        """Make sure that nobody moved the tape or closed the device, without asking the drive."""
         drive = self._drive
         if (
             drive.expected_block() not in (None, self._next_block)
@@ -354,9 +356,9 @@ class RecordReader:
             )
 
     def _learn(self, error: OSError) -> None:
-        """Change the size of the buffer, and stand before the record once more."""
+        """Change the size of the buffer after an error, and go back before the record if needed."""
         size = len(self._memory)
-        if error.errno == errno.ENOMEM:  # larger than the buffer, and passed over
+        if error.errno == errno.ENOMEM:  # the record is larger than the buffer, and was passed
             self._drive.backward_records(1)
             self._too_small = max(self._too_small, size)
         elif error.errno in _TOO_LARGE and size > self._too_small:
@@ -381,7 +383,7 @@ class RecordReader:
         return (self._too_small + self._too_large) // 2
 
     def _unreadable(self, error: OSError) -> LocalIOError:
-        """The record's error, or that the tape was moved: after a reset the drive reports both."""
+        """The error for an unreadable record, or for a moved tape: a reset looks like the first."""
         drive, unreadable = (
             self._drive,
             TapeError(f"{self.name}: cannot read the next record", error),
@@ -408,10 +410,10 @@ class RecordReader:
 
 
 def _measured_block(drive: PositionedDrive) -> int:
-    """The size of the block at which a drive in fixed mode stands; 0 if it cannot be read.
+    """The size of the next block, for a drive in fixed mode; 0 if it cannot be read.
 
-    In fixed mode the driver says no more than that it cannot read a block of another size. The
-    tape must be wound afterwards.
+    In fixed mode the driver does not report the size of a block that has another size than it
+    should. The tape must be wound after this.
     """
     fixed = drive.block_size
     try:
@@ -425,7 +427,7 @@ def _measured_block(drive: PositionedDrive) -> int:
 
 
 def check_record_size(size: int) -> None:
-    """Make sure that a drive can write such records.
+    """Make sure that a drive can write records of this size, in bytes.
 
     Raises:
         UsageError: It cannot.

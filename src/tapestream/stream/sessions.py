@@ -1,9 +1,10 @@
-"""Reads a stream in one session or in two: list what comes before the data, then read the data.
+"""Reads a stream in one session or in two: first the members before the data, then the data.
 
     a file, a pipe, a tape as it stands      list, read
     a tape file with a known number          list │ others may use the drive │ open again, read
 
-A session that opens the stream again compares what was listed, and goes on after it.
+The second session opens the stream again, makes sure that the members before the data are the same
+as before, and continues after them.
 """
 
 from __future__ import annotations
@@ -36,19 +37,19 @@ if TYPE_CHECKING:
 
 
 class StreamSessions:
-    """A stream, for the source that reads it strictly, and for the one that reads past damage.
+    """The state of a stream, shared by its source and by the sources that read it past damage.
 
     Args:
-        medium: Where it is read from.
-        tape: The same, if it is a tape.
-        expected: What it must be; None to take whatever it is.
+        medium: Where the stream is read from.
+        tape: The same object if it is a tape; otherwise None.
+        expected: The backup that must be there; None to accept any.
 
     Attributes:
-        medium: The same.
-        tape: The same.
-        first: What the first volume says of itself.
-        attachments: The files that are kept with the disk, once they were listed.
-        reader: Who reads it, once one was opened.
+        medium: Where the stream is read from.
+        tape: The same object if it is a tape; otherwise None.
+        first: The preamble of the first volume.
+        attachments: The files that are kept with the disk; empty before `list`.
+        reader: The reader of the data; None before `open_reader`.
     """
 
     def __init__(
@@ -75,7 +76,7 @@ class StreamSessions:
         return self.tape is not None and self.tape.knows_file
 
     def list(self, trouble: Trouble) -> Extents:
-        """Read up to the first data member, once."""
+        """Read up to the first data member, once; return the extents."""
         if trouble.goes_on and self._can_go_on:
             self._error = None
         elif self._error is None and self._is_past_damage and not trouble.goes_on:
@@ -84,7 +85,7 @@ class StreamSessions:
             raise self._error
         with self._kept():
             if self._extents is None and self.is_shared:
-                # What is found wrong is noted when it is read.
+                # Damage is recorded when it is met again by the session that reads the data.
                 try:
                     self._list(Lenient(Findings()) if trouble.goes_on else trouble)
                 finally:
@@ -95,7 +96,7 @@ class StreamSessions:
         return self._extents
 
     def open_reader(self, trouble: Trouble, *, verify: bool) -> TarReader:
-        """Begin to read the data."""
+        """Make the reader of the data; open the stream again if that is needed."""
         self.require_unread()
         extents = self.list(trouble)
         if self._volumes is None:
@@ -111,7 +112,7 @@ class StreamSessions:
         return self.reader
 
     def finish(self) -> None:
-        """Read to the end of the stream, and check it against its manifest."""
+        """Read to the end of the stream, and compare it with its manifest."""
         if self.reader is None:
             raise UsageError("not all data of the stream was read")
         with self._named():
@@ -126,14 +127,14 @@ class StreamSessions:
             raise UsageError("a tar stream is read once: open it anew, or rewind it")
 
     def check_complete(self) -> None:
-        """Look whether the end is there, if that is quickly done."""
+        """Make sure that the stream has its end, if that can be seen without reading it all."""
         if self.tape is not None:
             self.tape.check_complete(self.first)
         elif self._volumes is not None and self._extents is not None:
             self._volumes.check_ending(self._extents)
 
     def rewind(self, trouble: Trouble) -> None:
-        """Make it readable once more."""
+        """Go back, so that the stream can be read once more."""
         if self._extents is None:
             self.list(trouble)
         self.medium.rewind()
@@ -167,7 +168,7 @@ class StreamSessions:
         self.attachments = volumes.attachments or {}
 
     def _open_again(self, trouble: Trouble) -> Volumes:
-        """Begin a session, at the beginning of the stream."""
+        """Begin a session: open the stream again, and make sure that it is the same backup."""
         if self.tape is not None:
             self.tape.go_back(self.first)
         self._volumes = Volumes(self.medium, trouble)
@@ -176,7 +177,7 @@ class StreamSessions:
         return self._volumes
 
     def _first_volume(self, expected: Expected | None) -> Volumes:
-        """Open the stream, and compare it with what it must be."""
+        """Open the stream, and compare it with the expected backup."""
         if expected is None:
             return Volumes(self.medium)
         try:
@@ -187,30 +188,30 @@ class StreamSessions:
         try:
             expected.check(preamble.info, preamble.set_id, self.medium.name)
         except WrongBackupError:
-            # Only now: to read the label, a tape is wound.
+            # Only now, because `_place` may wind the tape to read its label.
             expected.check(preamble.info, preamble.set_id, self._place())
         return volumes
 
     def _place(self) -> str:
-        """Where the stream is; on a tape also what that is called, and the number of the file."""
+        """Where the stream is, for errors; for a tape with its label and the number of the file."""
         return self.tape.place() if self.tape is not None else self.medium.name
 
     @property
     def _can_go_on(self) -> bool:
-        """Whether the error that stopped a strict reader does not stop a lenient one."""
+        """Whether a lenient reader can continue after the error that stopped a strict one."""
         return self.is_shared or (
             self._extents is not None and isinstance(self._error, StreamError)
         )
 
     @property
     def _is_past_damage(self) -> bool:
-        """Whether a salvage that was not ended has put zeros in the place of data."""
+        """Whether an unfinished salvage has given zeros for something unreadable."""
         zeros = self._volumes.zeros if self._volumes and self.reader else None
         return zeros is not None and zeros.was_needed and not self._is_done
 
     @contextmanager
     def _kept(self) -> Iterator[None]:
-        """Keep an error: where the stream stands after it, nobody knows."""
+        """Keep an error for later calls: after it, the position in the stream is unknown."""
         try:
             with self._named():
                 yield
@@ -223,7 +224,7 @@ class StreamSessions:
 
     @contextmanager
     def _named(self) -> Iterator[None]:
-        """Let an error say which stream it is of."""
+        """Add the stream's name to an error."""
         try:
             yield
         except StreamError as e:

@@ -1,4 +1,4 @@
-"""TarStreamSink: a backup into a tar, strictly forward."""
+"""TarStreamSink: writes a backup as a tar, without ever going back in it."""
 
 from __future__ import annotations
 
@@ -31,38 +31,38 @@ if TYPE_CHECKING:
     from ..tape.report import TapeReport
     from ..tape.volumes import LoadVolume
 
-# A part that the end of a tape tore is written again from memory.
+# Smaller than for files: a part that does not fit on a tape is written again from memory.
 TAPE_PART_SIZE = 64 * fmt.MIB
 
 
 class TarStreamSink(Sink):
     """Write a backup as a plain tar: to a file, a fifo, a pipe, a tape or any file object.
 
-    A regular file is written under a temporary name beside the final one, with mode 0600, and
-    gets its name, replacing an older file, only when it is complete and on stable storage. An image
-    in a known format, such as qcow2, is not replaced: that is a `UsageError`.
-    Anything else gets the stream directly; an aborted one lacks its manifest, and every reader
+    A regular file is written under a temporary name in the same directory, with mode 0600. It gets
+    its final name, and replaces an older file, only when it is complete and on stable storage. An
+    image in a known format, such as qcow2, is not replaced: that raises a `UsageError`. Any other
+    target gets the stream directly. After an abort the stream has no manifest, so every reader
     reports it as incomplete.
 
-    A tape is appended to: the backup becomes one tape file, after everything that is there,
-    wherever the tape stands. When `copy` returns, the filemark is written and the drive's own
-    buffer is empty. The sink waits for its turn where others use the same `TapeDrive`. When a tape
-    is full, the backup continues on another one, after whatever is on it.
+    On tape, the backup becomes one tape file after everything that is on the tape, wherever the
+    tape stands. When `copy` returns, the filemark is written and the drive's own buffer is empty.
+    If others use the same `TapeDrive`, the sink waits for its turn. When a tape is full, the backup
+    continues on another one, after everything that is on that one.
 
     Args:
         target: A path; "-" for standard output; a binary file object with `write`, which stays
             open; or a `TapeDrive`, which stays open.
-        record_size: The length of the stream is a multiple of this many bytes, itself a multiple
-            of 512; 10240, as with GNU tar, when None. On tape, the size of one record: 64 KiB to
-            just under 16 MiB, 1 MiB when None.
-        part_size: Largest data member in bytes, below 8 GiB: a multiple of 1 MiB, or less than that
-            and a multiple of 512; 1 GiB when None, and 64 MiB on tape, where a part is kept in
-            memory until it is written.
+        record_size: Bytes, a multiple of 512. The length of the stream is a multiple of this. None
+            means 10240, as in GNU tar. On tape, it is the size of one record, from 64 KiB to just
+            under 16 MiB; None means 1 MiB.
+        part_size: Largest size of a data member in bytes, below 8 GiB: a multiple of 1 MiB, or
+            below 1 MiB a multiple of 512. None means 1 GiB, and 64 MiB on tape, where a part is
+            kept in memory until it is written.
         checksum: Digest of the data: "sha256", "blake2b" (256 bits), "crc32", or None.
         attachments: Files to keep with the disk, such as the VM's OVF: contents by name.
-        on_volume_full: Loads the next tape when one is full, when it is asked to; see
-            `VolumeRequest`. Returns None when it is in the same drive, or else its drive. None to
-            fail at the end of the tape.
+        on_volume_full: Called when a tape is full, to load the next one; see `VolumeRequest`. It
+            returns None if the tape is in the same drive, otherwise the tape's drive. None to fail
+            at the end of the tape.
 
     Raises:
         UsageError: An argument cannot work.
@@ -71,7 +71,7 @@ class TarStreamSink(Sink):
 
     max_writers = 1
     sequential = True
-    _ended = True  # so that an object whose constructor failed can be closed
+    _ended = True  # so that `close` works after the constructor failed
 
     def __init__(
         self,
@@ -91,7 +91,7 @@ class TarStreamSink(Sink):
         if part_size is not None:
             _check_size("part_size", part_size, fmt.MAX_MEMBER)
             if part_size > fmt.MIB:
-                # The digests would be of segments so small that the manifest would be huge.
+                # Otherwise the segments would be so small that the manifest would be huge.
                 _check_size("part_size", part_size, fmt.MAX_MEMBER, unit=fmt.MIB)
         self._checksum = checksum
         self._tape = _open_tape(target, record_size, on_volume_full)
@@ -104,13 +104,13 @@ class TarStreamSink(Sink):
             self._medium = open_output(cast("str | os.PathLike[str] | BinaryOutput", target))
             self._record_size = record_size or fmt.RECORD_SIZE
             self._part_size = part_size or fmt.PART_SIZE
-        self._info: BackupInfo | None = None  # what the preamble says of the backup
+        self._info: BackupInfo | None = None  # what the preamble says about the backup
         self._writer: TarWriter | None = None
         self._ended = False
 
     @property
     def digest_name(self) -> str | None:
-        """Name of the digest in the manifest; None for none."""
+        """Name of the digest in the manifest; None if there are no digests."""
         return self._checksum
 
     @property
@@ -120,17 +120,17 @@ class TarStreamSink(Sink):
 
     @property
     def segment_size(self) -> int:
-        """Bytes of an extent that one digest is made of."""
+        """How many bytes of an extent each digest covers."""
         return fmt.segment_size(self._part_size)
 
     @property
     def streaming(self) -> bool:
-        """True for a tape: stopping and starting costs it time, and wears it."""
+        """True for a tape: stops and starts cost time and wear it."""
         return self._tape is not None
 
     @property
     def tape(self) -> TapeReport | None:
-        """How the backup went to tape so far; None for other targets."""
+        """What was written to tape so far, and where; None for other targets."""
         if self._tape is None or self._info is None:
             return None
         return self._tape.report(self._info)
@@ -167,14 +167,14 @@ class TarStreamSink(Sink):
         return self._begun()
 
     def cancel(self) -> None:
-        """End a wait for a drive, or for the reader of a pipe."""
+        """Make a call fail that waits for a drive, or for the reader of a pipe."""
         self._medium.cancel()
 
     def commit(self) -> TapeReport | None:
-        """Write the manifest and the end of the archive, and put all on stable storage.
+        """Write the manifest and the end of the archive, and put everything on stable storage.
 
         Returns:
-            How the backup went to tape; None for other targets.
+            What was written to tape, and where; None for other targets.
 
         Raises:
             LocalIOError: The stream is not on stable storage.
@@ -220,9 +220,9 @@ class TarStreamSink(Sink):
 def _open_tape(
     target: object, record_size: int | None, on_volume_full: LoadVolume | None
 ) -> TapeOutput | None:
-    """The tape that is the target; None for other targets.
+    """Open the target if it is a tape; return None for other targets.
 
-    What a tape needs is imported here: most programs write to none.
+    The modules for tapes are imported here, because most programs do not write to tape.
     """
     if isinstance(target, (str, os.PathLike)) and not is_tape(path("target", target)):
         return None
@@ -234,7 +234,7 @@ def _open_tape(
 
 
 def _now() -> datetime:
-    """The time, as a tar header can hold it."""
+    """The current time, in whole seconds, within the limits of a tar header."""
     seconds = int(time.time())
     if not 0 <= seconds <= fmt.MAX_MEMBER:
         raise LocalIOError(
@@ -269,12 +269,12 @@ def _contents(name: str, data: object) -> bytes:
 
 
 def _check_manifest(preamble: Preamble, extents: Extents, attachments: Mapping[str, bytes]) -> None:
-    """Refuse immediately what would fail at the end, after hours."""
+    """Refuse now what would fail at the end, after hours: a manifest too large for a tar."""
     names = (fmt.INFO, fmt.EXTENTS, *attachments)
     digests = {name: hex_digest(preamble.checksum, b"") for name in names}
     manifest = ManifestBuilder(start=extents.size).manifest(preamble, digests, continues=False)
     segments = fmt.count_segments(extents, preamble.part_size) if preamble.checksum else 0
-    # The numbers in it that are not known yet have few digits.
+    # One block leaves room for the digits of the numbers that are not known yet.
     if manifest.length_with(segments) + fmt.BLOCK > fmt.MAX_MEMBER:
         raise UsageError(
             f"the digests of {segments} segments make {fmt.MANIFEST} too large for a tar",

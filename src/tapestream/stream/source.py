@@ -1,4 +1,4 @@
-"""TarStreamSource: a backup out of a tar, strictly forward."""
+"""TarStreamSource: reads a backup from a tar, from front to back."""
 
 from __future__ import annotations
 
@@ -32,43 +32,45 @@ log = logging.getLogger("tapestream.tar")
 class TarStreamSource(Source):
     """Read a backup from the tar that `TarStreamSink` wrote: from a file, a fifo, a pipe, a tape.
 
-    The stream is read once, from front to back, and exactly to its end: a file object is then
-    where the next stream may begin, and a tape stands after the backup's filemark. Names in the
-    tar are compared, never used as paths.
+    The stream is read once, from front to back, and exactly to its end. A file object then stands
+    where another stream may begin, and a tape stands after the backup's filemark. Names in the tar
+    are compared, never used as paths.
 
     Without `file` and `expect`, a tape is read from where it stands, and this source keeps the
-    drive until it is closed. With one of them, it goes to that tape file, and keeps the drive only
-    while it is copied. If others use the same `TapeDrive`, it waits for its turn.
+    drive until it is closed. With one of them, the source goes to that tape file, and keeps the
+    drive only during the copy. If others use the same `TapeDrive`, it waits for its turn.
 
     Args:
         target: A path; "-" for standard input; a binary file object with `read`, which stays
             open; or a `TapeDrive`, which stays open.
-        verify: Check all data against the digests in the manifest. Without, only the stream's
-            structure is checked.
-        allow_incomplete: True to salvage what there is of a damaged or incomplete stream, rather
-            than to fail: damaged data is delivered as it is, zeros for what is missing, and
-            `findings` lists which. Never restore so where a good copy exists.
-        file: On tape, the number of the tape file to read, as `scan` or the catalog gives it; None
-            for the one that `expect` names, or else the one at whose beginning the tape stands.
-        expect: The backup that must be there: what `TapeDrive.find` or `Catalog.find` gave, the
+        verify: True to compare all data with the digests in the manifest. False to check only the
+            structure of the stream.
+        allow_incomplete: True to salvage what is left of a damaged or incomplete stream, instead
+            of failing. Damaged data is delivered as it is, with zeros for missing data, and
+            `findings` lists both. Do not restore this way if there is a good copy.
+        file: On tape, the number of the tape file to read, as `scan` or the catalog gives it. None
+            for the file that `expect` names; without one, the file at whose beginning the tape
+            stands.
+        expect: The backup that must be there: a result of `TapeDrive.find` or `Catalog.find`, the
             `receipt` of a `CopyResult`, or a `BackupInfo` with the ids that are known. It is
-            compared with what is there before anything else is done. None to take whatever is
-            there.
-        on_next_volume: Loads the tape on which the backup goes on, when it is asked to; see
-            `VolumeRequest`. Returns None when it is in the same drive, or else its drive.
+            compared with the backup that is there before anything else is done. None to accept any
+            backup.
+        on_next_volume: Called when the backup continues on another tape, to load it; see
+            `VolumeRequest`. It returns None if the tape is in the same drive, otherwise the tape's
+            drive.
 
     Raises:
         LocalIOError: The target cannot be opened or read.
         ForeignStreamError: It is not a tapestream tar.
-        NewerFormatError: It is of a later version of the format.
+        NewerFormatError: It has a later version of the format.
         IncompleteStreamError: It ends too early.
         CorruptStreamError: It is damaged.
         WrongVolumeError: It is not the first volume of a backup.
-        WrongBackupError: It is another backup than the one that is expected, or none.
+        WrongBackupError: There is another backup than the expected one, or none.
         UsageError: An argument cannot work.
 
     Attributes:
-        findings: What is wrong with the stream, while it is salvaged; None otherwise.
+        findings: What is wrong with the stream, if it is salvaged; otherwise None.
     """
 
     max_readers = 1
@@ -108,7 +110,7 @@ class TarStreamSource(Source):
 
     @property
     def info(self) -> BackupInfo:
-        """What the stream says of the backup."""
+        """What the stream says about the backup."""
         return self._stream.first.info
 
     @property
@@ -118,10 +120,10 @@ class TarStreamSource(Source):
 
     @property
     def digest_name(self) -> str | None:
-        """Name of the digest that the data is checked against.
+        """Name of the digest that the data is compared with.
 
-        None without `verify`. Of a stream that is salvaged, it is known at the end, and None where
-        something is missing or damaged.
+        None without `verify`. If the stream is salvaged, this is known only at the end, and is None
+        if something is missing or damaged.
         """
         if self.findings is not None:
             return None if self.findings.damage else self.findings.digest_name
@@ -149,19 +151,19 @@ class TarStreamSource(Source):
 
     @property
     def place(self) -> str:
-        """The path; on tape that of the drive, and the tape file if known."""
+        """The path; for a tape, the drive's path, and the number of the tape file if known."""
         file = f", tape file {self._file}" if self._file is not None else ""
         return f"{self._stream.medium.name}{file}"
 
     @property
     def missing_until(self) -> int | None:
-        """Offset before which no more data comes, of a stream that is salvaged; otherwise None."""
+        """Disk offset before which no more data comes; None if the stream is not salvaged."""
         if self.findings is None:
             return None
         return self._stream.reader.missing_until if self._stream.reader else 0
 
     def check_complete(self) -> None:
-        """Look for the manifest of a file, or at the end on tape.
+        """Make sure that a file has its manifest, or a tape file its end, without reading it all.
 
         Raises:
             IncompleteStreamError: It is not there.
@@ -173,21 +175,22 @@ class TarStreamSource(Source):
             self._stream.check_complete()
 
     def salvaging(self, findings: Findings) -> TarStreamSource:
-        """The same stream, read past damage from where it stands; see `Salvages.salvaging`."""
+        """A source of the same stream that reads past damage; see `Salvages.salvaging`."""
         view = copy(self)
         view.findings = findings
         if self.findings is not None:
-            findings.problems += self.findings.problems  # of what was read already
+            findings.problems += self.findings.problems  # from the part that was read already
         return view
 
     def rewind(self) -> None:
-        """Make it readable once more: a regular file, what is seekable, a tape with `file=`.
+        """Go back, so that the stream can be read once more.
 
-        A tape is wound when it is read next: others may use the drive until then.
+        This works for a regular file, another seekable object, and a tape with `file=`. A tape is
+        wound when it is read next; others may use the drive until then.
 
         Raises:
-            UsageError: It can be read only once.
-            CorruptStreamError: It is not the same backup any more.
+            UsageError: The stream can be read only once.
+            CorruptStreamError: It is no longer the same backup.
         """
         self._stream.rewind(self._trouble)
         if self._allow_incomplete:
@@ -197,19 +200,19 @@ class TarStreamSource(Source):
         """See `Source.open_reader`.
 
         Raises:
-            WrongTapeError: Another tape is loaded by now, and there is no `on_next_volume`.
+            WrongTapeError: Another tape was loaded since, and there is no `on_next_volume`.
         """
         joins(self._original)
         return self._stream.open_reader(self._trouble, verify=self._verify)
 
     def finish(self) -> str | None:
-        """Read to the end of the stream and check it against its manifest.
+        """Read to the end of the stream and compare it with its manifest.
 
         Returns:
-            The `digest_name`, with which all data was compared.
+            The `digest_name` of the digest with which all data was compared.
 
         Raises:
-            DigestMismatchError: Data does not match its digest; says where on the disk it is.
+            DigestMismatchError: Data does not match its digest; the error has its disk offset.
             CorruptStreamError: Something else does not match.
             IncompleteStreamError: There is no manifest, or no end.
         """
@@ -217,7 +220,7 @@ class TarStreamSource(Source):
         return self.digest_name
 
     def cancel(self) -> None:
-        """End a wait for a drive, or for the writer of a pipe."""
+        """Make a call fail that waits for a drive, or for the writer of a pipe."""
         self._stream.cancel()
 
     def close(self) -> None:
@@ -241,9 +244,9 @@ class TarStreamSource(Source):
 def _open_tape(
     target: object, file: int | None, expected: Expected | None, on_next_volume: LoadVolume | None
 ) -> TapeInput | None:
-    """The tape that is the target; None for other targets.
+    """Open the target if it is a tape; return None for other targets.
 
-    What a tape needs is imported here: most programs read from none.
+    The modules for tapes are imported here, because most programs do not read from tape.
     """
     if isinstance(target, (str, os.PathLike)) and not is_tape(path("target", target)):
         drive = None

@@ -1,4 +1,4 @@
-"""Tape drives: `TapeDrive`, what is on a tape, and how backups go on on the next one."""
+"""Tape drives: `TapeDrive`, what is on a tape, and how a backup continues on the next tape."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .scan import TapeEntry
     from .volumes import VolumeRequest
 else:
-    # The same names once more; tests/test_names.py compares them.
+    # The same names again, loaded when first used; tests/test_names.py compares both lists.
     __getattr__, __dir__ = lazy(
         __name__,
         {

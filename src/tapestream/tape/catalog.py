@@ -1,4 +1,7 @@
-"""The catalog: which tape holds what. A convenience: everything in it is also on the tapes."""
+"""The catalog: a SQLite file that lists which tape holds which backups.
+
+It only saves time: everything in it is also on the tapes.
+"""
 
 from __future__ import annotations
 
@@ -42,12 +45,12 @@ CREATE TABLE IF NOT EXISTS volume (
 );
 CREATE INDEX IF NOT EXISTS volume_set ON volume (set_id);
 """
-# What catalogs of the first version lack.
+# Columns that catalogs of the first version do not have.
 _LATER_COLUMNS = {
     "tape": ("tape_id TEXT",),
     "volume": ("volume_start INTEGER", "vouches_from INTEGER", "written REAL"),
 }
-# What to do about an error of SQLite, by a word of its text: its numbers are new in Python 3.11.
+# What to do about an error of SQLite, by a word in its text. Python 3.10 does not give its number.
 _HINTS = {
     "locked": "Another program is using it: try again when that has ended.",
     "not a database": "Check the path. If this was the catalog, move the file away: Catalog.scan "
@@ -71,10 +74,11 @@ class CatalogVolume:
         label: The label of its tape.
         file: The number of its tape file, from 0.
         volume: Its number in the backup, from 1.
-        complete: It is known to end with its manifest. Of a backup that was added this is known of
-            the last volume only, for the end of a tape may have torn the others; a scan of the
-            tape shows it.
-        continues: Another one follows, as its manifest says, or the report that was added.
+        complete: True if it is known to end with its manifest. After `Catalog.add`, this is known
+            only for the last volume, because the others may have been cut off by the end of their
+            tapes; a scan of the tape shows it.
+        continues: True if another volume follows, according to its manifest or to the report that
+            was added.
     """
 
     label: str
@@ -89,12 +93,12 @@ class CatalogBackup:
     """A backup, and where its volumes are.
 
     Attributes:
-        info: What it says of itself.
+        info: What the backup says about itself.
         set_id: Identifies its volumes.
-        volumes: In the order in which a restore needs them. Of several copies of one, the one that
-            is known to be whole comes first.
-        complete: True when the catalog knows all volumes to the one that ends the backup, and knows
-            of each that it is whole, or that the ones that follow make up for it.
+        volumes: The volumes in the order in which a restore needs them. If there are several copies
+            of a volume, one that is known to be complete comes first.
+        complete: True if the catalog knows all volumes up to the last, and knows that each is
+            complete, or that later volumes repeat what it lacks.
     """
 
     info: BackupInfo
@@ -104,10 +108,10 @@ class CatalogBackup:
 
     @property
     def expected(self) -> Expected:
-        """What a restore compares with the tape: the catalog does not see what is done to it.
+        """What a restore compares with the tape, which may have changed since.
 
         Raises:
-            UsageError: The catalog does not know where it begins.
+            UsageError: The catalog does not know on which tape the backup begins.
         """
         first = self.volumes[0]
         if first.volume != 1:
@@ -121,21 +125,20 @@ class CatalogBackup:
 
 
 class Catalog(Closing):
-    """Remembers which tape, by its label, holds what, in a SQLite file.
+    """Remembers in a SQLite file which tape, by its label, holds which backups.
 
-    It is never needed to restore: `TapeDrive.scan` reads the same off a tape, and `scan` here
-    makes a new catalog from the tapes alone. It may be used by several threads, and by
-    several programs.
+    A restore never needs it: `TapeDrive.scan` reads the same from a tape, and `Catalog.scan`
+    makes a new catalog from the tapes alone. Several threads and several programs may use it.
 
-    It does not see what is done to a tape elsewhere. Pass what `find` returns to
+    The catalog does not notice changes that others make to a tape. So pass what `find` returns to
     `TarStreamSource(expect=)`, which compares it with the tape.
 
     Args:
-        path: Path of the file, which is created if it is not there.
+        path: Path of the file, which is created if it does not exist.
 
     Raises:
-        LocalIOError: The file cannot be used, or is no catalog.
-        UsageError: It is not a path.
+        LocalIOError: The file cannot be used, or is not a catalog.
+        UsageError: `path` is not a path.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -146,7 +149,7 @@ class Catalog(Closing):
         except sqlite3.Error as e:
             raise self._error(e, "open") from e
         try:
-            # A row that is damaged must not hide the others: each is decoded by itself.
+            # Text stays undecoded here: a damaged row must not hide the others.
             self._database.text_factory = bytes
             with self._transaction():
                 self._database.executescript(_SCHEMA)
@@ -170,12 +173,12 @@ class Catalog(Closing):
     def add(self, backup: TapeReport) -> None:
         """Remember a backup that was just made: the `tape` of its `CopyResult`.
 
-        What the catalog knew to be after it on the same tapes, and to be older, is forgotten: it
-        was written over. So is what was on a tape before it was labelled again. Only `scan` learns
-        which volumes the end of a tape has torn.
+        Older backups that the catalog has after it on the same tapes are removed, because they
+        were overwritten. Backups from before a tape was labelled again are removed, too. Only
+        `scan` can find out which volumes were cut off by the end of a tape.
 
         Raises:
-            UsageError: A tape has no label, or that of another tape, or the number of the tape file
+            UsageError: A tape has no label, or another tape's label, or the number of the tape file
                 is not known. Nothing is changed.
             LocalIOError: The file cannot be written. Nothing is changed.
         """
@@ -191,26 +194,26 @@ class Catalog(Closing):
         with self._transaction(write=True, hint=_ADD_LATER if backup.complete else ""):
             for place, volume in zip(backup.places, volumes, strict=True):
                 self._meet(TapeLabel(volume.label, place.tape_id, place.replaces))
-                # Several threads may add their backups in another order than they were written in.
+                # Threads may add their backups in another order than that on the tape.
                 self._database.execute(
                     "DELETE FROM volume WHERE label = ? AND (file = ? OR file > ? AND "
                     "coalesce(written, 0) <= ?)",
                     (volume.label, volume.file, volume.file, ended),
                 )
-                # Its writer vouches for all of it, until a scan reads the manifest itself.
+                # We trust the report for all of the data, until a scan reads the manifest.
                 vouches_from = 0 if _ends(volume) else None
                 row = _Row(volume, backup.set_id, backup.info, vouches_from=vouches_from)
                 self._insert(row, ended)
 
     def scan(self, drive: TapeDrive) -> str:
-        """Read what is on a tape, and remember that instead of what was known of the tape.
+        """Read what is on a tape, and replace what the catalog has about the tape.
 
         Returns:
             The tape's label.
 
         Raises:
-            UsageError: The tape has no label, or the catalog knows another tape by that. Nothing is
-                changed.
+            UsageError: The tape has no label, or the catalog has another tape with this label.
+                Nothing is changed.
             TapeError: The drive failed. Nothing is changed.
             LocalIOError: The file cannot be written. Nothing is changed.
         """
@@ -237,10 +240,11 @@ class Catalog(Closing):
         return label.name
 
     def forget(self, label: str) -> None:
-        """Forget a tape, for it was overwritten or lost. One that is not known is no error.
+        """Remove a tape that was overwritten or lost. An unknown label is no error.
 
         Raises:
-            UsageError: It is not known, but one whose label differs in nothing but case or spaces.
+            UsageError: The label is unknown, but another one differs from it only in case or
+                spaces.
         """
         if not isinstance(label, str):
             raise UsageError(f"a label is a text, not {label!r}")
@@ -254,7 +258,7 @@ class Catalog(Closing):
             self._database.execute("DELETE FROM tape WHERE label = ?", (label,))
 
     def tapes(self) -> list[str]:
-        """The labels of all tapes that are known."""
+        """The labels of all tapes in the catalog, sorted."""
         with self._transaction():
             return self._labels()
 
@@ -262,12 +266,12 @@ class Catalog(Closing):
         """Find backups.
 
         Args:
-            incomplete: Also what is not complete, as far as the catalog knows.
+            incomplete: True to include backups that the catalog does not know to be complete.
             ids: Only backups with these: `vm_id`, `disk_id`, `backup_id`, `checkpoint_id`.
 
         Returns:
-            The backups, newest first; of several attempts at one backup the whole ones first. What
-            is damaged in the file is left out, with a warning in the log.
+            The backups, newest first; of several attempts at one backup, complete ones come first.
+            Damaged rows of the file are left out, with a warning in the log.
 
         Raises:
             UsageError: There is no such argument.
@@ -314,9 +318,9 @@ class Catalog(Closing):
         return labels
 
     def _meet(self, label: TapeLabel) -> None:
-        """Make sure that the tape with this label is the one that is known by it.
+        """Add a tape, or make sure that it is the same tape that has this label in the catalog.
 
-        If it is, or was, labelled again, what was on it before is forgotten.
+        If the tape was labelled again, remove what was on it before.
         """
         if label.tape_id is not None:
             self._database.executemany(
@@ -367,7 +371,7 @@ class Catalog(Closing):
         )
 
     def _missing_columns(self) -> list[tuple[str, str]]:
-        """Those that an early version of the file lacks: table, and name with type."""
+        """The columns that a file of an early version lacks: (table, column name with type)."""
         missing = []
         for table, columns in _LATER_COLUMNS.items():
             rows = self._database.execute(f"PRAGMA table_info({table})").fetchall()
@@ -377,7 +381,7 @@ class Catalog(Closing):
 
     @contextmanager
     def _transaction(self, *, write: bool = False, hint: str = "") -> Iterator[None]:
-        """All of it, or nothing; to write, alone: another program may use the same file."""
+        """Make a block's changes together or not at all; `write` keeps other writers waiting."""
         with self._lock:
             try:
                 with self._database:
@@ -398,14 +402,14 @@ class Catalog(Closing):
 
 
 class _Row(NamedTuple):
-    """What the catalog keeps of a volume.
+    """What the catalog keeps about a volume.
 
     Attributes:
         volume: Where it is.
         set_id: Identifies the volumes of its backup.
-        info: What the backup says of itself.
-        start: Offset in the disk at which it goes on, as a scan has seen; None where it was not
-            seen, or the volume holds no data: it is then void, and another has its number.
+        info: What the backup says about itself.
+        start: Disk offset of its first data, from a scan. None if it was not scanned, or if it has
+            no complete data member, so that another volume has replaced it.
         vouches_from: See `TapeEntry`.
     """
 
@@ -417,7 +421,7 @@ class _Row(NamedTuple):
 
 
 def _reported(backup: TapeReport, number: int) -> CatalogVolume:
-    """What the report of a backup says of one of its volumes."""
+    """Make the catalog's entry for a volume from the report of its backup."""
     place = backup.places[number]
     if place.label is None or place.file is None:
         what = "on a tape without a label" if place.label is None else "in an unknown tape file"
@@ -439,7 +443,7 @@ def _reported(backup: TapeReport, number: int) -> CatalogVolume:
 
 
 def _scanned(drive: TapeDrive, label: TapeLabel, entry: TapeEntry) -> _Row:
-    """What is seen of a volume on its tape."""
+    """Make the catalog's row for a volume from a scan of its tape."""
     assert entry.info is not None
     volume = CatalogVolume(
         label.name, entry.file, entry.volume, entry.complete, entry.complete and entry.continues
@@ -451,7 +455,7 @@ def _scanned(drive: TapeDrive, label: TapeLabel, entry: TapeEntry) -> _Row:
 
 
 def _has_data(drive: TapeDrive, entry: TapeEntry) -> bool:
-    """Whether some of the disk is in a tape file that has no end."""
+    """Whether a tape file without an end has a complete data member."""
     try:
         drive.go_to_file(entry.file)
         return holds_data(drive.raw)
@@ -463,7 +467,7 @@ def _has_data(drive: TapeDrive, entry: TapeEntry) -> bool:
 
 
 def _own_set(volume: CatalogVolume) -> str:
-    """A stream that was copied to tape from a file is a set of its own, and has no name for it."""
+    """Make a set id for a stream that has none, such as one that was copied to tape from a file."""
     return f"{volume.label}/{volume.file}"
 
 
@@ -485,7 +489,7 @@ def _backup(rows: Sequence[_Row]) -> CatalogBackup:
 
 
 def _is_complete(rows: Sequence[_Row]) -> bool:
-    """Whether nothing is missing, as far as that is known."""
+    """Whether these volumes are known to hold the whole backup."""
     last = max((row.volume.volume for row in rows if _ends(row.volume)), default=0)
     whole = {row.volume.volume for row in rows if _is_whole(row, rows)}
     return last > 0 and whole >= set(range(1, last + 1))
@@ -498,8 +502,8 @@ def _ends(volume: CatalogVolume) -> bool:
 def _is_whole(row: _Row, rows: Sequence[_Row]) -> bool:
     """Whether a volume is known to hold its part of the backup.
 
-    It has its manifest; or a backup that returned has reported it; or the end of its tape tore it,
-    and a manifest that follows vouches for what it holds.
+    That is so if it has its manifest, or if a completed backup has reported it, or if it was cut
+    off by the end of its tape and a later volume's manifest covers its data.
     """
     if row.volume.complete or row.volume.continues:
         return True
@@ -513,10 +517,10 @@ def _is_whole(row: _Row, rows: Sequence[_Row]) -> bool:
 
 
 def _decoded(values: Sequence[Any]) -> _Row:
-    """A volume as it is in the file.
+    """Decode a row of the file.
 
     Raises:
-        ValueError: It is damaged.
+        ValueError: The row is damaged.
     """
     label, file, number, complete, continues, set_id, text, start, vouches_from = values
     volume = CatalogVolume(
@@ -524,7 +528,7 @@ def _decoded(values: Sequence[Any]) -> _Row:
     )
     info = json.loads(_text(text))
     if not isinstance(info, dict):
-        raise ValueError("its info is not a JSON object")  # noqa: TRY004 - of a file, no argument
+        raise ValueError("its info is not a JSON object")  # noqa: TRY004 - data of a file
     return _Row(
         volume,
         _text(set_id),
@@ -553,7 +557,7 @@ def _flag(value: object) -> bool:
 
 
 def _twin(label: str, known: Iterable[str]) -> str | None:
-    """A label that a person confuses with this one: other case or spaces, another form of ä."""
+    """A label that people confuse with this one: it differs in case, spaces or the form of ä."""
     return next((other for other in known if _folded(other) == _folded(label)), None)
 
 

@@ -1,4 +1,4 @@
-"""TapeDrive: what is on the tape in a drive, and whose turn it is to use it."""
+"""TapeDrive, the public class: winds a tape, finds and labels what is on it, and gives turns."""
 
 from __future__ import annotations
 
@@ -33,30 +33,29 @@ log = logging.getLogger("tapestream.tape")
 class TapeDrive(Closing):
     """A tape drive, by its no-rewind device.
 
-    The tape stands wherever it was left; nothing is rewound unless you ask for it. One thread at a
-    time may position, read or write it. Backups and restores by several threads take turns, each
-    for one whole tape file, first come first served.
+    The tape stays where it was left; nothing is rewound unless you ask for it. Only one thread at a
+    time may position, read or write it. Backups and restores in several threads take turns, each
+    for one whole tape file, first come, first served.
 
     The device is opened when it is first needed. While it is open, no other program can use the
-    drive (the driver says "busy"), nor, if the permissions allow that, its SCSI generic device
-    /dev/sgN. `release` closes both until the next use.
+    drive (the driver reports "busy"). If the permissions allow it, its SCSI generic device /dev/sgN
+    is kept closed to others, too. `release` closes both until the next use.
 
-    The drive is asked where the tape stands before anything is written after an error, and before
-    more than 1 MiB is written since it was last asked. If the tape is not where we left it,
+    The drive is asked for the position of the tape before anything is written after an error, and
+    before more than 1 MiB is written since it was last asked. If the tape is not where we left it,
     `PositionLostError` is raised and nothing more is written. A drive that was reset can be used
     again after `rewind`.
 
     Args:
         path: Path of the device, such as "/dev/nst0" or one in /dev/tape/by-id.
-        open_device: What opens it, for drivers that are not Linux's `st`; None for that.
+        open_device: Opens the device, for drivers other than Linux's `st`; None for `st`.
 
     Raises:
-        NotATapeError: There is no such device, or it is something else.
+        NotATapeError: There is no such device, or it is not a tape.
 
     Attributes:
         path: Path of the device.
-        raw: The drive one level below, by blocks, records and filemarks: what sinks and sources
-            use.
+        raw: The drive at the level of blocks, records and filemarks, which sinks and sources use.
     """
 
     def __init__(
@@ -64,7 +63,7 @@ class TapeDrive(Closing):
     ) -> None:
         self.raw = PositionedDrive(path, open_device=open_device)
         self.path = self.raw.path
-        # Whose turn it is; a `Lease` takes it.
+        # Gives turns; a `Lease` holds one.
         self.lock = FairLock(self.path)
 
     def __repr__(self) -> str:
@@ -74,7 +73,7 @@ class TapeDrive(Closing):
     # The drive and its cartridge
 
     def status(self) -> TapeStatus:
-        """What the drive says of itself; immediately, and also without a cartridge.
+        """The state of the drive, without waiting; this also works without a cartridge.
 
         Raises:
             TapeError: The device cannot be opened, or does not answer.
@@ -84,26 +83,26 @@ class TapeDrive(Closing):
     def wait_ready(
         self, timeout: float | None = None, *, on_wait: Callable[[float], object] | None = None
     ) -> None:
-        """Wait until a cartridge is loaded and the drive has taken it.
+        """Wait until a cartridge is loaded and ready.
 
         Args:
-            timeout: Longest time to wait in seconds; None for ever: the first load of a blank
-                LTO-9 cartridge can take two hours.
-            on_wait: Called about once a second with the seconds waited so far; may raise to give
-                up.
+            timeout: Seconds to wait at most; None for no limit. The first load of a blank LTO-9
+                cartridge can take two hours.
+            on_wait: Called about once a second with the seconds waited so far; it may raise to end
+                the wait.
 
         Raises:
-            NoMediumError: The time is over.
+            NoMediumError: The drive was not ready in time.
             TapeError: The device cannot be opened.
         """
         self.raw.wait_ready(timeout, on_wait=on_wait)
 
     def load(self) -> None:
-        """Load the cartridge that lies in the drive, after `eject`; it stands at its beginning."""
+        """Load the cartridge in the drive again, after `eject`; it then stands at its beginning."""
         self.raw.load()
 
     def eject(self) -> None:
-        """Rewind, and unload the cartridge."""
+        """Rewind and unload the cartridge."""
         self.raw.eject()
 
     @property
@@ -112,20 +111,21 @@ class TapeDrive(Closing):
         return self.raw.block_size
 
     def set_block_size(self, size: int) -> None:
-        """Set the size of all blocks, that is fixed mode; 0 for variable mode, the usual one.
+        """Set fixed mode, with blocks of this many bytes; 0 sets variable mode, the usual one.
 
-        The drive keeps it. In fixed mode the record size must be a multiple of it.
+        The drive keeps this setting. In fixed mode, the record size must be a multiple of the block
+        size.
         """
         self.raw.set_block_size(size)
 
     # Winding
 
     def rewind(self) -> None:
-        """Go to the beginning of the tape. A drive that was reset can be used again then."""
+        """Go to the beginning of the tape. After this, a drive that was reset can be used again."""
         self.raw.rewind()
 
     def end_of_data(self) -> None:
-        """Go past everything that was written: where the next backup goes.
+        """Go to the end of everything that was written, where the next backup begins.
 
         Raises:
             PositionLostError: The drive was reset, or has another tape. Rewind it.
@@ -137,7 +137,7 @@ class TapeDrive(Closing):
         """Go to the beginning of a tape file, by its number from 0.
 
         Raises:
-            UsageError: It is no number of a file.
+            UsageError: `file` is not a number from 0.
             WrongTapeError: The tape has no such file.
             TapeError: The drive failed.
         """
@@ -153,26 +153,29 @@ class TapeDrive(Closing):
             ) from e
 
     def erase(self) -> None:
-        """Erase everything from here to the end of the tape: takes hours on many drives."""
+        """Erase everything from here to the end of the tape; this takes hours on many drives."""
         self.raw.erase()
 
     # What is on the tape
 
     @property
     def label(self) -> str | None:
-        """What the tape is called, as far as it was read since the drive was opened."""
+        """The tape's name; None if it has no label, or it was not read since the drive was opened.
+
+        Sinks that append, `scan`, `find` and `read_label` read the label.
+        """
         return self.tape_label.name if self.tape_label else None
 
     @property
     def tape_label(self) -> TapeLabel | None:
-        """The tape's label, if it has one, as far as it was read since the drive was opened."""
+        """The tape's label; None if it has none, or it was not read since the drive was opened."""
         return remembered_label(self.raw)
 
     def scan(self) -> Iterator[TapeEntry]:
         """Look at every tape file, from the beginning of the tape; see `TapeEntry`.
 
-        Each takes two short reads and some winding. The drive is used until the last entry, or
-        until the iterator is closed; the tape then stands after the entry that came last.
+        Each file takes two short reads and some winding. This keeps the drive until the last entry,
+        or until the iterator is closed. The tape then stands after the last entry that was yielded.
 
         Raises:
             BlockSizeError: The drive is in fixed mode, and the tape has blocks of another size.
@@ -185,12 +188,12 @@ class TapeDrive(Closing):
         """Find backups that begin on this tape.
 
         Args:
-            incomplete: Also what is not complete: aborted backups, and first volumes that the
-                end of the tape tore.
+            incomplete: True to include incomplete ones: aborted backups, and first volumes that
+                were cut off by the end of the tape.
             ids: Only backups with these: `vm_id`, `disk_id`, `backup_id`, `checkpoint_id`.
 
         Returns:
-            The backups, newest first; of several attempts at one backup the whole ones first.
+            The backups, newest first; of several attempts at one backup, complete ones come first.
 
         Raises:
             UsageError: There is no such argument.
@@ -207,7 +210,7 @@ class TapeDrive(Closing):
         return search(begins_here, ids, lambda entry: entry.file, incomplete=incomplete)
 
     def read_label(self) -> str | None:
-        """Rewind, and read the tape's label; None if it has none. It stands anywhere then.
+        """Rewind and read the tape's label; None if it has none. The tape may stand anywhere then.
 
         Raises:
             BlockSizeError: The drive is in fixed mode, and the tape has blocks of another size.
@@ -218,10 +221,10 @@ class TapeDrive(Closing):
         return label.name if label else None
 
     def write_label(self, label: str, *, overwrite: bool = False) -> None:
-        """Make a label the first tape file; it stands after it, where the first backup goes.
+        """Write a label as the first tape file; the tape then stands where the first backup begins.
 
         Args:
-            label: What the tape is called, and best says on its outside.
+            label: The name of the tape, which should also be on its outside.
             overwrite: True to give up everything that is on the tape.
 
         Raises:
@@ -229,7 +232,7 @@ class TapeDrive(Closing):
             TapeError: The drive failed.
         """
         flag("overwrite", overwrite)
-        label_record(TapeLabel(label))  # refuses before it winds
+        label_record(TapeLabel(label))  # refuses a bad label before the tape is wound
         before = self._label_before()
         self.rewind()
         if not overwrite:
@@ -254,7 +257,7 @@ class TapeDrive(Closing):
                 )
 
     def _label_before(self) -> TapeLabel | None:
-        """The label that is about to be written over; None where there is none, or a bad one."""
+        """The label that is about to be overwritten; None if there is none that can be read."""
         try:
             return first_label(self.raw)
         except BlockSizeError:
@@ -273,10 +276,10 @@ class TapeDrive(Closing):
     # Whose turn it is
 
     def turn(self) -> Lease[TapeDrive]:
-        """Wait until nobody else uses the drive, and use it: `with tape.turn():`.
+        """A turn at the drive: `with tape.turn():` waits until nobody else uses it.
 
-        First come, first served. Sinks, sources, `scan` and `find` do so themselves; `scan` and
-        `find` also in a turn that this thread has, sinks and sources not.
+        First come, first served. Sinks, sources, `scan` and `find` take a turn themselves. `scan`
+        and `find` also work in a turn that this thread has; sinks and sources do not.
 
         Raises:
             UsageError: At the beginning of the block, if this thread has the drive already.
@@ -286,7 +289,8 @@ class TapeDrive(Closing):
     def release(self) -> None:
         """Close the device until it is needed again, so that other programs can use the drive.
 
-        The tape stays where it is. What was written since the last filemark gets one.
+        The tape stays where it is. If anything was written since the last filemark, a filemark is
+        written first.
 
         Raises:
             TapeError: Something that was written may not be on the tape.
@@ -294,11 +298,11 @@ class TapeDrive(Closing):
         self.raw.release()
 
     def close(self) -> None:
-        """The same. May be called more than once."""
+        """Do the same as `release`. May be called more than once."""
         if hasattr(self, "raw"):  # its constructor may have failed
             self.release()
 
 
 def turn_to_scan(drive: TapeDrive) -> AbstractContextManager[object]:
-    """A turn at a drive, or nothing in a turn that this thread has already."""
+    """A turn at a drive; a context manager that does nothing if this thread has it already."""
     return nullcontext() if drive.lock.is_mine else drive.turn()

@@ -1,4 +1,4 @@
-"""TapeInput: a stream out of a tape file, and of those on the tapes that follow."""
+"""TapeInput: reads a stream from a tape file, and from the tape files on the next tapes."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ log = logging.getLogger("tapestream.tape")
 
 
 class TapeInput(InputMedium):
-    """Reads a stream from a tape file, and from those on the tapes that follow.
+    """Reads a stream from a tape file, and from the tape files on the next tapes.
 
     Args:
-        drive: Its tape is read.
-        file: Number of the tape file; None for the one at whose beginning it stands.
-        on_next_volume: Loads the next tape; None to fail where the backup goes on elsewhere.
+        drive: The drive with the tape.
+        file: Number of the tape file; None for the one at whose beginning the tape stands.
+        on_next_volume: Loads the next tape; None to fail if the backup continues on another tape.
 
     Attributes:
-        backup: What is read, in words; None until that is known.
-        device: That of the drive where it begins, by which others know it.
+        backup: Description of the backup; None until it is known.
+        device: Real path of the device of the drive in which the stream begins.
     """
 
     def __init__(
@@ -53,9 +53,9 @@ class TapeInput(InputMedium):
         self._file = file
         self._on_next_volume = on_next_volume
         self._lease = drive.turn()
-        # Of the tape and the tape file that are read now: an error makes the drive forget them.
+        # The tape's label and the tape file's number. The drive forgets them after an error.
         self._place: tuple[str | None, int | None] = (None, file)
-        # What was found instead of the backup, when it was looked for once more.
+        # What `_is_at` found instead of the backup.
         self._found = "another"
         self._lease.acquire()
         try:
@@ -70,16 +70,16 @@ class TapeInput(InputMedium):
     @property
     @override
     def name(self) -> str:
-        """What is read, for people: the drive that is used now, the tape, the file, the backup."""
+        """Where the stream is, for people: the current drive, the tape, the file, the backup."""
         return place_in_words(self._lease.drive.path, *self._place, self.backup)
 
     @property
     def knows_file(self) -> bool:
-        """True when it can come back to its tape file, after others have used the drive."""
+        """True if this can return to its tape file after others have used the drive."""
         return self._file is not None
 
     def place(self) -> str:
-        """The same, with the label read if need be: that may wind the tape."""
+        """The `name`, with the tape's label; winds the tape to read that if it is not known."""
         if self._lease.drive.raw.remembered is None and self._file is not None:
             with suppress(StreamError, TapeError):
                 self._lease.drive.read_label()
@@ -100,9 +100,10 @@ class TapeInput(InputMedium):
 
     @override
     def skip_unreadable(self, length: int) -> int:
-        """Give up a record; all those of a backup are of one size.
+        """Skip one record, of whatever size; all records of a backup have the same size.
 
-        Not if the drive stands elsewhere: it was reset, or has another tape by now.
+        Returns 0 if the tape does not stand at the record: the drive was reset, or has another
+        tape now.
         """
         try:
             return self._reader.pass_over()
@@ -112,11 +113,11 @@ class TapeInput(InputMedium):
 
     @override
     def peek(self, offset: int, length: int) -> None:
-        """Not known: a tape would have to be wound there."""
+        """Return None: the tape would have to be wound there."""
 
     @override
     def rewind(self) -> None:
-        """Let others use the drive; `go_back` goes back, which knows what to look for."""
+        """Let others use the drive; `go_back` winds the tape later, and checks what is there."""
         self._known_file()
         self._lease.cancelled.clear()
         self.leave()
@@ -124,10 +125,10 @@ class TapeInput(InputMedium):
     def go_back(self, preamble: Preamble) -> None:
         """Take the drive, and go to the beginning of the tape file that has this preamble.
 
-        If another tape is loaded by now, the right one is asked for.
+        If another tape is loaded, `on_next_volume` is asked to load the right one.
 
         Raises:
-            WrongTapeError: There is nobody to load it.
+            WrongTapeError: Another tape is loaded, and there is no `on_next_volume`.
             UsageError: The number of the tape file is not known.
         """
         if self._is_at(preamble):
@@ -142,11 +143,11 @@ class TapeInput(InputMedium):
         self._lease.release()
 
     def check_complete(self, preamble: Preamble) -> None:
-        """Look at the end of the tape file, if its tape is loaded; other tapes are not asked for.
+        """Look at the end of the tape file if its tape is loaded; do not ask for other tapes.
 
         Raises:
-            WrongTapeError: Another tape is loaded, and nobody there to load the right one.
-            IncompleteStreamError: It has no end.
+            WrongTapeError: Another tape is loaded, and there is no `on_next_volume`.
+            IncompleteStreamError: The tape file has no end.
         """
         if self._file is None:
             return
@@ -159,7 +160,7 @@ class TapeInput(InputMedium):
             entry = read_entry(self._drive.raw, self._file)
         finally:
             self.rewind()
-        # A volume that the end of its tape tore is incomplete; the next makes up for it.
+        # A volume that was cut off by the end of its tape has no end; the next one repeats it.
         if not (entry and entry.complete) and not may_ask:
             raise IncompleteStreamError(f"{self.name}: tape file {self._file} has no end")
 
@@ -173,19 +174,19 @@ class TapeInput(InputMedium):
         self._load(volume)
 
     def end_file(self) -> None:
-        """Go past the filemark, and let others use the drive if this can come back."""
+        """Go past the filemark; let others use the drive if this can return to its tape file."""
         try:
             if not self._reader.ended:
                 self._lease.drive.raw.forward_files(1)
         except TapeError as e:
-            # The power failed before it was written: all that it would close has been read.
+            # The power failed before it was written. All data before it was read.
             log.warning("the tape file has no filemark: %s", e)
         if self.knows_file:
             self.leave()
 
     @override
     def cancel(self) -> None:
-        """End a wait for the drive; a record that it reads cannot be called back."""
+        """Make a wait for the drive fail; a read of a record that has begun cannot be cancelled."""
         self._lease.cancelled.set()
 
     @override
@@ -193,7 +194,7 @@ class TapeInput(InputMedium):
         self._lease.release()
 
     def _is_at(self, preamble: Preamble) -> bool:
-        """Take the drive, and go to the tape file; False where that is not this backup's."""
+        """Take the drive, and go to the tape file; False if it does not have this preamble."""
         file = self._known_file()
         self._lease.acquire()
         self._lease.move(self._drive)
@@ -237,7 +238,7 @@ class TapeInput(InputMedium):
 
 
 def _preamble_here(drive: TapeDrive) -> Preamble | None:
-    """What the tape file at whose beginning the drive stands says of itself, if it is a backup."""
+    """The preamble of the tape file at whose beginning the tape stands; None if it is no backup."""
     try:
         return Preamble.decode(
             MemberReader(RecordReader(drive.raw)).read_first_member(INFO, MAX_INFO)
@@ -247,7 +248,7 @@ def _preamble_here(drive: TapeDrive) -> Preamble | None:
 
 
 def _find_volume(drive: TapeDrive, request: VolumeRequest) -> None:
-    """Go to the beginning of the volume, or say what the tape holds instead."""
+    """Go to the beginning of the volume; raise WrongTapeError if the tape does not hold it."""
     torn: list[TapeEntry] = []
     for entry in scan(drive.raw):
         if (entry.set_id, entry.volume) == (request.set_id, request.volume):
@@ -256,7 +257,7 @@ def _find_volume(drive: TapeDrive, request: VolumeRequest) -> None:
             torn.append(entry)
     for entry in torn:
         drive.go_to_file(entry.file)
-        if holds_data(drive.raw):  # otherwise it is void, and the real one on another tape
+        if holds_data(drive.raw):  # otherwise the volume was begun again on another tape
             return drive.go_to_file(entry.file)
     label = f"tape {drive.label}" if drive.label else "this tape"
     raise WrongTapeError(

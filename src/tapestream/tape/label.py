@@ -1,4 +1,4 @@
-"""The label of a tape: its first tape file, a tar that says what the tape is called."""
+"""The label of a tape: its first tape file, a small tar with the name and the id of the tape."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from ..tar.members import MemberReader
 from .report import TapeLabel
 
 MEMBER = "tape-label.json"
-# What a drive remembers of a tape that has no label.
+# What `PositionedDrive.remembered` is for a tape that has no label.
 NO_LABEL = TapeLabel("")
 _FORMAT = "tapestream-label"
 _LONGEST = 200
-# A label keeps this many of those before it: one a week for two years; the record has room.
+# How many ids of earlier labels a label keeps: one a week for two years. The record has room.
 _MOST_REPLACED = 100
 _LONGEST_ID = 64
 
@@ -29,8 +29,8 @@ def label_record(label: TapeLabel, block_size: int = 0) -> bytes:
     """The one record of a label's tape file.
 
     Args:
-        label: What the tape is to say of itself.
-        block_size: Of the drive, which in fixed mode takes nothing but whole blocks.
+        label: The label to write.
+        block_size: The drive's block size in bytes: in fixed mode it accepts only whole blocks.
 
     Raises:
         UsageError: The name is not a short text of one line.
@@ -54,11 +54,11 @@ def label_record(label: TapeLabel, block_size: int = 0) -> bytes:
 
 
 def new_label(name: str, before: TapeLabel | None) -> TapeLabel:
-    """A label for a tape.
+    """Make a label with a new id.
 
     Args:
-        name: What it is to be called.
-        before: The one that it has, and that is written over.
+        name: The name of the tape.
+        before: The label that will be overwritten; None if there is none.
     """
     if before is None or before.tape_id is None:
         return TapeLabel(name, str(uuid.uuid4()))
@@ -72,16 +72,16 @@ def is_label(first: bytes) -> bool:
 
 
 def read_label(members: MemberReader) -> TapeLabel:
-    """The label in a tape file that begins with one.
+    """Read the label from a tape file that begins with one.
 
     Raises:
-        StreamError: It is damaged.
+        StreamError: The label is damaged.
     """
     values = decode_object(MEMBER, members.read_first_member(MEMBER, MIN_RECORD))
     name = values.get("label")
     if values.get("format") != _FORMAT or not isinstance(name, str) or not _is_name(name):
         raise CorruptStreamError(f"{MEMBER} is not a label")
-    # A label without an id is of an early version: then the time distinguishes one from another.
+    # Early versions wrote labels without an id; the time then identifies the label.
     tape_id = values.get("tape_id") or values.get("created")
     replaces = values.get("replaces")
     return TapeLabel(

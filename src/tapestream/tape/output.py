@@ -1,4 +1,4 @@
-"""TapeOutput: a tar into a tape file, and further ones on the tapes that follow."""
+"""TapeOutput: writes a tar to a tape file, and to further tape files on the next tapes."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from .volumes import LoadVolume, VolumeRequest, place_in_words, request_volume
 
 
 class TapeOutput(OutputMedium):
-    """Writes a tar in records to a tape file, and further ones on the tapes that follow.
+    """Writes a tar in records to a tape file, and to further tape files on the next tapes.
 
-    It waits for its turn before the first write.
+    It waits for its turn at the drive before the first write.
 
     Args:
-        drive: Its tape is appended to.
-        record_size: Bytes in every record; None for the usual ones.
+        drive: The drive whose tape is appended to.
+        record_size: Bytes in every record; None for `RECORD_SIZE`.
         on_volume_full: Loads the next tape; None to fail at the end of the first.
 
     Attributes:
-        backup: What is written, in words; None until that is known.
+        backup: Description of the backup; None until it is known.
         record_size: Bytes in every record.
         set_id: Identifies the volumes of this backup.
     """
@@ -50,7 +50,7 @@ class TapeOutput(OutputMedium):
         self._on_volume_full = on_volume_full
         self._lease = drive.turn()
         self._file: ReplayBuffer | None = None
-        # The tape file before this one, until what it did not hold is written again.
+        # The tape file on the tape before, until what it did not hold is written again.
         self._before: ReplayBuffer | None = None
         self._began_empty = False
         self._volume = 1
@@ -62,7 +62,7 @@ class TapeOutput(OutputMedium):
     @property
     @override
     def name(self) -> str:
-        """Where it is written, for people: the drive that is used now, tape, file, and backup."""
+        """Where the tar is written, for people: the current drive, tape, file and backup."""
         place = self._places[-1] if self._places else None
         label, file = (place.label, place.file) if place else (None, None)
         return place_in_words(self._lease.drive.path, label, file, self.backup)
@@ -93,7 +93,7 @@ class TapeOutput(OutputMedium):
 
     @override
     def flush(self) -> None:
-        """Write nothing: a record goes on the tape when it is full."""
+        """Do nothing: a record is written when it is full."""
 
     @override
     def boundary(self, start: int | None) -> None:
@@ -106,11 +106,11 @@ class TapeOutput(OutputMedium):
 
     @override
     def next_volume(self, volume: VolumeId, left: int) -> None:
-        """End this tape file, and get the next tape, which is appended to.
+        """End this tape file, ask for the next tape, and begin a tape file after what is on it.
 
         Raises:
-            EndOfTapeError: There is nobody to load a tape, or the tape was blank, and does not hold
-                one data member.
+            EndOfTapeError: There is no `on_volume_full`; or this tape was empty, and is too small
+                for one data member.
             TapeError: The wait for the tape was cancelled, or the drive failed.
         """
         assert self._file is not None
@@ -124,7 +124,7 @@ class TapeOutput(OutputMedium):
         left += self._before.length if self._before else 0
         self._end_file()
         if volume.number == self._volume:
-            self._places.pop()  # what is there is void
+            self._places.pop()  # it holds no complete data member: the next tape replaces it
         if self._on_volume_full is None:
             raise EndOfTapeError(f"{self.name}: the tape is full, with {left} bytes to go")
         full, end = self._lease.drive, self._lease.drive.raw.tell()
@@ -141,7 +141,7 @@ class TapeOutput(OutputMedium):
 
     @override
     def cancel(self) -> None:
-        """End a wait for a drive; a record that it writes cannot be called back."""
+        """Make a wait for a drive fail; a write of a record that has begun cannot be cancelled."""
         self._lease.cancelled.set()
 
     @override
@@ -153,7 +153,7 @@ class TapeOutput(OutputMedium):
 
     @override
     def abort(self) -> None:
-        """End the tape file, without its manifest, if the tape is still ours."""
+        """End the tape file without its manifest, if anything was written to it."""
         try:
             if self._file is not None and self._file.writer.accepted:
                 self._end_file()
@@ -161,7 +161,7 @@ class TapeOutput(OutputMedium):
             self._close()
 
     def report(self, info: BackupInfo) -> TapeReport:
-        """How the backup with this info went to tape so far."""
+        """Make the report of what was written so far, for the backup with this info."""
         return TapeReport(
             info,
             self.set_id,
@@ -177,7 +177,7 @@ class TapeOutput(OutputMedium):
         drive = self._lease.drive
         drive.raw.begin_file()
         if drive.raw.expected_block() == 0:
-            drive.raw.remembered = NO_LABEL  # what is written here takes its place
+            drive.raw.remembered = NO_LABEL  # this tape file overwrites a label
         writer = RecordWriter(drive.raw, self._pool)
         status = drive.status()
         self._began_empty = status.at_beginning or (status.file == 1 and drive.label is not None)
@@ -195,7 +195,7 @@ class TapeOutput(OutputMedium):
         return ReplayBuffer(writer)
 
     def _end_file(self) -> None:
-        """Write the filemark; what the next volume needs of the tape file is kept."""
+        """Write the filemark; keep the records that the next volume needs."""
         file, self._file = self._file, None
         if file is None:
             return
@@ -214,7 +214,7 @@ class TapeOutput(OutputMedium):
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
-        """Add to an error where it happened."""
+        """Add the drive, tape, file and backup to an error."""
         try:
             yield
         except TapeError as e:
@@ -223,7 +223,7 @@ class TapeOutput(OutputMedium):
 
 
 def _append(drive: TapeDrive) -> None:
-    """Go past everything that is on a tape: a restore, or a person, may have moved it."""
+    """Go to the end of data, wherever a restore or a person has left the tape; read its label."""
     status = drive.status()
     if status.write_protected:
         raise WriteProtectedError(f"{drive.path}: the cartridge is write-protected")

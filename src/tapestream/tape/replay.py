@@ -1,12 +1,12 @@
-"""The replay buffer: what must be written again if the tape does not hold it.
+"""The replay buffer: the data that is written again on the next tape if this one does not hold it.
 
     preamble │ member │ member │ mem        the records of a tape file, in memory
                       ▲    ▲   ▲
-          start of replay  │   length: what was put into records
-                           accepted: what is on tape
+          start of replay  │   length: bytes that were put into records
+                           accepted: bytes that are on tape
 
-The records are the buffer: nothing is copied for it. It holds up to one member of the tar, one
-record that is not yet full, and what one write adds.
+The records themselves are the buffer, so nothing is copied for it. It holds up to one member of the
+tar, one record that is not yet full, and the data of one write.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class Boundary(NamedTuple):
     """Where a data member ends and the next begins.
 
     Attributes:
-        offset: Bytes of the tape file before it.
-        start: Disk offset of the data member after it.
+        offset: Bytes of the tape file before the boundary.
+        start: Disk offset of the data member after the boundary.
     """
 
     offset: int
@@ -35,26 +35,26 @@ class Boundary(NamedTuple):
 class ReplayBuffer:
     """One tape file, and the members in it that are not known to be on tape.
 
-    A member looks the same on any volume: the same bytes are written again.
+    A member has the same bytes on any volume, so they can be written again as they are.
 
     Args:
         writer: Writes the tape file.
 
     Attributes:
-        writer: The same.
+        writer: Writes the tape file.
         whole: How many data members of the tape file are known to be on tape.
     """
 
     def __init__(self, writer: RecordWriter) -> None:
         self.writer = writer
         self.whole = 0
-        # The first is where the replay begins; none before the preamble is complete.
+        # The replay begins at the first boundary. There is none before the preamble is complete.
         self._boundaries: deque[Boundary] = deque()
         self._end: int | None = None
 
     @property
     def start(self) -> int | None:
-        """Disk offset of the first member that is not on tape; None where no member is."""
+        """Disk offset of the first member that is not on tape; None if no member is on tape."""
         return self._boundaries[0].start if self.whole else None
 
     @property
@@ -79,7 +79,7 @@ class ReplayBuffer:
         """Put data into records; see `RecordWriter.write`.
 
         Raises:
-            VolumeFull: The tape takes no more of them.
+            VolumeFull: The tape is full. The data is in records all the same.
         """
         try:
             self.writer.write(data)
@@ -96,10 +96,11 @@ class ReplayBuffer:
             self._boundaries.append(Boundary(self.writer.length, start))
 
     def replay(self, before: ReplayBuffer) -> None:
-        """Write again what the volume before does not hold, and free its records.
+        """Write the members again that the volume before does not hold, and free its records.
 
         Raises:
-            VolumeFull: The tape does not hold it either. All of it is in records all the same.
+            VolumeFull: This tape does not hold them either. They are all in records of this tape
+                file, to be written again.
         """
         first, length = before._boundaries[0].offset, before.length
         shift = self.writer.length - first
@@ -111,7 +112,7 @@ class ReplayBuffer:
             raise VolumeFull(self.start)
 
     def _confirm(self) -> None:
-        """Forget the members that are on tape."""
+        """Free the records of members that are on tape."""
         boundaries, accepted = self._boundaries, self.writer.accepted
         while len(boundaries) > 1 and boundaries[1].offset <= accepted:
             boundaries.popleft()

@@ -1,4 +1,4 @@
-"""What a backup to tape was, for the `CopyResult` and the catalog."""
+"""The report of a backup to tape: on which tapes it is. For the `CopyResult` and the catalog."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from ..model.info import BackupInfo
 
 @dataclass(frozen=True)
 class TapeLabel:
-    """What a tape says of itself, in its first tape file.
+    """The label of a tape, from its first tape file.
 
     Attributes:
-        name: What it is called.
-        tape_id: Identifies the tape since it was labelled: labelling it again gives another one.
-        replaces: The `tape_id`s that the tape had before, newest first: all that was on the tape
-            then is gone.
+        name: The name of the tape.
+        tape_id: Identifies the tape; each time it is labelled, it gets a new id.
+        replaces: The ids that the tape had before, newest first. Everything that was on the tape
+            with those ids is gone.
     """
 
     name: str
@@ -31,10 +31,10 @@ class TapePlace:
 
     Attributes:
         drive: Path of the drive that wrote it.
-        label: Label of the tape, as far as the drive had read it.
-        file: Number of the tape file, from 0; None where the driver had lost count.
+        label: Label of the tape; None if it has none.
+        file: Number of the tape file, from 0; None if the driver had lost count.
         volume: Number of the volume, from 1.
-        tape_id: Identifies the tape, where two have one label; None where that is not known.
+        tape_id: Identifies the tape even if two have the same label; None if it is not known.
         replaces: The `tape_id`s that the tape had before it was labelled again.
     """
 
@@ -48,18 +48,18 @@ class TapePlace:
 
 @dataclass(frozen=True)
 class TapeReport:
-    """How a backup went to tape.
+    """What was written to tape for a backup, and where.
 
     Attributes:
-        info: What the backup says of itself.
+        info: What the backup says about itself.
         set_id: Identifies the volumes of the backup.
-        places: Where they are, in order.
+        places: Where the volumes are, in order.
         records: Number of records written.
-        record_bytes: Bytes in them.
-        seconds: How long the drive took to write them.
-        complete: All of it is on tape, with its end. False for a backup that has not ended yet, or
-            was aborted.
-        ended: When it was; None where that is not known.
+        record_bytes: Bytes in these records.
+        seconds: Seconds that the drive took to write them.
+        complete: True if the whole backup is on tape, with its end. False for a backup that has not
+            ended yet, or was aborted.
+        ended: When it was complete; None if that is not known.
     """
 
     info: BackupInfo
@@ -78,7 +78,7 @@ class TapeReport:
 
     @property
     def expected(self) -> Expected:
-        """What a later restore compares with the tape: it may be another one by then."""
+        """What a later restore compares with the tape, which may be another one by then."""
         first = self.places[0] if self.places else None
         return Expected(
             self.info,

@@ -1,4 +1,4 @@
-"""What is on a tape: one record of every tape file, and a look at its end."""
+"""Finds out what is on a tape, from the first record and the end of every tape file."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ..tar.preamble import Preamble
 from .label import NO_LABEL, is_label, read_label
 from .report import TapeLabel
 
-# The end of a manifest is not longer, and no more zeros after it matter.
+# Bytes of text, and of zeros after it, that are kept to find the end of a manifest in them.
 _END_SIZE = 4 * fmt.BLOCK
 # Bytes of a record that are copied at a time.
 _STEP = 64 * 1024
@@ -36,21 +36,21 @@ class TapeEntry:
 
     Attributes:
         file: Its number, from 0: `drive.go_to_file(file)` goes there.
-        info: The backup that it holds; None for a foreign file, a label, or what cannot be read.
-        complete: True when it ends as a backup should, with its manifest. False for one that was
-            aborted, and also for a volume that the end of its tape tore: the backup then goes on
-            on the next volume.
-        tape_label: The tape's label, if this is one.
+        info: The backup that it holds; None for a foreign file, a label, or an unreadable file.
+        complete: True if it ends with a manifest, as a backup should. False for an aborted backup,
+            and also for a volume that was cut off by the end of its tape; that backup then
+            continues on the next volume.
+        tape_label: The tape's label, if this file is one.
         set_id: Identifies the volumes of a backup.
         volume: Number of the volume, from 1.
-        volume_start: Offset in the disk at which the volume goes on.
-        continues: True when the backup continues on another volume.
-        vouches_from: Of a complete volume, the offset in the disk from which on its manifest
-            vouches for the data. Before `volume_start`, where the end of the tape tore the volume
-            before.
-        problem: Why it cannot be read, or None.
-        is_unknown: True if it is not known what it is: its first record cannot be read, or is a
-            damaged label.
+        volume_start: Disk offset of the volume's first data.
+        continues: True if the backup continues on another volume.
+        vouches_from: For a complete volume, the disk offset from which its manifest covers the
+            data. This is less than `volume_start` if the volume before was cut off by the end of
+            its tape.
+        problem: Why the file cannot be read, or None.
+        is_unknown: True if it is not known what the file is: its first record cannot be read, or
+            it is a damaged label.
     """
 
     file: int
@@ -67,25 +67,25 @@ class TapeEntry:
 
     @property
     def label(self) -> str | None:
-        """What the tape is called, if this is its label."""
+        """The name of the tape, if this file is its label."""
         return self.tape_label.name if self.tape_label else None
 
     @property
     def expected(self) -> Expected:
-        """What a later restore compares with the tape: it may be another one by then."""
+        """What a later restore compares with the tape, which may be another one by then."""
         if self.info is None:
             raise UsageError(f"tape file {self.file} holds no backup")
         return Expected(self.info, self.set_id, self.file, whole_info=True)
 
 
 def scan(drive: PositionedDrive) -> Iterator[TapeEntry]:
-    """Rewind, and look at every tape file in turn.
+    """Rewind, and look at one tape file after another.
 
-    Of each, its first record is read, and its last; what is between is spaced over. The tape
-    must not be moved meanwhile.
+    The first record and the end of each file are read; the drive spaces over the rest. The tape
+    must not be moved between two entries.
 
     Args:
-        drive: With a cartridge.
+        drive: The drive, with a cartridge.
 
     Raises:
         BlockSizeError: The drive is in fixed mode, and the tape has blocks of another size.
@@ -101,7 +101,7 @@ def scan(drive: PositionedDrive) -> Iterator[TapeEntry]:
 
 
 def first_label(drive: PositionedDrive) -> TapeLabel | None:
-    """Rewind, and read the label; None if the tape has none. Where the tape then stands is open.
+    """Rewind and read the label; None if the tape has none. The tape may stand anywhere then.
 
     Only the first record is read, unless that fails.
 
@@ -117,7 +117,7 @@ def first_label(drive: PositionedDrive) -> TapeLabel | None:
     except BlockSizeError:
         raise
     except TapeError:
-        # A blank tape cannot be read, either: only winding shows that it is no bad record.
+        # Reading a blank tape fails, too: only winding shows the difference from a bad record.
         entry = next(scan(drive), None)
     else:
         entry = _recognized(0, first, reader)[0] if is_label(first) else None
@@ -152,15 +152,15 @@ def read_entry(drive: PositionedDrive, file: int) -> TapeEntry | None:
     elif problem is None:
         if drive.status().at_end_of_data:
             return None
-        return TapeEntry(file)  # a filemark after a filemark: an empty file
+        return TapeEntry(file)  # two filemarks in a row: an empty file
     else:
         entry = TapeEntry(file, problem=problem, is_unknown=True)
     if not reader.ended:
-        # An error in reading may have been the news of a reset, or of another tape.
+        # A read error may have reported a reset, or another tape.
         if drive.tell() < start:
             raise PositionLostError(f"{drive.path} went back to the beginning of its tape")
         if not _found_filemark(drive):
-            # The power failed before it was written, or there is no tape file.
+            # The power failed before the filemark was written, or there is no tape file.
             return entry if first else None
     if entry.info is None:
         return entry
@@ -168,7 +168,7 @@ def read_entry(drive: PositionedDrive, file: int) -> TapeEntry | None:
 
 
 def _found_filemark(drive: PositionedDrive) -> bool:
-    """Go past the next filemark, or to the end of data; False where that came first."""
+    """Go past the next filemark, or to the end of data; False if the end of data came first."""
     try:
         drive.forward_files(1)
     except TapeError:
@@ -179,7 +179,7 @@ def _found_filemark(drive: PositionedDrive) -> bool:
 
 
 def _recognized(file: int, first: bytes, reader: RecordReader) -> tuple[TapeEntry, int]:
-    """What the tape file is, by its first record; and the size of its records, for a backup."""
+    """The entry for a tape file, from its first record; and a backup's record size in bytes."""
     reader.read_again(first)
     members = MemberReader(reader)
     try:
@@ -202,8 +202,8 @@ def _recognized(file: int, first: bytes, reader: RecordReader) -> tuple[TapeEntr
 def _tail(drive: PositionedDrive, start: int, block: int, record_size: int) -> bytes:
     """The end of the last record before the filemark that was just passed.
 
-    Of the last two records, if the last one does not hold the whole end. A record may be several
-    blocks on the tape: in fixed mode, or if another program copied it there.
+    If the last record does not hold the whole end of the manifest, the last two are read. A record
+    may be several blocks on the tape: in fixed mode, or if another program copied it there.
     """
     end = drive.tell() - 1
     tail = b""
@@ -227,9 +227,9 @@ def _tail(drive: PositionedDrive, start: int, block: int, record_size: int) -> b
 
 
 def _end(tail: bytes, record: memoryview) -> bytes:
-    """What is needed of a stream's end to find that of its manifest, after one more record.
+    """Add a record to the end of a stream, and keep only what is needed to find its manifest's end.
 
-    A record may be large, and padding larger: neither is kept.
+    A record may be large, and the padding even larger, so neither is kept completely.
     """
     for start in range(0, len(record), _STEP):
         tail += record[start : start + _STEP]
@@ -240,12 +240,12 @@ def _end(tail: bytes, record: memoryview) -> bytes:
 
 
 def is_empty(entry: TapeEntry) -> bool:
-    """Whether a tape file has no record: there is nothing to lose."""
+    """Whether a tape file has no records, so that nothing is lost if it is overwritten."""
     return entry == TapeEntry(entry.file)
 
 
 def holds_data(drive: PositionedDrive) -> bool:
-    """Whether the tape file at whose beginning the drive stands has a whole data member."""
+    """Whether the tape file at whose beginning the tape stands has a complete data member."""
     members = MemberReader(RecordReader(drive))
     try:
         while (header := members.header()) is not None:
@@ -254,7 +254,7 @@ def holds_data(drive: PositionedDrive) -> bool:
             if header.name.startswith("extent-"):
                 return True
     except StreamError:
-        pass  # it is torn
+        pass  # it was cut off before
     return False
 
 

@@ -1,4 +1,4 @@
-"""Which backups are looked for, on a tape and in the catalog, and which comes first."""
+"""Selects and orders the backups that `find` returns, for a tape and for the catalog."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Found(Protocol):
 
     @property
     def info(self) -> BackupInfo | None:
-        """What it says of itself."""
+        """What the backup says about itself."""
         ...
 
     @property
@@ -25,7 +25,7 @@ class Found(Protocol):
 
     @property
     def complete(self) -> bool:
-        """It is whole, as far as that is known."""
+        """True if it is known to be complete."""
         ...
 
 
@@ -33,7 +33,7 @@ _T = TypeVar("_T", bound=Found)
 
 
 def check_search(ids: BackupFilter, incomplete: object) -> None:
-    """Make sure that it can be looked for.
+    """Check the arguments of `find`.
 
     Raises:
         UsageError: An argument of `find` cannot work.
@@ -50,16 +50,16 @@ def check_search(ids: BackupFilter, incomplete: object) -> None:
 def search(
     backups: Iterable[_T], ids: BackupFilter, place: Callable[[_T], Any], *, incomplete: bool
 ) -> list[_T]:
-    """Choose backups, in the order in which somebody looks for one to restore.
+    """Select backups, and put those first that one would most likely restore.
 
     Args:
-        backups: All that there are.
-        ids: Which are wanted.
-        place: Where one is; of those of one age, the later place comes first.
-        incomplete: Also those that are not complete.
+        backups: All backups.
+        ids: Only backups with these ids.
+        place: Returns a backup's place; of backups of the same age, the later place comes first.
+        incomplete: True to include those that are not complete.
 
     Returns:
-        The newest first; of several attempts at one backup, or copies, the whole ones first.
+        The newest first; of several attempts at one backup, or copies of it, complete ones first.
     """
     found = [
         one
@@ -85,5 +85,5 @@ def _which(one: Found) -> object:
 
 
 def _age(info: BackupInfo | None) -> float:
-    """When a backup was made, in seconds since 1970; 0 where it does not say."""
+    """When a backup was made, in seconds since 1970; 0 if it does not say."""
     return info.created.timestamp() if info and info.created else 0.0

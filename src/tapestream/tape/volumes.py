@@ -1,4 +1,4 @@
-"""Asking for a tape: what is wanted, in which drive it is, and whether it will do."""
+"""Asks the user's callback to load a tape, until the right one is loaded; opens drives by path."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from .drive import TapeDrive
 
 log = logging.getLogger("tapestream.tape")
 
-# How often to ask for a tape when the one that was loaded will not do.
+# How often to ask for a tape before giving up.
 MAX_REQUESTS = 10
-# Errors that go away with another tape, or another setting of the drive.
+# Errors that another tape, or another setting of the drive, can solve.
 _WILL_NOT_DO = (
     BlockSizeError,
     EndOfTapeError,
@@ -38,15 +38,15 @@ _WILL_NOT_DO = (
 
 @dataclass(frozen=True)
 class VolumeRequest:
-    """Asks for a tape: the next one to write, or the one on which a backup goes on.
+    """Asks for a tape: the next one to write, or the one on which a backup continues.
 
     Attributes:
-        drive: Where the last volume was. It is released: other programs may use it.
+        drive: The drive that was used last. It is released, so other programs may use it.
         set_id: Identifies the volumes of the backup.
-        volume: Number of the volume that is wanted.
+        volume: Number of the volume that is needed.
         backup: What the backup is, for people: VM, disk and date.
-        left: Bytes that are still to be written, more or less; None when reading.
-        problem: Why the tape that was loaded last will not do; None the first time.
+        left: About how many bytes are still to be written; None when reading.
+        problem: Why the tape that was loaded last cannot be used; None the first time.
     """
 
     drive: TapeDrive
@@ -57,7 +57,7 @@ class VolumeRequest:
     problem: str | None = None
 
 
-# Loads the tape; returns the drive it is in: None for the same one.
+# Loads the tape; returns the drive that it is in, or None for `VolumeRequest.drive`.
 LoadVolume = Callable[[VolumeRequest], TapeDrive | None]
 
 
@@ -70,19 +70,19 @@ def request_volume(
     """Ask for a tape until one is accepted.
 
     Args:
-        lease: Of the drive in use. It moves to the drive in which the tape is.
-        request: What is asked for.
-        load: Loads it.
-        accept: Raises what is wrong with the tape that was loaded.
+        lease: The lease of the current drive. It moves to the drive that has the tape.
+        request: The volume that is needed.
+        load: Loads the tape.
+        accept: Raises an error if the tape that was loaded cannot be used.
 
     Raises:
-        TapeError: The wait was cancelled, the drive failed, or no tape would do.
+        TapeError: The wait was cancelled, the drive failed, or no tape could be used.
     """
     for _ in range(MAX_REQUESTS):
         lease.drive.release()
         lease.acquire()  # so that `load` may scan the drive in this thread
         lease.move(load(request) or lease.drive)
-        lease.check_cancelled()  # nothing is begun on a tape that came too late
+        lease.check_cancelled()  # do not begin on a tape that came after a cancel
         try:
             _wait_for_cartridge(lease)
             return accept(lease.drive)
@@ -105,10 +105,10 @@ def _wait_for_cartridge(lease: Lease[TapeDrive]) -> None:
 
 
 def drive_of(target: object) -> TapeDrive | None:
-    """The drive that a target is, or whose path it is; None for other targets.
+    """The drive, if the target is a drive or the path of one; None for other targets.
 
-    A drive that is opened here, by its path, is closed whenever the stream does not use it: another
-    stream may open it by its path, too.
+    A drive that is opened here, by its path, is closed whenever its stream does not use it, so that
+    another stream can open it by its path, too.
     """
     if isinstance(target, TapeDrive):
         return target
@@ -120,13 +120,13 @@ def drive_of(target: object) -> TapeDrive | None:
 
 
 def closed_when_unused(drive: TapeDrive) -> TapeDrive:
-    """The drive, which from now on is closed at the end of every turn."""
+    """Let a drive be closed at the end of every turn from now on; return it."""
     drive.lock.on_release = _close
     return drive
 
 
 def _close(drive: TapeDrive) -> None:
-    """Close a drive; an error is only logged, for what was to be kept has its filemark."""
+    """Close a drive; only log an error, because finished tape files have their filemarks."""
     try:
         drive.close()
     except TapeError as e:
@@ -134,7 +134,7 @@ def _close(drive: TapeDrive) -> None:
 
 
 def place_in_words(path: str, label: str | None, file: int | None, backup: str | None) -> str:
-    """Where something is, for people: drive, tape, tape file, backup, as far as they are known."""
+    """Describe a place for people: drive, tape, tape file and backup, as far as they are known."""
     tape = f", tape {label}" if label else ""
     number = f", file {file}" if file is not None else ""
     return f"{path}{tape}{number}{f' ({backup})' if backup else ''}"
