@@ -1,1 +1,1 @@
-"""This machine's files, pipes and file objects."""
+"""Files, pipes, block devices and file objects on this machine, and the tars and images in them."""

@@ -1,4 +1,4 @@
-"""A file that has its name only while it is complete."""
+"""A file that gets its name only when it is complete."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ class AtomicFile:
     `ResourceWarning`.
 
     Args:
-        path: The final name; of a symbolic link, the name of the file it points to.
+        path: The final name. If it is a symbolic link, the name of the file that it points to.
         modify: Write into the file of that name, if there is one, instead of replacing it.
 
     Attributes:
         path: The final name.
-        created: True when the file is new, and so empty.
-        touched: Set by the user before what is in it is changed.
+        created: True if the file is new, and so empty.
+        touched: The user sets this to True before the contents are changed.
 
     Raises:
         LocalIOError: The file cannot be created or moved.
-        UsageError: There is something that is not a regular file, or, with `modify`, a file that
-            is in use; or the path is that of a device, which is not there.
+        UsageError: The path exists and is not a regular file; or, with `modify`, the file is in
+            use; or the path belongs to a device that does not exist.
     """
 
-    # The temporary name; None before the file is created and once it has its final name.
+    # The temporary name; None before the file is created and after it has its final name.
     _partial: Path | None = None
     _file: io.FileIO | None = None
     _size = 0
@@ -96,10 +96,10 @@ class AtomicFile:
             empty: Drop all contents: the whole file then reads as zeros.
 
         Raises:
-            LocalIOError: It cannot have this size. If it was to grow, nothing is lost.
+            LocalIOError: It cannot have this size. If it should grow, its contents are unchanged.
         """
         with as_local_error(f"cannot resize {self.path} to {size} bytes"):
-            if size > self._size:  # first what may fail
+            if size > self._size:  # this may fail, so it comes first
                 os.ftruncate(self.fd, size)
             if empty and not self.created:
                 os.ftruncate(self.fd, 0)
@@ -134,13 +134,13 @@ class AtomicFile:
             directory.close()
 
     def abort(self) -> Path | None:
-        """Remove the half-written file, or rename an unchanged one back. Not after a commit.
+        """Remove the half-written file, or rename an unchanged one back. A commit stays.
 
         Returns:
-            Where an existing file is that had already been changed; None otherwise.
+            The temporary name of an existing file that was already changed; None otherwise.
 
         Raises:
-            LocalIOError: It cannot be taken away; it still has its temporary name.
+            LocalIOError: It can be neither removed nor renamed; it still has its temporary name.
         """
         left = None
         try:
@@ -196,7 +196,7 @@ class AtomicFile:
         return None
 
     def _is_as_it_was(self) -> bool:
-        """Whether an existing file was not changed; one that only grew is shrunk again."""
+        """True if an existing file was not changed. If it only grew, it is shrunk again."""
         size = os.fstat(self.fd).st_size
         if self.touched or size < self._size:
             return False
@@ -211,22 +211,22 @@ class AtomicFile:
     def _close(self) -> None:
         file, self._file = self._file, None
         if file is not None:
-            close_file(file, str(self.path))  # what was to be kept is on stable storage
+            close_file(file, str(self.path))  # after a commit, all of it is on stable storage
 
 
 class _Directory:
     """The directory of a file that is renamed: puts the new name on stable storage."""
 
     def __init__(self, path: Path) -> None:
-        # One at most. A list, since append() and pop() cannot be interrupted half-way.
+        # At most one descriptor, in a list: append() and pop() cannot be interrupted half-way.
         self._fds: list[int] = []
         self._path = path
 
     def open(self) -> None:
-        """Find out, before anything in it is changed, how it can be put on stable storage.
+        """Find out, before anything in it is changed, how to put it on stable storage.
 
         Raises:
-            OSError: It cannot.
+            OSError: That is not possible.
         """
         try:
             self._fds.append(os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
@@ -238,7 +238,7 @@ class _Directory:
             self.close()
 
     def sync(self, fd: int) -> None:
-        """Put the directory on stable storage; if it cannot be, its whole file system.
+        """Put the directory on stable storage, or its whole file system if it could not be opened.
 
         Args:
             fd: A file in it.
@@ -267,7 +267,7 @@ class _Directory:
 
 
 def _is_for_devices(directory: Path) -> bool:
-    """True for /dev and all below it except /dev/shm, which is for files."""
+    """True for /dev and everything below it, except for /dev/shm, which is for files."""
     devices = os.stat("/dev").st_dev
     return (
         directory.is_dir()
@@ -277,5 +277,5 @@ def _is_for_devices(directory: Path) -> bool:
 
 
 def _short(name: str) -> str:
-    """Leave room for what is added: most file systems take names of up to 255 bytes."""
+    """Cut a name to leave room for a suffix: most file systems take names of up to 255 bytes."""
     return os.fsdecode(os.fsencode(name)[:230])

@@ -1,4 +1,4 @@
-"""An open file of this machine; a read or write that blocks in a pipe can be cancelled."""
+"""An open file, by its descriptor. A read or write that blocks in a pipe can be cancelled."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..errors import LocalIOError
 
 log = logging.getLogger("tapestream.files")
 
-# In bytes. A pipe holds 64 KiB by default: too little for two busy processes.
+# Bytes. A pipe holds 64 KiB by default: too little for two busy processes.
 PIPE_SIZE = 1024**2
 
 
@@ -26,11 +26,11 @@ class OpenFile:
 
     Args:
         file: The open file.
-        name: What it is called, for people.
-        release: What to do at the end instead of just closing the file.
+        name: Its name, for people.
+        release: Called at the end instead of closing the file.
 
     Attributes:
-        start: Where a regular file or a disk stood when this was made; None for anything else.
+        start: The position of a regular file or a disk when this was made; None for anything else.
 
     Raises:
         LocalIOError: It cannot be used, or no descriptor is left: a pipe needs two more.
@@ -52,7 +52,7 @@ class OpenFile:
 
     @property
     def fd(self) -> int:
-        """The descriptor, see `descriptor`."""
+        """The descriptor. See `descriptor` for when to use it."""
         return descriptor(self._file, self.name)
 
     def readinto(self, buffer: memoryview) -> int:
@@ -88,7 +88,7 @@ class OpenFile:
                     raise
 
     def finish(self) -> None:
-        """Put what was written on stable storage, where there is any, and close.
+        """Put what was written on stable storage, if the file is on one, and close.
 
         Raises:
             OSError: The kernel could not write all of it, and reports it here.
@@ -112,7 +112,7 @@ class OpenFile:
 
 
 class OwnFile(io.FileIO):
-    """A descriptor that is closed with its last user, without a ResourceWarning."""
+    """A file that is closed when nothing refers to it any more, without a ResourceWarning."""
 
     def __del__(self) -> None:
         self.close()
@@ -122,9 +122,9 @@ class _Cancel:
     """A flag that a thread blocked in poll() notices."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()  # nothing is written to what is being closed
+        self._lock = threading.Lock()  # so that `set` does not write to a closed descriptor
         self._is_set = False
-        # In one step: whatever interrupts this, the descriptors have an owner that closes them.
+        # In one step, so that after any interrupt the descriptors have an owner that closes them.
         self._read, self._write = map(OwnFile, os.pipe2(os.O_CLOEXEC), ("rb", "wb"))
 
     def set(self) -> None:
@@ -162,7 +162,7 @@ def descriptor(file: io.FileIO, name: str) -> int:
 
 
 def close_file(file: io.FileIO, name: str) -> None:
-    """Close a file. An error is only logged: the copy has not failed because of it."""
+    """Close a file. An error is only logged: it does not make the copy fail."""
     try:
         file.close()
     except OSError as e:
@@ -214,4 +214,4 @@ def _widen_pipe(fd: int) -> None:
         try:
             fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
         except OSError:
-            return  # the limit for this user is reached; it works all the same
+            return  # this user's limit is reached; the pipe works with its old size, too

@@ -1,4 +1,4 @@
-"""The format of a file of this machine, so that no other format is overwritten."""
+"""Recognizes the format of a local file, so that no file in another format is overwritten."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..model.formats import SECTOR, format_of
 
 
 def known_format(fd: int, *, streams: bool = True) -> str | None:
-    """Which format an open file has, see `format_of`; None for a raw image.
+    """The format of an open file, see `format_of`; None for a raw image.
 
     Raises:
         OSError: It cannot be read.
@@ -20,11 +20,11 @@ def known_format(fd: int, *, streams: bool = True) -> str | None:
 
 
 def format_at(path: str, *, streams: bool = True) -> str | None:
-    """The same for a path; None if it cannot be read, as the caller finds out."""
+    """The format of the file at a path. None if it cannot be read: the caller will see that."""
     try:
         mode = os.stat(path).st_mode
         if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
-            return None  # not even opened: that would take a fifo's data, or wind a tape
+            return None  # do not even open it: that would take data from a fifo, or wind a tape
         with io.FileIO(path, "rb") as file:
             return known_format(file.fileno(), streams=streams)
     except OSError:

@@ -20,12 +20,12 @@ class BinaryInput(Protocol):
     """A file object to read from."""
 
     def read(self, n: int, /) -> bytes | None:
-        """Return up to `n` bytes; none at the end."""
+        """Return up to `n` bytes; no bytes at the end."""
         ...
 
 
 class PlainInput(InputMedium):
-    """A medium of one volume. If it has no `start`, it can be read only once."""
+    """A medium of one volume. If its `start` is None, it can be read only once."""
 
     name = ""
 
@@ -35,7 +35,7 @@ class PlainInput(InputMedium):
 
     @override
     def check_position(self) -> None:
-        """Do nothing: nobody else moves it."""
+        """Do nothing: nobody else moves the position."""
 
     @override
     def next_volume(self, volume: VolumeId) -> None:
@@ -50,7 +50,7 @@ class DescriptorInput(PlainInput):
 
     Args:
         file: The file, which is closed at the end.
-        before: Bytes that were already read from it, and come first.
+        before: Bytes that were already read from the file. They come first.
     """
 
     def __init__(self, file: OpenFile, before: bytes = b"") -> None:
@@ -92,7 +92,7 @@ class DescriptorInput(PlainInput):
         if self._start is None:
             return None
         if self._start + offset + length > MAX_OFFSET:
-            return b""  # no file is so long
+            return b""  # no file is that long
         with as_local_error(f"cannot read {self.name}"):
             return os.pread(self._file.fd, length, self._start + offset)
 
@@ -111,7 +111,7 @@ class ObjectInput(PlainInput):
     def __init__(self, file: BinaryInput) -> None:
         super().__init__(name_of(file), _tell(file))
         self._file = file
-        # What readinto() of a BufferedReader had read before an error would be lost.
+        # readinto() of a BufferedReader reads several times: an error would lose the earlier reads.
         one_read = isinstance(file, io.BufferedReader)
         readinto = getattr(file, "readinto1" if one_read else "readinto", None)
         self._readinto = readinto or partial(_read_into, file)
@@ -152,15 +152,15 @@ class ObjectInput(PlainInput):
 
     @override
     def peek(self, offset: int, length: int) -> None:
-        """Not known: a GzipFile, for example, would have to unpack all that is before."""
+        """Return None: a GzipFile, for example, would have to unpack everything before it."""
 
     @override
     def cancel(self) -> None:
-        """Not possible."""
+        """Do nothing: a call of a file object cannot be interrupted."""
 
     @override
     def close(self) -> None:
-        """Nothing: it is not ours."""
+        """Do nothing: the caller closes it."""
 
 
 def open_input(target: str | os.PathLike[str] | BinaryInput) -> InputMedium:
@@ -208,7 +208,7 @@ def _read_into(file: BinaryInput, buffer: memoryview) -> int | None:
 
 
 def _tell(file: BinaryInput) -> int | None:
-    """Where a file object stands; None for one that cannot go back there."""
+    """The position of a file object; None if it cannot go back there later."""
     try:
         return int(file.tell()) if file.seekable() else None  # type: ignore[attr-defined]
     except (AttributeError, OSError, ValueError):

@@ -1,7 +1,7 @@
 """Locks on local files, so that no copy destroys what it reads.
 
-flock(2) knows a file by any of its names, in this process and in others. On a file system without
-locks nothing is checked.
+flock(2) recognizes a file under all of its names, in this process and in others. On a file system
+without locks, nothing is checked.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ def lock_shared(fd: int) -> None:
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError:
-        return  # whoever writes the file knows that he does; or the file system has no locks
+        return  # another process is changing the file, and knows it; or there are no locks
 
 
 def lock_exclusive(fd: int, path: str | os.PathLike[str]) -> None:

@@ -1,9 +1,9 @@
 """File objects of the caller.
 
-Those of io itself, with or without a buffer over an io.FileIO, are read and written by a copy of
-their descriptor: there a read that blocks in a pipe can be cancelled, and what a full disk refuses
-stays in no buffer. Anything else is used only by its methods: a GzipFile has a fileno(), too, but
-that is the packed file's.
+An io.FileIO, alone or inside a buffered object of io, is read and written through a copy of its
+descriptor. So a read that blocks in a pipe can be cancelled, and data that a full disk refuses does
+not stay in a buffer. Any other object is used only through its methods: a GzipFile has a fileno(),
+too, but that is the descriptor of the packed file.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ PlainFile: TypeAlias = "io.FileIO | io.BufferedReader | io.BufferedWriter | io.B
 
 
 def plain_file(file: object) -> PlainFile | None:
-    """The same object if it is one of io's own over a descriptor; None for anything else."""
+    """The same object if it is one of io's own over an io.FileIO; None for anything else."""
     if type(file) in (io.BufferedReader, io.BufferedWriter, io.BufferedRandom):
         return cast(PlainFile, file) if type(file.raw) is io.FileIO else None  # type: ignore[attr-defined]
     return file if type(file) is io.FileIO else None
 
 
 class BorrowedFile(OwnFile):
-    """A descriptor of our own for a file object of the caller, who may close that at any time.
+    """Our own descriptor for a file object of the caller, who may close that object at any time.
 
-    From then on, this one cannot be used either. A call that has already begun still reaches the
-    right file; by its number, the caller's descriptor may be another file's.
+    After that, this one cannot be used either. But a call that has already begun still reaches the
+    right file: the number of our descriptor does not change, and that of the caller's may.
     """
 
     def __init__(self, file: PlainFile) -> None:
@@ -44,7 +44,7 @@ class BorrowedFile(OwnFile):
         return super().fileno()
 
     def give_back(self) -> None:
-        """Close this one, and let the caller's notice where it stands now."""
+        """Close this one, and let the caller's object notice its new position."""
         close_file(self, name_of(self._theirs))
         with suppress(ValueError):  # it is closed
             if self._theirs.seekable():
@@ -52,10 +52,12 @@ class BorrowedFile(OwnFile):
 
 
 def leave_buffer(file: PlainFile) -> bytes:
-    """Empty the buffer of one of io's own file objects: its descriptor then stands where it does.
+    """Empty the buffer of one of io's own file objects.
+
+    Its descriptor then has the same position as the object.
 
     Returns:
-        What was read ahead from a pipe or a device, and cannot be given back to it.
+        What was read ahead from a pipe or a device: it cannot be given back.
 
     Raises:
         OSError: The buffer held data that cannot be written.
@@ -64,7 +66,7 @@ def leave_buffer(file: PlainFile) -> bytes:
         return b""
     if is_storage(file.fileno()):
         position = file.tell()
-        file.seek(0, os.SEEK_END)  # for a position inside the buffer, seek() keeps the buffer
+        file.seek(0, os.SEEK_END)  # a seek() to a position inside the buffer would keep the buffer
         file.seek(position)
     elif isinstance(file, io.BufferedReader):
         return _read_ahead(file)
@@ -74,7 +76,7 @@ def leave_buffer(file: PlainFile) -> bytes:
 
 
 def _read_ahead(file: io.BufferedReader) -> bytes:
-    """Take what a file object has read ahead, without waiting for more."""
+    """Take the data that a file object has read ahead, without waiting for more."""
     fd = file.fileno()
     blocking = os.get_blocking(fd)
     os.set_blocking(fd, False)
@@ -85,7 +87,7 @@ def _read_ahead(file: io.BufferedReader) -> bytes:
 
 
 def name_of(file: object) -> str:
-    """What a file object is called, for people."""
+    """The name of a file object, for people."""
     name = getattr(file, "name", None)
     if isinstance(name, int):
         return f"file descriptor {name}"
@@ -100,7 +102,7 @@ def check_object(file: object, method: str) -> None:
         method: The method that it must have.
 
     Raises:
-        UsageError: It is in text mode, closed, or no file object.
+        UsageError: It is in text mode, closed, or not a file object.
     """
     if isinstance(file, io.TextIOBase):
         raise UsageError(f"{name_of(file)} is open in text mode: a tar needs binary mode")

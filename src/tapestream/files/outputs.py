@@ -27,7 +27,7 @@ from .descriptors import (
 from .formats import format_at
 from .objects import BorrowedFile, check_object, leave_buffer, name_of, plain_file
 
-# Small writes are gathered up to this; from half of it on, data goes out without a copy.
+# Bytes. Small writes are gathered up to this. Data of half of this or more is written uncopied.
 GATHER_SIZE = 1024**2
 
 
@@ -35,12 +35,12 @@ class BinaryOutput(Protocol):
     """A file object to write to."""
 
     def write(self, data: memoryview, /) -> int | None:
-        """Write the data, and return how much of it; None means all."""
+        """Write data, and return how many bytes were written; None means all of them."""
         ...
 
 
 class PlainOutput(OutputMedium):
-    """A medium of one volume. Small writes are gathered; nothing is kept to be written again."""
+    """A medium of one volume. Small writes are gathered. Nothing is kept for a second volume."""
 
     name = ""
     length = 0
@@ -48,7 +48,7 @@ class PlainOutput(OutputMedium):
 
     def __init__(self, name: str) -> None:
         self.name = name
-        # Filled again and again: fresh memory would cost more than what is copied into it.
+        # Used again and again: new memory would cost more than the copy into it.
         self._gathered = memoryview(bytearray(GATHER_SIZE))
         self._filled = 0
 
@@ -101,7 +101,7 @@ class PlainOutput(OutputMedium):
 
 
 class DescriptorOutput(PlainOutput):
-    """Writes an open file, which is closed at the end: so the other side of a pipe sees its end."""
+    """Writes an open file, and closes it at the end, so that the reader of a pipe sees the end."""
 
     def __init__(self, file: OpenFile) -> None:
         super().__init__(file.name)
@@ -157,13 +157,13 @@ class ObjectOutput(PlainOutput):
                 raise _cannot_write(self.name, e) from e
             if written is None and not isinstance(self._file, io.RawIOBase):
                 return
-            if not written:  # None of a raw file: it is not ready
+            if not written:  # a raw file returns None if it is not ready
                 raise UsageError(f"{self.name} takes no data: it must be in blocking mode")
             data = data[written:]
 
     @override
     def _finish(self) -> None:
-        """Flush it, and fsync the file under it, if it shows one."""
+        """Flush it, and fsync its file if it has a descriptor."""
         file = cast(io.IOBase, self._file)
         try:
             if hasattr(file, "flush"):
@@ -178,7 +178,7 @@ class ObjectOutput(PlainOutput):
 
     @override
     def abort(self) -> None:
-        """Nothing: without its manifest, the tar does not look complete."""
+        """Do nothing: without its manifest, the tar does not look complete."""
 
 
 def open_output(target: str | os.PathLike[str] | BinaryOutput) -> OutputMedium:
@@ -221,7 +221,7 @@ def _open_special(name: str) -> OpenFile:
     with as_local_error(f"cannot open {name}"):
         file = io.FileIO(os.open(name, os.O_WRONLY | os.O_CLOEXEC), "wb")
     with as_local_error(f"cannot open {name}", partial(close_file, file, name)):
-        # A blocking write of much data would not notice that it is cancelled.
+        # In blocking mode, a large write would not notice that it is cancelled.
         os.set_blocking(file.fileno(), not may_block(file.fileno()))
     return OpenFile(file, name)
 
@@ -253,13 +253,14 @@ def _open_object(target: BinaryOutput) -> OutputMedium:
 
 
 def _reopened_pipe(fd: int) -> io.FileIO | None:
-    """Open a pipe anew, in non-blocking mode, so that a blocked write can be cancelled.
+    """Open a pipe a second time, in non-blocking mode, so that a blocked write can be cancelled.
 
-    That mode belongs to the open file, not to the descriptor, and others have the same open file.
+    The mode belongs to the open file, not to the descriptor, and other processes may share the
+    caller's open file. So it cannot be changed there.
 
     Returns:
-        None for anything but a pipe, and where that is not possible: there is no /proc, or the
-        pipe is another user's.
+        The new file. None if this is not a pipe, or if it cannot be opened again: there is no
+        /proc, or the pipe belongs to another user.
     """
     if not is_pipe(fd):
         return None

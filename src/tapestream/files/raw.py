@@ -1,4 +1,4 @@
-"""Raw images and block devices on this machine, sparse both ways."""
+"""Reads and writes raw images and block devices on this machine, with their holes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ log = logging.getLogger("tapestream.raw")
 # More threads than this do not make a local disk faster.
 MAX_THREADS = 8
 
-# Where holes cannot be punched, zeros are written in pieces of this many bytes.
+# If holes cannot be punched, zeros are written in pieces of this many bytes.
 _ZEROS = bytes(1024**2)
 
 
@@ -40,7 +40,7 @@ class RawImageSource(Source):
 
     Args:
         path: The image.
-        info: What is known of the backup; size and context are filled in.
+        info: What is known about the backup; size and context are filled in.
 
     Raises:
         LocalIOError: The image cannot be opened.
@@ -84,12 +84,12 @@ class RawImageSource(Source):
 
     @override
     def extents(self) -> Extents:
-        """The data and the holes that the file system knows of."""
+        """The data and the holes, as far as the file system knows them."""
         with as_local_error(f"cannot find the holes in {self._path}"):
             return Extents.of(data_and_holes(descriptor(self._file, self._path), self._info.size))
 
     def rewind(self) -> None:
-        """Nothing to do: an image can be read any number of times."""
+        """Do nothing: an image can be read any number of times."""
 
     @override
     def open_reader(self) -> Reader:
@@ -123,7 +123,7 @@ class _RawReader(Reader):
 
     @override
     def close(self) -> None:
-        """Nothing to close: the file is the source's."""
+        """Do nothing: the source closes the file."""
 
 
 class RawImageSink(Sink):
@@ -132,30 +132,30 @@ class RawImageSink(Sink):
     A new image is written under a temporary name beside its own, with mode 0600, and renamed
     when it is complete. An image that exists keeps its owner and mode: a full backup empties it
     first, an incremental one changes it in place, with holes punched where the backup has zeros.
-    Meanwhile it is renamed to NAME.partial, and it keeps that name when the restore fails half-way.
-    Nothing in it is changed before the first writer is opened. A block device has no name to lose:
+    Meanwhile it is renamed to NAME.partial, and it keeps that name if the restore fails half-way.
+    Nothing in it is changed before the first writer is opened. A block device cannot be renamed:
     after an error its contents are undefined.
 
-    What is there must be a raw image. An image of another format, such as qcow2, a tar or a
-    compressed file, known by its first and last bytes, is refused.
+    What exists must be a raw image. Another format, such as qcow2, a tar or a compressed file, is
+    recognized by its first and last bytes, and refused.
 
     Args:
         path: The image.
-        size: Size in bytes that the image shall have; that of the backup when None. A block
-            device has its own.
+        size: Size that the image will have, in bytes; None for the size of the disk in the backup.
+            A block device keeps its own size, which must be at least this.
 
     Raises:
-        UsageError: An argument cannot work, or what is there is in another format. Nothing was
+        UsageError: An argument cannot work, or what exists is in another format. Nothing was
             touched.
     """
 
     sequential = False
     max_writers = MAX_THREADS
-    # So that an object whose constructor failed can be closed.
+    # Defaults, so that an object whose constructor failed can be closed.
     _file: AtomicFile | None = None
     _device: io.FileIO | None = None
     _writer: _RawWriter | None = None
-    # Empties the image or sets its size, once the readers of the source are open.
+    # Empties the image or sets its size, after the readers of the source were opened.
     _prepare: Callable[[], None] | None = None
     _ended = True
 
@@ -172,8 +172,8 @@ class RawImageSink(Sink):
         Raises:
             TargetSizeError: The image would be smaller than the disk.
             LocalIOError: It cannot be opened.
-            UsageError: An incremental backup, and there is no image to apply it to; or what is
-                there is in another format.
+            UsageError: There is no image to which an incremental backup could be applied; or what
+                exists is in another format.
         """
         if self._writer is not None or self._ended:
             raise UsageError("a RawImageSink takes one backup: make a new one")
@@ -186,9 +186,9 @@ class RawImageSink(Sink):
 
     @override
     def open_writer(self) -> Writer:
-        """Empty what is there, if this is the first writer of a full backup.
+        """Open a writer. Before the first one of a full backup, an existing image is emptied.
 
-        Not before: by now the readers of the source are open, which may have failed.
+        This is not done in `begin`: the readers of the source are opened after it, and may fail.
 
         Raises:
             LocalIOError: The image cannot have its size.
@@ -212,10 +212,10 @@ class RawImageSink(Sink):
 
     @override
     def abort(self) -> None:
-        """Take a new image away, and give one that was not changed its name again.
+        """Remove a new image, or give an unchanged one its name back.
 
         Raises:
-            LocalIOError: The half-written image could not be taken away.
+            LocalIOError: The half-written image could not be removed.
         """
         if self._writer is not None:
             self._writer.end()
@@ -237,11 +237,11 @@ class RawImageSink(Sink):
         self._file = AtomicFile(self._path, modify=True)
         full = info.context == "zero"
         self._prepare = partial(self._file.resize, size, empty=full)
-        # What was emptied has no holes to be punched.
+        # An emptied image reads as zeros already: no holes need to be punched.
         self._writer = _RawWriter(self._file.fd, self._path, blank=full, changed=self._file)
 
     def _size_of_file(self, info: BackupInfo) -> int:
-        """Decide how large the image shall be, before anything is touched."""
+        """Decide how large the image will be, before anything is touched."""
         size = info.size if self._size is None else self._size
         if info.context == "dirty":
             existing, parent = _existing(self._path), info.parent_checkpoint_id
@@ -286,7 +286,7 @@ class RawImageSink(Sink):
             self._writer.end()
         self._ended = True
         if self._device is not None:
-            close_file(self._device, self._path)  # what was written is on stable storage, or void
+            close_file(self._device, self._path)  # after a commit, all of it is on stable storage
 
 
 class _RawWriter(Writer):
@@ -295,8 +295,8 @@ class _RawWriter(Writer):
     Args:
         fd: The image.
         path: Its name, for errors.
-        blank: True when the image reads as zeros already.
-        changed: Is `touched` before anything is written.
+        blank: True if the image reads as zeros already.
+        changed: Its `touched` is set before anything is written.
     """
 
     def __init__(
@@ -334,15 +334,15 @@ class _RawWriter(Writer):
             start += step
 
     def cancel(self) -> None:
-        """Stop writing zeros, of which there may be many."""
+        """Stop writing zeros: there may be many of them."""
         self._cancelled = True
 
     @override
     def close(self) -> None:
-        """Nothing to close: the file is the sink's."""
+        """Do nothing: the sink closes the file."""
 
     def end(self) -> None:
-        """Write nothing more: the descriptor is about to be closed, and may be another file's."""
+        """Make later writes fail: the descriptor will be closed, and another file may get it."""
         self._fd = -1
 
     def _note(self) -> None:
@@ -360,10 +360,10 @@ def _existing(path: str) -> os.stat_result | None:
 
 
 def _refuse_other_format(path: str) -> None:
-    """Make sure that no image of another format is taken for a raw one, and lost.
+    """Make sure that what exists is not in another format: it would be overwritten.
 
     Raises:
-        UsageError: It would be.
+        UsageError: It is in another format.
     """
     found = format_at(path)
     if found is not None:
@@ -377,7 +377,7 @@ def _refuse_other_format(path: str) -> None:
 
 
 def _check_unread(path: str) -> None:
-    """Refuse it first because somebody reads it: it may be the source of this restore."""
+    """Refuse a file that is being read, with an error that says so: it may be the source."""
     try:
         file = io.FileIO(path, "rb")
     except OSError:

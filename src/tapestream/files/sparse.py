@@ -1,4 +1,4 @@
-"""Holes in files: where they are, and how to make them."""
+"""Finds and makes holes in files."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def punch_hole(fd: int, start: int, length: int) -> bool:
         length: Its length in bytes.
 
     Returns:
-        False where that is not possible: zeros must be written.
+        False if that is not possible: the caller must write zeros.
     """
     # Both libraries take 64-bit offsets under this name, also on 32-bit machines.
     fallocate = getattr(_libc(), "fallocate64", None) or _libc().fallocate

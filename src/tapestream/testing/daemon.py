@@ -71,12 +71,12 @@ class ImageioDaemon:
             url = daemon.add_ticket(nbd_url, size=virtual_size(disk))
             ...  # a client: url, and daemon.cafile to verify the server
 
-    The daemon logs the tickets it is given. They are random and die with it, and nothing but this
-    machine can reach it.
+    The daemon logs its tickets. They are random and end with the daemon, and only this machine can
+    reach it.
 
     Args:
-        directory: Where its configuration, certificates and log go; created when missing. Give
-            each daemon a directory of its own.
+        directory: Directory for its configuration, certificates and log; it is created if it does
+            not exist. Give each daemon a directory of its own.
         local_socket: Address of the unix socket that serves images: a path of at most 107 bytes,
             or an abstract address, beginning with a NUL character. By default a fresh path.
 
@@ -105,7 +105,7 @@ class ImageioDaemon:
 
     @property
     def pid(self) -> int:
-        """The daemon's process, to stop and to continue; RuntimeError unless the daemon runs."""
+        """Id of the daemon's process, to send it signals; RuntimeError unless the daemon runs."""
         return self._state().process.pid
 
     def __enter__(self) -> Self:
@@ -166,7 +166,7 @@ class ImageioDaemon:
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
-                    # Ctrl-C is for us: it must not end the daemon under a client that cleans up.
+                    # Ctrl-C must not end the daemon: a client that cleans up still needs it.
                     start_new_session=True,
                 )
             cleanup.callback(_terminate, process)
@@ -184,7 +184,7 @@ class ImageioDaemon:
         self._cleanup.close()
 
     def kill(self) -> None:
-        """End the daemon by SIGKILL, as a crash of its host would; else the same as `stop`."""
+        """End the daemon by SIGKILL, as in a crash of its host. Everything else is as in `stop`."""
         if self._running is not None:
             self._running.process.kill()
         self.stop()
@@ -216,7 +216,7 @@ class ImageioDaemon:
             sparse: Deallocate what the client zeroes.
             timeout: Seconds until the ticket expires, unless it is used.
             inactivity_timeout: Seconds until the daemon closes an idle connection of this ticket.
-            ticket_id: The ticket, to add one again that the daemon lost; by default a new one.
+            ticket_id: Id of a ticket that the daemon lost, to add it again; by default a new id.
 
         Returns:
             The transfer URL, `https://127.0.0.1:PORT/images/UUID`.
@@ -250,7 +250,7 @@ class ImageioDaemon:
         self._control("DELETE", _ticket_id(transfer_url))
 
     def ticket_info(self, transfer_url: str) -> dict[str, Any]:
-        """Return what the daemon knows of a ticket: "transferred", "connections", "expires"...
+        """Return what the daemon knows about a ticket: "transferred", "connections", "expires"...
 
         Raises:
             LookupError: There is no such ticket.
@@ -308,7 +308,7 @@ class ImageioDaemon:
         while True:
             if process.poll() is not None:
                 raise RuntimeError(self._failure(f"exited with code {process.returncode}"))
-            # Removing a ticket that never was succeeds, so the probe leaves no error in the log.
+            # Removing a ticket that does not exist succeeds, so this leaves no error in the log.
             with contextlib.suppress(OSError, http.client.HTTPException):
                 _ticket_request(control_socket, "DELETE", "readiness-probe", timeout=5)
                 return
@@ -317,7 +317,7 @@ class ImageioDaemon:
             time.sleep(0.02)
 
     def _port_from_log(self) -> int:
-        # The daemon picks a free port itself, which nobody can take in between, and logs it.
+        # The daemon itself picks a free port and logs it, so nobody can take the port in between.
         match = re.search(r"\[services\] remote\.service listening on .*, (\d+)\)", self.read_log())
         if match is None:
             raise RuntimeError(self._failure("did not log its port"))

@@ -1,4 +1,4 @@
-"""Disk images for tests and demos: made, served, filled and compared by the qemu tools."""
+"""Makes, serves, fills and compares disk images for tests and demos, with the qemu tools."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from typing import Any
 from typing_extensions import Self
 
 _START_TIMEOUT = 30.0
-# At its end qemu-nbd writes back what it has cached.
+# At its end, qemu-nbd writes back what it has cached: that may take long.
 _STOP_TIMEOUT = 60.0
 
 
 class ImageServer:
-    """A qemu-nbd that serves one image; ended by its context at the latest.
+    """A qemu-nbd process that serves one image. The end of its context ends it.
 
-    It can be killed and started again, and then serves the image at the same URL::
+    It can be killed and started again. It then serves the image at the same URL::
 
         with ImageServer(path) as server:
             ...  # server.url
@@ -74,7 +74,7 @@ class ImageServer:
 
     @property
     def pid(self) -> int:
-        """The process of qemu-nbd, to stop and to continue; RuntimeError unless it was started."""
+        """Id of qemu-nbd's process, to send it signals; RuntimeError unless it was started."""
         if self._process is None:
             raise RuntimeError("qemu-nbd is not running: call start() first")
         return self._process.pid
@@ -92,7 +92,7 @@ class ImageServer:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                # Ctrl-C is for us: the image must outlive the clients that clean up.
+                # Ctrl-C must not end qemu-nbd: clients that clean up still need the image.
                 start_new_session=True,
             )
         try:
@@ -105,14 +105,14 @@ class ImageServer:
         """End qemu-nbd, which writes back what it has cached; does nothing when it does not run.
 
         Raises:
-            RuntimeError: It died before, or failed; the message ends with what it said.
+            RuntimeError: It had died already, or failed; the message ends with its output.
         """
         process, self._process = self._process, None
         if process is not None:
             _stop(process, self._log_file)
 
     def kill(self) -> None:
-        """End qemu-nbd by SIGKILL: what it has cached, and was not flushed, is lost."""
+        """End qemu-nbd by SIGKILL: what it has cached and not flushed is lost."""
         process, self._process = self._process, None
         if process is not None:
             process.kill()
@@ -157,7 +157,7 @@ def serve_image(
 
     Raises:
         RuntimeError: qemu-nbd is not installed, did not start, or died before the end of the
-            block; the message ends with what it said. Nothing is left running.
+            block; the message ends with its output. Nothing is left running.
     """
     with ImageServer(
         path, format=format, read_only=read_only, bitmap=bitmap, detect_zeroes=detect_zeroes
@@ -175,7 +175,7 @@ def create_image(path: Path, size: int, format: str = "qcow2") -> None:  # noqa:
 
 
 def image_info(path: Path) -> dict[str, Any]:
-    """Return what `qemu-img info` shows of an image.
+    """Return what `qemu-img info` reports about an image.
 
     Raises:
         RuntimeError: qemu-img is not installed, or failed.

@@ -1,4 +1,4 @@
-"""A source and a sink in memory, which hold whoever uses them to the contract of a backend.
+"""A source and a sink in memory, which check that their caller keeps the contract of a backend.
 
 A call at the wrong time, twice, out of range or in the wrong order is an AssertionError. So is a
 commit before every byte was written, or zeroed, exactly once.
@@ -78,7 +78,7 @@ class MemorySource(Source):
         disk: The bytes of the disk.
         extents: What `extents()` returns; an `Extents` is returned as it is. None: all of the disk
             is data.
-        info: What is known of the backup. Its `size` and `context` are filled in: the context is
+        info: What is known about the backup. Its `size` and `context` are filled in: the context is
             "dirty" if the first extent says whether it is dirty.
         max_readers: How many readers may be open at the same time.
         before_read: Called with the offset and the length of each read before it is done, in the
@@ -152,7 +152,7 @@ class MemoryReader(Reader):
 
     Attributes:
         at: Offset of the byte that must be read next.
-        end: Where the range ends that was announced.
+        end: Where the announced range ends.
         cancelled: `cancel` was called.
         closed: `close` was called.
     """
@@ -195,23 +195,24 @@ class MemorySink(Sink):
     """Takes a disk into memory.
 
     `commit` asserts that all data was written and all zeros were zeroed, once, and that nothing
-    else was touched; of a sequential sink, also that the data came in the order of the disk.
+    else was touched. If the sink is sequential, it also asserts that the data came in the order of
+    the disk.
 
     Args:
         max_writers: How many writers may be opened.
-        sequential: Want the data in the order of the disk, from one writer.
+        sequential: True to require the data in the order of the disk, from one writer.
         before_write: Called with the offset and the length of each write, and of each zeroed range,
             before it is done, in the thread that does it. It may wait, and what it raises fails
             the write.
 
     Attributes:
-        disk: What the disk holds. Bytes that were neither written nor zeroed keep their `FILL`.
-        info: What `begin` said of the backup.
-        extents: What `begin` said of the disk.
-        state: How far it is.
+        disk: The bytes of the disk. Those that were neither written nor zeroed are `FILL`.
+        info: The info that `begin` was called with.
+        extents: The extents that `begin` was called with.
+        state: "new", "begun", "committed" or "aborted".
         closed: `close` was called.
-        writes: Offset and length of all that was written.
-        zeros: Offset and length of all that was zeroed.
+        writes: Offset and length of each write.
+        zeros: Offset and length of each zeroed range.
         writers: All writers that were opened, in this order.
     """
 
@@ -310,7 +311,7 @@ class MemoryWriter(Writer):
         self._sink.before_write(start, length)
 
     def flush(self) -> None:
-        """Note that this writer has written all it should."""
+        """Note that nothing more will be written by this writer."""
         assert not self.flushed, "flush() twice"
         self.flushed = True
 

@@ -1,4 +1,4 @@
-"""A full backup and the incremental ones that change it: restored as one, or made one."""
+"""Restores a chain of backups (a full one and incremental ones), or merges it into one source."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def restore_chain(
     verify_first: bool = False,
     **options: Unpack[CopyKeywords],
 ) -> CopyResult:
-    """Restore a disk as it was at the last of a chain of backups, and commit the sink.
+    """Restore a disk as it was at the last backup of a chain, and commit the sink.
 
     Every byte is written once, from the newest backup that has it. Every stream is read once, to
     its end. Streams on the same tape drive are read one after another, others side by side.
@@ -61,14 +61,15 @@ def restore_chain(
 
     Args:
         sources: A full backup and all incremental ones up to the point in time to restore, open,
-            in any order. Those before a later full backup are not needed, and not read. Of several
-            on one tape, each needs the number of its tape file.
-        sink: Where to write. A tar or a tape takes no two streams of the same tape drive.
+            in any order. Backups before a later full backup are not needed, and not read. If
+            several are on one tape, each must be opened with the number of its tape file.
+        sink: Where to write. If two streams are on the same tape drive, this cannot be a tar or a
+            tape.
         verify_first: Read all streams twice: first to check every byte, and only then to write.
         **options: As for `copy`.
 
     Returns:
-        What was done, as of `copy`: the disk is on stable storage.
+        What was done, as `copy` returns it: the disk is on stable storage.
 
     Raises:
         ChainError: The backups are not one chain of one disk. Nothing was written.
@@ -93,7 +94,7 @@ def restore_chain(
 
 @enough_memory()
 def merge_chain(sources: Iterable[SourceLike]) -> Source:
-    """Make a chain of backups one source: a synthetic full backup, as of the last of them.
+    """Merge a chain of backups into one source: a synthetic full backup, as of the last of them.
 
     It is a full backup, and the next incremental one may start from it. A copy reads all streams
     side by side, each once to its end, and checks them. Closing it leaves the sources open.
@@ -130,7 +131,8 @@ class _Chain(Source):
 
     def __init__(self, given: Sequence[SourceLike]) -> None:
         parts = [_part(given[i]) for i in _order(given)]
-        # Only its extents show whether an incremental backup became a full one.
+        # Put them in order again: reading its extents may have shown that an incremental backup
+        # became a full one.
         self._parts = [parts[i] for i in _order([part.source for part in parts])]
         layers = [part.extents for part in self._parts]
         check_growth([_named(part.source) for part in self._parts], layers)
@@ -141,7 +143,7 @@ class _Chain(Source):
     @property
     @override
     def info(self) -> BackupInfo:
-        """That of the last backup, as a full one."""
+        """The info of the last backup, as that of a full backup."""
         last = self._parts[-1].info
         return replace(last, context="zero", parent_checkpoint_id=None, fallback=False)
 
@@ -162,7 +164,7 @@ class _Chain(Source):
 
     @property
     def server_is_local(self) -> bool:
-        """True if that of one source is."""
+        """True if one of the sources has a server on this host."""
         return any(server_is_local(part.source) for part in self._parts)
 
     @property
@@ -184,7 +186,7 @@ class _Chain(Source):
         """Read all streams once, to check every byte.
 
         Raises:
-            UsageError: One can be read only once; none was read.
+            UsageError: One of them can be read only once. Nothing was read.
         """
         self.rewind()
         for part in self._parts:
@@ -205,7 +207,7 @@ class _Chain(Source):
         return (_InTurn if self._in_turn else _SideBySide)(self._parts, self._overlay)
 
     def finish(self) -> str | None:
-        """Finish all sources. One that had no data to read is read as well, to find damage."""
+        """Finish all sources. One that was not needed is read now, to find damage in it."""
         return _all_of([part.finish() for part in self._parts])
 
     def cancel(self) -> None:
@@ -220,7 +222,7 @@ class _Chain(Source):
 
     @override
     def close(self) -> None:
-        """Nothing: the sources are the caller's."""
+        """Do nothing: the caller closes the sources."""
 
 
 class _SideBySide(Reader):
@@ -261,7 +263,7 @@ class _InTurn(Reader):
     def __init__(self, parts: Sequence[Part], overlay: Overlay) -> None:
         self._parts = parts
         self._overlay = overlay
-        self._layer = 0  # those before it are finished
+        self._layer = 0  # the layers before it are finished
         self._reader: PartReader | None = None
         self._is_cancelled = False
 
@@ -282,12 +284,12 @@ class _InTurn(Reader):
         self._reader.readinto(start, buffer)
 
     def cancel(self) -> None:
-        """Cancel what is open, and what is opened next."""
+        """Cancel the open reader, and the one that is opened next."""
         self._is_cancelled = True
-        reader = self._reader  # another thread may close it meanwhile
+        reader = self._reader  # another thread may close it and set it to None meanwhile
         if reader is not None:
             reader.cancel()
-        for part in self._parts:  # one may wait for the drive, or read its rest
+        for part in self._parts:  # one may be waiting for the drive, or reading its rest
             part.cancel()
 
     @override
@@ -303,7 +305,7 @@ class _InTurn(Reader):
             self._parts[self._layer].finish()
             self._layer += 1
         self._reader = reader = self._parts[layer].open()
-        if self._is_cancelled:  # while there was no reader to cancel
+        if self._is_cancelled:  # it was cancelled while there was no reader
             reader.cancel()
         return reader
 

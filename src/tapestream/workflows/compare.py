@@ -20,7 +20,7 @@ from .part import Part, PartReader, keep_alive
 
 # Differences are reported in blocks of this many bytes.
 GRID = 1024**2
-# A bytearray compares itself with any buffer at the speed of memory; memoryviews do not.
+# Comparing a bytearray with a buffer is as fast as memory. Comparing two memoryviews is not.
 _ZEROS = bytearray(GRID)
 
 
@@ -29,8 +29,8 @@ class CompareReport:
     """What `compare` found.
 
     Attributes:
-        differing: (start, length) of the stretches of the disk that differ, ascending, in whole
-            blocks of 1 MiB.
+        differing: (start, length) of the stretches of the disk that differ, in ascending order and
+            in whole blocks of 1 MiB.
         compared: Bytes of the disk that were compared, zeros included.
     """
 
@@ -45,11 +45,11 @@ class CompareReport:
 
 @enough_memory()
 def compare(a: SourceLike, b: SourceLike, **options: Unpack[CopyKeywords]) -> CompareReport:
-    """Compare two sources byte by byte: a tape with the live transfer, a backup with an image.
+    """Compare two sources byte by byte: a tape with the live transfer, or a backup with an image.
 
-    Zeros are zeros, whether they are in an extent of data or in one of zeros. What an incremental
-    backup calls clean is not compared: it says nothing of it. Each is read once, and checked
-    against its own digests if it has any. Both are used up, as by a copy, and stay open.
+    Zeros are equal, whether they are in an extent of data or of zeros. The clean extents of an
+    incremental backup are not compared: it does not have their data. Each source is read once, and
+    checked against its own digests if it has any. Both are used up, as by a copy, and stay open.
 
     Args:
         a: One source.
@@ -57,19 +57,19 @@ def compare(a: SourceLike, b: SourceLike, **options: Unpack[CopyKeywords]) -> Co
         **options: As for `copy`.
 
     Returns:
-        Where they differ; where one disk is larger, all that the other does not have.
+        Where they differ. If one disk is larger, everything after the end of the other differs.
 
     Raises:
         UsageError: One is a chain whose streams are on one tape drive: it is not read in the
             order of the disk.
-        TapestreamError: One cannot be read, or is not what its own digests say.
+        TapestreamError: One cannot be read, or does not match its own digests.
     """
     a, b = source_of(a), source_of(b)
     if a is b:
         raise UsageError("a source cannot be compared with itself", hint="Open it twice.")
     CopyOptions.of(options)
     if a.sequential and not b.sequential:
-        a, b = b, a  # the one that can be read in parallel is, and with few requests
+        a, b = b, a  # the copy reads `a` in parallel, and with few requests, if `a` allows it
     sink = _Comparison(b)
     copy(a, sink, **options)
     return sink.report()
@@ -113,7 +113,7 @@ class _Comparison(Sink):
 
     @override
     def commit(self) -> None:
-        """The source, too, must be what its own digests say."""
+        """Make sure that the source matches its own digests, and compare the sizes."""
         assert self._part is not None
         self._part.finish()
         if self._sizes[0] != self._sizes[1]:
@@ -121,11 +121,11 @@ class _Comparison(Sink):
 
     @override
     def abort(self) -> None:
-        """Nothing to take back."""
+        """Do nothing: nothing was written."""
 
     @override
     def close(self) -> None:
-        """Nothing to close: the source is the caller's."""
+        """Do nothing: the caller closes the source."""
 
     def report(self) -> CompareReport:
         """What was found."""
@@ -167,7 +167,7 @@ class _ComparingWriter(Writer):
                 self._comparison.compared += size
 
     def cancel(self) -> None:
-        """Stop the comparison of a long stretch with zeros, and the reader."""
+        """Cancel the reader, and stop comparing a long stretch with zeros."""
         self._is_cancelled = True
         self._reader.cancel()
 
@@ -185,7 +185,7 @@ class _ComparingWriter(Writer):
         return self._other
 
     def _find_differences(self, start: int, data: memoryview, other: memoryview | None) -> None:
-        """Compare block by block; with zeros if there is nothing else."""
+        """Compare data with other data, block by block; None stands for zeros."""
         position = 0
         while position < len(data):
             step = min(GRID - (start + position) % GRID, len(data) - position)

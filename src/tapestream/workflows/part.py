@@ -1,4 +1,4 @@
-"""A source that a workflow reads itself: one backup of a chain, the other side of a comparison."""
+"""A source that a workflow reads itself: a backup of a chain, or one side of a comparison."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from ..errors import TapestreamError
 
 
 class Part:
-    """A source whose extents were read and checked, as a copy would do.
+    """A source whose extents were read and checked, as a copy would do it.
 
     Args:
-        source: The source, which stays the caller's.
-        name: What it is called in its errors, if it is one of several; None to add nothing.
+        source: The source. The caller closes it.
+        name: The name that its errors get, if it is one of several; None to add nothing.
 
     Attributes:
         source: The source.
         extents: Its extents.
-        info: What it says of its backup.
-        naming: In this context, an error says which part it is about.
+        info: What it says about its backup.
+        naming: A context in which the name is added to errors.
 
     Raises:
         UsageError: It cannot be read in the order of the disk.
-        TapestreamError: Its extents cannot be read, or what it says of itself is wrong.
+        TapestreamError: Its extents cannot be read, or what it reports about itself is wrong.
     """
 
     def __init__(self, source: SourceLike, name: str | None = None) -> None:
@@ -49,15 +49,15 @@ class Part:
             require_disk_order(source)
 
     def begin(self) -> None:
-        """Take it for unread: it was just made or rewound, or is read once more."""
+        """Mark it as unread: it is new or rewound, or will be read again."""
         self._is_open = self._is_finished = False
         self._digest_name: str | None = None
 
     def check_end(self) -> None:
-        """Make sure that its end is there, where that is quickly known.
+        """Make sure that its end is there, if that can be seen quickly.
 
         Raises:
-            TapestreamError: It is not.
+            TapestreamError: The end is missing.
         """
         checks = ability(self.source, ChecksEnd)
         if checks is not None:
@@ -72,7 +72,7 @@ class Part:
         return PartReader(reader, self.naming)
 
     def finish(self) -> str | None:
-        """Let it check itself, once all its readers are closed.
+        """Let it check itself, after all its readers were closed.
 
         A part that was not read is read now: none of its data is needed, but it may be damaged.
 
@@ -80,7 +80,7 @@ class Part:
             Name of the digest that all its data was compared with; None for none.
 
         Raises:
-            TapestreamError: It is not complete, not intact, or not the same backup any more.
+            TapestreamError: It is not complete, not intact, or no longer the same backup.
         """
         if not self._is_finished:
             with self.naming:
@@ -92,7 +92,7 @@ class Part:
         return self._digest_name
 
     def rewind(self) -> None:
-        """Make it readable once more.
+        """Make it readable again.
 
         Raises:
             UsageError: It can be read only once.
@@ -106,7 +106,7 @@ class Part:
 
 
 class PartReader:
-    """Reads a part."""
+    """Reads a part, and adds its name to errors."""
 
     def __init__(self, reader: Reader, naming: AbstractContextManager[None]) -> None:
         self._reader = reader
@@ -134,7 +134,7 @@ class PartReader:
 
 
 class _Naming(AbstractContextManager[None]):
-    """Says in an error which part it is about. Not a generator: entered for every piece of data."""
+    """Adds a name to errors. It is not a generator, since it is entered for every piece of data."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -145,7 +145,7 @@ class _Naming(AbstractContextManager[None]):
 
 
 def keep_alive(source: SourceLike) -> None:
-    """Use what expires in a source, if anything does."""
+    """Keep a source alive, if it has that ability."""
     keeps = ability(source, KeepsAlive)
     if keeps is not None:
         keeps.keep_alive()

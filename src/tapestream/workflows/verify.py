@@ -1,4 +1,4 @@
-"""verify(): read a backup to its end, and report all that is wrong with it."""
+"""verify(): read a backup to its end, and report everything that is wrong with it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ..model.extents import Extent, Extents, Kind
 from ..model.info import BackupInfo
 from .discard import DiscardSink
 
-# A stream that was cut may miss a million stretches: nobody reads that.
+# Lines of damage in the text of a report. A stream that was cut may lack a million stretches.
 MAX_LINES = 100
 
 
@@ -28,13 +28,13 @@ class VerifyReport:
     """What `verify` found.
 
     Attributes:
-        info: What the backup says of itself.
-        complete: True when the stream has its end: manifest, end of archive, padding.
+        info: What the backup says about itself.
+        complete: True if the stream has its end: manifest, end of archive, padding.
         damage: Every stretch of the disk that is missing, or does not match its digest.
-        problems: What is wrong besides, in words.
+        problems: Everything else that is wrong, in words.
         data_bytes: Bytes of data that are there.
-        checksum: Name of the digest that all data was compared with; None: the stream has none, or
-            its manifest is not there, and only its structure was checked.
+        checksum: Name of the digest that all data was compared with. None if the stream has no
+            digests, or its manifest is missing: then only its structure was checked.
     """
 
     info: BackupInfo
@@ -46,11 +46,11 @@ class VerifyReport:
 
     @property
     def ok(self) -> bool:
-        """True when nothing is wrong."""
+        """True if nothing is wrong."""
         return self.complete and not self.damage and not self.problems
 
     def __str__(self) -> str:
-        """The result in a line, and a line for each thing that is wrong: the first 100 of them."""
+        """The result, each problem and the first 100 stretches of damage, each in a line."""
         end = "The end is there." if self.complete else "The end is missing, or damaged."
         how = f"against {self.checksum}" if self.checksum else "without digests"
         result = "good" if self.ok else "bad"
@@ -66,10 +66,10 @@ def verify(source: SourceLike, **options: Unpack[CopyKeywords]) -> VerifyReport:
     """Read a backup to its end, past all damage, and report what is wrong with it.
 
     After a bad sector, or a bad record of a tape, reading goes on. After a damaged header, and
-    where records were lost or doubled, it goes on at the next good header of the backup. Looking
-    for that can take another 64 MiB of memory. Without readable extents, nothing more can be said.
-    Otherwise this needs as much memory as a copy, and time and memory by what there is of the
-    stream, whatever it claims. The source is used up, as by a copy, and stays open.
+    after lost or doubled records, it goes on at the next good header of the backup. Looking for
+    that can take another 64 MiB of memory. Without readable extents, the whole disk counts as
+    missing. Otherwise this needs as much memory as a copy. Time and memory depend on how long the
+    stream is, not on what it claims. The source is used up, as by a copy, and stays open.
 
     Args:
         source: An open `TarStreamSource`. Any other source is read, too: its first error is
@@ -77,8 +77,8 @@ def verify(source: SourceLike, **options: Unpack[CopyKeywords]) -> VerifyReport:
         **options: As for `copy`.
 
     Returns:
-        All that is wrong. To check that a backup is good and fail otherwise, a copy to a
-        `DiscardSink` does.
+        Everything that is wrong. To get an error for a bad backup instead, copy it to a
+        `DiscardSink`.
 
     Raises:
         TapestreamError: The source cannot be read at all.
@@ -104,7 +104,7 @@ def verify(source: SourceLike, **options: Unpack[CopyKeywords]) -> VerifyReport:
 
 
 def _read_past_damage(source: SourceLike, findings: Findings, options: CopyKeywords) -> int:
-    """Read all data that is there, and count it; nothing is there without the extents."""
+    """Read all data that is there, and count it. Without the extents, there is none."""
     try:
         extents = source.extents()
     except (StreamError, LocalIOError) as e:
