@@ -2,9 +2,9 @@
 
 Usage: demo.py [TAR]
 
-The tar is kept: at TAR, or else in a new temporary directory. What belongs into a backup script
-of yours is in `backup` and `restore`. The rest builds a small world around them: a disk image,
-qemu-nbd, which serves it as a host does during a backup, and the daemon.
+The tar is kept at TAR, or in a new temporary directory. `backup` and `restore` show what you need
+in your own backup script. The rest builds the environment for them: a disk image, a qemu-nbd that
+serves it as a host does during a backup, and the daemon.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ PROJECT = Path(__file__).parents[2]
 
 @dataclass
 class Done:
-    """A copy that succeeded, and the way its data went."""
+    """A copy that succeeded, and whether its data went over the unix socket."""
 
     result: CopyResult
     over_unix_socket: bool
 
 
 def backup(transfer_url: str, cafile: Path, tar: Path) -> Done:
-    """Stream a full backup of a disk into a pipe; `cat` at its other end writes the file.
+    """Stream a full backup of a disk into a pipe, at whose other end `cat` writes the file.
 
-    In place of `cat` there may be anything that reads: ssh, a compressor, a tape writer.
+    Instead of `cat` you can use any program that reads: ssh, a compressor, a tape writer.
     """
     info = BackupInfo(vm_name="demo", disk_name="disk 1", metadata={"kept for": "a year"})
     attachments = {"vm.ovf": b"<Envelope/>\n"}
@@ -59,14 +59,14 @@ def backup(transfer_url: str, cafile: Path, tar: Path) -> Done:
     ):
         assert reader.stdin is not None
         with (
-            # On the daemon's own host tapestream takes its unix socket. Here TLS is to be seen.
+            # On the daemon's host, tapestream would use its unix socket. This demo shows TLS.
             ImageioHTTPSource(
                 transfer_url, cafile=cafile, info=info, use_unix_socket=False
             ) as source,
             TarStreamSink(reader.stdin, attachments=attachments) as sink,
         ):
             result = copy(source, sink)
-    # All went into the pipe; only its reader knows if all came out.
+    # Everything went into the pipe. Only the process that reads it knows what arrived.
     if reader.returncode != 0:
         sys.exit(f"cat ended with code {reader.returncode}")
     return Done(result, source.over_unix_socket)
@@ -84,7 +84,7 @@ def restore(tar: Path, transfer_url: str, cafile: Path) -> Done:
 
 @contextmanager
 def transfer(daemon: ImageioDaemon, image: Path, *, write: bool = False) -> Iterator[str]:
-    """Start a transfer, as the engine does, and give its transfer URL; finalize it at the end."""
+    """Start a transfer, as the engine does, yield its URL, and finalize it at the end."""
     size = virtual_size(image)
     with serve_image(image, read_only=not write) as nbd_url:
         url = daemon.add_ticket(nbd_url, size, ops=["write"] if write else ["read"])
@@ -93,14 +93,14 @@ def transfer(daemon: ImageioDaemon, image: Path, *, write: bool = False) -> Iter
 
 
 def make_disk(image: Path, work: Path) -> str:
-    """Make a disk with files, data that cannot be compressed, and holes; say what is on it."""
+    """Make a disk with files, incompressible data and holes; return a description of it."""
     noise = work / "files" / "noise"
     noise.parent.mkdir()
     noise.write_bytes(random.Random(1).randbytes(NOISE_SIZE))
     mkfs = shutil.which("mkfs.ext4", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
     if mkfs is None:
         create_image(image, DISK_SIZE)
-        # Noise in pieces of 4 MiB, with holes between them, and a stretch of zeros.
+        # Noise in pieces of 4 MiB, with holes between them, and a range of zeros.
         writes = [f"write -s {noise} {8 * n}M 4M" for n in range(NOISE_SIZE // (4 * MIB))]
         write_pattern(image, [*writes, "write -z 100M 16M", "write -P 90 200M 8M"])
         return "patterns written by qemu-io"
@@ -114,7 +114,7 @@ def make_disk(image: Path, work: Path) -> str:
 
 
 def run(*command: str | Path) -> str:
-    """Run a command; its output. Ends the demo if it fails."""
+    """Run a command, and return its output. Ends the demo if it fails."""
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     if done.returncode != 0:
         sys.exit(f"demo: {command[0]} failed: {(done.stdout + done.stderr).strip()}")
@@ -122,7 +122,7 @@ def run(*command: str | Path) -> str:
 
 
 def say(what: str, done: Done) -> None:
-    """Tell how a copy went."""
+    """Report what a copy did."""
     r = done.result
     way = "the daemon's unix socket" if done.over_unix_socket else "TLS"
     print(f"{what}, over {way}: {r.seconds:.2f} s, {r.rate / MIB:.0f} MiB/s")

@@ -2,10 +2,10 @@
 
 Usage: week.py [DIRECTORY]
 
-One full backup and six incremental ones, each a tar named after its day, are kept in DIRECTORY,
-or else in a new temporary one. What belongs into a backup script of yours is in `back_up` and
-`restore`. The rest is a small world around them: a disk image with a dirty bitmap for each
-checkpoint, as libvirt keeps them for oVirt, qemu-nbd, which serves it, and a real ovirt-imageio
+One full backup and six incremental ones are kept in DIRECTORY, or in a new temporary directory.
+Each is a tar named after its day. `back_up` and `restore` show what you need in your own backup
+script. The rest builds the environment for them: a disk image with a dirty bitmap for each
+checkpoint, as libvirt keeps them for oVirt, a qemu-nbd that serves it, and a real ovirt-imageio
 daemon.
 """
 
@@ -50,7 +50,7 @@ SUNDAY = datetime(2026, 2, 1, 21, 0, tzinfo=timezone.utc)
 def back_up(transfer_url: str, cafile: Path, tar: Path, info: BackupInfo) -> CopyResult:
     """Back up a disk: all of it, or what changed since the parent checkpoint.
 
-    With the backup, the block hash of the whole disk is kept, to check what is restored from it.
+    The block hash of the whole disk is stored in the backup, to check the restored disk with it.
     """
     with (
         ImageioHTTPSource(
@@ -66,7 +66,7 @@ def back_up(transfer_url: str, cafile: Path, tar: Path, info: BackupInfo) -> Cop
 
 
 def restore(backups: Path, day: str, transfer_url: str, cafile: Path) -> CopyResult:
-    """Restore a disk as it was on a day, from the tars of all days up to there."""
+    """Restore a disk as it was on a day, from the tars of all days up to that day."""
     tars = [tar for tar in sorted(backups.glob("*.tar")) if tar.stem <= day]
     with ExitStack() as stack:
         chain = [stack.enter_context(TarStreamSource(tar)) for tar in tars]
@@ -94,17 +94,17 @@ class Disk:
         write_pattern(self.image, [f"write -z {100 + day}M 1M"])
 
     def write(self, start: int, length: int) -> None:
-        """Write what cannot be compressed; in MiB."""
+        """Write incompressible data; `start` and `length` are in MiB."""
         noise = self.image.with_name("noise")
         noise.write_bytes(self.noise.randbytes(length * MIB))
         write_pattern(self.image, [f"write -s {noise} {start}M {length}M"])
 
     @contextmanager
     def backup(self, checkpoint: str, parent: str | None) -> Iterator[str]:
-        """Make a checkpoint, as oVirt does at the start of a backup, and give a transfer URL.
+        """Make a checkpoint, as oVirt does at the start of a backup, and yield a transfer URL.
 
-        What is written from now on goes into the new bitmap, and no longer into the parent's: the
-        parent's then has what changed from the one to the other.
+        From now on, writes are recorded in the new bitmap and no longer in the parent's. So the
+        parent's bitmap shows what changed between the two checkpoints.
         """
         if parent:
             run("qemu-img", "bitmap", "--disable", self.image, parent)
@@ -117,7 +117,7 @@ class Disk:
 
 @contextmanager
 def new_disk(image: Path, daemon: ImageioDaemon) -> Iterator[str]:
-    """Create a disk, and give the URL of an upload transfer into it."""
+    """Create a disk, and yield the URL of an upload transfer into it."""
     create_image(image, DISK_SIZE)
     with serve_image(image, read_only=False) as nbd_url:
         url = daemon.add_ticket(nbd_url, DISK_SIZE, ops=["write"])
@@ -133,7 +133,7 @@ def run(*command: str | Path) -> None:
 
 
 def week(backups: Path, work: Path, daemon: ImageioDaemon) -> None:
-    """Seven days and seven backups; then Wednesday once more."""
+    """Take a backup on each of seven days, and restore Wednesday's disk."""
     disk, wednesday = Disk(work, daemon), work / "wednesday.qcow2"
     print(f"Disk: {DISK_SIZE // MIB} MiB")
     parent = None
