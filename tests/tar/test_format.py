@@ -392,8 +392,12 @@ def test_members_may_say_more() -> None:
     ids=lambda listed: repr(listed)[:60],
 )
 def test_members_that_are_refused(listed: Any) -> None:
-    with pytest.raises(CorruptStreamError, match=r"backup-info.json is damaged: "):
-        Preamble.decode(json.dumps({**VALUES, "members": listed}).encode())
+    """Whoever reads the members refuses them: the rest of the preamble is good."""
+    preamble = Preamble.decode(json.dumps({**VALUES, "members": listed}).encode())
+    problem = preamble.members_problem
+    assert problem is not None
+    assert problem.startswith("backup-info.json is damaged: ")
+    assert replace(preamble, members_problem=None) == PREAMBLE
 
 
 def test_unknown_keys_are_ignored() -> None:

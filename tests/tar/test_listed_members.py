@@ -236,6 +236,27 @@ def test_a_size_that_differs(name: str, size: int) -> None:
         assert salvaged(tar)[0] == DISK
 
 
+@pytest.mark.parametrize("tar", [TAR, make_tar(attachments=ATTACHMENTS, checksum=None)])
+@pytest.mark.parametrize(
+    "flip", [(b'"size": ', b'"sise": '), (b'"extents.json"', b'"extents/json"')], ids=str
+)
+def test_a_list_that_is_damaged(flip: tuple[bytes, bytes], tar: bytes) -> None:
+    """A flipped bit in the list loses nothing of a backup that can be read without it."""
+    at = tar.index(flip[0], tar.index(b'"members"'))
+    damaged = tar[:at] + flip[1] + tar[at + len(flip[0]) :]
+    disk, attachments, problems = salvaged(damaged)
+    assert (disk, attachments) == (DISK, ATTACHMENTS)
+    assert problems[0].startswith("backup-info.json is damaged: ")
+    report = verified(damaged)
+    assert not report.ok
+    assert (report.damage, report.complete) == ((), True)
+    with (
+        TarStreamSource(io.BytesIO(damaged)) as source,
+        pytest.raises(CorruptStreamError, match=r"backup-info.json is damaged: "),
+    ):
+        source.extents()
+
+
 def listing(tar: bytes, *names: str) -> bytes:
     """The list has these attachments, all of them empty, and the stream as before."""
 
@@ -302,11 +323,30 @@ def test_a_bad_header_of_an_older_stream_that_says_nothing(name: str, how: str) 
     assert problems
 
 
-@pytest.mark.parametrize("how", HOW[1:])
+@pytest.mark.parametrize("how", HOW)
 def test_extents_of_an_older_stream_whose_size_is_not_known(how: str) -> None:
-    report = verified(with_header(OLD, "extents.json", how))
-    assert report.damage == (Damage(0, SIZE, "extents.json", missing=True),)
-    assert not report.complete
+    """They end where the next good header begins."""
+    damaged = with_header(OLD, "extents.json", how)
+    disk, attachments, problems = salvaged(damaged)
+    assert (disk, attachments) == (DISK, ATTACHMENTS)
+    assert problems[0].startswith("extents.json: ")
+    report = verified(damaged)
+    assert (report.damage, report.complete, report.checksum) == ((), True, "sha256")
+
+
+def test_extents_of_an_older_stream_whose_header_is_lost() -> None:
+    at = Layout(OLD).place("extents.json").header
+    disk, attachments, problems = salvaged(OLD[:at] + OLD[at + 512 :])
+    assert (disk, attachments) == (DISK, ATTACHMENTS)
+    assert problems[0].startswith("extents.json: ")
+
+
+def test_bad_headers_of_the_extents_and_what_follows_in_an_older_stream() -> None:
+    """The header of the extents still says their size, and they can end there."""
+    layout = Layout(OLD)
+    at = (layout.place(name).header for name in ("extents.json", "attachments/a"))
+    disk, attachments, _ = salvaged(flipped(OLD, *at))
+    assert (disk, attachments) == (DISK, without("attachments/a"))
 
 
 # --- Writing ---

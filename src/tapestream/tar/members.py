@@ -221,6 +221,30 @@ class MemberReader:
         self._begin("a member without a header", size)
         return True
 
+    def text_length(self, start: bytes) -> int | None:
+        """Bytes of the next member, which holds a JSON array, and whose header is damaged or lost.
+
+        It ends where its header says, if it can end there, or else before the next good header.
+
+        Args:
+            start: How its data begins, in the place of its header where that is lost.
+
+        Returns:
+            None where nothing says how long it is.
+        """
+        guessed = self.best_guess()
+        end, header = self.look_ahead(lambda _: True, self.offset, self.offset + MAX_AHEAD)
+        if header is None:
+            return guessed.size if guessed else None
+        lost = self._block if self._block.startswith(start) else b""
+        text = lost + bytes(self._ahead[: end - self.offset])
+        whole = text.rstrip(b"\0")
+        if guessed is None or guessed.size >= len(whole):
+            return len(whole)
+        can_end = text[: guessed.size].endswith(b"]")
+        pad = text[guessed.size : fmt.padded(guessed.size)]
+        return guessed.size if can_end and not any(pad) else len(whole)
+
     def best_guess(self) -> fmt.Header | None:
         """The next member's header; if that is damaged, what it may have been."""
         return fmt.guess_header(self._block) if self.is_damaged else self._header

@@ -88,7 +88,9 @@ class Preamble:
         volume_start: Disk offset of this volume's first data member.
         software: Name and version of the program that wrote the stream.
         members: The members between this one and the data, in order; None in a stream of older
-            software, which did not list them.
+            software, which did not list them, and where the list is damaged.
+        members_problem: What is wrong with that list; None if nothing is. The rest of the backup
+            can be read without it.
     """
 
     info: BackupInfo
@@ -100,6 +102,7 @@ class Preamble:
     volume_start: int = 0
     software: str = ""
     members: tuple[Header, ...] | None = None
+    members_problem: str | None = None
 
     @property
     def segment_size(self) -> int:
@@ -139,6 +142,8 @@ class Preamble:
     def decode(cls, text: bytes) -> Preamble:
         """Parse what `encode` wrote; unknown keys are ignored.
 
+        A damaged list of members is no error here: whoever reads them decides.
+
         Raises:
             ForeignStreamError: The text is JSON, but of another format.
             NewerFormatError: It has a format version that this software does not know.
@@ -152,6 +157,11 @@ class Preamble:
             raise NewerFormatError(
                 f"the stream has format version {version}; this software knows version {VERSION}"
             )
+        members, members_problem = None, None
+        try:
+            members = _members(values)
+        except (UsageError, ValueError) as e:
+            members_problem = f"{INFO} is damaged: {e}"
         try:
             for key in ("size", "context", "checksum"):
                 if key not in values:
@@ -165,7 +175,8 @@ class Preamble:
                 volume=number(values, "volume", 1, 2**31),
                 volume_start=number(values, "volume_start", 0, 2**63),
                 software=str(values.get("software", "")),
-                members=_members(values),
+                members=members,
+                members_problem=members_problem,
             )
             choice(values, "version", (VERSION,))
             choice(values, "segment_size", (preamble.segment_size,))

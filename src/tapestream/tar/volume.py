@@ -109,13 +109,14 @@ class Volumes:
             _check_size(members.named(fmt.EXTENTS), size)
             members.enter(fmt.EXTENTS)
         except (CorruptStreamError, IncompleteStreamError) as e:
-            if size is None:  # a stream of older software: the header may still have the size
-                guessed = members.best_guess()
-                size = guessed.size if guessed else None
-            if size is None or not members.is_at_header:
+            if not self.trouble.goes_on or not members.is_at_header:
+                raise
+            if size is None:  # a stream of older software, which did not list it
+                size = members.text_length(b"[")
+            if size is None:
                 raise
             self.trouble.meet(e, fmt.EXTENTS)
-            if self.preamble.members is None or not members.enter_text(b"[", size):
+            if not members.enter_text(b"[", size):
                 members.enter_despite_header(fmt.EXTENTS, size)
         text = members.read_text(fmt.EXTENTS, fmt.MAX_EXTENTS)
         self._add_digest(fmt.EXTENTS, text)
@@ -193,6 +194,8 @@ class Volumes:
         self._add_digest(fmt.INFO, text)
 
     def _read_all_attachments(self, extents: Extents) -> None:
+        if self.preamble.members_problem is not None:
+            self.trouble.meet(CorruptStreamError(self.preamble.members_problem))
         if self.trouble.goes_on:
             # If the stream has ended, the data reader meets this error again, and reports it.
             with suppress(IncompleteStreamError, LocalIOError):
