@@ -27,7 +27,7 @@ from tapestream.model.damage import Findings
 from tapestream.tape import TapeDrive, VolumeRequest
 from tapestream.testing.memory import MemorySource
 from tests.drive.stations import FakeStation, Station
-from tests.tar.layouts import Layout, flipped, joined
+from tests.tar.layouts import Layout, flipped, joined, zeroed
 
 from .tapes import KIB, RECORD, backup, disk, tape_drive
 
@@ -366,6 +366,37 @@ def test_damage_on_the_second_volume(name: str, part: str, double: FakeStation) 
     assert report.data_bytes == len(data)
     there = (name, part) != ("manifest.json", "data")
     assert (report.complete, report.checksum) == (there, "crc32" if there else None)
+
+
+def lose_header(station: FakeStation, label: str, at: int) -> None:
+    """Put zeros in the place of a header of a tape's first tape file."""
+    record, offset = divmod(at, RECORD)
+    blocks = station.shelf[label].blocks
+    blocks[record] = zeroed(blocks[record], offset, 512)
+
+
+@pytest.mark.parametrize("file", [None, 0])
+def test_a_lost_header_of_the_extents(file: int | None, double: FakeStation) -> None:
+    """Also where they are read twice, because others may use the drive in between."""
+    drive = written(double)
+    lose_header(double, "T0001", layout_of(drive).place("extents.json").header)
+    drive.rewind()
+    report = verified(drive, file=file)
+    assert report.problems == ("extents.json: the archive ends where extents.json should be",)
+    assert (report.damage, report.complete, report.checksum) == ((), True, "crc32")
+
+
+def test_a_lost_header_of_the_extents_of_the_second_volume(double: FakeStation) -> None:
+    drive, data, _ = two_volumes(double)
+    drive.release()
+    double.swap("T0002")
+    lose_header(double, "T0002", layout_of(drive).place("extents.json").header)
+    drive.release()
+    double.swap("T0001")
+    drive.rewind()
+    report = verified(drive, on_next_volume=lambda request: double.swap("T0002"))
+    assert report.problems == ("extents.json: the archive ends where extents.json should be",)
+    assert (report.damage, report.complete, report.data_bytes) == ((), True, len(data))
 
 
 # --- Records that cannot be read ---

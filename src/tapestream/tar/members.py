@@ -232,7 +232,7 @@ class MemberReader:
         Returns:
             None where nothing says how long it is.
         """
-        guessed = self.best_guess()
+        guessed = fmt.guess_header(self._block) if self.is_damaged else None
         end, header = self.look_ahead(lambda _: True, self.offset, self.offset + MAX_AHEAD)
         if header is None:
             return guessed.size if guessed else None

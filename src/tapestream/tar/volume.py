@@ -103,14 +103,25 @@ class Volumes:
             raise
 
     def _extents_text(self) -> bytes:
-        members = self.members
-        size = self.preamble.extents_size
+        self._enter_extents()
+        text = self.members.read_text(fmt.EXTENTS, fmt.MAX_EXTENTS)
+        self._add_digest(fmt.EXTENTS, text)
+        return text
+
+    def _enter_extents(self, known: int | None = None) -> None:
+        """Go into them; past a bad header by the size that they must have, if reading goes on.
+
+        Args:
+            known: Their bytes, if they were read before.
+        """
+        members, listed = self.members, self.preamble.extents_size
         try:
-            _check_size(members.named(fmt.EXTENTS), size)
+            _check_size(members.named(fmt.EXTENTS), listed)
             members.enter(fmt.EXTENTS)
         except (CorruptStreamError, IncompleteStreamError) as e:
             if not self.trouble.goes_on or not members.is_at_header:
                 raise
+            size = known if listed is None else listed
             if size is None:  # a stream of older software, which did not list it
                 size = members.text_length(b"[")
             if size is None:
@@ -118,9 +129,6 @@ class Volumes:
             self.trouble.meet(e, fmt.EXTENTS)
             if not members.enter_text(b"[", size):
                 members.enter_despite_header(fmt.EXTENTS, size)
-        text = members.read_text(fmt.EXTENTS, fmt.MAX_EXTENTS)
-        self._add_digest(fmt.EXTENTS, text)
-        return text
 
     def _checked_extents(self, text: bytes) -> Extents:
         info = self.preamble.info
@@ -343,13 +351,7 @@ class Volumes:
 
     def _pass_extents(self, extents: Extents) -> Extents:
         """Read the extents, which must be the same as those that were read before."""
-        try:
-            self.members.enter(fmt.EXTENTS)
-        except CorruptStreamError as e:
-            if not self.members.is_at_header:
-                raise
-            self.trouble.meet(e, fmt.EXTENTS)
-            self.members.enter_despite_header(fmt.EXTENTS, len(extents.json))
+        self._enter_extents(len(extents.json))
         text = self.members.read_if_different(len(extents.json), lambda: [extents.json])
         self._add_digest(fmt.EXTENTS, text or extents.json)
         if text is not None:
