@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from tapestream import TarStreamSink, TarStreamSource, copy
 from tapestream.errors import IncompleteStreamError, LocalIOError, TapestreamError, UsageError
 from tapestream.files.inputs import BinaryInput
-from tapestream.testing.memory import MemorySource
+from tapestream.testing.memory import MemorySink, MemorySource
 from tests.stream.support import LARGE, TAR, BoomError, Trickle, backup, boom, meanwhile, restore
 from tests.tar.tars import DISK, disk
 
@@ -87,6 +88,27 @@ def test_what_is_written_around_a_backup_stays_around_it(path: Path) -> None:
         again.seek(6)
         assert restore(again) == DISK
         assert again.read() == b"behind"
+
+
+@pytest.mark.parametrize("buffering", [0, -1])
+def test_the_caller_closes_the_descriptor_under_a_file_object(path: Path, buffering: int) -> None:
+    """Ours is a copy of it: it goes on, and there is nothing to give back to theirs."""
+    for mode in ("wb", "rb"):
+        file = open(path, mode, buffering=buffering)  # noqa: SIM115
+        stream = TarStreamSink(file) if mode == "wb" else TarStreamSource(file)
+        os.close(file.fileno())
+        try:
+            if isinstance(stream, TarStreamSink):
+                with MemorySource(DISK) as source:
+                    copy(source, stream)
+            else:
+                with MemorySink() as sink:
+                    copy(stream, sink)
+                    assert bytes(sink.disk) == DISK
+            stream.close()
+        finally:
+            with suppress(OSError):
+                file.close()
 
 
 def test_an_aborted_file_object_stays_open_and_is_incomplete() -> None:

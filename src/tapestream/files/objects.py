@@ -46,7 +46,7 @@ class BorrowedFile(OwnFile):
     def give_back(self) -> None:
         """Close this one, and let the caller's object notice its new position."""
         close_file(self, name_of(self._theirs))
-        with suppress(ValueError):  # it is closed
+        with suppress(ValueError, OSError):  # it is closed, or its descriptor is
             if self._theirs.seekable():
                 self._theirs.seek(0, os.SEEK_CUR)
 
