@@ -172,7 +172,7 @@ class PositionedDrive:
         Raises:
             TapeError: The device cannot be opened, or does not answer.
         """
-        with self._errors("cannot tell its status"):
+        with self._errors("cannot get its status"):
             flags, file, block, block_size, density = self._opened().status()
         if Flag.ONLINE not in flags:
             # The driver notices a new cartridge only when the device is opened.
@@ -261,17 +261,17 @@ class PositionedDrive:
             PositionLostError: The drive does not report it, as after a reset. Rewind it.
             TapeError: The drive failed.
         """
-        doing, is_first = "cannot tell its position", self._position is None
+        doing, is_first = "cannot get its position", self._position is None
         device = self._ready()
         if is_first and self.is_lost:
-            raise self._silent(doing)
+            raise self._no_position(doing)
         with self._errors(doing):
             try:
                 found, _ = _position(device)
             except OSError as e:
-                self._look_after(device)
+                self._position_after_error(device)
                 if self.is_lost and e.errno == errno.EIO:
-                    raise self._silent(doing) from e
+                    raise self._no_position(doing) from e
                 raise
         if self._position in (found, _MOVED):
             self._confirm(found)
@@ -487,14 +487,14 @@ class PositionedDrive:
                         self._stop_writing()
                     raise TapeError(f"{self.path}: {doing}", e, hint=_SMALLER) from e
                 if e.errno != errno.ENOSPC:
-                    self._look_after_record(device, len(record), e)
+                    self._check_after_write_error(device, len(record), e)
                 raise
         assert self._position is not None
         self._position += count // self._block_size if self._block_size else 1
         self._unchecked += count
         return count
 
-    def _look_after_record(self, device: TapeDevice, size: int, error: OSError) -> None:
+    def _check_after_write_error(self, device: TapeDevice, size: int, error: OSError) -> None:
         """Make sure that the tape was not moved, after a record could not be written.
 
         Raises:
@@ -624,7 +624,7 @@ class PositionedDrive:
                 self._confirm(device.position())
             except OSError as e:
                 if e.errno != errno.EIO:
-                    raise _translated(e, f"{self.path}: cannot tell its position") from e
+                    raise _translated(e, f"{self.path}: cannot get its position") from e
                 self._lose()  # after a reset, newer drivers report no position before a rewind
         return device
 
@@ -658,16 +658,16 @@ class PositionedDrive:
                     self._ask_position(device, command)
             except OSError as e:
                 before = self._position
-                found = self._look_after(device)
+                found = self._position_after_error(device)
                 self._check_count(device, command, found)
                 if e.errno == errno.EIO:
                     if found is None:
-                        raise self._silent(f"cannot {doing}") from e
+                        raise self._no_position(f"cannot {doing}") from e
                     if command in _GOES_ON and before is not None and found < before:
                         raise self._moved(before, found) from e
                 raise
             except KeyboardInterrupt:
-                self._look_after(device)
+                self._position_after_error(device)
                 raise
 
     def _ask_position(self, device: TapeDevice, command: Command) -> None:
@@ -692,7 +692,7 @@ class PositionedDrive:
         self._position_is_checked = self._at_end = False
         self.remembered = None
 
-    def _look_after(self, device: TapeDevice) -> int | None:
+    def _position_after_error(self, device: TapeDevice) -> int | None:
         """Ask where a failed command left the tape; None if the drive does not report it.
 
         Position 0 is not trusted, unless the tape is blank. The drive may have another tape, or was
@@ -745,7 +745,7 @@ class PositionedDrive:
         self._confirm(expected)
         return warned
 
-    def _silent(self, doing: str) -> PositionLostError:
+    def _no_position(self, doing: str) -> PositionLostError:
         return PositionLostError(f"{self.path}: {doing}: the drive did not say where it stands")
 
     def _moved(

@@ -99,7 +99,7 @@ class Exchange:
         upload.
         """
         if self.is_cut or self.sock is None:
-            raise ConnectionResetError("the server did not take the request before")
+            raise ConnectionResetError("the server did not accept the previous request")
         lines = [f"{method} {target} HTTP/1.1", f"Host: {self._host}"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
         self.under_way += 1

@@ -28,7 +28,7 @@ class ImageioHTTPSource(Source):
     """Read a disk from an ovirt-imageio server.
 
     The constructor connects to the server, to ask what it can do. If the server runs on this host,
-    its unix socket is used. Connections for reading are made by `open_reader` and later.
+    its unix socket is used. Connections for reading are opened only when the data is read.
 
     Args:
         url: The `transfer_url` of a download transfer in phase "transferring".

@@ -85,7 +85,7 @@ class Target:
         try:
             self._connection.read_away(0, min(size, FIRST_REQUEST))
         except TransferError as e:
-            log.info("The restore goes on, only slower: %s", e.message)
+            log.info("The restore continues, but more slowly: %s", e.message)
 
     def _listed(self) -> Extents:
         text = get_extents(self._connection, "zero")

@@ -103,7 +103,7 @@ class Upload(KeptConnection):
             try:
                 self._connection.end_puts(under_way - 1)
                 self._settle()
-                self._leave_if_dropped()
+                self._close_if_dropped()
                 act()
             except TransferError as e:
                 may_repeat = repeats or self._is_about_to_start(e)
@@ -123,7 +123,7 @@ class Upload(KeptConnection):
         )
         return self._connection.backend_is_gone or (self._is_replaced and is_away)
 
-    def _leave_if_dropped(self) -> None:
+    def _close_if_dropped(self) -> None:
         if self._connection.is_dropped:
             self._connection.close()
             self._lose()
@@ -166,7 +166,7 @@ class Upload(KeptConnection):
         try:
             self._connection.end_puts()
             self._settle()
-            self._leave_if_dropped()
+            self._close_if_dropped()
             if self._unflushed is not None:
                 flush()
             elif not self._ledger.has_lost:  # lost ranges are sent again first, and flushed then

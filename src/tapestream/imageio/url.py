@@ -37,8 +37,8 @@ class TransferURL(NamedTuple):
             host = ""
         except (ImportError, LookupError) as e:  # no file descriptor is left to load the codec
             raise LocalIOError(
-                "too many open files to load what a host name outside of ASCII needs, or Python "
-                "lacks it",
+                "too many open files to load the codec for a host name that is not ASCII, or this "
+                "Python has no such codec",
                 hint="Close files that this program has open, or raise its limit ('ulimit -n').",
             ) from e
         # No error repeats the URL: a malformed one may hold the ticket, too.

@@ -193,7 +193,7 @@ class Catalog(Closing):
         ended = (backup.ended or datetime.now(timezone.utc)).timestamp()
         with self._transaction(write=True, hint=_ADD_LATER if backup.complete else ""):
             for place, volume in zip(backup.places, volumes, strict=True):
-                self._meet(TapeLabel(volume.label, place.tape_id, place.replaces))
+                self._register(TapeLabel(volume.label, place.tape_id, place.replaces))
                 # Threads may add their backups in another order than that on the tape.
                 self._database.execute(
                     "DELETE FROM volume WHERE label = ? AND (file = ? OR file > ? AND "
@@ -233,7 +233,7 @@ class Catalog(Closing):
                 )
             rows = [_scanned(drive, label, entry) for entry in entries if entry.info is not None]
         with self._transaction(write=True):
-            self._meet(label)
+            self._register(label)
             self._database.execute("DELETE FROM volume WHERE label = ?", (label.name,))
             for row in rows:
                 self._insert(row, began)
@@ -250,9 +250,9 @@ class Catalog(Closing):
             raise UsageError(f"a label is a text, not {label!r}")
         with self._transaction(write=True):
             known = self._labels()
-            if label not in known and (twin := _twin(label, known)) is not None:
+            if label not in known and (similar := _similar(label, known)) is not None:
                 raise UsageError(
-                    f"the catalog {self.path} knows no tape {label!r}, but {twin!r}",
+                    f"the catalog {self.path} knows no tape {label!r}, but {similar!r}",
                     hint="Pass the label exactly as Catalog.tapes() lists it.",
                 )
             self._database.execute("DELETE FROM tape WHERE label = ?", (label,))
@@ -317,7 +317,7 @@ class Catalog(Closing):
                 log.warning("the catalog %s has a damaged label: %s", self.path, e)
         return labels
 
-    def _meet(self, label: TapeLabel) -> None:
+    def _register(self, label: TapeLabel) -> None:
         """Add a tape, or make sure that it is the same tape that has this label in the catalog.
 
         If the tape was labelled again, remove what was on it before.
@@ -339,11 +339,11 @@ class Catalog(Closing):
                     f"Catalog.forget({label.name!r}), and try again. Otherwise give one of the "
                     "two another label.",
                 )
-        elif (twin := _twin(label.name, known)) is not None:
+        elif (similar := _similar(label.name, known)) is not None:
             log.warning(
                 "the labels %r and %r of two tapes are easy to confuse",
                 label.name,
-                twin,
+                similar,
             )
         self._database.execute("INSERT OR IGNORE INTO tape (label) VALUES (?)", (label.name,))
         self._database.execute(
@@ -556,7 +556,7 @@ def _flag(value: object) -> bool:
     return value == 1
 
 
-def _twin(label: str, known: Iterable[str]) -> str | None:
+def _similar(label: str, known: Iterable[str]) -> str | None:
     """A label that people confuse with this one: it differs in case, spaces or the form of ä."""
     return next((other for other in known if _folded(other) == _folded(label)), None)
 

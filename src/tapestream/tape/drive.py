@@ -162,7 +162,7 @@ class TapeDrive(Closing):
     def label(self) -> str | None:
         """The tape's name; None if it has no label, or it was not read since the drive was opened.
 
-        Sinks that append, `scan`, `find` and `read_label` read the label.
+        A sink, `scan`, `find` and `read_label` read the label.
         """
         return self.tape_label.name if self.tape_label else None
 

@@ -249,13 +249,13 @@ def _preamble_here(drive: TapeDrive) -> Preamble | None:
 
 def _find_volume(drive: TapeDrive, request: VolumeRequest) -> None:
     """Go to the beginning of the volume; raise WrongTapeError if the tape does not hold it."""
-    torn: list[TapeEntry] = []
+    cut_off: list[TapeEntry] = []
     for entry in scan(drive.raw):
         if (entry.set_id, entry.volume) == (request.set_id, request.volume):
             if entry.complete:
                 return drive.go_to_file(entry.file)
-            torn.append(entry)
-    for entry in torn:
+            cut_off.append(entry)
+    for entry in cut_off:
         drive.go_to_file(entry.file)
         if holds_data(drive.raw):  # otherwise the volume was begun again on another tape
             return drive.go_to_file(entry.file)

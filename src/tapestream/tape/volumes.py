@@ -26,7 +26,7 @@ log = logging.getLogger("tapestream.tape")
 # How often to ask for a tape before giving up.
 MAX_REQUESTS = 10
 # Errors that another tape, or another setting of the drive, can solve.
-_WILL_NOT_DO = (
+_UNUSABLE_TAPE = (
     BlockSizeError,
     EndOfTapeError,
     NoMediumError,
@@ -86,7 +86,7 @@ def request_volume(
         try:
             _wait_for_cartridge(lease)
             return accept(lease.drive)
-        except _WILL_NOT_DO as e:
+        except _UNUSABLE_TAPE as e:
             log.warning("volume %d: %s", request.volume, e)
             problem = e
             request = replace(request, drive=lease.drive, problem=e.message)
