@@ -163,7 +163,7 @@ class LocalIOError(TapestreamError):
 class NotDurableError(LocalIOError):
     """What was written is complete and has its name, but may not survive a power failure yet."""
 
-    hint = "Run 'sync', and read the kernel's log for errors of the disk; then verify it."
+    hint = "Run 'sync', look for disk errors in the kernel's log, and then verify what was written."
 
 
 class TapeError(LocalIOError):
@@ -207,7 +207,7 @@ class DriveBusyError(TapeError):
 class EndOfTapeError(TapeError):
     """The tape is full."""
 
-    hint = "Pass on_volume_full=, which loads the next tape; the backup goes on there."
+    hint = "Pass on_volume_full=, which loads the next tape; the backup continues there."
 
 
 class BlockSizeError(TapeError):
@@ -299,7 +299,7 @@ class CertificateError(TransferError):
     """The server's certificate could not be verified."""
 
     hint = (
-        "Pass cafile= with the engine's internal CA, also where the web interface has a "
+        "Pass cafile= with the engine's internal CA, even if the web interface has a "
         "third-party certificate: "
         "https://ENGINE/ovirt-engine/services/pki-resource?resource=ca-certificate&format=X509-PEM-CA"
     )
@@ -352,8 +352,8 @@ class LostWritesError(TransferError):
     """
 
     hint = (
-        "Do not use the disk; cancel the transfer, and restore again. If the source can be read "
-        "twice (a file, a tape or a server, but not a pipe), what is lost is sent again."
+        "Do not use the disk; cancel the transfer, and restore again from a source that can be "
+        "read twice (a file, a tape or a server, but not a pipe): lost data is then sent again."
     )
 
     def __init__(self, message: str, ranges: Sequence[tuple[int, int]]) -> None:
@@ -396,7 +396,7 @@ class NewerFormatError(StreamError):
 class WrongVolumeError(StreamError):
     """The first volume of a backup is needed, and this is a later one."""
 
-    hint = "Begin with volume 1; the others are asked for when their turn comes."
+    hint = "Begin with volume 1; the later volumes are requested one after another."
 
 
 class WrongBackupError(StreamError):

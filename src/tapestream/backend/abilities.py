@@ -99,7 +99,7 @@ def has(backend: object, name: str) -> bool:
 
 
 def cancel(backend: object) -> None:
-    """Make a call that blocks fail soon, if the backend has the ability to do that."""
+    """Make a blocking call of a backend fail soon, if it has that ability."""
     cancels = ability(backend, Cancels)
     if cancels is not None:
         cancels.cancel()
@@ -123,7 +123,7 @@ class Cancels(Protocol):
     """A backend whose blocking calls can be interrupted."""
 
     def cancel(self) -> None:
-        """Make a call that blocks now, in another thread, fail soon.
+        """Make a call that is blocking in another thread fail soon.
 
         Called from another thread, possibly more than once, when a copy is given up. What the
         blocked call then raises is dropped. These calls may block: all calls of a reader and of a
@@ -371,7 +371,7 @@ class Streams(Protocol):
     def streaming(self) -> bool:
         """True if it costs more to stop and start again than to wait, as with a tape drive.
 
-        If the data runs out, writing then goes on only after the buffers are full.
+        If the data runs out, writing then continues only after the buffers are full.
         """
 
 

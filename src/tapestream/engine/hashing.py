@@ -50,7 +50,7 @@ class HashingSource(ForwardingSource):
         self._info = info_of(wrapped)
         if self._info.context != "zero":
             raise UsageError(
-                "only a full backup has the whole disk, of which a block hash is made",
+                "only a full backup has the whole disk, which is needed for a block hash",
                 hint="Leave block_hash out for an incremental backup.",
             )
         self._extents = extents
@@ -308,7 +308,7 @@ class _Block:
 
 
 def _cut(start: int, end: int, block_size: int) -> Iterator[tuple[int, int]]:
-    """Cut a stretch at the borders of the blocks."""
+    """Cut a stretch at the boundaries of blocks."""
     while start < end:
         border = start - start % block_size + block_size
         yield start, min(border, end)

@@ -75,7 +75,7 @@ class CopyOptions:
                 f"not {self.buffer_memory!r} bytes"
             )
         if self.max_gap != "auto":
-            number("max_gap, where it is not 'auto',", self.max_gap)
+            number("max_gap, unless it is 'auto',", self.max_gap)
         flag("block_hash", self.block_hash)
         check_progress(self.progress)
 

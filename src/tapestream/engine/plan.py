@@ -157,7 +157,7 @@ def lost_parts(runs: Iterable[Run], lost: Sequence[tuple[int, int]]) -> Iterator
 
 
 def _split(piece: Piece, origin: int, buffer_size: int) -> Iterator[Piece]:
-    """Split a segment at the borders of the chunks, which are counted from `origin`."""
+    """Split a segment at the boundaries of chunks, which are counted from `origin`."""
     position, end = piece.start, piece.start + piece.length
     while position < end:
         border = position + buffer_size - (position - origin) % buffer_size

@@ -210,7 +210,7 @@ class ChunkQueue:
             self._filling = self._streaming
 
     def _is_full(self) -> bool:
-        """True if no further chunk may be filled. One released out of order still counts."""
+        """True if no further chunk may be filled. One released early still has its place."""
         return len(self._ready) + len(self._released) == self._pool.count
 
     def _all_taken(self) -> bool:

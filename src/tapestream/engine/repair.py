@@ -41,7 +41,7 @@ def send_lost_again(mover: Mover, extents: Extents, verified: str | None) -> boo
         if repairs == REPAIRS:
             raise LostWritesError.of(lost, "each time that it was written")
         size = sum(end - start for start, end in lost)
-        log.warning("The server lost what it had not flushed: %d bytes are sent again", size)
+        log.warning("the server lost what it had not flushed: %d bytes are sent again", size)
         is_rewound = _rewound(mover.src, lost)
         passes = read_order(mover.src, extents) or [extents.runs()]
         mover.move(lost_parts(runs, lost) for runs in passes)

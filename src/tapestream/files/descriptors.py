@@ -150,7 +150,7 @@ class _Cancel:
 def descriptor(file: io.FileIO, name: str) -> int:
     """The descriptor of an open file.
 
-    Ask for it again for each use: once the file is closed, the number may be another file's.
+    Get it again for each use: after the file is closed, the number may belong to another file.
 
     Raises:
         LocalIOError: It is closed.

@@ -59,7 +59,7 @@ class _Backups:
             newest_first.append(i)
             based = any(self._backups[i].context == "zero" for i in newest_first)
             i = self._parent(i, by_checkpoint, needed=not based)
-        others = [called for i, called in enumerate(self._names) if i not in newest_first]
+        others = [name for i, name in enumerate(self._names) if i not in newest_first]
         if others:
             raise ChainError(
                 f"{others[0]} is not of the chain of the others",
@@ -71,11 +71,11 @@ class _Backups:
     def _check_disk(self) -> None:
         first = self._backups[0]
         if first.disk_id is None and len(self._backups) > 1:
-            log.warning("the backups do not say of which disk they are: that is not checked")
-        for backup, called in zip(self._backups, self._names, strict=True):
+            log.warning("the backups do not say of which disk they are, so this is not checked")
+        for backup, name in zip(self._backups, self._names, strict=True):
             if backup.disk_id != first.disk_id:
                 raise ChainError(
-                    f"{self._names[0]} is of disk {first.disk_id}, {called} of {backup.disk_id}",
+                    f"{self._names[0]} is of disk {first.disk_id}, {name} of {backup.disk_id}",
                     hint="Pass the backups of one disk: each disk of a VM has its own chain.",
                 )
 
@@ -143,9 +143,9 @@ class _Backups:
         if parent is None:
             return ChainError(f"{self._names[i]} does not say from which checkpoint it starts")
         silent = [
-            called
-            for backup, called in zip(self._backups, self._names, strict=True)
-            if backup.checkpoint_id is None and called != self._names[i]
+            name
+            for backup, name in zip(self._backups, self._names, strict=True)
+            if backup.checkpoint_id is None and name != self._names[i]
         ]
         but = f"; {silent[0]} does not say which checkpoint it made" if silent else ""
         return ChainError(

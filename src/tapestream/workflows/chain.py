@@ -268,7 +268,7 @@ class _InTurn(Reader):
         self._is_cancelled = False
 
     def prefetch(self, start: int, length: int) -> None:
-        """Open the layer that has this range, which is always a single one."""
+        """Open the layer that has this range. A range is never spread over two layers."""
         layer = self._overlay.layer_at(start)
         if layer < self._layer:
             raise _out_of_turn(start)
@@ -312,8 +312,9 @@ class _InTurn(Reader):
 
 def _out_of_turn(start: int) -> UsageError:
     return UsageError(
-        f"the backups are read one after another: offset {start} of the disk is not in its turn",
-        hint="A source that wraps another must have its read_order(), and its readers' prefetch().",
+        f"the backups are read one after another, and it is not the turn of offset {start}",
+        hint="A source that wraps another must forward its read_order(), and its readers' "
+        "prefetch().",
     )
 
 

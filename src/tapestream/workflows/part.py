@@ -101,7 +101,7 @@ class Part:
         self.begin()
 
     def cancel(self) -> None:
-        """Make a call that blocks, in another thread, fail soon."""
+        """Make a call that is blocking in another thread fail soon."""
         cancel(self.source)
 
 
@@ -125,7 +125,7 @@ class PartReader:
             fill(self._reader, start, buffer[:])
 
     def cancel(self) -> None:
-        """Make a call that blocks, in another thread, fail soon."""
+        """Make a call that is blocking in another thread fail soon."""
         cancel(self._reader)
 
     def close(self) -> None:
