@@ -675,6 +675,15 @@ def test_a_sink_without_its_core(name: str) -> None:
         copy(MemorySource(DISK), lacking)
 
 
+@pytest.mark.parametrize("value", ["4096", 4096.0, True])
+def test_what_is_missing_must_end_at_an_offset(value: Any) -> None:
+    class Odd(MemorySource):
+        missing_until = value
+
+    with pytest.raises(BackendError, match=r"Odd\.missing_until is .* or None"):
+        copy(Odd(DISK), MemorySink())
+
+
 class Losing(MemorySink):
     """Loses these ranges, each list of them after one round of writing."""
 

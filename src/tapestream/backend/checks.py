@@ -17,6 +17,7 @@ from .abilities import (
     ChecksItself,
     CoalescesZeros,
     Digests,
+    FindsMissing,
     HasDigests,
     Hash,
     HasLocalServer,
@@ -198,6 +199,20 @@ def number_of(backend: object, name: str, *, least: int) -> int:
     if value < least:
         raise UsageError(f"{class_of(backend)}.{name} is {value}: it must be at least {least}")
     return value
+
+
+def missing_until(source: FindsMissing) -> int | None:
+    """Offset before which no more data of a source comes; None if all of it comes.
+
+    Raises:
+        BackendError: It is neither.
+    """
+    value: object = source.missing_until
+    if value is None or type(value) is int:
+        return value
+    raise BackendError(
+        f"{class_of(source)}.missing_until is {_shown(value)}, not a whole number or None"
+    )
 
 
 def flag_of(backend: object | None, name: str) -> bool:

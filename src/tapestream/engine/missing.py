@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ..backend.abilities import FindsMissing
+from ..backend.checks import missing_until
 from ..model.extents import Extents, Kind, Run
 
 # Bytes of data that may be planned before the source is asked again.
@@ -31,7 +32,7 @@ class MissingAsZeros:
         """Yield all runs, with zeros in place of data that is known to be missing by then."""
         for first, length, kind in self._extents.runs():
             start, end = first, first + length
-            while kind is Kind.DATA and (until := self._source.missing_until) is not None:
+            while kind is Kind.DATA and (until := missing_until(self._source)) is not None:
                 if start >= end:
                     break
                 if start < until:
