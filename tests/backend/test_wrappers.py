@@ -5,12 +5,16 @@ from __future__ import annotations
 import io
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tapestream import (
+    Damage,
     DiscardSink,
     Extent,
+    Findings,
+    Source,
     TarStreamSink,
     TarStreamSource,
     Writer,
@@ -19,7 +23,7 @@ from tapestream import (
     restore_chain,
     verify,
 )
-from tapestream.backend import ForwardingSink, ForwardingWriter
+from tapestream.backend import ForwardingSink, ForwardingSource, ForwardingWriter
 from tapestream.errors import DigestMismatchError, UsageError
 from tapestream.tape import TapeDrive, TapeReport
 from tapestream.testing.memory import MemorySink, MemorySource
@@ -127,3 +131,35 @@ def test_a_wrapper_says_that_it_can_be_read_only_once() -> None:
 
     with pytest.raises(UsageError, match="Once can be read only once"):
         restore_chain([Once(week()[0])], MemorySink(), verify_first=True)
+
+
+def test_only_a_source_or_a_sink_can_be_wrapped() -> None:
+    path: Any = "disk.tar"
+    with pytest.raises(UsageError, match="a source is needed to read from, not a str"):
+        ForwardingSource(path)
+    with pytest.raises(UsageError, match="a sink is needed to write to, not a str"):
+        ForwardingSink(path)
+
+
+def test_a_source_with_damage_that_it_found_itself_is_not_taken_for_one_without_an_end() -> None:
+    class Damaged(ForwardingSource):
+        """Names its digest, and compares nothing once it met damage."""
+
+        digest_name = "crc32"
+        found: Findings | None = None
+
+        def salvaging(self, findings: Findings) -> Source:
+            view = Damaged(self.wrapped)
+            view.found = findings
+            return view
+
+        def finish(self) -> None:
+            assert self.found is not None
+            self.found.add(Damage(4096, 512, "disk", missing=True))
+            self.found.complete = True
+
+    report = verify(Damaged(MemorySource(DISK)))
+    assert report.complete
+    assert not report.ok
+    assert not report.problems
+    assert report.damage == (Damage(4096, 512, "disk", missing=True),)

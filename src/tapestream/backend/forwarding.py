@@ -14,7 +14,7 @@ from .._typing import override
 from ..model.extents import Extent, Extents
 from ..model.info import BackupInfo
 from .abilities import Salvages, ability
-from .checks import done, fill, reader_of, write, writer_of, zero
+from .checks import done, fill, reader_of, sink_of, source_of, write, writer_of, zero
 from .protocols import Reader, Sink, SinkLike, Source, SourceLike, Writer
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class ForwardingSource(Source):
     """
 
     def __init__(self, wrapped: SourceLike) -> None:
-        self.wrapped = wrapped
+        self.wrapped = source_of(wrapped)
 
     @property
     @override
@@ -96,7 +96,7 @@ class ForwardingSink(Sink):
     """
 
     def __init__(self, wrapped: SinkLike) -> None:
-        self.wrapped = wrapped
+        self.wrapped = sink_of(wrapped)
 
     @property
     @override

@@ -122,7 +122,7 @@ def _read(
     read = copy(source, DiscardSink(), **options)
     findings.digest_name = findings.digest_name or read.verified
     digest_name = digest_name_of(source)
-    if findings.digest_name is None and digest_name is not None:
+    if findings.digest_name is None and digest_name is not None and not findings.damage:
         findings.complete = False
         findings.note(
             f"{class_of(source)} says that its data has {digest_name} digests, but its "
