@@ -53,7 +53,7 @@ class Ledger:
         self.flush_each = False
         # True after `ImageioUploadSink.lost`, when lost writes are sent again.
         self.is_repair = False
-        self.is_unflushed = False  # a writer was closed before it had flushed
+        self.is_unflushed = False  # True after a writer was closed before it had flushed
         self._lost: list[tuple[int, int]] = []
         self._lock = threading.Lock()
 

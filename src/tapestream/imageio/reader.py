@@ -29,8 +29,8 @@ SMALL = 128 * 1024
 class HTTPReader(Reader):
     """Downloads the announced ranges over several connections.
 
-    While the reply to one GET is received, the server works on the next. What was not announced is
-    requested when it is read.
+    While the reply to one GET is received, the server works on the next. A range that was not
+    announced is requested when it is read.
     """
 
     prefetch_depth = PIPELINED

@@ -48,7 +48,7 @@ class Upload(KeptConnection):
 
     @property
     def is_flushed(self) -> bool:
-        """True when the server has replied to all that was written, and put it on storage."""
+        """True when the server has replied to all writes, and has put them on storage."""
         return self._unflushed is None and not self._connection.under_way
 
     def put(self, start: int, data: memoryview, *, under_way: int) -> None:

@@ -254,7 +254,7 @@ def holds_data(drive: PositionedDrive) -> bool:
             if header.name.startswith("extent-"):
                 return True
     except StreamError:
-        pass  # it was cut off before
+        pass  # the file was cut off before its first data member was complete
     return False
 
 

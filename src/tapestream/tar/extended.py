@@ -18,10 +18,7 @@ MAX_LENGTH = 1024**2
 
 
 def kind_of(block: bytes) -> bytes | None:
-    """The typeflag, if the block is an extension header or the header of our directory.
-
-    None for any other block.
-    """
+    """The typeflag of an extension header, or of our directory's header; None for other blocks."""
     kind = block[156:157]
     if kind not in (PAX, PAX_GLOBAL, GNU_NAME, GNU_LINK, DIRECTORY) or not _is_header(block):
         return None

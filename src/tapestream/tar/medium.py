@@ -46,7 +46,7 @@ class OutputMedium(Protocol):
 
     @property
     def name(self) -> str:
-        """What it is called, for people."""
+        """The medium's name, for people."""
         ...
 
     @property
@@ -120,7 +120,7 @@ class InputMedium(Protocol):
 
     @property
     def name(self) -> str:
-        """What it is called, for people."""
+        """The medium's name, for people."""
         ...
 
     def readinto(self, buffer: memoryview) -> int:

@@ -38,7 +38,7 @@ class Readable(Protocol):
 
     @property
     def name(self) -> str:
-        """What it is called, for people."""
+        """The medium's name, for people."""
         ...
 
     def readinto(self, buffer: memoryview) -> int:
@@ -224,13 +224,14 @@ class MemberReader:
     def text_length(self, start: bytes) -> int | None:
         """Bytes of the next member, which holds a JSON array, and whose header is damaged or lost.
 
-        It ends where its header says, if it can end there, or else before the next good header.
+        The member ends where its header says, if it can end there; otherwise before the next good
+        header.
 
         Args:
-            start: How its data begins, in the place of its header where that is lost.
+            start: The first bytes of the data. If the header is lost, they are in its place.
 
         Returns:
-            None where nothing says how long it is.
+            The number of bytes; None if it cannot be found out.
         """
         guessed = fmt.guess_header(self._block) if self.is_damaged else None
         end, header = self.look_ahead(lambda _: True, self.offset, self.offset + MAX_AHEAD)
@@ -342,7 +343,7 @@ class MemberReader:
         return self._header_in(self._block) if self._peeked else None
 
     def _header_in(self, block: bytes | bytearray) -> fmt.Header | None:
-        """The header in a block; None if it is none, or that of another backup on the disk."""
+        """The header in a block; None unless it is an undamaged header of this backup."""
         if not block.startswith(_OUR_NAMES) or (self._time or block[_TIME]) != block[_TIME]:
             return None
         try:

@@ -88,9 +88,9 @@ class Preamble:
         volume_start: Disk offset of this volume's first data member.
         software: Name and version of the program that wrote the stream.
         members: The members between this one and the data, in order; None in a stream of older
-            software, which did not list them, and where the list is damaged.
+            software, which did not list them, and if the list is damaged.
         members_problem: What is wrong with that list; None if nothing is. The rest of the backup
-            can be read without it.
+            can be read without the list.
     """
 
     info: BackupInfo
@@ -142,7 +142,7 @@ class Preamble:
     def decode(cls, text: bytes) -> Preamble:
         """Parse what `encode` wrote; unknown keys are ignored.
 
-        A damaged list of members is no error here: whoever reads them decides.
+        A damaged list of members raises no error here: the reader of the members decides.
 
         Raises:
             ForeignStreamError: The text is JSON, but of another format.

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from ..model.extents import Extents, Kind
 from . import format as fmt
 
-# A number in a name has up to 19 digits, as many as the largest disk offset.
+# The numbers in a name have up to 19 digits, as many as the largest disk offset.
 _NAME = re.compile(r"extent-([1-9][0-9]{0,18})@(0|[1-9][0-9]{0,18})", re.ASCII)
 
 

@@ -109,10 +109,10 @@ class Volumes:
         return text
 
     def _enter_extents(self, known: int | None = None) -> None:
-        """Go into them; past a bad header by the size that they must have, if reading goes on.
+        """Enter the extents; if reading continues at damage, even if their header is bad.
 
         Args:
-            known: Their bytes, if they were read before.
+            known: Bytes of the extents, if they were read before.
         """
         members, listed = self.members, self.preamble.extents_size
         try:
