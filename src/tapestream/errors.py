@@ -325,7 +325,7 @@ class ServerError(TransferError):
     """The server answered with an error, or the connection kept breaking.
 
     Attributes:
-        status: The HTTP status, or None when there was no answer.
+        status: The HTTP status; None if there was no answer.
     """
 
     def __init__(self, message: str, *, status: int | None = None, hint: str | None = None) -> None:

@@ -195,7 +195,7 @@ class HasLocalServer(Protocol):
 
     @property
     def server_is_local(self) -> bool:
-        """True when the server runs on this host.
+        """True if the server runs on this host.
 
         By default, fewer readers are opened then: the server needs processors, too.
         """

@@ -45,7 +45,7 @@ class CopyResult:
         size: Virtual size of the disk in bytes.
         context: "zero" for a full backup, "dirty" for an incremental one.
         extents: Number of extents of the disk.
-        data_extents: Number of those that were data.
+        data_extents: Number of extents that were data.
         data_bytes: Bytes of data written.
         zero_bytes: Bytes in zero extents: not written, but announced to the sink.
         read_bytes: Bytes read from the source: the data, and the gaps that were read through.

@@ -106,7 +106,7 @@ class ChunkQueue:
         self._work = threading.Condition(self._lock)
 
     def claim(self) -> tuple[int, Request] | None:
-        """The next request, with the number of its first chunk; None when the plan is done."""
+        """The next request, with the number of its first chunk; None at the end of the plan."""
         with self._lock:
             self._check()
             request = next(self._plan, None)
@@ -145,7 +145,7 @@ class ChunkQueue:
                 self._work.notify()
 
     def take(self) -> FilledChunk | None:
-        """Wait for a chunk to write; None when all have been taken."""
+        """Wait for a chunk to write; None after all have been taken."""
         with self._lock:
             while True:
                 self._check()

@@ -259,7 +259,7 @@ class RawImageSink(Sink):
                 f"{self._path} would have {size} bytes, but {disk_of(info)} has {info.size}",
                 hint="Restore an incremental backup to an image that holds the backup before it."
                 if self._size is None
-                else "Leave out size, or pass at least that of the disk.",
+                else "Leave out size, or pass at least the size of the disk.",
             )
         return size
 

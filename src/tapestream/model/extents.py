@@ -42,10 +42,10 @@ class Extent:
     Args:
         start: Offset of its first byte in the disk.
         length: Its length in bytes, at least 1.
-        zero: True when it reads as zeros.
-        hole: True when it is not allocated (qcow2 without a backing chain); None when the server
-            did not say: old ones do not.
-        dirty: True when it changed since the parent checkpoint; None in a full backup.
+        zero: True if it reads as zeros.
+        hole: True if it is not allocated (qcow2 without a backing chain); None if the server did
+            not say, as old servers do.
+        dirty: True if it changed since the parent checkpoint; None in a full backup.
     """
 
     start: int

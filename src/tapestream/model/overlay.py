@@ -78,7 +78,7 @@ def _newest_wins(layers: Sequence[Extents]) -> Iterator[LayerRun]:
     size = layers[-1].size
     cursors = [_Cursor(extents, i, size) for i, extents in enumerate(layers)]
     ends = [(0, layer) for layer in range(len(layers))]  # a heap: where each layer's extent ends
-    providing: list[int] = []  # the layers that provide what is at `position`, ascending
+    providing: list[int] = []  # the layers that have data or zeros at `position`, ascending
     position = 0
     while position < size:
         while ends[0][0] == position:
@@ -114,7 +114,7 @@ class _Cursor:
 
     @property
     def provides(self) -> bool:
-        """True when this layer has data or zeros in the current extent."""
+        """True if this layer has data or zeros in the current extent."""
         return self.kind is not Kind.CLEAN
 
     def move_on(self) -> None:

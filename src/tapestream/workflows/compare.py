@@ -39,7 +39,7 @@ class CompareReport:
 
     @property
     def equal(self) -> bool:
-        """True when nothing differs."""
+        """True if nothing differs."""
         return not self.differing
 
 
