@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 import pytest
@@ -102,3 +103,22 @@ def test_a_view_of_a_stream_leaves_the_source_strict(double: FakeStation) -> Non
         copy(view, DiscardSink())
         assert findings.complete
         assert findings.problems
+
+
+@pytest.mark.parametrize("is_read", [False, True])
+def test_a_source_that_is_forgotten_gives_the_drive_back_immediately(
+    is_read: bool, double: FakeStation
+) -> None:
+    """Not only when the garbage collector comes by: others wait for the drive."""
+    drive = written(double)
+    drive.rewind()
+    source = TarStreamSource(drive)
+    if is_read:
+        verify(source)
+    gc.disable()
+    try:
+        with pytest.warns(ResourceWarning, match="still in use"):
+            del source
+        in_a_thread(lambda: list(drive.scan()))
+    finally:
+        gc.enable()

@@ -97,7 +97,8 @@ class TarStreamSource(Source):
         self._verify = verify
         self._file = file
         self._allow_incomplete = allow_incomplete
-        self._original = self
+        # That of a view. Never this one: a cycle would keep the drive after it was forgotten.
+        self._original: TarStreamSource | None = None
         try:
             self._stream = StreamSessions(medium, tape, expected)
             self.findings = Findings() if allow_incomplete else None
@@ -177,6 +178,7 @@ class TarStreamSource(Source):
     def salvaging(self, findings: Findings) -> TarStreamSource:
         """A source of the same stream that reads past damage; see `Salvages.salvaging`."""
         view = copy(self)
+        view._original = self._original or self  # noqa: SLF001 - of the same class
         view.findings = findings
         if self.findings is not None:
             findings.problems += self.findings.problems  # from the part that was read already
@@ -202,7 +204,7 @@ class TarStreamSource(Source):
         Raises:
             WrongTapeError: Another tape was loaded since, and there is no `on_next_volume`.
         """
-        joins(self._original)
+        joins(self._original or self)
         return self._stream.open_reader(self._trouble, verify=self._verify)
 
     def finish(self) -> str | None:
