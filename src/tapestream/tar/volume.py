@@ -116,7 +116,7 @@ class Volumes:
         """
         members, listed = self.members, self.preamble.extents_size
         try:
-            _check_size(members.named(fmt.EXTENTS), listed)
+            self._check_size(members.named(fmt.EXTENTS), listed)
             members.enter(fmt.EXTENTS)
         except (CorruptStreamError, IncompleteStreamError) as e:
             if not self.trouble.goes_on or not members.is_at_header:
@@ -225,7 +225,7 @@ class Volumes:
                 raise CorruptStreamError(f"there are two members {header.name}")
             if len(self._attachments) == fmt.MAX_FILES:
                 raise CorruptStreamError(f"there are more than {fmt.MAX_FILES} attachments")
-            _check_size(header, self._to_come.get(header.name))
+            self._check_size(header, self._to_come.get(header.name))
             self._attachments[name] = self._member(header.name, left)
             self._to_come.pop(header.name, None)
             left -= len(self._attachments[name])
@@ -370,6 +370,17 @@ class Volumes:
         self._add_digest(name, text)
         return text
 
+    def _check_size(self, header: fmt.Header, listed: int | None) -> None:
+        """Make sure that a header agrees with the list, if there is one.
+
+        The header has a checksum, the list has none: if reading goes on, it is by the header.
+        """
+        if listed not in (None, header.size):
+            problem = (
+                f"{header.name} has {header.size} bytes, not the {listed} that {fmt.INFO} says"
+            )
+            self.trouble.meet(CorruptStreamError(problem), header.name)
+
     def _add_digest(self, name: str, text: bytes) -> None:
         self.digests[name] = hex_digest(self.preamble.checksum, text)
 
@@ -377,14 +388,6 @@ class Volumes:
 def _start(name: str) -> bytes:
     """How the header of a member begins."""
     return name.encode() + b"\0"
-
-
-def _check_size(header: fmt.Header, listed: int | None) -> None:
-    """Make sure that a header agrees with what the preamble lists, if it lists anything."""
-    if listed not in (None, header.size):
-        raise CorruptStreamError(
-            f"{header.name} has {header.size} bytes, not the {listed} that {fmt.INFO} says"
-        )
 
 
 def _common(preamble: Preamble) -> tuple[str | None, BackupInfo, str | None, int]:
