@@ -120,7 +120,7 @@ class Manifest:
             return
         found = self._values()
         if wanted.keys() != found.keys() | {"segments"}:
-            yield CorruptStreamError(f"{MANIFEST} is damaged: it lacks keys, or has unknown ones")
+            yield CorruptStreamError(f"{MANIFEST} is damaged: the keys are not those it must have")
             return
         for key in found:
             if key != "members" and wanted[key] != found[key]:
