@@ -99,7 +99,7 @@ class Pipeline:
         # streaming sink must not wait for a digest. Measured on 2 processors with sha256, compared
         # with digests by the reader alone: 1.22 times as fast over a unix socket, 1.03 to 1.1 times
         # over TLS. To time every chunk, and to choose the threads for its digests and its writing
-        # by that, was no faster than this rule: 0.98 to 1.05 times over a unix socket, 0.9 times
+        # by that, was no faster than this rule: 0.97 to 1.05 times over a unix socket, 0.9 times
         # over TLS, 0.97 to 1.02 times for a raw image.
         shares = len(readers) == 1 and self.ordered and not self.streaming
         read = partial(self._read, queue, writer_may_digest=shares)
