@@ -10,6 +10,7 @@ import tapestream.testing as tests
 NAMES: tuple[object, ...] = (
     tapestream.BackupInfo,
     tapestream.BlockHash,
+    tapestream.Cancel,
     tapestream.CompareReport,
     tapestream.CopyResult,
     tapestream.Damage,
@@ -20,6 +21,7 @@ NAMES: tuple[object, ...] = (
     tapestream.ImageioHTTPSource,
     tapestream.ImageioUploadSink,
     tapestream.Kind,
+    tapestream.OperationCancelledError,
     tapestream.RawImageSink,
     tapestream.RawImageSource,
     tapestream.Reader,

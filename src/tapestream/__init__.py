@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from . import tape as tape
     from . import testing as testing
     from .backend.protocols import Reader, Sink, Source, Writer
+    from .cancel import Cancel
     from .engine.copy import CopyResult, copy
-    from .errors import TapestreamError
+    from .errors import OperationCancelledError, TapestreamError
     from .files.raw import RawImageSink, RawImageSource
     from .imageio.sink import ImageioUploadSink
     from .imageio.source import ImageioHTTPSource
@@ -40,8 +41,9 @@ else:
         {
             ".backend": "",
             ".backend.protocols": "Reader Sink Source Writer",
+            ".cancel": "Cancel",
             ".engine.copy": "CopyResult copy",
-            ".errors": "TapestreamError",
+            ".errors": "OperationCancelledError TapestreamError",
             ".files.raw": "RawImageSink RawImageSource",
             ".imageio.sink": "ImageioUploadSink",
             ".imageio.source": "ImageioHTTPSource",
@@ -63,6 +65,7 @@ else:
 __all__ = [
     "BackupInfo",
     "BlockHash",
+    "Cancel",
     "CompareReport",
     "CopyResult",
     "Damage",
@@ -73,6 +76,7 @@ __all__ = [
     "ImageioHTTPSource",
     "ImageioUploadSink",
     "Kind",
+    "OperationCancelledError",
     "RawImageSink",
     "RawImageSource",
     "Reader",

@@ -4,6 +4,8 @@ The branches say where the fault lies::
 
     UsageError                      in the caller's arguments
     BackendError                    in the class of a source or a sink
+    ClosedError, OperationCancelledError
+                                    nowhere: another part of the program ended the operation
     LocalIOError                    on this machine
     TransferError                   in the imageio server, or in the network
     StreamError                     in the tar stream
@@ -116,6 +118,20 @@ class ClosedError(TapestreamError):
     """
 
     hint = "Copy again with a new sink if that was not intended."
+
+
+class OperationCancelledError(TapestreamError):
+    """The operation was ended by its `Cancel`. Nothing that it wrote looks complete.
+
+    Attributes:
+        reason: What `Cancel.cancel` was given as the reason; may be empty.
+    """
+
+    hint = "Start it again, with a new Cancel, if that was not intended."
+
+    def __init__(self, reason: str = "") -> None:
+        super().__init__(f"the operation was cancelled{': ' if reason else ''}{reason}")
+        self.reason = reason
 
 
 class LocalIOError(TapestreamError):
