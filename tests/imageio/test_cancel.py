@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import contextlib
 import os
 import signal
 import socket
@@ -23,9 +24,13 @@ from tapestream import (
     TapestreamError,
     copy,
 )
-from tapestream.errors import ServerError, TicketError
-from tapestream.imageio.endpoint import Endpoint
+from tapestream.errors import ServerError, ServerUnreachableError, TicketError, TransferError
+from tapestream.imageio.capabilities import Capabilities
+from tapestream.imageio.connection import Connection
+from tapestream.imageio.endpoint import Endpoint, Timeouts
 from tapestream.imageio.retry import Tries
+from tapestream.imageio.sockets import Cancellation, tls_context
+from tapestream.imageio.url import TransferURL
 from tapestream.testing import MemorySink, MemorySource
 from tests.disks import noise
 from tests.hostile import Fault, HostileServer, Stall, Status
@@ -362,9 +367,9 @@ def test_a_reader_that_is_cancelled_while_it_connects(monkeypatch: pytest.Monkey
         source.extents()
         connect = Endpoint.connect
 
-        def cancel_and_connect(endpoint: Endpoint) -> socket.socket:
+        def cancel_and_connect(endpoint: Endpoint, cancellation: Cancellation) -> socket.socket:
             reader.cancel()
-            return connect(endpoint)
+            return connect(endpoint, cancellation)
 
         monkeypatch.setattr(Endpoint, "connect", cancel_and_connect)
         with closing(source.open_reader()) as reader:
@@ -404,3 +409,105 @@ def test_cancelling_what_is_closed_does_nothing(times: int) -> None:
             end.close()
             for _ in range(times):
                 end.cancel()
+
+
+# --- A connection that is being made ---
+
+
+@contextlib.contextmanager
+def silent(*, full: bool) -> Iterator[int]:
+    """The port of a server that accepts nothing, or, if its queue is full, not even a connect."""
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0 if full else 5)
+        port = listener.getsockname()[1]
+        for _ in range(3 if full else 0):
+            client = stack.enter_context(socket.socket())
+            client.setblocking(False)
+            client.connect_ex(("127.0.0.1", port))
+        yield port
+
+
+def connection_to(host: str, port: int, *, scheme: str) -> Connection:
+    url = TransferURL.parse(f"{scheme}://{host}:{port}/images/ticket", secure=False)
+    timeouts = Timeouts(FOREVER, FOREVER, FOREVER, FOREVER)
+    tls = tls_context(None, secure=False) if scheme == "https" else None
+    return Connection(Endpoint(url, timeouts, tls, frozenset()), Capabilities())
+
+
+def is_in_state(port: int, state: str) -> bool:
+    """Whether this host has a connection to the port in this state, as /proc/net/tcp has it."""
+    lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
+    return any(f":{port:04X} {state}" in line for line in lines)
+
+
+def cancelled_connect(connection: Connection, is_waiting: Callable[[], bool]) -> float:
+    """How long it takes to cancel a connection that waits."""
+    errors: list[TransferError] = []
+
+    def ask() -> None:
+        try:
+            connection.ask("OPTIONS")
+        except TransferError as e:
+            errors.append(e)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    eventually(is_waiting)
+    time.sleep(0.05)  # for its next step to block
+    assert thread.is_alive()
+    began = time.monotonic()
+    connection.cancel()
+    thread.join(FOREVER)
+    assert [e.message for e in errors] == ["cancelled"]
+    return time.monotonic() - began
+
+
+SYN_SENT, ESTABLISHED = "02", "01"
+
+
+def test_a_connect_that_nobody_answers_ends_when_cancelled() -> None:
+    with silent(full=True) as port:
+        connection = connection_to("127.0.0.1", port, scheme="http")
+        assert cancelled_connect(connection, lambda: is_in_state(port, SYN_SENT)) < 5
+
+
+def test_a_handshake_that_nobody_answers_ends_when_cancelled() -> None:
+    with silent(full=False) as port:
+        connection = connection_to("127.0.0.1", port, scheme="https")
+        assert cancelled_connect(connection, lambda: is_in_state(port, ESTABLISHED)) < 5
+
+
+def test_a_name_that_nobody_resolves_is_given_up_when_cancelled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A double of the system's resolver, which cannot be made to wait here."""
+    asked, answers = threading.Event(), threading.Event()
+    look_up = socket.getaddrinfo
+
+    def hang(*args: Any, **options: Any) -> Any:
+        if not options:
+            asked.set()
+            answers.wait(FOREVER)
+        return look_up(*args, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", hang)
+    connection = connection_to("localhost", 1, scheme="http")
+    try:
+        assert cancelled_connect(connection, asked.is_set) < 5
+    finally:
+        answers.set()
+    eventually(lambda: "tapestream-resolver" not in {t.name for t in threading.enumerate()})
+
+
+def test_a_name_is_resolved() -> None:
+    with HostileServer(IMAGE) as server:
+        url = server.url.replace("127.0.0.1", "localhost")
+        with ImageioHTTPSource(url, secure=False) as source:
+            assert source.extents().size == len(IMAGE)
+
+
+def test_a_name_without_an_address_is_an_error() -> None:
+    with pytest.raises(ServerUnreachableError):
+        ImageioHTTPSource("http://no-such-host.invalid/images/t", secure=False, retries=0)

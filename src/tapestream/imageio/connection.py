@@ -11,11 +11,11 @@ import json
 import re
 import socket
 import ssl
-import struct
-import threading
+import time
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import NamedTuple
 
 from ..errors import (
@@ -28,6 +28,7 @@ from ..errors import (
 from .capabilities import Capabilities
 from .endpoint import Endpoint
 from .http import Exchange, HeadTooLong
+from .sockets import WAKE_UP, Cancellation
 
 # Bytes per read of a reply that is dropped, or whose length is not known.
 DROPPED = 256 * 1024
@@ -75,8 +76,8 @@ class Connection:
     def __init__(self, endpoint: Endpoint, can: Capabilities) -> None:
         self.endpoint = endpoint
         self.can = can
-        self._exchange = Exchange(endpoint.connect, endpoint.host)
-        self._cancelled = threading.Event()
+        self._cancellation = Cancellation()
+        self._exchange = Exchange(partial(endpoint.connect, self._cancellation), endpoint.host)
         self._putting: deque[str] = deque()  # descriptions of the uploads without a reply
         self.backend_is_gone = False
 
@@ -325,25 +326,20 @@ class Connection:
     @property
     def is_cancelled(self) -> bool:
         """True after `cancel`."""
-        return self._cancelled.is_set()
+        return self._cancellation.is_cancelled
 
     def pause(self, seconds: float) -> None:
         """Wait, or return early when `cancel` is called."""
-        self._cancelled.wait(seconds)
+        until = time.monotonic() + seconds
+        while not self.is_cancelled and (left := until - time.monotonic()) > 0:
+            time.sleep(min(left, WAKE_UP))
 
     def cancel(self) -> None:
-        """Make another thread's call that waits for the server fail, and every later call."""
-        self._cancelled.set()
-        sock = self._exchange.sock
-        if sock is not None:
-            try:
-                # Close it with a RST. After a FIN alone, a server whose send buffers are full
-                # would hold on to the ticket until its kernel gives up, a minute later.
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                # Not SSLSocket.shutdown: it removes the TLS object that another thread is using.
-                socket.socket.shutdown(sock, socket.SHUT_RDWR)
-            except OSError:
-                return  # it is closed already
+        """Make another thread's call that waits for the server fail, and every later call.
+
+        This also ends a connect and a TLS handshake. A signal handler may call it.
+        """
+        self._cancellation.cancel()
 
     def close(self) -> None:
         """Close the connection; the next use opens it again."""
@@ -371,7 +367,7 @@ class Connection:
         self._exchange.send(method, self.endpoint.url.path + suffix, headers, body)
 
     def _connect(self, timeout: float) -> None:
-        if self._cancelled.is_set():
+        if self.is_cancelled:
             raise ServerError("cancelled")
         try:
             sock = self._exchange.connect()
@@ -380,11 +376,10 @@ class Connection:
                 f"the certificate of {self.endpoint.url} cannot be verified: {e.verify_message}"
             ) from e
         except OSError as e:
+            if self.is_cancelled:
+                raise ServerError("cancelled") from e
             raise self.endpoint.unreachable(e) from e
         sock.settimeout(timeout)
-        if self._cancelled.is_set():  # during the connect, when cancel() found no socket
-            self.close()
-            raise ServerError("cancelled")
 
     def _check_done(self, reply: Reply, doing: str) -> None:
         """Raise if a write failed. Servers report success as 200, 201 or 204."""

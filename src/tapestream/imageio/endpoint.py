@@ -6,7 +6,7 @@ import socket
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import ServerUnreachableError, UsageError
-from .sockets import connect_tcp, connect_unix
+from .sockets import Cancellation, connect_tcp, connect_unix
 from .url import TransferURL
 
 if TYPE_CHECKING:
@@ -60,16 +60,19 @@ class Endpoint(NamedTuple):
         """The value of the "Host" header."""
         return "localhost" if self.unix_socket else self.url.authority
 
-    def connect(self) -> socket.socket:
+    def connect(self, cancellation: Cancellation) -> socket.socket:
         """Connect to the server.
 
+        Args:
+            cancellation: Ends the connect, and later what waits for the connection.
+
         Raises:
-            OSError: It failed.
+            OSError: It failed, or was cancelled.
         """
         seconds = self.timeouts.connect
         if self.unix_socket is not None:
-            return connect_unix(self.unix_socket, seconds, self.users)
-        return connect_tcp(self.url.host, self.url.port, seconds, self.tls)
+            return connect_unix(self.unix_socket, seconds, self.users, cancellation)
+        return connect_tcp(self.url.host, self.url.port, seconds, self.tls, cancellation)
 
     def unreachable(self, error: Exception) -> ServerUnreachableError:
         """Make the error for a failure to connect."""

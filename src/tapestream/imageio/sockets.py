@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pwd
+import select
 import socket
 import ssl
 import struct
+import threading
 from contextlib import suppress
-from typing import cast
+from functools import partial
+from queue import Empty, SimpleQueue
+from typing import Any
 
 from ..errors import LocalIOError, UsageError
 
@@ -30,34 +35,161 @@ DAEMON_USERS = ("ovirtimg", "vdsm")
 _PEER = struct.Struct("3i")  # ucred: pid, uid and gid of the process that listens, see unix(7)
 
 
+# Seconds between two checks whether a wait was cancelled.
+WAKE_UP = 0.1
+
+
+class Cancellation:
+    """Lets another thread end what waits for a connection, and the making of that connection.
+
+    It has no lock, because a signal handler may call `cancel`.
+
+    Attributes:
+        is_cancelled: True after `cancel`.
+    """
+
+    def __init__(self) -> None:
+        self.is_cancelled = False
+        self._sock: socket.socket | None = None
+
+    def watch(self, sock: socket.socket) -> None:
+        """Let `cancel` shut down this socket from now on. Do this before anything waits for it.
+
+        Raises:
+            ConnectionAbortedError: It was cancelled before.
+        """
+        self._sock = sock
+        self.check()
+
+    def check(self) -> None:
+        """Go on if this was not cancelled.
+
+        Raises:
+            ConnectionAbortedError: It was.
+        """
+        if self.is_cancelled:
+            raise ConnectionAbortedError("cancelled")
+
+    def cancel(self) -> None:
+        """Make a wait for the connection fail, now and later."""
+        self.is_cancelled = True
+        sock = self._sock
+        if sock is not None:
+            try:
+                # Close it with a RST. After a FIN alone, a server whose send buffers are full
+                # would hold on to the ticket until its kernel gives up, a minute later.
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                # Not SSLSocket.shutdown: it removes the TLS object that another thread is using.
+                # This also ends a connect, see inet_shutdown() in the kernel.
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)
+            except OSError:
+                return  # it is closed already
+
+
 def connect_tcp(
-    host: str, port: int, timeout: float, tls: ssl.SSLContext | None = None
+    host: str,
+    port: int,
+    timeout: float,
+    tls: ssl.SSLContext | None = None,
+    cancellation: Cancellation | None = None,
 ) -> socket.socket:
     """Connect to a host, and set up TLS if there is a context for it.
 
     Args:
         host: A name, as ASCII, or an address.
         port: The port.
-        timeout: Seconds to wait for each address of the host, and for each step of the handshake.
+        timeout: Seconds to wait for each address of the host, and for the handshake.
         tls: How to check the server's certificate; None for plain TCP.
+        cancellation: Ends the connect; the socket stays in its care. None for one of its own.
 
     Raises:
-        OSError: The connect failed; an `ssl.SSLError` if the handshake failed.
+        OSError: The connect failed, or was cancelled; an `ssl.SSLError` if the handshake failed.
     """
-    # As bytes: for a str, Python would load the codec for international names, here and below.
-    address = cast("tuple[str, int]", (host.encode("ascii"), port))
-    sock = socket.create_connection(address, timeout)
+    cancellation = cancellation or Cancellation()
+    sock = _connect_to_any(_addresses(host, port, cancellation), timeout, cancellation)
     try:
-        for option in OPTIONS:
-            sock.setsockopt(*option)
         if tls is None:
             return sock
         # The zone of an IPv6 address and the dot after a full name are in no certificate.
         name = host.partition("%")[0] if ":" in host else host.rstrip(".")
-        return tls.wrap_socket(sock, server_hostname=name.encode("ascii"))
+        # As bytes: for a str, Python would load the codec for international names, here and below.
+        sock = secure = tls.wrap_socket(
+            sock, server_hostname=name.encode("ascii"), do_handshake_on_connect=False
+        )
+        cancellation.watch(secure)
+        secure.do_handshake()
     except BaseException:
         sock.close()
         raise
+    return secure
+
+
+def _connect_to_any(
+    addresses: list[tuple[Any, ...]], timeout: float, cancellation: Cancellation
+) -> socket.socket:
+    """Connect to the first address that answers; raise the last error if none does."""
+    error: OSError = OSError("the name has no address")
+    for family, kind, protocol, _, address in addresses:
+        sock = socket.socket(family, kind, protocol)
+        try:
+            _connect(sock, address, timeout, cancellation)
+        except OSError as e:
+            sock.close()
+            error = e
+        except BaseException:
+            sock.close()
+            raise
+        else:
+            return sock
+    raise error
+
+
+def _connect(
+    sock: socket.socket, address: object, timeout: float, cancellation: Cancellation
+) -> None:
+    for option in OPTIONS:
+        sock.setsockopt(*option)
+    # The connect begins before the socket is watched: a shutdown before it would have no effect.
+    sock.setblocking(False)
+    error = sock.connect_ex(address)  # type: ignore[arg-type]
+    cancellation.watch(sock)
+    if error == errno.EINPROGRESS:
+        poll = select.poll()
+        poll.register(sock, select.POLLOUT)
+        if not poll.poll(timeout * 1000):
+            raise TimeoutError("timed out")
+        error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    cancellation.check()
+    if error:
+        raise OSError(error, os.strerror(error))
+    sock.settimeout(timeout)
+
+
+def _addresses(host: str, port: int, cancellation: Cancellation) -> list[tuple[Any, ...]]:
+    """Look up the addresses of a host, as `socket.getaddrinfo` returns them.
+
+    The system's resolver waits up to half a minute for name servers that do not answer, and nothing
+    can interrupt it. So it is called in a thread of its own, which is left alone after a cancel.
+    """
+    look_up = partial(socket.getaddrinfo, host.encode("ascii"), port, 0, socket.SOCK_STREAM)
+    with suppress(socket.gaierror):  # it is a name
+        return look_up(flags=socket.AI_NUMERICHOST)
+    results: SimpleQueue[list[tuple[Any, ...]] | OSError] = SimpleQueue()
+
+    def look_up_name() -> None:
+        try:
+            results.put(look_up())
+        except OSError as e:
+            results.put(e)
+
+    threading.Thread(target=look_up_name, name="tapestream-resolver", daemon=True).start()
+    while True:
+        with suppress(Empty):
+            found = results.get(timeout=WAKE_UP)
+            if isinstance(found, OSError):
+                raise found
+            return found
+        cancellation.check()
 
 
 def tls_context(cafile: str | None, *, secure: bool) -> ssl.SSLContext:
@@ -85,22 +217,26 @@ def tls_context(cafile: str | None, *, secure: bool) -> ssl.SSLContext:
     return context
 
 
-def connect_unix(path: str, timeout: float, users: frozenset[int]) -> socket.socket:
+def connect_unix(
+    path: str, timeout: float, users: frozenset[int], cancellation: Cancellation | None = None
+) -> socket.socket:
     """Connect to a unix socket, if one of these users listens there.
 
     Args:
         path: Path of the socket, or an abstract address, which begins with a NUL character.
-        timeout: Seconds to wait for the connection.
+        timeout: Seconds for each later wait, until another is set.
         users: The uids of the users that we trust to listen there.
+        cancellation: Ends what waits for the connection; None for one of its own.
 
     Raises:
         PermissionError: Another user listens there. Nothing was sent.
-        OSError: The connect failed.
+        OSError: The connect failed, or was cancelled.
     """
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.settimeout(timeout)
-        sock.connect(path)
+        sock.connect(path)  # never waits: if too many wait for the server, it fails
+        (cancellation or Cancellation()).watch(sock)
         _check_peer(sock, users)
     except BaseException:
         sock.close()
