@@ -6,16 +6,18 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from ._process import OfThisProcess
 from .errors import OperationCancelledError, UsageError
 
 log = logging.getLogger("tapestream.cancel")
 
 
-class Cancel:
+class Cancel(OfThisProcess):
     """Ends the operations to which it was given as `cancel=`.
 
     Any thread may use it, and so may a signal handler. Several operations may share one: all of
-    them end. It cannot be used again after it was cancelled.
+    them end. It cannot be used again after it was cancelled. It cannot be pickled: a copy of it in
+    another process would end nothing.
     """
 
     # There is no lock: a signal handler may interrupt the thread that would hold it, in any of

@@ -13,14 +13,15 @@ The branches say where the fault lies::
 
 The message says what is wrong, and `hint` says what to do next.
 
-Every error can be pickled and copied with all its attributes: process pools and job queues do that.
+Every error can be pickled and copied with all its attributes, notes and causes: process pools and
+job queues do that. A cause that cannot be pickled becomes an `Exception` with the same text.
 No error text ever contains a ticket or a transfer URL: whoever has one can read the disk.
 """
 
 from __future__ import annotations
 
 import errno
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 
@@ -68,14 +69,48 @@ class TapestreamError(Exception):
     def __reduce__(self) -> tuple[Any, ...]:
         # By default, unpickling calls the class with the message. Most classes here take other
         # arguments, and so may the classes of others that inherit from them.
-        return _restored, (type(self), self.args), self.__dict__
+        return _restored, (type(self), self.args, tuple(_causes(self))), self.__dict__
 
 
-def _restored(cls: type[TapestreamError], args: tuple[object, ...]) -> TapestreamError:
+def _restored(
+    cls: type[TapestreamError], args: tuple[object, ...], causes: Iterable[BaseException] = ()
+) -> TapestreamError:
     """Make an error from its message, without a call of its `__init__`."""
     error = cls.__new__(cls)
     error.args = args
+    last: BaseException = error
+    for cause in causes:
+        last.__cause__ = cause
+        last = cause
     return error
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield what caused an error, what caused that, and so on; each can be pickled."""
+    seen = {id(error)}
+    while (cause := error.__cause__) is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        yield _pickling(cause)
+        error = cause
+
+
+def _pickling(cause: BaseException) -> BaseException:
+    """A copy of an error, without its cause; if that cannot be pickled, one with the same text."""
+    import pickle  # noqa: PLC0415 - hardly ever needed, and then it is loaded already
+
+    if isinstance(cause, TapestreamError):
+        alone: BaseException = _restored(type(cause), cause.args)
+        vars(alone).update(vars(cause))
+    else:
+        alone = cause  # Python does not pickle its cause
+    try:
+        # Many classes are pickled, but cannot be made again from what they keep.
+        again = pickle.loads(pickle.dumps(alone))  # noqa: S301 - these are our own bytes
+    except Exception:  # noqa: BLE001 - it may hold anything, such as a socket
+        again = None
+    if isinstance(again, BaseException):
+        return again
+    return Exception(printable(f"{type(cause).__qualname__}: {cause}"))
 
 
 # An error may quote a stream, a server or a file, and the quote may be megabytes long.

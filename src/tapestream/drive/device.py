@@ -18,6 +18,8 @@ from contextlib import contextmanager
 from enum import IntEnum, IntFlag
 from typing import NamedTuple, Protocol
 
+from .._process import OfThisProcess
+
 log = logging.getLogger("tapestream.tape")
 
 
@@ -117,7 +119,7 @@ _MTIOCGET = _request(2, _STATUS.size, write=False)
 _MTIOCPOS = _request(3, _POSITION.size, write=False)
 
 
-class StDevice(TapeDevice):
+class StDevice(OfThisProcess, TapeDevice):
     """A device of the `st` driver.
 
     It is opened with O_NONBLOCK: otherwise the driver would wait two minutes for a cartridge.

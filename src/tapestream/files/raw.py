@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
+from .._process import OfThisProcess
 from .._typing import override
 from ..arguments import number
 from ..arguments import path as checked_path
@@ -32,7 +33,7 @@ MAX_THREADS = 8
 _ZEROS = bytes(1024**2)
 
 
-class RawImageSource(Source):
+class RawImageSource(OfThisProcess, Source):
     """Read a raw image file or a block device; its holes are zero extents.
 
     The image must not change while it is read: stop the VM, or read a snapshot. An image in another
@@ -126,7 +127,7 @@ class _RawReader(Reader):
         """Do nothing: the source closes the file."""
 
 
-class RawImageSink(Sink):
+class RawImageSink(OfThisProcess, Sink):
     """Write a raw image file or a block device.
 
     A new image is written under a temporary name beside its own, with mode 0600, and renamed

@@ -7,6 +7,7 @@ import os
 from contextlib import closing
 from heapq import merge
 
+from .._process import OfThisProcess
 from .._typing import override
 from ..arguments import flag, number
 from ..backend.protocols import Sink
@@ -35,7 +36,7 @@ MIB = 1024**2
 _NEAR = 64 * MIB
 
 
-class ImageioUploadSink(Sink):
+class ImageioUploadSink(OfThisProcess, Sink):
     """Write a disk through an ovirt-imageio server.
 
     The server zeroes the ranges that are zero in the backup. Before that, the sink gets the extents

@@ -7,6 +7,7 @@ import os
 from dataclasses import replace
 from typing import Literal
 
+from .._process import OfThisProcess
 from .._typing import override
 from ..arguments import flag
 from ..backend.protocols import Source
@@ -24,7 +25,7 @@ from .transfer import CONNECTIONS, open_transfer
 log = logging.getLogger("tapestream.imageio")
 
 
-class ImageioHTTPSource(Source):
+class ImageioHTTPSource(OfThisProcess, Source):
     """Read a disk from an ovirt-imageio server.
 
     The constructor connects to the server, to ask what it can do. If the server runs on this host,

@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, cast
 
+from .._process import OfThisProcess
 from .._version import __version__
 from ..arguments import function, path
 from ..backend.abilities import Hash
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 TAPE_PART_SIZE = 64 * fmt.MIB
 
 
-class TarStreamSink(Sink):
+class TarStreamSink(OfThisProcess, Sink):
     """Write a backup as a plain tar: to a file, a fifo, a pipe, a tape or any file object.
 
     A regular file is written under a temporary name in the same directory, with mode 0600. It gets

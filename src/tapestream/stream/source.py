@@ -8,6 +8,7 @@ from contextlib import suppress
 from copy import copy
 from typing import TYPE_CHECKING, cast
 
+from .._process import OfThisProcess
 from ..arguments import flag, function, number, path
 from ..backend.protocols import Reader, Source
 from ..backend.running import joins
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("tapestream.tar")
 
 
-class TarStreamSource(Source):
+class TarStreamSource(OfThisProcess, Source):
     """Read a backup from the tar that `TarStreamSink` wrote: from a file, a fifo, a pipe, a tape.
 
     The stream is read once, from front to back, and exactly to its end. A file object then stands

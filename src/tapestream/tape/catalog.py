@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 from typing_extensions import Unpack
 
+from .._process import OfThisProcess
 from ..arguments import path as checked_path
 from ..backend.closing import Closing
 from ..errors import LocalIOError, NoMediumError, PositionLostError, TapeError, UsageError
@@ -124,7 +125,7 @@ class CatalogBackup:
         return Expected(self.info, set_id, first.file, first.label, whole_info=True)
 
 
-class Catalog(Closing):
+class Catalog(OfThisProcess, Closing):
     """Remembers in a SQLite file which tape, by its label, holds which backups.
 
     A restore never needs it: `TapeDrive.scan` reads the same from a tape, and `Catalog.scan`

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 from typing_extensions import Unpack
 
+from .._process import OfThisProcess
 from ..arguments import flag
 from ..backend.closing import Closing
 from ..drive.lease import FairLock, Lease
@@ -30,7 +31,7 @@ from .search import check_search, search
 log = logging.getLogger("tapestream.tape")
 
 
-class TapeDrive(Closing):
+class TapeDrive(OfThisProcess, Closing):
     """A tape drive, by its no-rewind device.
 
     The tape stays where it was left; nothing is rewound unless you ask for it. Only one thread at a

@@ -21,6 +21,8 @@ from typing import Any
 
 from typing_extensions import Self
 
+from .._process import OfThisProcess
+
 _START_TIMEOUT = 30.0
 _STOP_TIMEOUT = 10.0
 # Removing a ticket waits in the daemon until its transfers have stopped, for up to 60 seconds.
@@ -62,7 +64,7 @@ class _Running:
     control_socket: str
 
 
-class ImageioDaemon:
+class ImageioDaemon(OfThisProcess):
     """A real ovirt-imageio daemon that listens on 127.0.0.1 and on a unix socket.
 
     As a context manager it starts on entry and stops on exit::

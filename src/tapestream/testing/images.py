@@ -15,12 +15,14 @@ from typing import Any
 
 from typing_extensions import Self
 
+from .._process import OfThisProcess
+
 _START_TIMEOUT = 30.0
 # At its end, qemu-nbd writes back what it has cached: that may take long.
 _STOP_TIMEOUT = 60.0
 
 
-class ImageServer:
+class ImageServer(OfThisProcess):
     """A qemu-nbd process that serves one image. The end of its context ends it.
 
     It can be killed and started again. It then serves the image at the same URL::

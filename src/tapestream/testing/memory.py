@@ -54,6 +54,9 @@ class Pattern:
         self._repeated = memoryview(unit)
         self._size = size
 
+    def __reduce__(self) -> tuple[type[Pattern], tuple[bytes, int]]:
+        return type(self), (bytes(self._repeated[: self._period]), self._size)
+
     def __len__(self) -> int:
         """Size of the disk in bytes."""
         return self._size
