@@ -84,6 +84,7 @@ NAMES: tuple[object, ...] = (
     tapes.TapeReport,
     tapes.TapeStatus,
     tapes.VolumeRequest,
+    tests.ContractReport,
     tests.ImageServer,
     tests.ImageioDaemon,
     tests.MemorySink,

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         virtual_size,
         write_pattern,
     )
+    from .kit import ContractReport
     from .memory import MemorySink, MemorySource, Pattern
 else:
     # The same names once more; tests/test_names.py compares them.
@@ -30,11 +31,13 @@ else:
             ".daemon": "ImageioDaemon",
             ".images": "ImageServer compare_images create_image image_info serve_image "
             "virtual_size write_pattern",
+            ".kit": "ContractReport",
             ".memory": "MemorySink MemorySource Pattern",
         },
     )
 
 __all__ = [
+    "ContractReport",
     "ImageServer",
     "ImageioDaemon",
     "MemorySink",
