@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect
+import io
 import re
 import shutil
 import subprocess
@@ -19,12 +20,21 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import CodeType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import pytest
 
 import tapestream
-from tapestream import BackupInfo, ImageioHTTPSource, TarStreamSink, copy, errors, tape
+from tapestream import (
+    BackupInfo,
+    DiscardSink,
+    ImageioHTTPSource,
+    TarStreamSink,
+    TarStreamSource,
+    copy,
+    errors,
+    tape,
+)
 from tapestream.tape import TapeDevice
 from tapestream.testing import (
     ImageioDaemon,
@@ -101,7 +111,41 @@ def names_of_the_docs(daemon: ImageioDaemon) -> Iterator[dict[str, object]]:
             "dirty_url": dirty_url,
             "upload_url": daemon.add_ticket(restored_nbd, SIZE, ops=["write"]),
             "device": str(device),
+            "s3": S3Client(),
         }
+
+
+class S3Client:
+    """A double of boto3's client for S3: what the example calls, and what a store would refuse."""
+
+    def __init__(self) -> None:
+        self.uploads: dict[str, dict[int, bytes]] = {}
+        self.objects: dict[str, bytes] = {}
+
+    def create_multipart_upload(self, **request: str) -> dict[str, str]:
+        self.uploads[f"upload of {request['Key']}"] = {}
+        return {"UploadId": f"upload of {request['Key']}"}
+
+    def upload_part(self, **request: Any) -> dict[str, str]:
+        assert 1 <= request["PartNumber"] <= 10_000
+        self.uploads[request["UploadId"]][request["PartNumber"]] = request["Body"]
+        return {"ETag": f"etag-{request['PartNumber']}"}
+
+    def complete_multipart_upload(self, **request: Any) -> None:
+        parts = self.uploads.pop(request["UploadId"])
+        numbers = [part["PartNumber"] for part in request["MultipartUpload"]["Parts"]]
+        assert numbers == sorted(parts)
+        assert all(len(parts[number]) >= 5 * MIB for number in numbers[:-1])
+        self.objects[request["Key"]] = b"".join(parts[number] for number in numbers)
+
+    def abort_multipart_upload(self, **request: str) -> None:
+        del self.uploads[request["UploadId"]]
+
+    def check(self) -> None:
+        assert self.uploads == {}
+        for tar in self.objects.values():
+            with TarStreamSource(io.BytesIO(tar)) as src, DiscardSink() as dst:
+                copy(src, dst)
 
 
 def back_up_a_chain(transfer_url: str, dirty_url: str) -> None:
@@ -200,6 +244,7 @@ def test_examples_run(page: Path, daemon: ImageioDaemon, library: TapeLibrary) -
             library.prepare(block.code)
             exec(block.compile(), names)
             library.check(block.code)
+        cast(S3Client, names["s3"]).check()
 
     if uploads := [block.code for block in blocks if "upload_url" in block.code]:
         uploaded = "changed.qcow2" if "restore_chain" in uploads[-1] else "full.qcow2"

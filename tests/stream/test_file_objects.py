@@ -12,7 +12,13 @@ from typing import Any
 import pytest
 
 from tapestream import TarStreamSink, TarStreamSource, copy
-from tapestream.errors import IncompleteStreamError, LocalIOError, TapestreamError, UsageError
+from tapestream.errors import (
+    BackendError,
+    IncompleteStreamError,
+    LocalIOError,
+    TapestreamError,
+    UsageError,
+)
 from tapestream.files.inputs import BinaryInput
 from tapestream.testing.memory import MemorySink, MemorySource
 from tests.stream.support import LARGE, TAR, BoomError, Trickle, backup, boom, meanwhile, restore
@@ -235,3 +241,135 @@ def test_other_devices() -> None:
     backup("/dev/null", LARGE)
     with pytest.raises(IncompleteStreamError):
         restore("/dev/null")
+
+
+# --- File objects that commit and abort ---
+
+
+class Store:
+    """A double of an object store: complete objects, and uploads that are not complete."""
+
+    def __init__(self) -> None:
+        self.objects: dict[str, bytes] = {}
+        self.uploads: dict[str, list[bytes]] = {}
+
+
+class Upload:
+    """A multipart upload: its parts cost money until it is completed or aborted."""
+
+    def __init__(self, store: Store, fails: str = "") -> None:
+        self.store = store
+        self.fails = fails
+        self.calls: list[str] = []
+        store.uploads["disk.tar"] = []
+
+    def _do(self, call: str) -> None:
+        if self.calls[-1:] != [call]:
+            self.calls.append(call)
+        if call in self.fails:
+            raise OSError(errno.EIO, f"{call} failed")
+
+    def write(self, data: memoryview, /) -> int:
+        self._do("write")
+        self.store.uploads["disk.tar"].append(bytes(data))
+        return len(data)
+
+    def flush(self) -> None:
+        self._do("flush")
+
+    def commit(self) -> None:
+        self._do("commit")
+        self.store.objects["disk.tar"] = b"".join(self.store.uploads.pop("disk.tar"))
+
+    def abort(self) -> None:
+        self._do("abort")
+        self.store.uploads.pop("disk.tar", None)
+
+    def close(self) -> None:
+        self._do("close")
+
+
+def test_an_upload_is_committed_last_and_stays_open() -> None:
+    store = Store()
+    upload = Upload(store)
+    with TarStreamSink(upload) as sink:
+        copy(MemorySource(DISK), sink)
+        assert upload.calls == ["write", "flush", "commit"]
+    assert upload.calls == ["write", "flush", "commit"]
+    assert store.uploads == {}
+    assert restore(io.BytesIO(store.objects["disk.tar"])) == DISK
+
+
+def test_a_copy_that_fails_aborts_the_upload() -> None:
+    store = Store()
+    upload = Upload(store)
+    with TarStreamSink(upload) as sink, pytest.raises(BoomError):
+        copy(MemorySource(DISK, before_read=boom), sink)
+    assert upload.calls.count("abort") == 1
+    assert upload.calls[-1] == "abort"
+    assert not store.objects
+    assert not store.uploads
+
+
+def test_a_sink_that_nobody_used_aborts_the_upload() -> None:
+    store = Store()
+    upload = Upload(store)
+    with TarStreamSink(upload):
+        pass
+    assert upload.calls == ["abort"]
+    assert store.uploads == {}
+
+
+@pytest.mark.parametrize("fails", ["write", "flush", "commit"])
+def test_an_error_of_an_upload_is_the_error_of_the_copy(fails: str) -> None:
+    store = Store()
+    upload = Upload(store, fails)
+    with TarStreamSink(upload) as sink, pytest.raises(LocalIOError, match=f"{fails} failed"):
+        copy(MemorySource(DISK), sink)
+    assert upload.calls[-2:] == [fails, "abort"]
+    assert not store.objects
+    assert not store.uploads
+
+
+def test_an_error_in_abort_hides_no_other_one(caplog: pytest.LogCaptureFixture) -> None:
+    with (
+        pytest.raises(LocalIOError, match="commit failed"),
+        TarStreamSink(Upload(Store(), "commit, abort")) as sink,
+    ):
+        copy(MemorySource(DISK), sink)
+    assert "abort failed" in caplog.text
+    caplog.clear()
+    with pytest.raises(BoomError), TarStreamSink(Upload(Store(), "abort")):
+        raise BoomError
+    assert "abort failed" in caplog.text
+    with (
+        pytest.raises(LocalIOError, match=r"cannot abort Upload: .*abort failed"),
+        TarStreamSink(Upload(Store(), "abort")),
+    ):
+        pass
+
+
+def test_a_commit_that_did_not_commit_is_noticed() -> None:
+    class Later(Upload):
+        def commit(self) -> Any:
+            return False
+
+    store = Store()
+    with (
+        TarStreamSink(Later(store)) as sink,
+        pytest.raises(BackendError, match=r"Later.commit\(\) returned False"),
+    ):
+        copy(MemorySource(DISK), sink)
+    assert store.uploads == {}
+
+
+def test_a_lone_commit_means_something_else() -> None:
+    """The files of fsspec have `commit` and `discard`, and call them in their own `close`."""
+
+    class Fsspec(io.BytesIO):
+        def commit(self) -> None:
+            raise BoomError
+
+    with Fsspec() as file:
+        backup(file)
+        assert restore(io.BytesIO(file.getvalue())) == DISK

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import abstractmethod
 from collections.abc import Callable
 from functools import partial, wraps
@@ -12,6 +13,9 @@ from .running import end_copy, joins
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+
+log = logging.getLogger("tapestream.copy")
 
 
 class Closing(Protocol):
@@ -36,8 +40,14 @@ class Closing(Protocol):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
+    def __exit__(self, exc_type: object, error: BaseException | None, traceback: object) -> None:
+        try:
+            self.close()
+        except Exception:
+            if error is None:
+                raise
+            # The error that ended the block is the one to raise.
+            log.exception("a %s could not be closed cleanly", type(self).__name__)
 
 
 def _ends_its_copy(doing: str, method: Callable[[Any], None]) -> Callable[[Any], None]:

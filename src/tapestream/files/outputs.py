@@ -9,10 +9,11 @@ import sys
 from abc import abstractmethod
 from contextlib import suppress
 from functools import partial
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 from .._typing import override
-from ..errors import LocalIOError, UsageError
+from ..backend.checks import done
+from ..errors import BackendError, LocalIOError, UsageError
 from ..tar.medium import OutputMedium, VolumeId
 from .atomic import AtomicFile
 from .descriptors import (
@@ -32,7 +33,11 @@ GATHER_SIZE = 1024**2
 
 
 class BinaryOutput(Protocol):
-    """A file object to write to."""
+    """A file object to write to.
+
+    If it also has the methods `commit()` and `abort()`, one of them is called at the end; see
+    `TarStreamSink`.
+    """
 
     def write(self, data: memoryview, /) -> int | None:
         """Write data, and return how many bytes were written; None means all of them."""
@@ -142,11 +147,16 @@ class FileOutput(DescriptorOutput):
 
 
 class ObjectOutput(PlainOutput):
-    """Writes a file object of the caller by its methods, and leaves it open."""
+    """Writes a file object of the caller by its methods, and leaves it open.
+
+    Its `commit` or `abort` is called at the end if it has both. If it has only one of them, as the
+    files of fsspec do, that one means something else.
+    """
 
     def __init__(self, file: BinaryOutput) -> None:
         super().__init__(name_of(file))
         self._file = file
+        self._ends = all(callable(getattr(file, name, None)) for name in ("commit", "abort"))
 
     @override
     def _write(self, data: memoryview) -> None:
@@ -163,8 +173,8 @@ class ObjectOutput(PlainOutput):
 
     @override
     def _finish(self) -> None:
-        """Flush it, and fsync its file if it has a descriptor."""
-        file = cast(io.IOBase, self._file)
+        """Flush it, fsync its file if it has a descriptor, and let it commit."""
+        file = cast(Any, self._file)
         try:
             if hasattr(file, "flush"):
                 file.flush()
@@ -173,12 +183,21 @@ class ObjectOutput(PlainOutput):
                     fd = file.fileno()
                     if is_storage(fd):
                         os.fsync(fd)
+            if self._ends:
+                done(file, "commit")
+        except BackendError:
+            raise
         except Exception as e:
             raise LocalIOError(f"cannot finish {self.name}", e) from e
 
     @override
     def abort(self) -> None:
-        """Do nothing: without its manifest, the tar does not look complete."""
+        """Let it abort. If it cannot: without its manifest, the tar does not look complete."""
+        if self._ends:
+            try:
+                cast(Any, self._file).abort()
+            except Exception as e:
+                raise LocalIOError(f"cannot abort {self.name}", e) from e
 
 
 def open_output(target: str | os.PathLike[str] | BinaryOutput) -> OutputMedium:
