@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 from contextlib import suppress
-from copy import copy
 from typing import TYPE_CHECKING, cast
 
 from .._process import OfThisProcess
@@ -178,8 +177,9 @@ class TarStreamSource(OfThisProcess, Source):
 
     def salvaging(self, findings: Findings) -> TarStreamSource:
         """A source of the same stream that reads past damage; see `Salvages.salvaging`."""
-        view = copy(self)
-        view._original = self._original or self  # noqa: SLF001 - of the same class
+        view = object.__new__(type(self))
+        view.__dict__.update(vars(self))
+        view._original = self._original or self
         view.findings = findings
         if self.findings is not None:
             findings.problems += self.findings.problems  # from the part that was read already
