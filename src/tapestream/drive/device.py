@@ -76,32 +76,26 @@ class TapeDevice(Protocol):
     @abstractmethod
     def write(self, record: memoryview) -> int:
         """Write one block, or in fixed mode whole blocks; return how many bytes are on tape."""
-        ...
 
     @abstractmethod
     def readinto(self, buffer: memoryview) -> int:
         """Read one block, or in fixed mode as many as fit; return their bytes, 0 at a filemark."""
-        ...
 
     @abstractmethod
     def command(self, command: Command, count: int = 1) -> None:
         """Do what MTIOCTOP does."""
-        ...
 
     @abstractmethod
     def status(self) -> DeviceStatus:
         """Do what MTIOCGET does."""
-        ...
 
     @abstractmethod
     def position(self) -> int:
         """Do what MTIOCPOS does: the logical block number, in which a filemark counts too."""
-        ...
 
     @abstractmethod
     def close(self) -> None:
         """Close the device. If something was written last, this writes a filemark, and may fail."""
-        ...
 
 
 _OPERATION = struct.Struct("@hi")

@@ -104,7 +104,6 @@ class OpenDevice(Protocol):
 
     def __call__(self, path: str, *, read_only: bool) -> TapeDevice:
         """Open the device; raise OSError if that fails."""
-        ...
 
 
 class PositionedDrive:

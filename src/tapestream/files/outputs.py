@@ -41,7 +41,6 @@ class BinaryOutput(Protocol):
 
     def write(self, data: memoryview, /) -> int | None:
         """Write data, and return how many bytes were written; None means all of them."""
-        ...
 
 
 class PlainOutput(OutputMedium):
@@ -97,12 +96,10 @@ class PlainOutput(OutputMedium):
     @abstractmethod
     def _write(self, data: memoryview) -> None:
         """Write all of it."""
-        ...
 
     @abstractmethod
     def _finish(self) -> None:
         """Make what was written final."""
-        ...
 
 
 class DescriptorOutput(PlainOutput):

@@ -78,7 +78,6 @@ class IndexEntry(Protocol):
     @property
     def expected(self) -> Expected:
         """What must be found at the place that the entry names."""
-        ...
 
 
 def expected_of(expect: BackupInfo | IndexEntry) -> Expected:

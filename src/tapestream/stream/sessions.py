@@ -165,7 +165,7 @@ class StreamSessions:
             volumes.list(self._extents)
         finally:
             self._extents = self._extents if volumes.extents is None else volumes.extents
-        self.attachments = volumes.attachments or {}
+        self.attachments = volumes.attachments
 
     def _open_again(self, trouble: Trouble) -> Volumes:
         """Begin a session: open the stream again, and make sure that it is the same backup."""

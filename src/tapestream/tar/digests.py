@@ -18,11 +18,9 @@ class Hash(Protocol):
 
     def update(self, data: Buffer, /) -> object:
         """Add the next bytes."""
-        ...
 
     def digest(self) -> bytes:
         """The digest of all bytes so far."""
-        ...
 
 
 class Crc32:

@@ -11,9 +11,7 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from ..errors import (
-    CorruptStreamError,
-)
+from ..errors import CorruptStreamError
 from ..model.extents import Extents, Kind
 
 FORMAT = "tapestream"
@@ -214,9 +212,9 @@ def data_members(extents: Extents, part_size: int, begin: int = 0) -> Iterator[M
     for start, length, kind in extents.runs():
         if kind is Kind.DATA:
             number += 1
-            before = max(0, begin - start)
-            for offset in range(before + padding(before, part_size), length, part_size):
-                yield Member(number, start + offset, min(part_size, length - offset))
+            for offset in range(0, length, part_size):
+                if start + offset >= begin:
+                    yield Member(number, start + offset, min(part_size, length - offset))
 
 
 def data_length(extents: Extents, part_size: int) -> int:
@@ -224,9 +222,7 @@ def data_length(extents: Extents, part_size: int) -> int:
     total = 0
     for _, length, kind in extents.runs():
         if kind is Kind.DATA:
-            parts, rest = divmod(length, part_size)
-            total += parts * (BLOCK + padded(part_size))
-            total += BLOCK + padded(rest) if rest else 0
+            total += -(-length // part_size) * BLOCK + padded(length)
     return total
 
 

@@ -12,14 +12,7 @@ from ..errors import CorruptStreamError, DigestMismatchError
 from ..model.extents import Extents, Segment, cut
 from .digests import digest_of
 from .fields import choice, decode_object, number, string
-from .format import (
-    END,
-    MANIFEST,
-    MAX_INFO,
-    VERSION,
-    Member,
-    data_members,
-)
+from .format import END, MANIFEST, MAX_INFO, VERSION, Member, data_members
 from .preamble import Preamble
 
 _DIGESTS_PER_CHUNK = 10_000
@@ -59,13 +52,14 @@ class Manifest:
 
     def encode(self) -> Iterator[bytes]:
         """Yield it as JSON without white space, in chunks: a large disk has a million digests."""
-        yield self._head()
+        head, tail = self._frame()
+        yield head
         step = self._digest_size * _DIGESTS_PER_CHUNK
         for i in range(0, len(self.segments), step):
             digests = self.segments[i : i + step].hex(",", self._digest_size)
             quoted = digests.replace(",", '","')
             yield (f',"{quoted}"' if i else f'"{quoted}"').encode()
-        yield self._tail()
+        yield tail
 
     @property
     def length(self) -> int:
@@ -75,7 +69,7 @@ class Manifest:
     def length_with(self, count: int) -> int:
         """Bytes that it would have with `count` segments."""
         per_digest = 2 * self._digest_size + len('"",')
-        return len(self._head()) + max(0, count * per_digest - len(",")) + len(self._tail())
+        return sum(map(len, self._frame())) + max(0, count * per_digest - len(","))
 
     def longest(self, segments: int) -> int:
         """An upper limit for the bytes of any manifest of this stream.
@@ -86,17 +80,6 @@ class Manifest:
             segments: The largest number of segments that there can be.
         """
         return 2 * self.length_with(segments if self.checksum else 0) + MAX_INFO
-
-    def is_like(self, text: bytes, *, data_too: bool = True) -> bool:
-        """Whether a text is a manifest of the same form, which this object can be compared with."""
-        try:
-            values = decode_object(MANIFEST, text)
-        except CorruptStreamError:
-            return False
-        listed = values.get("segments")
-        if values.keys() != self._values().keys() | {"segments"} or not isinstance(listed, list):
-            return False
-        return not data_too or len(listed) * self._digest_size == len(self.segments)
 
     def differences(
         self, text: bytes, extents: Extents, preamble: Preamble, *, data_too: bool = True
@@ -112,46 +95,48 @@ class Manifest:
         Yields:
             A DigestMismatchError for every segment that does not match its digest; before them,
             other errors for whatever else differs.
+
+        Raises:
+            CorruptStreamError: The text is not a manifest of the same form, so the rest of it
+                cannot be compared.
         """
-        try:
-            wanted = decode_object(MANIFEST, text)
-        except CorruptStreamError as e:
-            yield e
-            return
-        found = self._values()
-        if wanted.keys() != found.keys() | {"segments"}:
-            yield CorruptStreamError(f"{MANIFEST} is damaged: the keys are not those it must have")
-            return
+        wanted, found = decode_object(MANIFEST, text), self._values()
+        if wanted.keys() != found.keys():
+            raise CorruptStreamError(f"{MANIFEST} is damaged: the keys are not those it must have")
         for key in found:
-            if key != "members" and wanted[key] != found[key]:
+            if key not in ("members", "segments") and wanted[key] != found[key]:
                 yield CorruptStreamError(
                     f"{MANIFEST} says {key} is {wanted[key]!r}, but the stream has {found[key]!r}"
                 )
         if wanted["members"] != found["members"]:
             yield CorruptStreamError(_differing_member(wanted["members"], found["members"]))
+        listed, size = wanted["segments"], self._digest_size
+        is_list = isinstance(listed, list)
+        if not is_list or (data_too and len(listed) * size != len(self.segments)):
+            raise CorruptStreamError(
+                f"{MANIFEST} is damaged: it lists other segments than it should"
+            )
         if data_too:
-            size, digests = 2 * self._digest_size, self.segments.hex()
-            here = [digests[i : i + size] for i in range(0, len(digests), size)]
             vouched = segments(extents, preamble, self.start)
-            yield from _differing_segments(wanted["segments"], here, vouched)
+            for i, ((member, segment), there) in enumerate(zip(vouched, listed, strict=False)):
+                if self.segments[i * size : (i + 1) * size].hex() != there:
+                    yield DigestMismatchError(member.name, segment.start, segment.length)
 
     @property
     def _digest_size(self) -> int:
         return len(digest_of(self.checksum, b"")) if self.checksum else 1
 
-    def _head(self) -> bytes:
-        """Everything before the first digest of a segment."""
-        return _compact({**self._before(), "segments": []})[: -len("]}")]
+    def _frame(self) -> tuple[bytes, bytes]:
+        """Everything before the first digest of a segment, and after the last.
 
-    def _tail(self) -> bytes:
-        """Everything after the last digest. So the last record says which stream this was."""
-        return b"]," + _compact(self._after())[len("{") :]
+        What comes after them says which stream this was: it is in the last record.
+        """
+        text = json.dumps(self._values(), separators=(",", ":"), ensure_ascii=False).encode()
+        before, segments, after = text.partition(b'"segments":[')
+        return before + segments, after
 
     def _values(self) -> dict[str, Any]:
-        """All values but the segments."""
-        return {**self._before(), **self._after()}
-
-    def _before(self) -> dict[str, Any]:
+        """All values, without the digests of the segments."""
         return {
             "version": VERSION,
             "data_extents": self.data_extents,
@@ -159,10 +144,7 @@ class Manifest:
             "data_bytes": self.data_bytes,
             "checksum": self.checksum,
             "members": dict(self.members),
-        }
-
-    def _after(self) -> dict[str, Any]:
-        return {
+            "segments": [],
             "start": self.start,
             "set_id": self.set_id,
             "volume": self.volume,
@@ -255,10 +237,6 @@ def ending(last: bytes) -> Ending | None:
         return None
 
 
-def _compact(values: Mapping[str, Any]) -> bytes:
-    return json.dumps(values, separators=(",", ":"), ensure_ascii=False).encode()
-
-
 def segments(
     extents: Extents, preamble: Preamble, start: int = 0
 ) -> Iterator[tuple[Member, Segment]]:
@@ -273,14 +251,3 @@ def _differing_member(wanted: object, found: Mapping[str, str | None]) -> str:
         damaged = [name for name, digest in found.items() if wanted[name] != digest]
         return f"{', '.join(damaged)} does not match its digest in {MANIFEST}"
     return f"{MANIFEST} lists other members than the stream has"
-
-
-def _differing_segments(
-    wanted: object, found: list[str], vouched: Iterator[tuple[Member, Segment]]
-) -> Iterator[CorruptStreamError]:
-    if not isinstance(wanted, list) or len(wanted) != len(found):
-        yield CorruptStreamError(f"{MANIFEST} is damaged: it lists other segments than it should")
-        return
-    for (member, segment), here, there in zip(vouched, found, wanted, strict=False):
-        if here != there:
-            yield DigestMismatchError(member.name, segment.start, segment.length)

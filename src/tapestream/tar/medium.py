@@ -47,12 +47,10 @@ class OutputMedium(Protocol):
     @property
     def name(self) -> str:
         """The medium's name, for people."""
-        ...
 
     @property
     def length(self) -> int:
         """Bytes that were written to the volume so far."""
-        ...
 
     @property
     def is_ending(self) -> bool:
@@ -61,7 +59,6 @@ class OutputMedium(Protocol):
         That is so if the volume will soon be full, holds a complete data member, and another volume
         can follow.
         """
-        ...
 
     def write(self, data: memoryview | bytes) -> None:
         """Write all the data.
@@ -71,11 +68,9 @@ class OutputMedium(Protocol):
                 what is needed of it again, after `next_volume`.
             LocalIOError: The data cannot be written; nothing more should be.
         """
-        ...
 
     def flush(self) -> None:
         """Write the bytes that were gathered; a tape writes only whole records."""
-        ...
 
     def boundary(self, start: int | None) -> None:
         """Mark the end of a data member, or of the members before the data.
@@ -90,7 +85,6 @@ class OutputMedium(Protocol):
         Raises:
             VolumeFull: This volume has no room for what had to be written again.
         """
-        ...
 
     def next_volume(self, volume: VolumeId, left: int) -> None:
         """End this volume, and begin the next one.
@@ -103,7 +97,6 @@ class OutputMedium(Protocol):
         Raises:
             LocalIOError: There is no next volume, or this one cannot be ended.
         """
-        ...
 
     def cancel(self) -> None:
         """Make a call that blocks, now or later, fail."""
@@ -121,11 +114,9 @@ class InputMedium(Protocol):
     @property
     def name(self) -> str:
         """The medium's name, for people."""
-        ...
 
     def readinto(self, buffer: memoryview) -> int:
         """Read at least one byte; return 0 at the end of the volume."""
-        ...
 
     def skip_unreadable(self, length: int) -> int:
         """Skip a place that could not be read.
@@ -136,14 +127,12 @@ class InputMedium(Protocol):
         Returns:
             How many bytes were skipped; 0 if reading cannot continue.
         """
-        ...
 
     def peek(self, offset: int, length: int) -> bytes | None:
         """Read ahead at `offset` from the beginning of the volume; None if that is impossible.
 
         The position of the medium does not change.
         """
-        ...
 
     def check_position(self) -> None:
         """Make sure that everything was read from the right place.
@@ -151,7 +140,6 @@ class InputMedium(Protocol):
         Raises:
             PositionLostError: Somebody moved the tape: what was read last may come from elsewhere.
         """
-        ...
 
     def next_volume(self, volume: VolumeId) -> None:
         """Go to the beginning of the next volume.
@@ -163,7 +151,6 @@ class InputMedium(Protocol):
             IncompleteStreamError: There is no way to get a next volume.
             TapestreamError: The volume was not found.
         """
-        ...
 
     def rewind(self) -> None:
         """Go back to the beginning of the first volume, immediately or when it is read next.
@@ -171,7 +158,6 @@ class InputMedium(Protocol):
         Raises:
             UsageError: The medium can be read only once.
         """
-        ...
 
     def cancel(self) -> None:
         """Make a call that blocks, now or later, fail."""

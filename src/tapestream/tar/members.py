@@ -39,11 +39,9 @@ class Readable(Protocol):
     @property
     def name(self) -> str:
         """The medium's name, for people."""
-        ...
 
     def readinto(self, buffer: memoryview) -> int:
         """Read at least one byte; return 0 at the end."""
-        ...
 
 
 class MemberReader:
@@ -58,16 +56,18 @@ class MemberReader:
     Attributes:
         offset: How many bytes were read.
         extension: Bytes of extension headers before the last undamaged header.
+        left: How many bytes of the member are not read yet.
+        is_at_header: True if a block for the next member's header was read, damaged or not.
     """
 
     def __init__(self, stream: Readable) -> None:
         self._stream = stream
         self.offset = 0
         self.extension = 0
+        self.left = 0
+        self.is_at_header = False
         self._header: fmt.Header | None = None
-        self._peeked = False
         self._problem: CorruptStreamError | None = None  # what is wrong with the next header
-        self._left = 0
         self._pad = 0
         self._ahead = memoryview(b"")
         self._block = b""
@@ -112,32 +112,21 @@ class MemberReader:
         """How many bytes after `offset` are in memory already."""
         return len(self._ahead)
 
-    @property
-    def left(self) -> int:
-        """How many bytes of the member are not read yet."""
-        return self._left
-
-    @property
-    def position(self) -> int:
-        """Offset in the stream of the next member's header; reads that header if needed."""
-        self.header()
-        return self.offset - fmt.BLOCK
-
     def header(self) -> fmt.Header | None:
         """The next member's header, which stays the next; None at the end of the archive.
 
         Raises:
             CorruptStreamError: The header, or the padding before it, is damaged.
         """
-        if not self._peeked:
-            if self._left:
+        if not self.is_at_header:
+            if self.left:
                 raise UsageError("the member before has not been read to its end")
             self._name = f"the header behind {self._name}" if self._name else "the first header"
             try:
                 self._header = self._read_header()
             except CorruptStreamError as e:
                 self._problem = e
-            self._peeked = True
+            self.is_at_header = True
         if self._problem is not None:
             raise CorruptStreamError(self._problem.message, hint=self._problem.hint)
         return self._header
@@ -185,29 +174,22 @@ class MemberReader:
             raise CorruptStreamError(f"a tar header is damaged or not ours: {e}") from e
         if size > extended.MAX_LENGTH:
             raise CorruptStreamError(f"a pax header or long name has {size} bytes")
-        self._left = fmt.padded(size)
-        return self._rest(self._left)[:size]
+        self.left = fmt.padded(size)
+        return self._rest(self.left)[:size]
 
-    def enter(self, name: str, size: int | None = None) -> fmt.Header:
+    def enter(self, name: str, size: int | None = None) -> None:
         """Enter the next member, which must have this name, and this size if one is given."""
         header = self.named(name)
         if size not in (None, header.size):
             raise CorruptStreamError(
                 f"{name} has {header.size} bytes, but {fmt.EXTENTS} says {size}"
             )
-        self._begin(name, header.size)
-        return header
+        self.enter_as(name, header.size)
 
-    def enter_despite_header(self, name: str, size: int) -> bool:
-        """Enter the next member as if its header, which is damaged or wrong, were this one.
-
-        Returns:
-            False if there is no block for a header: the stream has ended.
-        """
-        was_peeked = self._peeked
-        if was_peeked:
-            self._begin(name, size)
-        return was_peeked
+    def enter_as(self, name: str, size: int) -> None:
+        """Enter the next member with this name and size, whatever its header says."""
+        self.is_at_header, self._problem = False, None
+        self._name, self.left, self._pad = name, size, fmt.padding(size)
 
     def enter_text(self, start: bytes, size: int) -> bool:
         """Enter a member whose header is lost, so that its data begins where the header should be.
@@ -218,7 +200,7 @@ class MemberReader:
         if not self._block.startswith(start):
             return False
         self._push_back(self._block)
-        self._begin("a member without a header", size)
+        self.enter_as("a member without a header", size)
         return True
 
     def text_length(self, start: bytes) -> int | None:
@@ -264,11 +246,6 @@ class MemberReader:
         ahead = memoryview(bytearray(length))
         self._push_back(ahead[: self._fill(ahead)])
         return bytes(self._ahead[:length])
-
-    @property
-    def is_at_header(self) -> bool:
-        """True if a block for the next member's header was read, damaged or not."""
-        return self._peeked
 
     def look_ahead(
         self, wanted: Callable[[fmt.Header], bool], begin: int, end: int
@@ -340,7 +317,7 @@ class MemberReader:
     @property
     def found_here(self) -> fmt.Header | None:
         """The next member's header, if it is good itself; the padding before it may be damaged."""
-        return self._header_in(self._block) if self._peeked else None
+        return self._header_in(self._block) if self.is_at_header else None
 
     def _header_in(self, block: bytes | bytearray) -> fmt.Header | None:
         """The header in a block; None unless it is an undamaged header of this backup."""
@@ -361,7 +338,7 @@ class MemberReader:
         if distance < 0:  # it is the block that was read as the next header
             self._problem, self._header = None, header
         else:
-            self._begin("what was passed over", distance)
+            self.enter_as("what was passed over", distance)
             self.skip(distance)
 
     def _push_back(self, data: Buffer) -> None:
@@ -370,15 +347,11 @@ class MemberReader:
         self.offset -= len(data)
         self._ahead = memoryview(bytes(data) + self._ahead) if self._ahead else data
 
-    def _begin(self, name: str, size: int) -> None:
-        self._peeked, self._problem = False, None
-        self._name, self._left, self._pad = name, size, fmt.padding(size)
-
     def readinto(self, view: memoryview) -> None:
         """Fill the view with data of the member."""
-        left, self._left = self._left, 0  # after an error it is not known
+        left, self.left = self.left, 0  # after an error it is not known
         self.fill(view)
-        self._left = left - len(view)
+        self.left = left - len(view)
 
     def skip(self, length: int) -> None:
         """Read data of the member, and drop it."""
@@ -393,7 +366,7 @@ class MemberReader:
         size = self.named(name).size
         if size > limit:
             raise CorruptStreamError(f"{name} is too large: {size} bytes")
-        self._begin(name, size)
+        self.enter_as(name, size)
         return self._rest(size)
 
     def read_text(self, name: str, limit: int) -> bytes:
@@ -402,10 +375,10 @@ class MemberReader:
         Stops at bytes that are not text, and at the limit: the size in a header may be too large.
         """
         data = io.BytesIO()
-        while self._left:
+        while self.left:
             if data.tell() >= limit:
-                raise CorruptStreamError(f"{name} is too large: {data.tell() + self._left} bytes")
-            chunk = self._rest(min(READ_STEP, self._left))
+                raise CorruptStreamError(f"{name} is too large: {data.tell() + self.left} bytes")
+            chunk = self._rest(min(READ_STEP, self.left))
             if b"\0" in chunk:
                 raise CorruptStreamError(f"{name} is not JSON: there are zeros in it")
             data.write(chunk)
@@ -425,13 +398,13 @@ class MemberReader:
 
         If it is as wanted, it is never in memory as a whole: it can have hundreds of MB.
         """
-        if self._left != length:
-            return self._rest(self._left)
+        if self.left != length:
+            return self._rest(self.left)
         for i, chunk in enumerate(wanted()):
             found = self._rest(len(chunk))
             if found != chunk:
                 same = islice(wanted(), i)
-                return b"".join([*same, found, self._rest(self._left)])
+                return b"".join([*same, found, self._rest(self.left)])
         return None
 
     def _rest(self, size: int) -> bytes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cached_property
 
 from typing_extensions import override
 
@@ -22,7 +21,6 @@ from .digests import ALGORITHMS, Hash, digest_of
 from .manifest import Manifest, ManifestBuilder
 from .members import READ_STEP
 from .search import Found, HeaderSearch
-from .table import MemberTable
 from .trouble import Suspects
 from .volume import Volumes
 from .zerofill import ZeroFilledInput
@@ -76,22 +74,21 @@ class TarReader(Reader):
         self._goes_on_at: Found | None = None
         self._is_on_next_volume = False
 
-    @cached_property
-    def _table(self) -> MemberTable:
-        return MemberTable(self._extents, self._part_size)
-
     @property
     def _search(self) -> HeaderSearch:
         """The search in the open volume."""
         if self._searched is None:
-            self._searched = HeaderSearch(self._volumes, self._table)
+            self._searched = HeaderSearch(self._volumes)
         return self._searched
 
     @override
     def readinto(self, start: int, buffer: memoryview) -> None:
         """Fill the buffer from disk offset `start`; bytes that are not data stay as they are."""
-        end = start + len(buffer)
         self._pass_over(start)
+        self._read(start, buffer)
+
+    def _read(self, start: int, buffer: memoryview) -> None:
+        end = start + len(buffer)
         while start < end:
             if start < self.missing_until:
                 step = min(end, self.missing_until) - start
@@ -138,20 +135,18 @@ class TarReader(Reader):
     def close(self) -> None:
         """Do nothing: the source closes the stream."""
 
-    def _pass_over(self, start: int) -> None:
-        """Read the data before `start` that nobody needs, to check it."""
-        while True:
-            if self._member is None:
-                if self._next is None or self._next.start >= start:
-                    return
-                self._begin_member(self._next)
-                continue
+    def _pass_over(self, end: int) -> None:
+        """Read the data before `end` that nobody needs, to check it."""
+        while (start := self._next_data()) < end:
             if self._volumes.is_cancelled:
                 raise LocalIOError("cancelled")
-            end = min(start, self._segment_end(), self._position + len(self._dropped))
-            if end <= self._position:
-                return
-            self._read_data(self._dropped[: end - self._position])
+            self._read(start, self._dropped[: end - start])
+
+    def _next_data(self) -> int:
+        """Disk offset of the first data that was not read yet; the disk's size if all was."""
+        if self._member is not None:
+            return self._position
+        return self._next.start if self._next else self._extents.size
 
     # The next member
 
@@ -250,7 +245,7 @@ class TarReader(Reader):
         members = self._volumes.members
         found = self._search.from_bad_header(member.start)
         if found is None or self._search.is_in_place(found, member):
-            members.enter_despite_header(member.name, member.length)
+            members.enter_as(member.name, member.length)
             self._suspect(member)
             self._data_end = 0 if found else members.offset + fmt.padded(member.length)
             self._last = member
@@ -271,16 +266,16 @@ class TarReader(Reader):
             self._note_missing(self._position, self._member_end - self._position)
             self._fill_up(-(-(self._member_end - self._segment) // self._segment_size))
             self._member = self._hash = None
-        end = target.start if target else self._extents.size
+        end, table = target.start if target else self._extents.size, self._volumes.table
         if self._next is not None:
             start = self._next.start
-            lost = self._table.tally(start, end)
+            lost = table.tally(start, end)
             if lost.members:
                 self._manifest.add_lost(self._next.number, lost.number, lost.members, lost.bytes)
             self._fill_up(lost.segments)
-            self._trouble.lose(start, end, self._table)
+            self._trouble.lose(start, end, table)
         self.missing_until = end
-        self._expected = self._table.following(end)
+        self._expected = table.following(end)
         self._next = next(self._expected, None)
 
     def _fill_up(self, segments: int) -> None:
@@ -394,7 +389,7 @@ class TarReader(Reader):
         whole = self._manifest.members - (self._member is not None)
         if error is not None and not whole:
             raise error  # it holds no complete member: another tape has the volume of this number
-        self._volumes.open_next(self._extents, error)
+        self._volumes.open_next(error)
         start = self._volumes.preamble.volume_start
         resume = self._member or self._next
         resume_at = resume.start if resume else self._extents.size
@@ -403,10 +398,11 @@ class TarReader(Reader):
                 f"volume {self._volumes.preamble.volume} goes on at disk offset {start}, "
                 f"but the one before ends at {resume_at}"
             )
-        for member in fmt.data_members(self._extents, self._part_size):
-            if start <= member.start < resume_at:
-                self._enter(member)
-                self._volumes.members.skip(member.length)
+        for member in fmt.data_members(self._extents, self._part_size, start):
+            if member.start >= resume_at:
+                break
+            self._enter(member)
+            self._volumes.members.skip(member.length)
         if self._member is not None:
             self._enter(self._member)
             self._volumes.members.skip(self._position - self._member.start)
@@ -448,11 +444,14 @@ class TarReader(Reader):
             raise CorruptStreamError(f"{fmt.MANIFEST} is too large: {left} bytes")
         text = volumes.members.read_if_different(found.length, found.encode)
         if text is not None:
-            self._vouches = self._vouches and found.is_like(text, data_too=self._verify)
-            for error in found.differences(
-                text, self._extents, volumes.preamble, data_too=self._verify
-            ):
-                self._trouble.meet(error)
+            try:
+                for error in found.differences(
+                    text, self._extents, volumes.preamble, data_too=self._verify
+                ):
+                    self._trouble.meet(error)
+            except CorruptStreamError as e:
+                self._trouble.meet(e)
+                self._vouches = False
 
     def _take_manifest(self, found: Manifest) -> None:
         members = self._volumes.members
@@ -470,7 +469,7 @@ class TarReader(Reader):
                 members.skip_to(further_on.offset, further_on.header)
                 members.enter(fmt.MANIFEST)
             elif not members.enter_text(fmt.MANIFEST_START, found.length):
-                members.enter_despite_header(fmt.MANIFEST, found.length)
+                members.enter_as(fmt.MANIFEST, found.length)
 
     def _go_to_whole_manifest(self) -> None:
         """Go to the second manifest if there are two: a record was written twice."""

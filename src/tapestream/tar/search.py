@@ -12,7 +12,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from . import format as fmt
-from .table import MemberTable
 from .volume import Volumes
 
 # How many bytes after a damaged header are searched for a good one. They are kept in memory,
@@ -34,13 +33,12 @@ class HeaderSearch:
 
     Args:
         volumes: The volume that is open.
-        table: All data members.
     """
 
-    def __init__(self, volumes: Volumes, table: MemberTable) -> None:
+    def __init__(self, volumes: Volumes) -> None:
         self._volumes = volumes
         self._members = volumes.members
-        self._table = table
+        self._table = volumes.table
         self._searched = 0  # up to this offset, there is no good header
         self._found: Found | None = None  # except this one
         self._in_place: Found | None = None

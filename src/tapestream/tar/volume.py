@@ -6,6 +6,7 @@ A stream has one volume, or several on tapes.
 from __future__ import annotations
 
 from contextlib import suppress
+from functools import cached_property
 from itertools import islice
 
 from ..errors import (
@@ -47,7 +48,8 @@ class Volumes:
         members: Reads the volume's other members.
         digests: By name, the digests of the members that are not data, computed from what was read.
         extents: All extents of the disk; None before they were read.
-        attachments: The files that are kept with the disk; None before all of them were read.
+        attachments: The files that are kept with the disk, as far as they were read.
+        is_listed: True after everything up to the first data member was read.
         zeros: The object that gives zeros for unreadable places; None if they are errors.
         is_cancelled: True after `cancel`.
 
@@ -59,7 +61,6 @@ class Volumes:
         self.trouble = trouble
         self.is_cancelled = False
         self.extents: Extents | None = None
-        self.attachments: dict[str, bytes] | None = None
         self._medium = medium
         self._read_from(trouble.readable(medium))
         self._open()
@@ -78,35 +79,33 @@ class Volumes:
         """Read up to the first data member: the extents, and the attachments.
 
         Args:
-            known: The extents, if they were read before, from another volume or at another time.
-                The extents that are read now must be the same.
+            known: The extents, if they were read before, at another time. Those that are read now
+                must be the same.
 
         Raises:
             StreamError: The extents are damaged, so it is not known where the data belongs.
         """
         if self.extents is None:
             self.extents = self._read_extents() if known is None else self._pass_extents(known)
-        if self.attachments is None:
-            self._read_all_attachments(self.extents)
+        if not self.is_listed:
+            self._read_all_attachments()
 
-    @property
-    def is_listed(self) -> bool:
-        """True after everything up to the first data member was read."""
-        return self.attachments is not None
+    @cached_property
+    def table(self) -> MemberTable:
+        """All data members of all volumes."""
+        assert self.extents is not None
+        return MemberTable(self.extents, self.preamble.part_size)
 
     def _read_extents(self) -> Extents:
         try:
-            return self._checked_extents(self._extents_text())
+            self._enter_extents()
+            text = self.members.read_text(fmt.EXTENTS, fmt.MAX_EXTENTS)
+            self._add_digest(fmt.EXTENTS, text)
+            return self._checked_extents(text)
         except StreamError as e:
             if self.trouble.goes_on:
                 e.hint = _BY_HAND
             raise
-
-    def _extents_text(self) -> bytes:
-        self._enter_extents()
-        text = self.members.read_text(fmt.EXTENTS, fmt.MAX_EXTENTS)
-        self._add_digest(fmt.EXTENTS, text)
-        return text
 
     def _enter_extents(self, known: int | None = None) -> None:
         """Enter the extents; if reading continues at damage, even if their header is bad.
@@ -128,7 +127,7 @@ class Volumes:
                 raise
             self.trouble.meet(e, fmt.EXTENTS)
             if not members.enter_text(b"[", size):
-                members.enter_despite_header(fmt.EXTENTS, size)
+                members.enter_as(fmt.EXTENTS, size)
 
     def _checked_extents(self, text: bytes) -> Extents:
         info = self.preamble.info
@@ -142,11 +141,10 @@ class Volumes:
             )
         return extents
 
-    def open_next(self, extents: Extents, error: IncompleteStreamError | None) -> None:
+    def open_next(self, error: IncompleteStreamError | None) -> None:
         """Go to the first data member of the next volume.
 
         Args:
-            extents: The extents from the volumes before.
             error: The error with which the volume before ended; None if it ended with a manifest.
 
         Raises:
@@ -169,7 +167,9 @@ class Volumes:
             raise CorruptStreamError(
                 f"{self._medium.name}: this is not volume {number} of the backup"
             )
-        self.list(extents)
+        assert self.extents is not None
+        self._pass_extents(self.extents)
+        self._read_all_attachments()
 
     def end(self) -> None:
         """Read to the end of the volume, after its manifest.
@@ -192,43 +192,44 @@ class Volumes:
         self._medium.cancel()
 
     def _open(self) -> None:
-        self.extents = self.attachments = None
+        self.attachments: dict[str, bytes] = {}
+        self.is_listed = False
         self.members = MemberReader(self._readable)
-        self._attachments: dict[str, bytes] = {}
         text = self.members.read_first_member(fmt.INFO, fmt.MAX_INFO)
         self.preamble = Preamble.decode(text)
         self._to_come = self.preamble.attachments
         self.digests: dict[str, str | None] = {}
         self._add_digest(fmt.INFO, text)
 
-    def _read_all_attachments(self, extents: Extents) -> None:
+    def _read_all_attachments(self) -> None:
         if self.preamble.members_problem is not None:
             self.trouble.meet(CorruptStreamError(self.preamble.members_problem))
         if self.trouble.goes_on:
             # If the stream has ended, the data reader meets this error again, and reports it.
             with suppress(IncompleteStreamError, LocalIOError):
-                self._salvage_attachments(MemberTable(extents, self.preamble.part_size))
+                self._salvage_attachments()
         else:
             self._read_attachments()
-        self.attachments = self._attachments
+        self.is_listed = True
 
     def _read_attachments(self) -> None:
         """Read attachments up to another header; stop before one that is refused."""
-        left = fmt.MAX_ATTACHMENTS - sum(map(len, self._attachments.values()))
+        left = fmt.MAX_ATTACHMENTS - sum(map(len, self.attachments.values()))
         while (header := self._next_attachment()) is not None:
             name = header.name[len(fmt.ATTACHMENTS) :]
             try:
                 attachment_member(name)
             except UsageError as e:
                 raise CorruptStreamError(f"a member has a bad name: {name!r}") from e
-            if name in self._attachments:
+            if name in self.attachments:
                 raise CorruptStreamError(f"there are two members {header.name}")
-            if len(self._attachments) == fmt.MAX_FILES:
+            if len(self.attachments) == fmt.MAX_FILES:
                 raise CorruptStreamError(f"there are more than {fmt.MAX_FILES} attachments")
             self._check_size(header, self._to_come.get(header.name))
-            self._attachments[name] = self._member(header.name, left)
+            self.attachments[name] = text = self.members.read_member(header.name, left)
+            self._add_digest(header.name, text)
             self._to_come.pop(header.name, None)
-            left -= len(self._attachments[name])
+            left -= len(text)
 
     def check_listed(self) -> None:
         """Make sure that the volume has the members that its preamble lists, and no others.
@@ -240,7 +241,7 @@ class Volumes:
         if listed is not None and dict(listed).keys() != self.digests.keys() - {fmt.INFO}:
             raise CorruptStreamError(f"{fmt.INFO} lists other members than the stream has")
 
-    def _salvage_attachments(self, table: MemberTable) -> None:
+    def _salvage_attachments(self) -> None:
         """Read the attachments; skip those that are refused or have a bad header.
 
         A bad header belongs to an attachment if one is still to come, and if a header after it is
@@ -254,18 +255,18 @@ class Volumes:
                 self._read_attachments()
             except CorruptStreamError as e:
                 problem = e
-            bad = self._bad_attachment(table)
+            bad = self._bad_attachment()
             if bad is None:
                 return
             self.trouble.meet(problem, bad.name)
             if self._to_come.pop(bad.name, None) is not None and not self._is_next_in_place(bad):
-                is_in_step = is_in_step or self._is_data_in_place(bad, table)
+                is_in_step = is_in_step or self._is_data_in_place(bad)
                 if not is_in_step:
                     return
-            self.members.enter_despite_header(bad.name, bad.size)
+            self.members.enter_as(bad.name, bad.size)
             self.members.skip(bad.size)
 
-    def _bad_attachment(self, table: MemberTable) -> fmt.Header | None:
+    def _bad_attachment(self) -> fmt.Header | None:
         """The bad attachment that the next member must be; None if the attachments have ended.
 
         If attachments are listed and were not read, it is one of those. A refused one that is not
@@ -274,21 +275,21 @@ class Volumes:
         """
         found = self.members.best_guess()
         if found and not self.members.is_damaged:
-            if found.name == fmt.MANIFEST or table.find(found) is not None:
+            if found.name == fmt.MANIFEST or self.table.find(found) is not None:
                 return None  # the attachments still to come are missing
             if found.name.startswith(fmt.ATTACHMENTS) and found.name not in self._to_come:
                 return found
         name = found.name if found else ""
         if found and self.preamble.members is None:
-            is_one = resembles(name, fmt.ATTACHMENTS) and self._is_in_place(found, table)
+            is_one = resembles(name, fmt.ATTACHMENTS) and self._is_in_place(found)
             return found if is_one else None
         if name not in self._to_come:
             name = next(iter(self._to_come), "")
         return fmt.Header(name, self._to_come[name]) if name else None
 
-    def _is_in_place(self, member: fmt.Header, table: MemberTable) -> bool:
+    def _is_in_place(self, member: fmt.Header) -> bool:
         """Whether another attachment, or the data, follows an attachment that is not listed."""
-        first = next(table.following(self.preamble.volume_start), None)
+        first = next(self.table.following(self.preamble.volume_start), None)
         starts = (fmt.ATTACHMENTS.encode(), *self._starts(first))
         return self.members.is_header_after(starts, member.size, self._medium.peek)
 
@@ -299,12 +300,12 @@ class Volumes:
             (_start(following),), member.size, self._medium.peek
         )
 
-    def _is_data_in_place(self, member: fmt.Header, table: MemberTable) -> bool:
+    def _is_data_in_place(self, member: fmt.Header) -> bool:
         """Whether the data is where it should be, counted from this attachment."""
         extra = fmt.BLOCK + self.members.extension
         distance = fmt.padded(member.size)
         distance += sum(extra + fmt.padded(size) for size in self._to_come.values())
-        for each in islice(table.following(self.preamble.volume_start), 2):
+        for each in islice(self.table.following(self.preamble.volume_start), 2):
             if self.has_header_after(each, distance):
                 return True
             distance += extra + fmt.padded(each.length)
@@ -340,7 +341,8 @@ class Volumes:
         self.members.header()
         if self.members.extension:
             return  # other programs' extension headers take room, too: the place is not known
-        start = self.members.position + fmt.data_length(extents, self.preamble.part_size)
+        start = self.members.offset - fmt.BLOCK
+        start += fmt.data_length(extents, self.preamble.part_size)
         block = self._medium.peek(start, fmt.BLOCK)
         header = fmt.parse_header(block) if block and len(block) == fmt.BLOCK else None
         if header is None or header.name != fmt.MANIFEST:
@@ -364,11 +366,6 @@ class Volumes:
         header = self.members.header()
         is_one = header is not None and header.name.startswith(fmt.ATTACHMENTS)
         return header if is_one else None
-
-    def _member(self, name: str, limit: int) -> bytes:
-        text = self.members.read_member(name, limit)
-        self._add_digest(name, text)
-        return text
 
     def _check_size(self, header: fmt.Header, listed: int | None) -> None:
         """Make sure that a header agrees with the list, if there is one.
