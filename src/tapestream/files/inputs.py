@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from abc import abstractmethod
 from functools import partial
 from typing import Protocol, cast
 
@@ -21,7 +22,6 @@ class BinaryInput(Protocol):
 
     def read(self, n: int, /) -> bytes | None:
         """Return up to `n` bytes; no bytes at the end."""
-        ...
 
 
 class PlainInput(InputMedium):
@@ -32,6 +32,36 @@ class PlainInput(InputMedium):
     def __init__(self, name: str, start: int | None) -> None:
         self.name = name
         self._start = start
+
+    @abstractmethod
+    def _seek(self, offset: int, whence: int) -> int:
+        """Go to a place in the file, and return its offset in the file."""
+
+    @override
+    def rewind(self) -> None:
+        if self._start is None:
+            raise UsageError(
+                f"{self.name} can be read only once",
+                hint="Restore from a file or a tape, or without the first pass.",
+            )
+        try:
+            self._seek(self._start, os.SEEK_SET)
+        except LocalIOError:
+            raise
+        except Exception as e:
+            raise LocalIOError(f"cannot read {self.name} from its beginning", e) from e
+
+    @override
+    def skip_unreadable(self, length: int) -> int:
+        if self._start is None:
+            return 0
+        try:
+            here = self._seek(0, os.SEEK_CUR)
+            there = min(here + length - here % length, self._seek(0, os.SEEK_END))
+            self._seek(there, os.SEEK_SET)
+        except Exception:  # noqa: BLE001 - the error that led here is the one to raise
+            return 0
+        return there - here
 
     @override
     def check_position(self) -> None:
@@ -70,22 +100,8 @@ class DescriptorInput(PlainInput):
             raise LocalIOError(f"cannot read {self.name}", e) from e
 
     @override
-    def rewind(self) -> None:
-        if self._start is None:
-            raise _read_once(self.name)
-        with as_local_error(f"cannot read {self.name} from its beginning"):
-            os.lseek(self._file.fd, self._start, os.SEEK_SET)
-
-    @override
-    def skip_unreadable(self, length: int) -> int:
-        if self._start is None:
-            return 0
-        fd = self._file.fd
-        with as_local_error(f"cannot skip a part of {self.name}"):
-            here = os.lseek(fd, 0, os.SEEK_CUR)
-            there = min(here + length - here % length, os.lseek(fd, 0, os.SEEK_END))
-            os.lseek(fd, there, os.SEEK_SET)
-        return there - here
+    def _seek(self, offset: int, whence: int) -> int:
+        return os.lseek(self._file.fd, offset, whence)
 
     @override
     def peek(self, offset: int, length: int) -> bytes | None:
@@ -129,26 +145,8 @@ class ObjectInput(PlainInput):
         return count
 
     @override
-    def rewind(self) -> None:
-        if self._start is None:
-            raise _read_once(self.name)
-        try:
-            cast(io.IOBase, self._file).seek(self._start)
-        except Exception as e:
-            raise LocalIOError(f"cannot read {self.name} from its beginning", e) from e
-
-    @override
-    def skip_unreadable(self, length: int) -> int:
-        if self._start is None:
-            return 0
-        file = cast(io.IOBase, self._file)
-        try:
-            here = file.tell()
-            there = min(here + length - here % length, file.seek(0, os.SEEK_END))
-            file.seek(there)
-        except Exception:  # noqa: BLE001 - the error that led here is the one to raise
-            return 0
-        return there - here
+    def _seek(self, offset: int, whence: int) -> int:
+        return cast(io.IOBase, self._file).seek(offset, whence)
 
     @override
     def peek(self, offset: int, length: int) -> None:
@@ -213,10 +211,3 @@ def _tell(file: BinaryInput) -> int | None:
         return int(file.tell()) if file.seekable() else None  # type: ignore[attr-defined]
     except (AttributeError, OSError, ValueError):
         return None
-
-
-def _read_once(name: str) -> UsageError:
-    return UsageError(
-        f"{name} can be read only once",
-        hint="Restore from a file or a tape, or without the first pass.",
-    )

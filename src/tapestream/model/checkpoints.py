@@ -52,13 +52,21 @@ class _Backups:
     def in_order(self) -> list[int]:
         """See `order_by_checkpoint`."""
         self._check_disk()
-        by_checkpoint = self._by_checkpoint()
-        i: int | None = self._last(by_checkpoint)
+        by_checkpoint = self._by(
+            "checkpoint_id",
+            "made",
+            "Pass only one of them: they are copies, or one was tried again.",
+        )
         newest_first: list[int] = []
+        based = False
+        i: int | None = self._last(by_checkpoint)
         while i is not None:  # this ends: `_last` finds no last backup, or two, if it is a circle
             newest_first.append(i)
-            based = any(self._backups[i].context == "zero" for i in newest_first)
-            i = self._parent(i, by_checkpoint, needed=not based)
+            based = based or self._backups[i].context == "zero"
+            parent = by_checkpoint.get(self._backups[i].parent_checkpoint_id)
+            if parent is None and not based:
+                raise self._lacking(i)
+            i = parent
         others = [name for i, name in enumerate(self._names) if i not in newest_first]
         if others:
             raise ChainError(
@@ -79,34 +87,26 @@ class _Backups:
                     hint="Pass the backups of one disk: each disk of a VM has its own chain.",
                 )
 
-    def _by_checkpoint(self) -> dict[str, int]:
-        found: dict[str, int] = {}
+    def _by(self, field: str, does: str, hint: str) -> dict[str | None, int]:
+        """The backups by one of their checkpoints, which no two of them may share."""
+        found: dict[str | None, int] = {}
         for i, backup in enumerate(self._backups):
-            if backup.checkpoint_id is None:
-                continue
-            other = found.setdefault(backup.checkpoint_id, i)
-            if other != i:
+            checkpoint = getattr(backup, field)
+            if checkpoint is not None and (other := found.setdefault(checkpoint, i)) != i:
                 raise ChainError(
-                    f"two backups made checkpoint {backup.checkpoint_id}: {self._names[other]} and "
+                    f"two backups {does} checkpoint {checkpoint}: {self._names[other]} and "
                     f"{self._names[i]}",
-                    hint="Pass only one of them: they are copies, or one was tried again.",
+                    hint=hint,
                 )
         return found
 
-    def _last(self, by_checkpoint: Mapping[str, int]) -> int:
+    def _last(self, by_checkpoint: Mapping[str | None, int]) -> int:
         """The last backup: no other one starts from it."""
-        by_parent: dict[str, int] = {}
-        for i, backup in enumerate(self._backups):
-            parent = backup.parent_checkpoint_id
-            if parent is None:
-                continue
-            other = by_parent.setdefault(parent, i)
-            if other != i:
-                raise ChainError(
-                    f"two backups start from checkpoint {parent}: {self._names[other]} and "
-                    f"{self._names[i]}",
-                    hint="Pass the one that leads to the point in time to restore.",
-                )
+        by_parent = self._by(
+            "parent_checkpoint_id",
+            "start from",
+            "Pass the one that leads to the point in time to restore.",
+        )
         ends = [
             i for i, backup in enumerate(self._backups) if backup.checkpoint_id not in by_parent
         ]
@@ -116,7 +116,7 @@ class _Backups:
             raise self._gap(ends, by_checkpoint)
         return ends[0]
 
-    def _gap(self, ends: Sequence[int], by_checkpoint: Mapping[str, int]) -> ChainError:
+    def _gap(self, ends: Sequence[int], by_checkpoint: Mapping[str | None, int]) -> ChainError:
         """The error for backups that are not one chain: it says what is missing between them."""
         first, second = (self._names[i] for i in ends[:2])
         between = f"no backup leads from {first} to {second}"
@@ -128,14 +128,6 @@ class _Backups:
             f"{between}, nor back: they belong to two chains",
             hint="Pass the chain of one of them alone, from its full backup on.",
         )
-
-    def _parent(self, i: int, by_checkpoint: Mapping[str, int], *, needed: bool) -> int | None:
-        """The backup that this one starts from; None if there is none and none is needed."""
-        parent = self._backups[i].parent_checkpoint_id
-        found = None if parent is None else by_checkpoint.get(parent)
-        if found is None and needed:
-            raise self._lacking(i)
-        return found
 
     def _lacking(self, i: int) -> ChainError:
         """The error for an incremental backup whose parent was not given."""

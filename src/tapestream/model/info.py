@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
+from ..arguments import flag
 from ..errors import UsageError
 from .blockhash import BlockHash
 
@@ -95,8 +96,7 @@ class BackupInfo:
         if self.context not in ("zero", "dirty"):
             raise UsageError(f"context must be 'zero' or 'dirty', not {self.context!r}")
         _require("block_hash", self.block_hash, "a BlockHash or None", (BlockHash, type(None)))
-        if not isinstance(self.fallback, bool):
-            raise UsageError(f"fallback must be True or False, not {self.fallback!r}")
+        flag("fallback", self.fallback)
         if self.created is not None:
             if self.created.utcoffset() is None:
                 raise UsageError("created must have a time zone, for example timezone.utc")
