@@ -9,7 +9,8 @@ from .._lazy import lazy
 if TYPE_CHECKING:
     from ..drive.device import Command, DeviceStatus, Flag, StDevice, TapeDevice
     from ..drive.position import TapeStatus
-    from .catalog import Catalog, CatalogBackup, CatalogVolume
+    from .backups import CatalogBackup, CatalogVolume
+    from .catalog import Catalog
     from .drive import TapeDrive
     from .report import TapeLabel, TapePlace, TapeReport
     from .scan import TapeEntry
@@ -21,7 +22,8 @@ else:
         {
             "..drive.device": "Command DeviceStatus Flag StDevice TapeDevice",
             "..drive.position": "TapeStatus",
-            ".catalog": "Catalog CatalogBackup CatalogVolume",
+            ".backups": "CatalogBackup CatalogVolume",
+            ".catalog": "Catalog",
             ".drive": "TapeDrive",
             ".report": "TapeLabel TapePlace TapeReport",
             ".scan": "TapeEntry",

@@ -13,9 +13,8 @@ import threading
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import Any, NamedTuple
+from typing import Any
 
 from typing_extensions import Unpack
 
@@ -23,8 +22,8 @@ from .._process import OfThisProcess
 from ..arguments import path as checked_path
 from ..backend.closing import Closing
 from ..errors import LocalIOError, NoMediumError, PositionLostError, TapeError, UsageError
-from ..model.expected import Expected
-from ..model.info import BackupFilter, BackupInfo, describe
+from ..model.info import BackupFilter, BackupInfo
+from .backups import CatalogBackup, CatalogRow, CatalogVolume, backup_of, own_set, reported_rows
 from .drive import TapeDrive, turn_to_scan
 from .report import TapeLabel, TapeReport
 from .scan import TapeEntry, holds_data, unreadable_label
@@ -65,64 +64,6 @@ _ADD_LATER = (
     "The backup itself is complete: when the catalog can be used again, Catalog.scan(drive) "
     "remembers it."
 )
-
-
-@dataclass(frozen=True)
-class CatalogVolume:
-    """Where a volume is.
-
-    Attributes:
-        label: The label of its tape.
-        file: The number of its tape file, from 0.
-        volume: Its number in the backup, from 1.
-        complete: True if it is known to end with its manifest. After `Catalog.add`, this is known
-            only for the last volume, because the others may have been cut off by the end of their
-            tapes; a scan of the tape shows it.
-        continues: True if another volume follows, according to its manifest or to the report that
-            was added.
-    """
-
-    label: str
-    file: int
-    volume: int
-    complete: bool
-    continues: bool
-
-
-@dataclass(frozen=True)
-class CatalogBackup:
-    """A backup, and where its volumes are.
-
-    Attributes:
-        info: What the backup says about itself.
-        set_id: Identifies its volumes.
-        volumes: The volumes in the order in which a restore needs them. If there are several copies
-            of a volume, one that is known to be complete comes first.
-        complete: True if the catalog knows all volumes up to the last, and knows that each is
-            complete, or that later volumes repeat what it lacks.
-    """
-
-    info: BackupInfo
-    set_id: str
-    volumes: tuple[CatalogVolume, ...]
-    complete: bool
-
-    @property
-    def expected(self) -> Expected:
-        """What a restore compares with the tape, which may have changed since.
-
-        Raises:
-            UsageError: The catalog does not know on which tape the backup begins.
-        """
-        first = self.volumes[0]
-        if first.volume != 1:
-            raise UsageError(
-                f"the catalog does not know on which tape the backup of {describe(self.info)} "
-                "begins",
-                hint="Let Catalog.scan read the tape on which it begins.",
-            )
-        set_id = None if self.set_id == _own_set(first) else self.set_id
-        return Expected(self.info, set_id, first.file, first.label, whole_info=True)
 
 
 class Catalog(OfThisProcess, Closing):
@@ -188,22 +129,18 @@ class Catalog(OfThisProcess, Closing):
                 f"the catalog keeps a TapeReport, not {backup!r}",
                 hint="Pass the receipt of the CopyResult of a backup to tape.",
             )
-        volumes = [_reported(backup, number) for number in range(len(backup.places))]
-        if not volumes:
-            raise UsageError(f"the backup of {describe(backup.info)} is on no tape")
+        rows = reported_rows(backup)
         ended = (backup.ended or datetime.now(timezone.utc)).timestamp()
         with self._transaction(write=True, hint=_ADD_LATER if backup.complete else ""):
-            for place, volume in zip(backup.places, volumes, strict=True):
-                self._register(TapeLabel(volume.label, place.tape_id, place.replaces))
+            for place, row in zip(backup.places, rows, strict=True):
+                label, file = row.volume.label, row.volume.file
+                self._register(TapeLabel(label, place.tape_id, place.replaces))
                 # Threads may add their backups in another order than that on the tape.
                 self._database.execute(
                     "DELETE FROM volume WHERE label = ? AND (file = ? OR file > ? AND "
                     "coalesce(written, 0) <= ?)",
-                    (volume.label, volume.file, volume.file, ended),
+                    (label, file, file, ended),
                 )
-                # We trust the report for all of the data, until a scan reads the manifest.
-                vouches_from = 0 if _ends(volume) else None
-                row = _Row(volume, backup.set_id, backup.info, vouches_from=vouches_from)
                 self._insert(row, ended)
 
     def scan(self, drive: TapeDrive) -> str:
@@ -292,7 +229,7 @@ class Catalog(OfThisProcess, Closing):
                 "SELECT label, file, volume, complete, continues, set_id, info, volume_start, "
                 "vouches_from FROM volume"
             ).fetchall()
-        sets: dict[str, list[_Row]] = {}
+        sets: dict[str, list[CatalogRow]] = {}
         for row in values:
             try:
                 found = _decoded(row)
@@ -307,7 +244,7 @@ class Catalog(OfThisProcess, Closing):
                 )
             else:
                 sets.setdefault(found.set_id, []).append(found)
-        return [_backup(rows) for rows in sets.values()]
+        return [backup_of(rows) for rows in sets.values()]
 
     def _labels(self) -> list[str]:
         labels = []
@@ -352,7 +289,7 @@ class Catalog(OfThisProcess, Closing):
             (label.tape_id, label.name),
         )
 
-    def _insert(self, row: _Row, written: float) -> None:
+    def _insert(self, row: CatalogRow, written: float) -> None:
         volume = row.volume
         self._database.execute(
             "INSERT INTO volume (label, file, set_id, volume, complete, continues, info, "
@@ -402,48 +339,7 @@ class Catalog(OfThisProcess, Closing):
         return LocalIOError(f"cannot {doing} the catalog {self.path}", error, hint=both or None)
 
 
-class _Row(NamedTuple):
-    """What the catalog keeps about a volume.
-
-    Attributes:
-        volume: Where it is.
-        set_id: Identifies the volumes of its backup.
-        info: What the backup says about itself.
-        start: Disk offset of its first data, from a scan. None if it was not scanned, or if it has
-            no complete data member, so that another volume has replaced it.
-        vouches_from: See `TapeEntry`.
-    """
-
-    volume: CatalogVolume
-    set_id: str
-    info: BackupInfo
-    start: int | None = None
-    vouches_from: int | None = None
-
-
-def _reported(backup: TapeReport, number: int) -> CatalogVolume:
-    """Make the catalog's entry for a volume from the report of its backup."""
-    place = backup.places[number]
-    if place.label is None or place.file is None:
-        what = "on a tape without a label" if place.label is None else "in an unknown tape file"
-        raise UsageError(
-            f"volume {place.volume} of the backup of {describe(backup.info)} is {what}, so no "
-            "catalog can find it",
-            hint="Label each tape with TapeDrive.write_label before its first backup. "
-            "TapeDrive.find finds this backup without a catalog.",
-        )
-    is_last = number == len(backup.places) - 1
-    return CatalogVolume(
-        place.label,
-        place.file,
-        place.volume,
-        # The report does not say whether the others have a manifest.
-        complete=is_last and backup.complete,
-        continues=not is_last and backup.complete,
-    )
-
-
-def _scanned(drive: TapeDrive, label: TapeLabel, entry: TapeEntry) -> _Row:
+def _scanned(drive: TapeDrive, label: TapeLabel, entry: TapeEntry) -> CatalogRow:
     """Make the catalog's row for a volume from a scan of its tape."""
     assert entry.info is not None
     volume = CatalogVolume(
@@ -452,7 +348,9 @@ def _scanned(drive: TapeDrive, label: TapeLabel, entry: TapeEntry) -> _Row:
     start: int | None = entry.volume_start
     if not entry.complete and not _has_data(drive, entry):
         start = None
-    return _Row(volume, entry.set_id or _own_set(volume), entry.info, start, entry.vouches_from)
+    return CatalogRow(
+        volume, entry.set_id or own_set(volume), entry.info, start, entry.vouches_from
+    )
 
 
 def _has_data(drive: TapeDrive, entry: TapeEntry) -> bool:
@@ -467,57 +365,7 @@ def _has_data(drive: TapeDrive, entry: TapeEntry) -> bool:
         return False
 
 
-def _own_set(volume: CatalogVolume) -> str:
-    """Make a set id for a stream that has none, such as one that was copied to tape from a file."""
-    return f"{volume.label}/{volume.file}"
-
-
-def _backup(rows: Sequence[_Row]) -> CatalogBackup:
-    rows = sorted(
-        rows,
-        key=lambda row: (
-            row.volume.volume,
-            not row.volume.complete,
-            not row.volume.continues,
-            row.start is None,
-            row.volume.label,
-            row.volume.file,
-        ),
-    )
-    return CatalogBackup(
-        rows[0].info, rows[0].set_id, tuple(row.volume for row in rows), _is_complete(rows)
-    )
-
-
-def _is_complete(rows: Sequence[_Row]) -> bool:
-    """Whether these volumes are known to hold the whole backup."""
-    last = max((row.volume.volume for row in rows if _ends(row.volume)), default=0)
-    whole = {row.volume.volume for row in rows if _is_whole(row, rows)}
-    return last > 0 and whole >= set(range(1, last + 1))
-
-
-def _ends(volume: CatalogVolume) -> bool:
-    return volume.complete and not volume.continues
-
-
-def _is_whole(row: _Row, rows: Sequence[_Row]) -> bool:
-    """Whether a volume is known to hold its part of the backup.
-
-    That is so if it has its manifest, or if a completed backup has reported it, or if it was cut
-    off by the end of its tape and a later volume's manifest covers its data.
-    """
-    if row.volume.complete or row.volume.continues:
-        return True
-    return row.start is not None and any(
-        other.volume.complete
-        and other.volume.volume > row.volume.volume
-        and other.vouches_from is not None
-        and other.vouches_from <= row.start
-        for other in rows
-    )
-
-
-def _decoded(values: Sequence[Any]) -> _Row:
+def _decoded(values: Sequence[Any]) -> CatalogRow:
     """Decode a row of the file.
 
     Raises:
@@ -530,7 +378,7 @@ def _decoded(values: Sequence[Any]) -> _Row:
     info = json.loads(_text(text))
     if not isinstance(info, dict):
         raise ValueError("its info is not a JSON object")  # noqa: TRY004 - data of a file
-    return _Row(
+    return CatalogRow(
         volume,
         _text(set_id),
         BackupInfo.from_dict(info),

@@ -3,33 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..arguments import flag
 from ..errors import UsageError
 from ..model.info import BackupFilter, BackupInfo
 
+if TYPE_CHECKING:
+    from .backups import CatalogBackup
+    from .scan import TapeEntry
 
-class Found(Protocol):
-    """A backup on a tape, or in the catalog."""
-
-    @property
-    def info(self) -> BackupInfo | None:
-        """What the backup says about itself."""
-        ...
-
-    @property
-    def set_id(self) -> str | None:
-        """Identifies its volumes."""
-        ...
-
-    @property
-    def complete(self) -> bool:
-        """True if it is known to be complete."""
-        ...
-
-
-_T = TypeVar("_T", bound=Found)
+Found = TypeVar("Found", "TapeEntry", "CatalogBackup")
 
 
 def check_search(ids: BackupFilter, incomplete: object) -> None:
@@ -48,8 +32,8 @@ def check_search(ids: BackupFilter, incomplete: object) -> None:
 
 
 def search(
-    backups: Iterable[_T], ids: BackupFilter, place: Callable[[_T], Any], *, incomplete: bool
-) -> list[_T]:
+    backups: Iterable[Found], ids: BackupFilter, place: Callable[[Found], Any], *, incomplete: bool
+) -> list[Found]:
     """Select backups, and put those first that one would most likely restore.
 
     Args:
@@ -76,7 +60,7 @@ def search(
     )
 
 
-def _which(one: Found) -> object:
+def _which(one: TapeEntry | CatalogBackup) -> object:
     """A key that is the same for all attempts at one backup, and all copies of it."""
     info = one.info
     if info is None or info.backup_id is None:
