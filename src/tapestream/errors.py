@@ -302,7 +302,10 @@ class PositionLostError(TapeError):
 class ExtentsError(TapestreamError):
     """A list of extents cannot describe a disk: it is unordered, has gaps, or is out of bounds."""
 
-    hint = "The list cannot be trusted, so nothing was transferred; start a new backup."
+    hint = (
+        "The list cannot be trusted, so nothing was transferred; start a new backup, a full one if "
+        "this one is incremental."
+    )
 
 
 class TargetSizeError(TapestreamError):

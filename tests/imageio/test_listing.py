@@ -218,22 +218,41 @@ class FailsBeyond(HostileServer):
     """The double, which fails where it should say that it has no such byte."""
 
     fault: Fault = Status(500, "nbdsh failed")
+    readable = SIZE  # the bytes before that can be read
 
     def _get(self, request: Request, body: Iterator[bytes]) -> tuple[Reply, Fault]:
         start = int(request.headers["range"].removeprefix("bytes=").partition("-")[0])
-        if start >= self.image.size:
+        if start >= self.readable:
             return Reply(), self.fault
         return super()._get(request, body)
 
 
+def levels(caplog: pytest.LogCaptureFixture) -> list[int]:
+    """The levels at which it was said where the disk ends."""
+    return [r.levelno for r in caplog.records if f"ends at byte {SIZE}" in r.getMessage()]
+
+
 def test_a_server_that_fails_beyond_its_end(caplog: pytest.LogCaptureFixture) -> None:
+    """The last byte shows the end. A warning would come with every backup from OneBEX."""
+    caplog.set_level(logging.INFO)
     sink = MemorySink()
     with FailsBeyond(IMAGE, on_get=always(NoTotal())) as server:
         download(server, sink)
         assert looks_beyond(server) == 3
     assert sink.disk == IMAGE
-    [warning] = [r for r in caplog.records if r.levelno == logging.WARNING]
-    assert str(SIZE) in warning.getMessage()
+    assert levels(caplog) == [logging.INFO]
+
+
+def test_a_server_that_fails_before_its_end_too(caplog: pytest.LogCaptureFixture) -> None:
+    """Nothing shows whether more follows. The last byte itself is not needed: it is zero."""
+    image, half = IMAGE[: SIZE // 2] + bytes(SIZE // 2), SIZE // 2
+    listed = to_json(extent(0, half), extent(half, SIZE, zero=True))
+    sink = MemorySink()
+    with FailsBeyond(image, extents=listed) as server:
+        server.readable = half
+        download(server, sink)
+    assert sink.disk == image
+    assert levels(caplog) == [logging.WARNING]
 
 
 @pytest.mark.parametrize(
@@ -243,6 +262,7 @@ def test_a_server_that_refuses_otherwise_beyond_its_end(
     fault: Fault, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Not every server knows 416. It does know the transfer: it sends the last byte."""
+    caplog.set_level(logging.INFO)
     sink = MemorySink()
     with FailsBeyond(IMAGE, on_get=always(NoTotal())) as server:
         server.fault = fault

@@ -24,6 +24,7 @@ from ..errors import (
     ServerProtocolError,
     TicketError,
     TransferError,
+    UnsupportedError,
 )
 from .capabilities import Capabilities
 from .endpoint import Endpoint
@@ -36,6 +37,10 @@ DROPPED = 256 * 1024
 SMALL_REPLY = 128 * 1024
 # Bytes of an error's text that we show: enough to see what is wrong; the rest could be anything.
 MAX_ERROR_TEXT = 1000
+CANNOT_WRITE = (
+    "Some servers only read, or take a disk only as a whole: restore to a raw image or a block "
+    "device, with RawImageSink."
+)
 DAEMON_LOG = "On the host, /var/log/ovirt-imageio/daemon.log says why."
 
 # The body of a reply may not be compressed on the way.
@@ -174,8 +179,8 @@ class Connection:
             "Content-Range": f"bytes {start}-{start + len(data) - 1}/*",
         }
         # A server without the flush feature flushes after every upload, and knows no "?flush=n".
-        # The others flush after every upload, too, unless they get "?flush=n".
-        suffix = "?flush=n" if self.can.flush and not flush else ""
+        # Of the others, imageio's flushes unless it gets "?flush=n", CloudStack's if it gets "y".
+        suffix = f"?flush={'y' if flush else 'n'}" if self.can.flush else ""
         with self.foreign_errors(doing):
             self._send("PUT", suffix, headers, data)
         self._putting.append(doing)
@@ -197,7 +202,16 @@ class Connection:
         doing = self._putting.popleft()
         with self.foreign_errors(doing):
             reply = self.read_reply(self._exchange.reply())
-        self._check_done(reply, doing)
+        if reply.status in (405, 501):
+            what = f"{self.endpoint}: {doing}: {self.explain(reply)}"
+            self.close()
+            raise UnsupportedError(what, hint=CANNOT_WRITE)
+        try:
+            self._check_done(reply, doing)
+        except ServerError as e:
+            if e.status == 400:
+                e.hint = CANNOT_WRITE
+            raise
 
     def zero(self, start: int, length: int, *, flush: bool = False) -> None:
         """Make a range read as zeros, with one request for any length."""

@@ -34,6 +34,8 @@ log = logging.getLogger("tapestream.imageio")
 # How often to try again to read a byte after the end. Some servers fail here instead of saying that
 # there is no such byte, and a check of the list is not worth the pauses of many tries.
 FEW = 2
+# OneBEX lists only what changed in an incremental backup of LVM or Ceph, but all of a full one.
+NEW_BACKUP = "Start a new backup, a full one if this one is incremental"
 # imageio's list for an empty disk; and a length that no such list reaches, to skip parsing others.
 _OF_NO_BYTES = b'[{"start": 0, "length": 0}]'
 _SHORT = 1000
@@ -117,7 +119,9 @@ class Listing:
             return _all_data(0)
         extents = Extents.parse(text, context=context)
         if not extents and not self._is_empty():
-            raise ServerProtocolError("the server sent an empty list of extents")
+            raise ServerProtocolError(
+                "the server sent an empty list of extents", hint=f"{NEW_BACKUP}."
+            )
         return extents
 
     def _check_that_the_full_is_another(self) -> None:
@@ -148,7 +152,9 @@ class Listing:
             last = self._beyond(max(0, size - 1))
             if last.has_more and last.size is not None and last.size > size:
                 raise _ends_early(size, last.size)
-            log.warning("The server did not say whether its disk ends at byte %d", size)
+            # A server that can read the last byte, and not the one after it, has shown its end.
+            level = logging.INFO if last.has_more else logging.WARNING
+            log.log(level, "The server did not say whether its disk ends at byte %d", size)
             return extents
         allowed = beyond.size
         if allowed is None or allowed >= size:
@@ -203,6 +209,6 @@ def _ends_early(listed: int, size: int | None) -> ServerProtocolError:
     what = "more" if size is None else f"{size} bytes"
     return ServerProtocolError(
         f"the server has {what}, but its extents cover only {listed}",
-        hint="The rest would be missing in the backup. Start a new transfer; if that lists no "
-        "more, the server is at fault.",
+        hint=f"The rest would be missing in the backup. {NEW_BACKUP}; if that lists no more, the "
+        "server is at fault.",
     )
