@@ -55,6 +55,7 @@ NAMES: tuple[object, ...] = (
     backends.Hash,
     backends.HoldsDevice,
     backends.KeepsAlive,
+    backends.LendsMemory,
     backends.LosesWrites,
     backends.Prefetches,
     backends.Reader,

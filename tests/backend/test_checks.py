@@ -532,6 +532,53 @@ def test_a_wrapper_of_a_tar_that_forgets_its_digests(
     assert list(tmp_path.iterdir()) == []
 
 
+class Lending(DiscardSink):
+    """A sink whose memory is what `lend` returns."""
+
+    sequential = True
+
+    def __init__(self, lend: Callable[[int], Any]) -> None:
+        self.lend = lend
+
+    def open_writer(self) -> Writer:
+        return LendingWriter(super().open_writer(), self.lend)
+
+
+class LendingWriter(ForwardingWriter):
+    def __init__(self, wrapped: Writer, lend: Callable[[int], Any]) -> None:
+        super().__init__(wrapped)
+        self.lend = lend
+
+    def memory(self, start: int, length: int) -> Any:
+        return self.lend(length)
+
+
+@pytest.mark.parametrize(
+    "lend",
+    [
+        lambda length: memoryview(bytearray(length - 1)),
+        lambda length: memoryview(bytes(length)),
+        bytearray,
+        lambda length: memoryview(bytearray(length)).cast("b"),
+        lambda _: False,
+    ],
+)
+def test_lent_memory_that_cannot_be_used(lend: Callable[[int], Any]) -> None:
+    with pytest.raises(BackendError, match=r"LendingWriter\.memory\(\) returned"):
+        copy(MemorySource(DISK), Lending(lend))
+
+
+def test_lent_memory_is_used() -> None:
+    lent: list[memoryview] = []
+
+    def lend(length: int) -> memoryview:
+        lent.append(memoryview(bytearray(length)))
+        return lent[-1]
+
+    copy(MemorySource(DISK, max_readers=1), Lending(lend), buffer_size=64 * 1024)
+    assert b"".join(lent) == DISK
+
+
 # --- Classes that inherit from nothing ---
 
 

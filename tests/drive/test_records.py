@@ -38,13 +38,14 @@ class Seen:
 
     Attributes:
         size: Length of the record.
+        address: Where it is in memory.
         page_aligned: Its memory begins at a page.
     """
 
     def __init__(self, record: memoryview) -> None:
         self.size = len(record)
-        address = ctypes.addressof(ctypes.c_char.from_buffer(record))
-        self.page_aligned = address % mmap.PAGESIZE == 0
+        self.address = ctypes.addressof(ctypes.c_char.from_buffer(record))
+        self.page_aligned = self.address % mmap.PAGESIZE == 0
 
 
 class Watched(FakeDevice):
@@ -101,6 +102,75 @@ def test_any_writes_make_records_of_one_size(size: int, lengths: list[int]) -> N
     assert (writer.records, writer.accepted) == (whole, whole * size)
     assert writer.seconds >= 0
     assert not writer.is_ending
+
+
+@given(
+    ends=st.lists(st.integers(1, 40 * SIZE), min_size=1, max_size=6, unique=True).map(sorted),
+    lent=st.lists(st.booleans(), min_size=6, max_size=6),
+    freed=st.booleans(),
+)
+@settings(max_examples=50, deadline=None)
+def test_data_in_memory_that_was_lent_is_not_copied(
+    ends: list[int], lent: list[bool], freed: bool
+) -> None:
+    """Whatever is lent, and filled before other data is written, the file is the same."""
+    double, drive = drive_with()
+    writer = RecordWriter(drive, RecordPool(SIZE, slab=8 * SIZE))
+    data = noise(ends[-1])
+    pieces = list(zip([0, *ends], ends, strict=False))
+    asked = [
+        writer.memory(start, end - start) if is_lent else None
+        for (start, end), is_lent in zip(pieces, lent, strict=False)
+    ]
+    for (start, end), memory in zip(pieces, asked, strict=False):
+        crosses = start // (8 * SIZE) != (end - 1) // (8 * SIZE)
+        assert memory is None or not crosses
+        if memory is not None:
+            memory[:] = data[start:end]
+    for (start, end), memory in zip(pieces, asked, strict=False):
+        writer.write(memoryview(data)[start:end] if memory is None else memory)
+        if freed:
+            writer.forget(writer.accepted)
+    writer.end_file()
+    assert double.cartridge is not None
+    whole = len(data) // SIZE
+    assert b"".join(double.cartridge.blocks) == data[: whole * SIZE]
+
+
+def test_lent_memory_is_where_the_record_is_written_from() -> None:
+    seen: list[Seen] = []
+    _, drive = drive_with(seen=seen)
+    writer = RecordWriter(drive, RecordPool(SIZE))
+    header = noise(512)
+    memory = writer.memory(512, SIZE - 512)
+    assert memory is not None
+    writer.write(memoryview(header))
+    writer.write(memory)
+    assert [s.address for s in seen] == [Seen(memory).address - 512]
+
+
+def test_what_is_written_after_the_lending_ends_changes_no_lent_memory() -> None:
+    """At the end of a volume: the data that was read ahead belongs to the next one."""
+    double, drive = drive_with()
+    writer = RecordWriter(drive, RecordPool(SIZE))
+    begin, ahead, other = noise(SIZE + 512), noise(4 * SIZE), noise(5 * SIZE - 512)
+    memory = writer.memory(len(begin), len(ahead))
+    assert memory is not None
+    memory[:] = ahead
+    writer.write(memoryview(begin))
+    writer.stop_lending()
+    assert writer.memory(len(begin), len(ahead)) is None
+    writer.write(memoryview(other))
+    assert memory == ahead
+    writer.end_file()
+    assert double.cartridge is not None
+    assert b"".join(double.cartridge.blocks) == begin + other
+
+
+def test_records_that_do_not_fill_pages_are_not_lent() -> None:
+    """Each begins at a page, so they are not next to each other."""
+    _, drive = drive_with()
+    assert RecordWriter(drive, RecordPool(SIZE + 512)).memory(0, 512) is None
 
 
 @pytest.mark.parametrize("size", [MIN_RECORD, MIB, MAX_RECORD - 511, 16 * MIB - 512])

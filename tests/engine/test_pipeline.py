@@ -256,21 +256,23 @@ def who_digests(
 READER, WRITER = "tapestream-reader", "tapestream-writer"
 
 
-def test_the_writer_digests_when_it_has_more_time() -> None:
-    found = who_digests(Disk(20 * SEGMENT), read=lambda _: 0.005, write=lambda _: 0)
-    assert found.count(WRITER) > len(found) / 2
+@pytest.mark.parametrize(("streaming", "share"), [(False, 0.5), (True, 0)])
+def test_the_writer_digests_when_it_has_more_time(streaming: bool, share: float) -> None:
+    disk = Disk(20 * SEGMENT)
+    found = who_digests(disk, read=lambda _: 0.005, write=lambda _: 0, streaming=streaming)
+    assert found.count(WRITER) > len(found) * share
 
 
-def test_a_slow_writer_does_not_digest() -> None:
-    found = who_digests(Disk(20 * SEGMENT), read=lambda _: 0, write=lambda _: 0.005)
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_slow_writer_does_not_digest(streaming: bool) -> None:
+    disk = Disk(20 * SEGMENT)
+    found = who_digests(disk, read=lambda _: 0, write=lambda _: 0.005, streaming=streaming)
     assert found.count(READER) > len(found) / 2
 
 
-@pytest.mark.parametrize(
-    "options", [{"readers": 3}, {"streaming": True}, {"every": BUFFER}], ids=str
-)
+@pytest.mark.parametrize("options", [{"readers": 3}, {"every": BUFFER}], ids=str)
 def test_readers_digest(options: dict[str, Any]) -> None:
-    """Several of them, or for a drive that must not wait, or small extents."""
+    """Several of them, or small extents."""
     found = who_digests(Disk(12 * SEGMENT), read=lambda _: 0.002, write=lambda _: 0, **options)
     assert set(found) == {READER}
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         HasReadOrder,
         HoldsDevice,
         KeepsAlive,
+        LendsMemory,
         LosesWrites,
         Prefetches,
         Rewinds,
@@ -40,7 +41,7 @@ else:
         {
             ".abilities": "Cancels ChecksEnd ChecksItself CoalescesZeros Digests FindsMissing "
             "Flushes HasDigests Hash HasLocalServer HasPlace HasReadOrder HoldsDevice "
-            "KeepsAlive LosesWrites Prefetches Rewinds Salvages Streams TakesDigests "
+            "KeepsAlive LendsMemory LosesWrites Prefetches Rewinds Salvages Streams TakesDigests "
             "Wraps ability",
             ".forwarding": "ForwardingReader ForwardingSink ForwardingSource ForwardingWriter",
             ".protocols": "Reader Sink SinkLike Source SourceLike Writer",
@@ -66,6 +67,7 @@ __all__ = [
     "Hash",
     "HoldsDevice",
     "KeepsAlive",
+    "LendsMemory",
     "LosesWrites",
     "Prefetches",
     "Reader",

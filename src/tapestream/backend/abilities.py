@@ -13,6 +13,7 @@ needs an ability asks `ability` for it, and also works without it:
 | `Prefetches`     | `prefetch_depth`, `prefetch`              | Reader                 |
 | `Flushes`        | `flush`                                   | Writer                 |
 | `TakesDigests`   | `digested`                                | Writer                 |
+| `LendsMemory`    | `memory`                                  | Writer                 |
 | `HasPlace`       | `place`                                   | Source                 |
 | `HasLocalServer` | `server_is_local`                         | Source                 |
 | `HasDigests`     | `digest_name`                             | Source                 |
@@ -361,6 +362,25 @@ class TakesDigests(Protocol):
             start: Offset of the segment in the disk, in bytes.
             length: Its length in bytes.
             digest: The digest of its data.
+        """
+
+
+class LendsMemory(Protocol):
+    """A writer of a sequential sink that would otherwise copy the data to write it."""
+
+    def memory(self, start: int, length: int) -> memoryview | None:
+        """Lend the memory from which this data will be written.
+
+        The data is read into it, and given to `write` as usual, where it is then already in its
+        place. Called in other threads than the writer's, but in one at a time, for data that is not
+        yet written. The memory must keep the data until it was written.
+
+        Args:
+            start: Offset of the data in the disk, in bytes.
+            length: How many bytes.
+
+        Returns:
+            The memory, `length` bytes; None to read the data into a buffer of the copy.
         """
 
 

@@ -24,6 +24,7 @@ from .abilities import (
     HasPlace,
     HasReadOrder,
     HoldsDevice,
+    LendsMemory,
     LosesWrites,
     Prefetches,
     Rewinds,
@@ -339,6 +340,22 @@ def zero(writer: Writer, start: int, length: int) -> None:
         BackendError: It reports another number of bytes.
     """
     _do_all(writer, "zero", start, length, length)
+
+
+def memory_of(writer: LendsMemory, start: int, length: int) -> memoryview | None:
+    """The memory that a writer lends for data of the disk; None if it lends none.
+
+    Raises:
+        BackendError: It cannot be written to, or has another length.
+    """
+    memory: object = writer.memory(start, length)
+    if memory is None:
+        return None
+    if not isinstance(memory, memoryview) or memory.readonly or memory.format != "B":
+        raise _wrong(writer, "memory() returned", memory, "writable bytes, or None")
+    if len(memory) != length:
+        raise _wrong(writer, "memory() returned bytes:", len(memory), str(length))
+    return memory
 
 
 def done(backend: object, name: str, *args: object) -> object:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import ctypes
 import errno
 import mmap
+import threading
 import time
-from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
 
@@ -35,55 +35,56 @@ _TOO_LARGE = (errno.EINVAL, errno.EBUSY)
 _FIRST_BUFFER = MIB
 # Records are cut from pieces of memory of this size. The kernel limits the number of pieces, and
 # gives huge pages only to large ones; with those, the first write to it takes a fifth of the time.
-_SLAB = 16 * MIB
+SLAB = 16 * MIB
 # Fewer bytes are copied without unlocking the interpreter.
 _UNLOCKED = 32 * KIB
 
 
 class RecordPool:
-    """Page-aligned memory for records, made when needed and used again. For one thread at a time.
+    """Page-aligned memory for records, made when needed and used again.
+
+    It comes in slabs of adjacent records. For one thread at a time.
 
     Args:
         size: Bytes in every record.
+        slab: About how many bytes a slab has; at least one record.
+
+    Attributes:
+        step: Bytes from the start of a record to the start of the next one.
+        count: How many records a slab has.
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, *, slab: int = SLAB) -> None:
         self.size = size
+        self.step = size + -size % mmap.PAGESIZE
+        self.count = max(1, slab // self.step)
         self._idle: list[memoryview] = []
 
     def take(self) -> memoryview:
-        """Get memory for a record; its contents are undefined.
+        """Get a slab; its contents are undefined.
 
         Raises:
-            LocalIOError: There is no memory for another record.
+            LocalIOError: There is no memory for another one.
         """
-        if not self._idle:
-            self._idle = self._slab()
-        return self._idle.pop()
-
-    def give_back(self, record: memoryview) -> None:
-        """Return memory that `take` gave."""
-        self._idle.append(record)
-
-    def close(self) -> None:
-        """Free the memory that is not in use."""
-        self._idle.clear()
-
-    def _slab(self) -> list[memoryview]:
-        step = self.size + -self.size % mmap.PAGESIZE
-        count = max(1, _SLAB // step)
+        if self._idle:
+            return self._idle.pop()
         try:
-            memory = mmap.mmap(-1, count * step, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            memory = mmap.mmap(
+                -1, self.count * self.step, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+            )
         except OSError as e:
             raise LocalIOError(
-                f"cannot get memory for {count} records of {self.size} bytes",
+                f"cannot get memory for {self.count} records of {self.size} bytes",
                 e,
                 hint="Free memory, raise this program's limit, or pass a smaller part_size.",
             ) from e
         with suppress(OSError):  # a kernel may have no huge pages
             memory.madvise(mmap.MADV_HUGEPAGE)
-        slab = memoryview(memory)
-        return [slab[i * step :][: self.size] for i in reversed(range(count))]
+        return memoryview(memory)
+
+    def give_back(self, slab: memoryview) -> None:
+        """Return memory that `take` gave."""
+        self._idle.append(slab)
 
 
 class RecordWriter:
@@ -119,8 +120,12 @@ class RecordWriter:
         self._drive = drive
         self._block_size = block_size
         self._pool = pool
-        self._kept: deque[memoryview] = deque()
-        self._kept_from = 0  # offset in the file of the first record that is kept
+        # The slabs that hold records which are kept, or will be written, by number in the file.
+        self._slabs: dict[int, memoryview] = {}
+        self._first = 0  # number of the first slab that is kept
+        self._lock = threading.Lock()
+        self._lends = pool.step == pool.size
+        self._lent = False
         self._next_block = drive.tell()
         self._open_count = drive.open_count
 
@@ -136,29 +141,67 @@ class RecordWriter:
         """
         left = memoryview(data)
         while left:
-            at = self.length % self._pool.size
-            if at == 0:
-                self._kept.append(self._pool.take())
+            number, at = divmod(self.length, self._pool.size)
+            record = self._record(number)
             count = min(len(left), self._pool.size - at)
-            _copy(left[:count], self._kept[-1][at : at + count])
+            _copy(left[:count], record[at : at + count])
             self.length += count
             left = left[count:]
             if at + count == self._pool.size and not self.is_full:
-                self._write_record(self._kept[-1])
+                self._write_record(record)
         if self.is_full:
             raise EndOfTapeError(f"{self._drive.path}: the tape is full")
 
+    def memory(self, offset: int, length: int) -> memoryview | None:
+        """Lend the memory in which bytes of the file will be, after they were written.
+
+        Data that is there already is not copied by `write`. May be called in another thread.
+
+        Args:
+            offset: Offset in the file of the first byte, which is not yet written.
+            length: How many bytes.
+
+        Returns:
+            The memory; None if these bytes will not be next to each other.
+        """
+        number, at = divmod(offset, self._pool.count * self._pool.size)
+        if at + length > self._pool.count * self._pool.size:
+            return None
+        with self._lock:
+            if not self._lends:
+                return None
+            self._lent = True
+            return self._slab(number)[at : at + length]
+
+    def stop_lending(self) -> None:
+        """Lend no more memory, and write nothing more into memory that was lent."""
+        with self._lock:
+            self._lends = False
+            if not self._lent:
+                return
+            number, at = divmod(self.length, self._pool.count * self._pool.size)
+            lent = self._slabs.get(number)
+            self._slabs = {n: slab for n, slab in self._slabs.items() if n < number}
+            if lent is not None and at:
+                self._slab(number)[:at] = lent[:at]
+
     def forget(self, offset: int | None = None) -> None:
-        """Free all records that end at `offset` or before it; None frees all records."""
-        while self._kept and (offset is None or self._kept_from + self._pool.size <= offset):
-            self._pool.give_back(self._kept.popleft())
-            self._kept_from += self._pool.size
+        """Free the records that end at `offset` or before it, by slabs; None frees all records."""
+        with self._lock:
+            if offset is None:
+                self._slabs.clear()  # readers may still fill them: the pool must not get them
+                return
+            first = offset // self._pool.size // self._pool.count
+            while self._first < first:
+                self._pool.give_back(self._slabs.pop(self._first))
+                self._first += 1
 
     def kept(self, start: int, end: int) -> Iterator[memoryview]:
         """Yield the bytes from `start` to `end` of the file, and free each record after use."""
         while start < end:
             self.forget(start)
-            piece = self._kept[0][start - self._kept_from :][: end - start]
+            number, at = divmod(start, self._pool.size)
+            piece = self._record(number)[at:][: end - start]
             yield piece
             start += len(piece)
         self.forget()
@@ -175,6 +218,16 @@ class RecordWriter:
         """
         self._check_place()
         self._drive.write_filemark()
+
+    def _record(self, number: int) -> memoryview:
+        slab, place = divmod(number, self._pool.count)
+        with self._lock:
+            return self._slab(slab)[place * self._pool.step :][: self._pool.size]
+
+    def _slab(self, number: int) -> memoryview:
+        if number not in self._slabs:
+            self._slabs[number] = self._pool.take()
+        return self._slabs[number]
 
     def _write_record(self, record: memoryview) -> None:
         while record:
@@ -217,16 +270,17 @@ class RecordWriter:
 
 
 def _copy(data: memoryview, record: memoryview) -> None:
-    """Copy data into a part of a record that has the same length.
+    """Copy data into a part of a record that has the same length, unless it is there already.
 
     ctypes unlocks the interpreter during the copy, so that readers can receive the next data. It
     needs writable memory, and takes a few microseconds.
     """
     if len(data) < _UNLOCKED or data.readonly:
         record[:] = data
-    else:
-        there, here = (ctypes.c_char.from_buffer(view) for view in (record, data))
-        ctypes.memmove(ctypes.addressof(there), ctypes.addressof(here), len(data))
+        return
+    there, here = (ctypes.addressof(ctypes.c_char.from_buffer(view)) for view in (record, data))
+    if there != here:
+        ctypes.memmove(there, here, len(data))
 
 
 class RecordReader:

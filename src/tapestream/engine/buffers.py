@@ -45,8 +45,9 @@ class BufferPool:
         return memoryview(self._maps[-1])
 
     def give_back(self, buffer: memoryview) -> None:
-        """Return a buffer that `take` gave."""
-        self._idle.append(buffer)
+        """Return a buffer that `take` gave. Other memory is ignored."""
+        if buffer.obj in self._maps:
+            self._idle.append(buffer)
 
     def close(self) -> None:
         """Free the memory. All of it is free afterwards if every buffer was given back."""

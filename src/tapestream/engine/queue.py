@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -72,6 +72,7 @@ class ChunkQueue:
         ordered: True: `take` returns the chunks in the order of the plan. False: as they come.
         streaming: True: after the chunks ran out, `take` waits until the window is full.
         readers: How many workers will claim requests and put chunks.
+        lend: See `LendsMemory.memory`.
 
     Attributes:
         error: The first error, which ended everything; None if there was none.
@@ -86,6 +87,7 @@ class ChunkQueue:
         ordered: bool,
         streaming: bool,
         readers: int,
+        lend: Callable[[int, int], memoryview | None],
     ) -> None:
         self.error: BaseException | None = None
         self.counts = Counts()
@@ -101,6 +103,7 @@ class ChunkQueue:
         self._released: set[int] = set()
         self._ready: dict[int, FilledChunk] = {}
         self._readers_left = readers
+        self._lend = lend
         self._lock = threading.Lock()
         self._room = threading.Condition(self._lock)
         self._work = threading.Condition(self._lock)
@@ -119,14 +122,17 @@ class ChunkQueue:
                 self.counts.read += request.length
             return first, request
 
-    def buffer(self, number: int, length: int) -> memoryview | None:
+    def buffer(self, number: int, chunk: Chunk) -> memoryview | None:
         """Wait until chunk `number` may be filled, and return a buffer if it has data."""
         with self._lock:
             while number >= self._oldest + self._pool.count:
                 self._check()
                 self._room.wait()
             self._check()
-            return self._pool.take() if length else None
+            if not chunk.length:
+                return None
+            lent = self._lend(chunk.start, chunk.length)
+            return self._pool.take() if lent is None else lent
 
     @property
     def writer_keeps_up(self) -> bool:

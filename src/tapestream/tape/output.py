@@ -12,7 +12,7 @@ from typing_extensions import override
 from ..drive.records import RECORD_SIZE, RecordPool, RecordWriter, check_record_size
 from ..errors import EndOfTapeError, TapeError, WriteProtectedError, WrongTapeError
 from ..model.info import BackupInfo
-from ..tar.medium import OutputMedium, VolumeId
+from ..tar.medium import Lender, OutputMedium, VolumeId
 from .drive import TapeDrive
 from .label import NO_LABEL
 from .replay import ReplayBuffer
@@ -46,7 +46,6 @@ class TapeOutput(OutputMedium):
         self.record_size = RECORD_SIZE if record_size is None else record_size
         self.set_id = str(uuid.uuid4())
         check_record_size(self.record_size)
-        self._pool = RecordPool(self.record_size)
         self._on_volume_full = on_volume_full
         self._lease = drive.turn()
         self._file: ReplayBuffer | None = None
@@ -90,6 +89,10 @@ class TapeOutput(OutputMedium):
                 _append(self._lease.drive)
                 self._file = self._begin_file()
             self._file.write(data)
+
+    @override
+    def lender(self) -> Lender | None:
+        return self._file.writer.memory if self._file else None
 
     @override
     def flush(self) -> None:
@@ -178,7 +181,7 @@ class TapeOutput(OutputMedium):
         drive.raw.begin_file()
         if drive.raw.expected_block() == 0:
             drive.raw.remembered = NO_LABEL  # this tape file overwrites a label
-        writer = RecordWriter(drive.raw, self._pool)
+        writer = RecordWriter(drive.raw, RecordPool(self.record_size))
         status = drive.status()
         self._began_empty = status.at_beginning or (status.file == 1 and drive.label is not None)
         label = drive.tape_label or TapeLabel("")
@@ -209,7 +212,6 @@ class TapeOutput(OutputMedium):
 
     def _close(self) -> None:
         self._file = self._before = None
-        self._pool.close()
         self._lease.release()
 
     @contextmanager

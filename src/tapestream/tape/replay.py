@@ -92,6 +92,7 @@ class ReplayBuffer:
         """See `OutputMedium.boundary`."""
         if start is None:
             self._end = self.writer.length
+            self.writer.stop_lending()  # the rest is not what the lender was asked for
         else:
             self._boundaries.append(Boundary(self.writer.length, start))
 

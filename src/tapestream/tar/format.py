@@ -219,11 +219,13 @@ def data_members(extents: Extents, part_size: int, begin: int = 0) -> Iterator[M
 
 def data_length(extents: Extents, part_size: int) -> int:
     """Bytes that all data members take in the archive; fast for any number of members."""
-    total = 0
-    for _, length, kind in extents.runs():
-        if kind is Kind.DATA:
-            total += -(-length // part_size) * BLOCK + padded(length)
-    return total
+    lengths = (length for _, length, kind in extents.runs() if kind is Kind.DATA)
+    return sum(extent_length(length, part_size) for length in lengths)
+
+
+def extent_length(length: int, part_size: int) -> int:
+    """Bytes that the members of one data extent take in the archive."""
+    return -(-length // part_size) * BLOCK + padded(length)
 
 
 def count_segments(extents: Extents, part_size: int) -> int:

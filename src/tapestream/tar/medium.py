@@ -11,7 +11,11 @@ next one. The reader of the tar asks for the next volume when it has read to the
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
+
+# Lends the memory for the bytes at an offset of the volume, given their length; or None.
+Lender = Callable[[int, int], "memoryview | None"]
 
 
 class VolumeId(NamedTuple):
@@ -68,6 +72,14 @@ class OutputMedium(Protocol):
                 what is needed of it again, after `next_volume`.
             LocalIOError: The data cannot be written; nothing more should be.
         """
+
+    def lender(self) -> Lender | None:
+        """What lends the memory from which this volume is written; None for no such memory.
+
+        Data that is already in its place there is not copied by `write`. Nothing is lent after
+        `boundary(None)`.
+        """
+        return None
 
     def flush(self) -> None:
         """Write the bytes that were gathered; a tape writes only whole records."""

@@ -12,6 +12,7 @@ from ..model.extents import Extents, Kind
 from ..model.info import describe
 from . import format as fmt
 from .digests import hex_digest
+from .layout import Layout
 from .manifest import ManifestBuilder
 from .medium import OutputMedium, VolumeFull, VolumeId
 from .preamble import Preamble
@@ -53,13 +54,21 @@ class TarWriter(Writer):
         self._segment_digests: dict[tuple[int, int], bytes] = {}
         self._segment = self._position = self._member_end = 0
         self._manifest = ManifestBuilder(start=0)
+        self._layout: Layout | None = None  # of this volume
 
     def begin(self) -> None:
         """Write the members before the data."""
         try:
             self._put_preamble()
+            if self._position == self._member_end:
+                self._plan_layout()
         except VolumeFull as full:
             self._go_on(full.start)
+
+    def memory(self, start: int, length: int) -> memoryview | None:
+        """Lend the memory from which data of the disk will be written; None to use another."""
+        layout = self._layout
+        return None if layout is None else layout.memory(start, length)
 
     def digested(self, start: int, length: int, digest: bytes) -> None:
         """Keep the digest of a segment until its last byte is written."""
@@ -113,6 +122,8 @@ class TarWriter(Writer):
         if self._medium.is_ending and self._end_volume(continues=True):
             self._manifest = ManifestBuilder(member.start)
             self._go_on(member.start)
+        if self._layout is None:
+            self._plan_layout()
         self._next = next(self._expected, None)
         self._manifest.add(member)
         self._segment = self._position = member.start
@@ -157,9 +168,17 @@ class TarWriter(Writer):
             number = self._preamble.volume + 1
             self._preamble = replace(self._preamble, volume=number, volume_start=start)
         preamble = self._preamble
+        self._layout = None
         volume = VolumeId(preamble.set_id or "", preamble.volume, describe(preamble.info))
         self._medium.next_volume(volume, self._left)
         self.begin()
+
+    def _plan_layout(self) -> None:
+        """Plan where data will be in this volume, which ends with a complete member."""
+        lend = self._medium.lender()
+        if lend is not None and self._next is not None:
+            part_size, offset = self._preamble.part_size, self._medium.length
+            self._layout = Layout(self._extents, part_size, self._next.start, offset, lend)
 
     def _put_preamble(self) -> None:
         """Write the members before the data; the medium then writes again what it must."""

@@ -1,0 +1,94 @@
+"""A backup to tape is read directly into the records that are written."""
+
+from __future__ import annotations
+
+import ctypes
+
+import pytest
+
+from tapestream import Extent, Reader, TarStreamSink, copy
+from tapestream.backend import ForwardingReader, ForwardingSource
+from tapestream.drive.device import TapeDevice
+from tapestream.drive.records import SLAB
+from tapestream.tape import TapeDrive
+from tapestream.testing.memory import MemorySource, Pattern
+from tests.disks import noise
+from tests.drive.fake import Cartridge, FakeDevice, FakeDrive
+
+from .backups import Stacker
+
+KIB, MIB = 1024, 1024**2
+
+
+class Addresses(set[range]):
+    """Stretches of memory."""
+
+    def note(self, memory: memoryview) -> None:
+        start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+        self.add(range(start, start + len(memory)))
+
+    def hold(self, inner: range) -> bool:
+        return any(inner.start < each.stop and each.start < inner.stop for each in self)
+
+
+class WatchedSource(ForwardingSource):
+    """Notes into which memory it is read."""
+
+    def __init__(self, wrapped: MemorySource, read: Addresses) -> None:
+        super().__init__(wrapped)
+        self.read = read
+
+    def open_reader(self) -> Reader:
+        return WatchedReader(super().open_reader(), self.read)
+
+
+class WatchedReader(ForwardingReader):
+    def __init__(self, wrapped: Reader, read: Addresses) -> None:
+        super().__init__(wrapped)
+        self.read = read
+
+    def readinto(self, start: int, buffer: memoryview) -> None:
+        self.read.note(buffer)
+        super().readinto(start, buffer)
+
+
+@pytest.mark.parametrize("checksum", [None, "sha256"])
+def test_data_is_read_into_the_records(checksum: str | None) -> None:
+    written, read = Addresses(), Addresses()
+
+    class Watched(FakeDevice):
+        def write(self, record: memoryview) -> int:
+            written.note(record)
+            return super().write(record)
+
+    def open_device(path: str, *, read_only: bool) -> TapeDevice:
+        return Watched(double, read_only=read_only)
+
+    size = 5 * SLAB
+    double = FakeDrive(Cartridge(512 * MIB))
+    with (
+        TapeDrive("/dev/nst0", open_device=open_device) as drive,
+        WatchedSource(MemorySource(Pattern(noise(MIB), size), max_readers=1), read) as source,
+        TarStreamSink(drive, checksum=checksum) as sink,
+    ):
+        copy(source, sink, buffer_size=MIB, buffer_memory=8 * MIB)
+    copied = [memory for memory in read if not written.hold(memory)]
+    # Only what lies across the end of a slab is read into a buffer of the copy.
+    assert len(copied) <= 2
+    assert len(read) - len(copied) >= 2 * SLAB // MIB
+
+
+@pytest.mark.parametrize("room", [300, 555, 700, 1111])
+def test_large_buffers_over_several_tapes(room: int) -> None:
+    """What was read into the records of one tape, and is not on it, is on the next."""
+    disk = noise(3000 * KIB)
+    extents = [
+        Extent(0, 1500 * KIB),
+        Extent(1500 * KIB, 100 * KIB, zero=True),
+        Extent(1600 * KIB, 1400 * KIB),
+    ]
+    station = Stacker(*(Cartridge(room * KIB, early) for early in (0, 150 * KIB) * 10))
+    station.backup(disk, extents, part_size=128 * KIB, on_volume_full=station.next_tape)
+    assert len(station.requests) > 1
+    expected = disk[: 1500 * KIB] + bytes(100 * KIB) + disk[1600 * KIB :]
+    assert station.restore() == expected
