@@ -155,7 +155,7 @@ def test_a_wait_is_cancelled() -> None:
     drive = Drive()
     with drive.lease():
         waits = drive.lease()
-        waits.cancelled.set()
+        waits.is_cancelled = True
         with pytest.raises(TapeError, match="the wait for the drive was cancelled"):
             in_a_thread(waits.acquire)
     assert drive.is_free()

@@ -397,8 +397,12 @@ def test_a_tape_that_comes_too_late_is_left_alone(drive: TapeDrive) -> None:
     lease.acquire()
     accepted: list[TapeDrive] = []
     request = VolumeRequest(drive, "set", 2, "vm, disk")
+
+    def load_and_cancel(_: VolumeRequest) -> None:
+        lease.is_cancelled = True
+
     with pytest.raises(TapeError, match="was cancelled"):
-        request_volume(lease, request, lambda _: lease.cancelled.set(), accepted.append)
+        request_volume(lease, request, load_and_cancel, accepted.append)
     assert accepted == []
     lease.release()
 

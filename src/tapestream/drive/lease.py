@@ -15,6 +15,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from typing_extensions import Self
 
+from ..cancel import Cancel, check_cancel
 from ..errors import TapeError, UsageError
 
 # Seconds between two checks whether a wait was cancelled.
@@ -113,15 +114,18 @@ class Lease(Generic[_D]):
 
     Args:
         drive: The drive to lease.
+        cancel: Ends a wait for the drive.
 
     Attributes:
         drive: The drive to lease. A stream that continues in another drive moves its lease there.
-        cancelled: Set by another thread to make a wait fail.
+        is_cancelled: True to make a wait fail. Another thread, or a signal handler, may set it.
     """
 
-    def __init__(self, drive: _D) -> None:
+    def __init__(self, drive: _D, cancel: Cancel | None = None) -> None:
+        check_cancel(cancel)
         self.drive = drive
-        self.cancelled = threading.Event()
+        self.is_cancelled = False
+        self._cancel = cancel
         self._claim = _Claim()
 
     def __enter__(self) -> Self:
@@ -151,7 +155,8 @@ class Lease(Generic[_D]):
 
         Raises:
             UsageError: This thread uses the drive under another lease: it would wait for itself.
-            TapeError: The wait was cancelled.
+            TapeError: The wait was cancelled by `is_cancelled`.
+            OperationCancelledError: It was cancelled by the argument `cancel`.
         """
         lock, claim = self.drive.lock, self._claim
         claim.used_by = threading.current_thread()
@@ -166,13 +171,16 @@ class Lease(Generic[_D]):
                 self.release()
                 raise
 
-    def check_cancelled(self, waited: float = 0.0) -> None:
-        """Raise if the wait was cancelled. Can be the `on_wait` of `wait_ready`.
+    def check_cancelled(self) -> None:
+        """Raise if a wait must end.
 
         Raises:
-            TapeError: The wait was cancelled.
+            TapeError: It was cancelled by `is_cancelled`.
+            OperationCancelledError: It was cancelled by the argument `cancel`.
         """
-        if self.cancelled.is_set():
+        if self._cancel is not None:
+            self._cancel.check()
+        if self.is_cancelled:
             raise TapeError(f"the wait for {self.drive.lock.name} was cancelled")
 
     def move(self, drive: _D) -> None:

@@ -32,6 +32,8 @@ log = logging.getLogger("tapestream.tape")
 # Seconds between two checks whether a drive is ready. LTO takes 15 s to load a cartridge, and hours
 # for the first load of a blank LTO-9 cartridge.
 POLL_SECONDS = 1.0
+# Seconds between two checks whether a wait was cancelled.
+CHECK_SECONDS = 0.2
 # Seconds. A drive needs 15 to 60 s to load a cartridge; the kernel also waits for two minutes.
 LOAD_SECONDS = 120.0
 # The driver refuses the first command after a cartridge was loaded, to report the change.
@@ -191,7 +193,11 @@ class PositionedDrive:
         )
 
     def wait_ready(
-        self, timeout: float | None = None, *, on_wait: Callable[[float], object] | None = None
+        self,
+        timeout: float | None = None,
+        *,
+        on_wait: Callable[[float], object] | None = None,
+        check: Callable[[], object] | None = None,
     ) -> None:
         """Wait until a cartridge is loaded and ready.
 
@@ -200,6 +206,7 @@ class PositionedDrive:
                 cartridge can take two hours.
             on_wait: Called about once a second with the seconds waited so far; it may raise to end
                 the wait.
+            check: Called several times a second; it may raise, too.
 
         Raises:
             NoMediumError: The drive was not ready in time.
@@ -213,7 +220,7 @@ class PositionedDrive:
                 raise NoMediumError(f"{self.path} is not ready after {waited:.0f} s")
             if on_wait is not None:
                 on_wait(waited)
-            time.sleep(self.poll_seconds)
+            _sleep(self.poll_seconds, check)
 
     def load(self) -> None:
         """Load the cartridge in the drive again, after `eject`; it then stands at its beginning."""
@@ -798,6 +805,18 @@ class PositionedDrive:
         except OSError as e:
             self._position_is_checked = False
             raise _translated(e, f"{self.path}: {doing}") from e
+
+
+def _sleep(seconds: float, check: Callable[[], object] | None) -> None:
+    """Sleep, and call `check` meanwhile."""
+    until = time.monotonic() + seconds
+    while True:
+        if check is not None:
+            check()
+        left = until - time.monotonic()
+        if left <= 0:
+            return
+        time.sleep(min(left, CHECK_SECONDS))
 
 
 def _position(device: TapeDevice) -> tuple[int, bool]:

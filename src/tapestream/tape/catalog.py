@@ -11,7 +11,7 @@ import os
 import sqlite3
 import threading
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from typing import Any
@@ -21,10 +21,11 @@ from typing_extensions import Unpack
 from .._process import OfThisProcess
 from ..arguments import path as checked_path
 from ..backend.closing import Closing
+from ..cancel import Cancel
 from ..errors import LocalIOError, NoMediumError, PositionLostError, TapeError, UsageError
 from ..model.info import BackupFilter, BackupInfo
 from .backups import CatalogBackup, CatalogRow, CatalogVolume, backup_of, own_set, reported_rows
-from .drive import TapeDrive, turn_to_scan
+from .drive import TapeDrive, check_of, turn_to_scan
 from .report import TapeLabel, TapeReport
 from .scan import TapeEntry, holds_data, unreadable_label
 from .search import check_search, search
@@ -143,8 +144,12 @@ class Catalog(OfThisProcess, Closing):
                 )
                 self._insert(row, ended)
 
-    def scan(self, drive: TapeDrive) -> str:
+    def scan(self, drive: TapeDrive, *, cancel: Cancel | None = None) -> str:
         """Read what is on a tape, and replace what the catalog has about the tape.
+
+        Args:
+            drive: The drive with the tape.
+            cancel: Ends the scan, as for `TapeDrive.scan`. Nothing is changed then.
 
         Returns:
             The tape's label.
@@ -152,14 +157,16 @@ class Catalog(OfThisProcess, Closing):
         Raises:
             UsageError: The tape has no label, or the catalog has another tape with this label.
                 Nothing is changed.
+            OperationCancelledError: The scan was cancelled. Nothing is changed.
             TapeError: The drive failed. Nothing is changed.
             LocalIOError: The file cannot be written. Nothing is changed.
         """
+        check = check_of(cancel)
         if not isinstance(drive, TapeDrive):
             raise UsageError(f"a catalog scans a TapeDrive, not {drive!r}")
         began = datetime.now(timezone.utc).timestamp()
-        with turn_to_scan(drive):
-            entries = list(drive.scan())
+        with turn_to_scan(drive, cancel):
+            entries = list(drive.scan(cancel=cancel))
             label = entries[0].tape_label if entries else None
             if entries and entries[0].is_unknown:
                 raise unreadable_label(drive.raw, entries[0])
@@ -169,7 +176,8 @@ class Catalog(OfThisProcess, Closing):
                     hint="Label each tape with TapeDrive.write_label before its first backup. "
                     "TapeDrive.find finds backups without a catalog.",
                 )
-            rows = [_scanned(drive, label, entry) for entry in entries if entry.info is not None]
+            found = (entry for entry in entries if entry.info is not None)
+            rows = [_scanned(drive, label, entry, check) for entry in found]
         with self._transaction(write=True):
             self._register(label)
             self._database.execute("DELETE FROM volume WHERE label = ?", (label.name,))
@@ -339,25 +347,28 @@ class Catalog(OfThisProcess, Closing):
         return LocalIOError(f"cannot {doing} the catalog {self.path}", error, hint=both or None)
 
 
-def _scanned(drive: TapeDrive, label: TapeLabel, entry: TapeEntry) -> CatalogRow:
+def _scanned(
+    drive: TapeDrive, label: TapeLabel, entry: TapeEntry, check: Callable[[], object]
+) -> CatalogRow:
     """Make the catalog's row for a volume from a scan of its tape."""
     assert entry.info is not None
     volume = CatalogVolume(
         label.name, entry.file, entry.volume, entry.complete, entry.complete and entry.continues
     )
     start: int | None = entry.volume_start
-    if not entry.complete and not _has_data(drive, entry):
+    if not entry.complete and not _has_data(drive, entry, check):
         start = None
     return CatalogRow(
         volume, entry.set_id or own_set(volume), entry.info, start, entry.vouches_from
     )
 
 
-def _has_data(drive: TapeDrive, entry: TapeEntry) -> bool:
+def _has_data(drive: TapeDrive, entry: TapeEntry, check: Callable[[], object]) -> bool:
     """Whether a tape file without an end has a complete data member."""
+    check()
     try:
         drive.go_to_file(entry.file)
-        return holds_data(drive.raw)
+        return holds_data(drive.raw, check)
     except (NoMediumError, PositionLostError):
         raise
     except TapeError as e:

@@ -12,6 +12,7 @@ from typing_extensions import Unpack
 from .._process import OfThisProcess
 from ..arguments import flag
 from ..backend.closing import Closing
+from ..cancel import Cancel, check_cancel
 from ..drive.lease import FairLock, Lease
 from ..drive.position import OpenDevice, PositionedDrive, TapeStatus
 from ..errors import (
@@ -25,7 +26,7 @@ from ..errors import (
 from ..model.info import BackupFilter, describe
 from .label import label_record, new_label, remembered_label
 from .report import TapeLabel
-from .scan import TapeEntry, first_label, is_empty, scan
+from .scan import TapeEntry, first_label, is_empty, nothing, scan
 from .search import check_search, search
 
 log = logging.getLogger("tapestream.tape")
@@ -82,7 +83,11 @@ class TapeDrive(OfThisProcess, Closing):
         return self.raw.status()
 
     def wait_ready(
-        self, timeout: float | None = None, *, on_wait: Callable[[float], object] | None = None
+        self,
+        timeout: float | None = None,
+        *,
+        on_wait: Callable[[float], object] | None = None,
+        cancel: Cancel | None = None,
     ) -> None:
         """Wait until a cartridge is loaded and ready.
 
@@ -91,12 +96,14 @@ class TapeDrive(OfThisProcess, Closing):
                 cartridge can take two hours.
             on_wait: Called about once a second with the seconds waited so far; it may raise to end
                 the wait.
+            cancel: Ends the wait.
 
         Raises:
             NoMediumError: The drive was not ready in time.
+            OperationCancelledError: The wait was cancelled.
             TapeError: The device cannot be opened.
         """
-        self.raw.wait_ready(timeout, on_wait=on_wait)
+        self.raw.wait_ready(timeout, on_wait=on_wait, check=check_of(cancel))
 
     def load(self) -> None:
         """Load the cartridge in the drive again, after `eject`; it then stands at its beginning."""
@@ -172,25 +179,39 @@ class TapeDrive(OfThisProcess, Closing):
         """The tape's label; None if it has none, or it was not read since the drive was opened."""
         return remembered_label(self.raw)
 
-    def scan(self) -> Iterator[TapeEntry]:
+    def scan(self, *, cancel: Cancel | None = None) -> Iterator[TapeEntry]:
         """Look at every tape file, from the beginning of the tape; see `TapeEntry`.
 
         Each file takes two short reads and some winding. This keeps the drive until the last entry,
         or until the iterator is closed. The tape then stands after the last entry that was yielded.
 
+        Args:
+            cancel: Ends the scan, and the wait for a turn. What the drive is doing cannot be
+                interrupted: the scan ends when the drive has done that, such as winding past one
+                tape file. The tape may then stand anywhere.
+
         Raises:
             BlockSizeError: The drive is in fixed mode, and the tape has blocks of another size.
+            OperationCancelledError: The scan was cancelled.
             TapeError: The drive failed.
         """
-        with turn_to_scan(self):
-            yield from scan(self.raw)
+        check = check_of(cancel)
+        with turn_to_scan(self, cancel):
+            yield from scan(self.raw, check)
 
-    def find(self, *, incomplete: bool = False, **ids: Unpack[BackupFilter]) -> list[TapeEntry]:
+    def find(
+        self,
+        *,
+        incomplete: bool = False,
+        cancel: Cancel | None = None,
+        **ids: Unpack[BackupFilter],
+    ) -> list[TapeEntry]:
         """Find backups that begin on this tape.
 
         Args:
             incomplete: True to include incomplete ones: aborted backups, and first volumes that
                 were cut off by the end of the tape.
+            cancel: Ends the search, as for `scan`.
             ids: Only backups with these: `vm_id`, `disk_id`, `backup_id`, `checkpoint_id`.
 
         Returns:
@@ -198,10 +219,11 @@ class TapeDrive(OfThisProcess, Closing):
 
         Raises:
             UsageError: There is no such argument.
+            OperationCancelledError: The search was cancelled.
             TapeError: The drive failed.
         """
         check_search(ids, incomplete)
-        entries = list(self.scan())
+        entries = list(self.scan(cancel=cancel))
         for entry in entries:
             if entry.is_unknown:
                 log.warning(
@@ -276,16 +298,20 @@ class TapeDrive(OfThisProcess, Closing):
 
     # Whose turn it is
 
-    def turn(self) -> Lease[TapeDrive]:
+    def turn(self, *, cancel: Cancel | None = None) -> Lease[TapeDrive]:
         """A turn at the drive: `with tape.turn():` waits until nobody else uses it.
 
         First come, first served. Sinks, sources, `scan` and `find` take a turn themselves. `scan`
         and `find` also work in a turn that this thread has; sinks and sources do not.
 
+        Args:
+            cancel: Ends the wait.
+
         Raises:
             UsageError: At the beginning of the block, if this thread has the drive already.
+            OperationCancelledError: At the beginning of the block, if the wait was cancelled.
         """
-        return Lease(self)
+        return Lease(self, cancel)
 
     def release(self) -> None:
         """Close the device until it is needed again, so that other programs can use the drive.
@@ -304,6 +330,12 @@ class TapeDrive(OfThisProcess, Closing):
             self.release()
 
 
-def turn_to_scan(drive: TapeDrive) -> AbstractContextManager[object]:
+def turn_to_scan(drive: TapeDrive, cancel: Cancel | None = None) -> AbstractContextManager[object]:
     """A turn at a drive; a context manager that does nothing if this thread has it already."""
-    return nullcontext() if drive.lock.is_mine else drive.turn()
+    return nullcontext() if drive.lock.is_mine else drive.turn(cancel=cancel)
+
+
+def check_of(cancel: Cancel | None) -> Callable[[], object]:
+    """What a scan or a wait calls to find out whether it was cancelled."""
+    check_cancel(cancel)
+    return nothing if cancel is None else cancel.check

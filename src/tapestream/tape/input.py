@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
 from contextlib import suppress
 
 from typing_extensions import override
@@ -119,7 +120,7 @@ class TapeInput(InputMedium):
     def rewind(self) -> None:
         """Let others use the drive; `go_back` winds the tape later, and checks what is there."""
         self._known_file()
-        self._lease.cancelled.clear()
+        self._lease.is_cancelled = False
         self.leave()
 
     def go_back(self, preamble: Preamble) -> None:
@@ -187,7 +188,7 @@ class TapeInput(InputMedium):
     @override
     def cancel(self) -> None:
         """Make a wait for the drive fail; a read of a record that has begun cannot be cancelled."""
-        self._lease.cancelled.set()
+        self._lease.is_cancelled = True
 
     @override
     def close(self) -> None:
@@ -222,7 +223,7 @@ class TapeInput(InputMedium):
         request = VolumeRequest(self._lease.drive, volume.set_id, volume.number, volume.backup)
 
         def accept(drive: TapeDrive) -> None:
-            _find_volume(drive, request)
+            _find_volume(drive, request, self._lease.check_cancelled)
 
         request_volume(self._lease, request, self._on_next_volume, accept)
         drive = self._lease.drive
@@ -247,17 +248,17 @@ def _preamble_here(drive: TapeDrive) -> Preamble | None:
         return None
 
 
-def _find_volume(drive: TapeDrive, request: VolumeRequest) -> None:
+def _find_volume(drive: TapeDrive, request: VolumeRequest, check: Callable[[], object]) -> None:
     """Go to the beginning of the volume; raise WrongTapeError if the tape does not hold it."""
     cut_off: list[TapeEntry] = []
-    for entry in scan(drive.raw):
+    for entry in scan(drive.raw, check):
         if (entry.set_id, entry.volume) == (request.set_id, request.volume):
             if entry.complete:
                 return drive.go_to_file(entry.file)
             cut_off.append(entry)
     for entry in cut_off:
         drive.go_to_file(entry.file)
-        if holds_data(drive.raw):  # otherwise the volume was begun again on another tape
+        if holds_data(drive.raw, check):  # otherwise the volume was begun again on another tape
             return drive.go_to_file(entry.file)
     label = f"tape {drive.label}" if drive.label else "this tape"
     raise WrongTapeError(

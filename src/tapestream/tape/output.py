@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
 
@@ -86,7 +86,7 @@ class TapeOutput(OutputMedium):
         with self._errors():
             if self._file is None:
                 self._lease.acquire()
-                _append(self._lease.drive)
+                _append(self._lease.drive, self._lease.check_cancelled)
                 self._file = self._begin_file()
             self._file.write(data)
 
@@ -133,7 +133,7 @@ class TapeOutput(OutputMedium):
         full, end = self._lease.drive, self._lease.drive.raw.tell()
 
         def accept(drive: TapeDrive) -> None:
-            _append(drive)
+            _append(drive, self._lease.check_cancelled)
             if drive is full and drive.raw.tell() == end:
                 raise WrongTapeError(f"{drive.path}: this is still the tape that is full")
 
@@ -145,7 +145,7 @@ class TapeOutput(OutputMedium):
     @override
     def cancel(self) -> None:
         """Make a wait for a drive fail; a write of a record that has begun cannot be cancelled."""
-        self._lease.cancelled.set()
+        self._lease.is_cancelled = True
 
     @override
     def commit(self) -> None:
@@ -224,11 +224,19 @@ class TapeOutput(OutputMedium):
             raise
 
 
-def _append(drive: TapeDrive) -> None:
-    """Go to the end of data, wherever a restore or a person has left the tape; read its label."""
+def _append(drive: TapeDrive, check: Callable[[], object]) -> None:
+    """Go to the end of data, wherever a restore or a person has left the tape; read its label.
+
+    Args:
+        drive: The drive.
+        check: Called between two commands that can take long; it may raise.
+    """
+    check()
     status = drive.status()
     if status.write_protected:
         raise WriteProtectedError(f"{drive.path}: the cartridge is write-protected")
     if drive.raw.remembered is None or status.file is None:
         drive.read_label()
+    check()
     drive.end_of_data()
+    check()

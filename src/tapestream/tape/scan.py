@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from ..drive.position import PositionedDrive
@@ -78,7 +78,11 @@ class TapeEntry:
         return Expected(self.info, self.set_id, self.file, whole_info=True)
 
 
-def scan(drive: PositionedDrive) -> Iterator[TapeEntry]:
+def nothing() -> None:
+    """The check of a scan that nobody can cancel."""
+
+
+def scan(drive: PositionedDrive, check: Callable[[], object] = nothing) -> Iterator[TapeEntry]:
     """Rewind, and look at one tape file after another.
 
     The first record and the end of each file are read; the drive spaces over the rest. The tape
@@ -86,18 +90,20 @@ def scan(drive: PositionedDrive) -> Iterator[TapeEntry]:
 
     Args:
         drive: The drive, with a cartridge.
+        check: Called between two commands of the drive that can take long; it may raise.
 
     Raises:
         BlockSizeError: The drive is in fixed mode, and the tape has blocks of another size.
         TapeError: The drive failed.
     """
+    check()
     drive.rewind()
-    entry = read_entry(drive, 0)
+    entry = read_entry(drive, 0, check)
     if entry is None or not entry.is_unknown:
         drive.remembered = (entry and entry.tape_label) or NO_LABEL
     while entry is not None:
         yield entry
-        entry = read_entry(drive, entry.file + 1)
+        entry = read_entry(drive, entry.file + 1, check)
 
 
 def first_label(drive: PositionedDrive) -> TapeLabel | None:
@@ -135,8 +141,11 @@ def unreadable_label(drive: PositionedDrive, entry: TapeEntry) -> UnreadableLabe
     )
 
 
-def read_entry(drive: PositionedDrive, file: int) -> TapeEntry | None:
+def read_entry(
+    drive: PositionedDrive, file: int, check: Callable[[], object] = nothing
+) -> TapeEntry | None:
     """Look at the tape file at which the drive stands, and go past it; None if there is none."""
+    check()
     start = drive.tell()
     first, problem = b"", None
     reader = RecordReader(drive)
@@ -155,6 +164,7 @@ def read_entry(drive: PositionedDrive, file: int) -> TapeEntry | None:
         return TapeEntry(file)  # two filemarks in a row: an empty file
     else:
         entry = TapeEntry(file, problem=problem, is_unknown=True)
+    check()
     if not reader.ended:
         # A read error may have reported a reset, or another tape.
         if drive.tell() < start:
@@ -164,6 +174,7 @@ def read_entry(drive: PositionedDrive, file: int) -> TapeEntry | None:
             return entry if first else None
     if entry.info is None:
         return entry
+    check()
     return _with_end(entry, _tail(drive, start, drive.block_size or len(first), record_size))
 
 
@@ -244,11 +255,12 @@ def is_empty(entry: TapeEntry) -> bool:
     return entry == TapeEntry(entry.file)
 
 
-def holds_data(drive: PositionedDrive) -> bool:
+def holds_data(drive: PositionedDrive, check: Callable[[], object] = nothing) -> bool:
     """Whether the tape file at whose beginning the tape stands has a complete data member."""
     members = MemberReader(RecordReader(drive))
     try:
         while (header := members.header()) is not None:
+            check()
             members.enter(header.name)
             members.skip(header.size)
             if header.name.startswith("extent-"):

@@ -97,11 +97,11 @@ def _wait_for_cartridge(lease: Lease[TapeDrive]) -> None:
     """Wait a limited time for a cartridge to appear, and without limit while it is being loaded."""
     drive = lease.drive
     try:
-        drive.wait_ready(drive.raw.load_seconds, on_wait=lease.check_cancelled)
+        drive.raw.wait_ready(drive.raw.load_seconds, check=lease.check_cancelled)
     except NoMediumError:
         if drive.status().is_empty:
             raise
-        drive.wait_ready(on_wait=lease.check_cancelled)
+        drive.raw.wait_ready(check=lease.check_cancelled)
 
 
 def drive_of(target: object) -> TapeDrive | None:
