@@ -204,6 +204,7 @@ TAKES: dict[str, Callable[[Any], bool]] = {
     "max_gap": is_count,
     "block_hash": is_flag,
     "progress": lambda v: v is None,
+    "cancel": is_none,
     "verify_first": is_flag,
     "path": is_path,
     "target": is_path,
@@ -291,6 +292,7 @@ def test_each_public_call_is_walked() -> None:
 NOT_CALLED = {
     *("Source", "Sink", "Reader", "Writer", "TapestreamError", "DiscardSink", "Extent", "Extents"),
     *("Kind", "CopyResult", "CompareReport", "VerifyReport", "Damage", "Findings", "BlockHash"),
+    *("Cancel", "OperationCancelledError"),
 }
 
 

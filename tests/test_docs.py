@@ -13,8 +13,10 @@ import inspect
 import io
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -234,7 +236,14 @@ def library(monkeypatch: pytest.MonkeyPatch) -> TapeLibrary:
     return library
 
 
-@pytest.mark.usefixtures("in_tmp_path")
+@pytest.fixture
+def own_signal_handlers() -> Iterator[None]:
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.usefixtures("in_tmp_path", "own_signal_handlers")
 @each_page_with("python")
 def test_examples_run(page: Path, daemon: ImageioDaemon, library: TapeLibrary) -> None:
     blocks = code_blocks(page, "python")
@@ -260,6 +269,86 @@ def test_examples_run(page: Path, daemon: ImageioDaemon, library: TapeLibrary) -
 def test_examples_for_an_engine_compile(page: Path) -> None:
     for block in code_blocks(page, "py"):
         block.compile()
+
+
+# A backup that takes a minute. It stands in for the transfer of the examples.
+SLOW_BACKUP = """
+import sys, time
+from pathlib import Path
+from tapestream import Cancel, OperationCancelledError, TarStreamSink, copy
+from tapestream.testing import MemorySource
+
+def slowly(start, length):
+    print("reading", flush=True)
+    time.sleep(0.05)
+
+def ImageioHTTPSource(url, cafile):
+    return MemorySource(bytes(1200 * 4096), before_read=slowly)
+
+def copy(src, dst, copy=copy, **options):
+    return copy(src, dst, buffer_size=4096, buffer_memory=65536, max_workers=1, **options)
+
+transfer_url = "https://host/images/ticket"
+"""
+
+
+def run_slowly(code: str, directory: Path) -> subprocess.Popen[str]:
+    """Run code with the slow backup in a process of its own; return after it began to read."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLOW_BACKUP + code],
+        cwd=directory,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "reading\n"
+    return process
+
+
+def example_with(text: str) -> str:
+    [block] = [
+        block for page in PAGES for block in code_blocks(page, "python") if text in block.code
+    ]
+    return block.code
+
+
+def test_a_terminated_process_leaves_nothing(tmp_path: Path) -> None:
+    with run_slowly(example_with("signal.SIGTERM"), tmp_path) as process:
+        began = time.monotonic()
+        process.terminate()
+        assert process.communicate(timeout=30)[1] == ""
+    assert process.returncode == 128 + signal.SIGTERM
+    assert time.monotonic() - began < 10
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_cancelled_task_ends_its_copy(tmp_path: Path) -> None:
+    """In the process of a service: another task runs on meanwhile, and no thread is left."""
+    definitions = example_with("asyncio.shield").split("\nresult = ")[0]
+    code = f"""{definitions}
+import threading
+
+async def main():
+    task = asyncio.create_task(back_up_async("disk.tar"))
+    while not list(Path().glob(".disk.tar.*.partial")):
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0.1)
+    task.cancel()
+    began = time.monotonic()
+    try:
+        await task
+    except asyncio.CancelledError:
+        took = time.monotonic() - began
+        print("ended", list(Path().iterdir()), took < 10, file=sys.stderr)
+    print([t.name for t in threading.enumerate() if "tapestream" in t.name], file=sys.stderr)
+
+asyncio.run(main())
+"""
+    with run_slowly(code, tmp_path) as process:
+        assert process.communicate(timeout=30)[1] == "ended [] True\n[]\n"
+    assert process.returncode == 0
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_demo_restores_an_identical_disk(tmp_path: Path) -> None:

@@ -18,5 +18,6 @@ def copy_kept_alive(
     patience: float = PATIENCE,
     **options: Unpack[CopyKeywords],
 ) -> CopyResult:
-    with copying(src, dst, interval=interval, patience=patience) as run:
+    cancel = options.get("cancel")
+    with copying(src, dst, cancel=cancel, interval=interval, patience=patience) as run:
         return transfer(src, dst, CopyOptions.of(options), run)

@@ -14,13 +14,14 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from ..cancel import Cancel
 from ..errors import ClosedError, UsageError
 from .abilities import cancel
 
 log = logging.getLogger("tapestream.copy")
 
-# Seconds. A thread that waits for the end of a copy cancels it again this often: a call may begin
-# to block just after it was cancelled.
+# Seconds. Whoever waits for the end of a copy cancels it again this often: a call may begin to
+# block just after it was cancelled.
 CANCEL_AGAIN = 0.2
 
 # Protects `_users` and every `Running`. It is reentrant: a signal handler may close a source while
@@ -33,6 +34,9 @@ _here = threading.local()
 class Running:
     """A copy that runs.
 
+    Args:
+        cancel: Ends it; None if nothing does.
+
     Attributes:
         is_ending: True after its threads have ended. From then on, only the copy itself closes its
             sink.
@@ -40,8 +44,9 @@ class Running:
             none.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, cancel: Cancel | None = None) -> None:
         self.is_ending = False
+        self._cancel = cancel
         self._given: list[object] = []
         self._joined: list[object] = []
         self._error: BaseException | None = None
@@ -87,8 +92,14 @@ class Running:
 
     def check(self) -> None:
         """Raise the error that ended this copy, if one did."""
+        self.check_cancel()
         if self._error is not None:
             raise self._error
+
+    def check_cancel(self) -> None:
+        """Raise that this copy was cancelled, if it was."""
+        if self._cancel is not None:
+            self._cancel.check()
 
     @contextmanager
     def failing(self, fail: Callable[[BaseException], None]) -> Iterator[None]:
@@ -112,10 +123,14 @@ class Running:
             _here.running = before
 
     def stop(self, error: BaseException) -> None:
-        """Make this copy fail soon. It raises this error, unless it has failed already."""
+        """Make this copy fail soon. It raises this error, unless it has failed already.
+
+        Called again and again until it has ended. While it is ending, this does nothing: a sink
+        that is being aborted must not be cancelled.
+        """
         with _lock:
             self._error = self._error or error
-            fail, backends = self._fail, [*self._given]
+            fail, backends = self._fail, [] if self.is_ending else [*self._given]
         if fail is not None:
             fail(self._error)
             return
@@ -170,13 +185,17 @@ def current() -> Running | None:
 
 
 @contextmanager
-def running(*backends: object) -> Iterator[Running]:
+def running(*backends: object, cancel: Cancel | None = None) -> Iterator[Running]:
     """Make this block, in this thread, a copy that uses these sources and sinks.
+
+    Args:
+        backends: The sources and sinks.
+        cancel: What ends the copy, for its `check`; see `engine.ending.operation`.
 
     Raises:
         UsageError: Another copy uses one of them.
     """
-    copy = Running()
+    copy = Running(cancel)
     try:
         try:
             with copy.here():

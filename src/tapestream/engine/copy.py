@@ -23,10 +23,12 @@ from ..backend.checks import (
     source_of,
 )
 from ..backend.protocols import SinkLike, SourceLike
-from ..backend.running import Running, running
+from ..backend.running import Running
+from ..cancel import Cancel
 from ..errors import UsageError
 from ..model.blockhash import BlockHash
 from ..model.extents import Kind
+from .ending import cancel_wins, operation
 from .hashing import HashingSource
 from .keepalive import INTERVAL, PATIENCE, keep_alive_during
 from .missing import MissingAsZeros
@@ -96,6 +98,7 @@ def copy(
     max_gap: int | Literal["auto"] = "auto",
     block_hash: bool = False,
     progress: Progress | None = None,
+    cancel: Cancel | None = None,
 ) -> CopyResult:
     """Copy a disk, or a backup of one, from a source to a sink, and commit the sink.
 
@@ -118,6 +121,11 @@ def copy(
             does, and compare it with the one in the backup's info, if there is one. For full
             backups only.
         progress: Its `update` is called with the number of bytes that were written; see `Progress`.
+        cancel: Its `cancel` ends the copy within about a second, whatever the copy waits for, but
+            not before a call of the operating system has ended that cannot be interrupted, such as
+            an fsync, or a record or a filemark of a tape. If it is cancelled before the sink's
+            `commit` begins, the sink is aborted. During the commit, whichever comes first decides:
+            the copy succeeds if the sink is committed.
 
     Returns:
         What was done. The sink is committed: file fsynced and renamed, disk flushed.
@@ -127,34 +135,44 @@ def copy(
             aborted.
         BackendError: Source or sink broke its contract; the sink was aborted.
         ClosedError: Source or sink was closed meanwhile; the sink was aborted.
+        OperationCancelledError: It was cancelled: all threads have ended and the sink was aborted.
+            If it was cancelled before it began, nothing was done.
         UsageError: An argument cannot work, or another copy uses the source or the sink.
         TapestreamError: The copy failed; all threads have ended and the sink was aborted.
         KeyboardInterrupt: The copy was interrupted: all threads have ended and the sink was
             aborted. This waits for nothing but a connection that is being made.
     """
-    with copying(src, dst) as run:
+    with copying(src, dst, cancel=cancel) as run:
         options = CopyOptions(
-            max_workers, buffer_size, buffer_memory, max_gap, block_hash, progress
+            max_workers, buffer_size, buffer_memory, max_gap, block_hash, progress, cancel
         )
         return transfer(src, dst, options, run)
 
 
 @contextmanager
 def copying(
-    src: SourceLike, dst: SinkLike, *, interval: float = INTERVAL, patience: float = PATIENCE
+    src: SourceLike,
+    dst: SinkLike,
+    *,
+    cancel: Cancel | None = None,
+    interval: float = INTERVAL,
+    patience: float = PATIENCE,
 ) -> Iterator[Running]:
     """Make this block a copy from a source to a sink. An error aborts the sink.
 
     Args:
         src: The source.
         dst: The sink.
+        cancel: Ends the copy; None if nothing does.
         interval: See `keep_alive_during`.
         patience: See `keep_alive_during`.
 
     Raises:
         UsageError: These are not a source and a sink, or another copy uses one of them.
+        OperationCancelledError: It was cancelled.
     """
-    with running(sink_of(dst)) as run, aborted_on_error(dst, run):
+    with operation(sink_of(dst), cancel=cancel) as run, aborted_on_error(dst, run):
+        run.check()
         run.use(source_of(src))
         with keep_alive_during(src, dst, run=run, interval=interval, patience=patience):
             yield run
@@ -166,7 +184,8 @@ def aborted_on_error(dst: SinkLike, run: Running) -> Iterator[None]:
     uncommitted = True
     try:
         try:
-            yield
+            with cancel_wins(run):
+                yield
             uncommitted = False
         finally:
             run.is_ending = True

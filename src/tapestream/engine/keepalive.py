@@ -19,7 +19,7 @@ log = logging.getLogger("tapestream.copy")
 # TransferImageClientInactivityTimeoutInSeconds), and a tape change takes longer than that.
 INTERVAL = 20.0
 # Seconds to wait at the end for calls that are still running.
-PATIENCE = 1.0
+PATIENCE = 0.5
 
 
 @contextmanager

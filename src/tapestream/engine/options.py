@@ -9,6 +9,7 @@ from typing import Literal, TypedDict
 from ..arguments import flag, number
 from ..backend.checks import server_is_local
 from ..backend.protocols import SinkLike, SourceLike
+from ..cancel import Cancel, check_cancel
 from ..errors import UsageError
 from .buffers import BufferPool
 from .gap import AutoGap, Limits
@@ -38,6 +39,7 @@ class CopyKeywords(TypedDict, total=False):
     max_gap: int | Literal["auto"]
     block_hash: bool
     progress: Progress | None
+    cancel: Cancel | None
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ class CopyOptions:
     max_gap: int | Literal["auto"] = "auto"
     block_hash: bool = False
     progress: Progress | None = None
+    cancel: Cancel | None = None
 
     @classmethod
     def of(cls, options: CopyKeywords) -> CopyOptions:
@@ -78,6 +81,7 @@ class CopyOptions:
             number("max_gap, unless it is 'auto',", self.max_gap)
         flag("block_hash", self.block_hash)
         check_progress(self.progress)
+        check_cancel(self.cancel)
 
     def readers(self, src: SourceLike) -> int:
         """How many readers to open.

@@ -9,7 +9,7 @@ from functools import partial
 
 from ..backend.abilities import cancel
 from ..backend.protocols import Reader, Writer
-from ..backend.running import Running
+from ..backend.running import CANCEL_AGAIN, Running
 from .queue import Cancelled, ChunkQueue
 from .threads import logged, start
 
@@ -80,14 +80,21 @@ class Workers:
         while not self._have_ended and (self._left or self._queue.error is not None):
             try:
                 self._fail(Cancelled())
-                for backend in self._backends:
-                    with logged("a reader or writer could not be cancelled"):
-                        cancel(backend)
+                self._cancel_backends()
+                again = time.monotonic() + CANCEL_AGAIN
                 while self._at_work:  # an interrupted Thread.join() takes a live thread for dead
                     time.sleep(0.01)
+                    if time.monotonic() > again:
+                        self._cancel_backends()
+                        again = time.monotonic() + CANCEL_AGAIN
                 self._have_ended = True
             except KeyboardInterrupt:
                 continue
+
+    def _cancel_backends(self) -> None:
+        for backend in self._backends:
+            with logged("a reader or writer could not be cancelled"):
+                cancel(backend)
 
     def _guarded(self, work: Callable[[], None], run: Running) -> None:
         """Run a worker; whatever it raises ends all the others."""

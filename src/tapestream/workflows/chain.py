@@ -21,13 +21,15 @@ from ..backend.checks import (
     source_of,
 )
 from ..backend.protocols import Reader, SinkLike, Source, SourceLike
-from ..backend.running import Running, running, uses
+from ..backend.running import Running, uses
+from ..cancel import Cancel
 from ..engine.copy import (
     CopyResult,
     aborted_on_error,
     require_disk_order,
     transfer,
 )
+from ..engine.ending import cancel_wins, operation
 from ..engine.keepalive import keep_alive_during
 from ..engine.options import CopyKeywords, CopyOptions
 from ..engine.threads import enough_memory
@@ -78,13 +80,18 @@ def restore_chain(
         TapestreamError: A stream is damaged, or the copy failed; the message names the backup.
     """
     sink = sink_of(sink)
-    with running(sink) as run, aborted_on_error(sink, run), ExitStack() as stack:
+    with (
+        operation(sink, cancel=options.get("cancel")) as run,
+        aborted_on_error(sink, run),
+        ExitStack() as stack,
+    ):
+        run.check()
         flag("verify_first", verify_first)
         checked = CopyOptions.of(options)
         given = _given(sources)
         run.use(*given)
         stack.enter_context(keep_alive_during(*given, sink, run=run))
-        chain = _Chain(given)
+        chain = _Chain(given, run)
         if sink.sequential or checked.block_hash:
             require_disk_order(chain)
         if verify_first:
@@ -93,7 +100,7 @@ def restore_chain(
 
 
 @enough_memory()
-def merge_chain(sources: Iterable[SourceLike]) -> Source:
+def merge_chain(sources: Iterable[SourceLike], *, cancel: Cancel | None = None) -> Source:
     """Merge a chain of backups into one source: a synthetic full backup, as of the last of them.
 
     It is a full backup, and the next incremental one may start from it. A copy reads all streams
@@ -101,6 +108,8 @@ def merge_chain(sources: Iterable[SourceLike]) -> Source:
 
     Args:
         sources: A full backup and the incremental ones up to a point in time, in any order.
+        cancel: Ends this while the extents are read. It does not end the copy of the source that is
+            returned: pass it to `copy`, too.
 
     Returns:
         A source for one copy, into any sink; into a tar or a tape, only if no two of the sources
@@ -108,9 +117,13 @@ def merge_chain(sources: Iterable[SourceLike]) -> Source:
 
     Raises:
         ChainError: The backups are not one chain of one disk.
+        OperationCancelledError: It was cancelled.
         TapestreamError: The extents of one cannot be read, or a stream was cut.
     """
-    return _Chain(_given(sources))
+    given = _given(sources)
+    with operation(*given, cancel=cancel) as run, cancel_wins(run):
+        run.check()
+        return _Chain(given, run)
 
 
 def _given(sources: Iterable[SourceLike]) -> list[SourceLike]:
@@ -127,10 +140,14 @@ class _Chain(Source):
 
     Its streams are read side by side. If two of them are on the same tape drive, they are read one
     after another instead, and so not in the order of the disk.
+
+    Args:
+        given: The sources, in any order.
+        run: The operation in which their extents are read, now.
     """
 
-    def __init__(self, given: Sequence[SourceLike]) -> None:
-        parts = [_part(given[i]) for i in _order(given)]
+    def __init__(self, given: Sequence[SourceLike], run: Running) -> None:
+        parts = [_part(given[i], run) for i in _order(given)]
         # Put them in order again: reading its extents may have shown that an incremental backup
         # became a full one.
         self._parts = [parts[i] for i in _order([part.source for part in parts])]
@@ -323,7 +340,8 @@ def _order(sources: Sequence[SourceLike]) -> list[int]:
     return order_by_checkpoint([info_of(s) for s in sources], [place_of(s) for s in sources])
 
 
-def _part(source: SourceLike) -> Part:
+def _part(source: SourceLike, run: Running) -> Part:
+    run.check()
     part = Part(source, describe_backup(info_of(source)))
     part.check_end()
     return part

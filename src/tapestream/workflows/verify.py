@@ -10,7 +10,8 @@ from typing_extensions import Unpack
 from ..backend.abilities import Salvages, ability
 from ..backend.checks import class_of, digest_name_of, info_of, source_of
 from ..backend.protocols import SourceLike
-from ..engine.copy import copy
+from ..backend.running import Running
+from ..engine.copy import copying, transfer
 from ..engine.options import CopyKeywords, CopyOptions
 from ..engine.threads import enough_memory
 from ..errors import LocalIOError, StreamError
@@ -81,18 +82,21 @@ def verify(source: SourceLike, **options: Unpack[CopyKeywords]) -> VerifyReport:
         `DiscardSink`.
 
     Raises:
+        OperationCancelledError: It was cancelled; there is no report.
         TapestreamError: The source cannot be read at all.
     """
     source = source_of(source)
-    CopyOptions.of(options)
+    checked = CopyOptions.of(options)
     findings = Findings()
-    salvages = ability(source, Salvages)
-    view = None if salvages is None else salvages.salvaging(findings)
-    if view is None:
-        findings.complete = True  # the source notes nothing, and raises its errors
-        data_bytes = _read(source, source.extents(), findings, options)
-    else:
-        data_bytes = _read_past_damage(view, findings, options)
+    with copying(source, DiscardSink(), cancel=checked.cancel) as run:
+        salvages = ability(source, Salvages)
+        view = None if salvages is None else salvages.salvaging(findings)
+        if view is None:
+            findings.complete = True  # the source notes nothing, and raises its errors
+            data_bytes = _read(source, source.extents(), findings, checked, run)
+        else:
+            run.use(view)
+            data_bytes = _read_past_damage(view, findings, checked, run)
     return VerifyReport(
         info_of(source),
         findings.complete,
@@ -103,23 +107,30 @@ def verify(source: SourceLike, **options: Unpack[CopyKeywords]) -> VerifyReport:
     )
 
 
-def _read_past_damage(source: SourceLike, findings: Findings, options: CopyKeywords) -> int:
+def _read_past_damage(
+    source: SourceLike, findings: Findings, options: CopyOptions, run: Running
+) -> int:
     """Read all data that is there, and count it. Without the extents, there is none."""
     try:
         extents = source.extents()
     except (StreamError, LocalIOError) as e:
+        run.check()  # what is raised because this was cancelled is no damage
         findings.note(e.message)
         size = info_of(source).size
         if size:
             findings.add(Damage(0, size, "extents.json", missing=True))
         return 0
-    return _read(source, extents, findings, options)
+    return _read(source, extents, findings, options, run)
 
 
 def _read(
-    source: SourceLike, extents: Iterable[Extent], findings: Findings, options: CopyKeywords
+    source: SourceLike,
+    extents: Iterable[Extent],
+    findings: Findings,
+    options: CopyOptions,
+    run: Running,
 ) -> int:
-    read = copy(source, DiscardSink(), **options)
+    read = transfer(source, DiscardSink(), options, run)
     findings.digest_name = findings.digest_name or read.verified
     digest_name = digest_name_of(source)
     if findings.digest_name is None and digest_name is not None and not findings.damage:

@@ -1,0 +1,87 @@
+"""Ends an operation early when its `Cancel` is cancelled."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from queue import Empty, SimpleQueue
+
+from ..backend.running import CANCEL_AGAIN, Running, running
+from ..cancel import Cancel, check_cancel
+from ..errors import NotDurableError, OperationCancelledError
+from .threads import start
+
+
+@contextmanager
+def operation(*backends: object, cancel: Cancel | None) -> Iterator[Running]:
+    """Make this block, in this thread, an operation that `cancel` ends.
+
+    Args:
+        backends: The sources and sinks that it uses.
+        cancel: Ends it; None if nothing does.
+
+    Raises:
+        UsageError: `cancel` is no `Cancel`, or another copy uses one of these backends.
+    """
+    check_cancel(cancel)
+    with running(*backends, cancel=cancel) as run:
+        if cancel is None or cancel.cancelled:  # then `run.check` raises before anything is done
+            yield run
+            return
+        with _stopping(run, cancel):
+            yield run
+
+
+@contextmanager
+def cancel_wins(run: Running) -> Iterator[None]:
+    """Raise that an operation was cancelled, in place of what that caused in a blocked call.
+
+    Raises:
+        OperationCancelledError: It was cancelled, and this block failed. The error of the block is
+            the `__context__`.
+    """
+    try:
+        yield
+    except (NotDurableError, OperationCancelledError):
+        raise  # after the first of them, what was written is complete
+    except Exception:
+        run.check_cancel()
+        raise
+
+
+@contextmanager
+def _stopping(run: Running, cancel: Cancel) -> Iterator[None]:
+    """Stop a running operation from a thread of its own if it is cancelled during this block.
+
+    The thread that cancels cannot do it: it may be in a signal handler, and have interrupted itself
+    where it holds a lock of a source or a sink.
+    """
+    asked: SimpleQueue[bool] = SimpleQueue()
+    thread = threading.Thread(
+        target=_stop_if_asked, args=(asked, run, cancel), name="tapestream-cancel", daemon=True
+    )
+    try:
+        try:
+            with cancel.calling(partial(asked.put, True)):
+                start(thread)
+                yield
+        finally:
+            asked.put(False)
+    finally:
+        asked.put(False)  # an interrupt may have come before the line above
+        if thread.is_alive():
+            thread.join()
+
+
+def _stop_if_asked(asked: SimpleQueue[bool], run: Running, cancel: Cancel) -> None:
+    """Wait for True, and then stop the operation again and again; end at False."""
+    is_asked = asked.get()
+    error = OperationCancelledError(cancel.reason or "")
+    while is_asked:
+        run.stop(error)
+        try:
+            is_asked = asked.get(timeout=CANCEL_AGAIN)
+        except Empty:  # a call may have begun to block just after it was cancelled
+            continue
