@@ -91,10 +91,12 @@ NAMES: tuple[object, ...] = (
     tests.MemorySink,
     tests.MemorySource,
     tests.Pattern,
+    tests.check_sink,
     tests.compare_images,
     tests.create_image,
     tests.image_info,
     tests.serve_image,
+    tests.sink_checks,
     tests.virtual_size,
     tests.write_pattern,
 )

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         write_pattern,
     )
     from .kit import ContractReport
+    from .kit_sink import check_sink, sink_checks
     from .memory import MemorySink, MemorySource, Pattern
 else:
     # The same names once more; tests/test_names.py compares them.
@@ -32,6 +33,7 @@ else:
             ".images": "ImageServer compare_images create_image image_info serve_image "
             "virtual_size write_pattern",
             ".kit": "ContractReport",
+            ".kit_sink": "check_sink sink_checks",
             ".memory": "MemorySink MemorySource Pattern",
         },
     )
@@ -43,10 +45,12 @@ __all__ = [
     "MemorySink",
     "MemorySource",
     "Pattern",
+    "check_sink",
     "compare_images",
     "create_image",
     "image_info",
     "serve_image",
+    "sink_checks",
     "virtual_size",
     "write_pattern",
 ]

@@ -1,0 +1,98 @@
+"""check_sink: proves that a sink keeps the contract, clause by clause."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from .kit import LIMIT, Clause, ContractReport, checks, examine
+from .kit_disks import SIZE
+from .kit_sink_abilities import ABILITIES
+from .kit_sink_data import DATA
+from .kit_sink_end import END
+from .kit_target import Existing, MakeSink, ReadBack, SinkCase
+
+SINK_CLAUSES = tuple(Clause.of(check) for check in (*DATA, *END, *ABILITIES))
+
+
+def check_sink(
+    make: MakeSink,
+    read_back: ReadBack,
+    *,
+    existing: Existing = "kept",
+    size: int = SIZE,
+    failing: MakeSink | None = None,
+    blocking: MakeSink | None = None,
+    limit: float = LIMIT,
+    expected_failures: Mapping[str, str] | None = None,
+) -> ContractReport:
+    """Find out whether a sink keeps the contract of a backend; see docs/own-backend.md.
+
+    Each clause is checked with new sinks and new targets, through `copy` and by calling the sink as
+    `copy` might. No test framework is needed::
+
+        def read_back(directory):
+            with MySource(directory / "disk") as source, MemorySink() as sink:
+                copy(source, sink)
+            return sink.disk
+
+        check_sink(lambda directory: MySink(directory / "disk"), read_back).raise_()
+
+    Args:
+        make: Called with a directory; returns a new sink. The directory is new and empty, and is
+            the target, or stands for it: a sink that writes to a server takes the directory's name
+            for the name of its target. If `make` is called again with the same directory, the new
+            sink has the same target, which then holds what was written before.
+        read_back: Called with such a directory; returns all bytes of the disk that its target
+            holds. If there is nothing complete, it returns None or raises a `TapestreamError`. It
+            is also called while the sink is still open. If it cannot look then, it raises
+            `unittest.SkipTest`. What it returns for a stretch that an incremental backup leaves
+            alone matters only if the target is overwritten.
+        existing: What becomes of what a target holds already, when a new sink writes to it.
+            "kept": it is complete until the new one is committed, as an older file of that name.
+            "overwritten": it is changed where it is, and is not complete until the commit.
+            "unmarked": the same, but nothing says whether it is complete, as on a disk; `read_back`
+            returns whatever is there.
+            "none": there is nothing before; `make` gets each directory only once.
+        size: Bytes in most of the disks that are sent, a multiple of 65536. A target with a fixed
+            size has this one.
+        failing: As `make`, but the target cannot store a disk: the storage is full, the connection
+            breaks. None to ask nothing about errors.
+        blocking: As `make`, but the target takes nothing, or not all, and never says so: a copy
+            blocks in the sink until it is cancelled. None to ask nothing about that.
+        limit: Seconds that one check may take. After that, the sink counts as hanging.
+        expected_failures: Clauses that the sink is known to break, each with the reason. If it
+            keeps one of them, that is a failure.
+
+    Returns:
+        What was found; its `raise_` raises if any clause is broken.
+
+    Raises:
+        UsageError: A clause that is expected to fail does not exist.
+    """
+    case = SinkCase(make, read_back, existing, size, failing, blocking, limit=limit)
+    return examine(SINK_CLAUSES, case, expected_failures)
+
+
+def sink_checks(
+    expected_failures: Mapping[str, str] | None = None,
+) -> list[tuple[str, Callable[..., None]]]:
+    """The checks of `check_sink` one by one, for a test framework.
+
+    With pytest, each is a test of its own::
+
+        @pytest.mark.parametrize(("clause", "check"), sink_checks())
+        def test_my_sink(clause, check):
+            check(make, read_back)
+
+    Args:
+        expected_failures: As for `check_sink`.
+
+    Returns:
+        The id of each clause, and a function that takes the arguments of `check_sink` up to
+        `limit`. It raises if the sink breaks the clause, and `unittest.SkipTest` if the clause
+        cannot be asked, or fails as expected.
+
+    Raises:
+        UsageError: A clause that is expected to fail does not exist.
+    """
+    return checks(SINK_CLAUSES, SinkCase, expected_failures)

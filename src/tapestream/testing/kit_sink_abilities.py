@@ -1,0 +1,210 @@
+"""The clauses about the abilities of a sink and of its writers."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+from unittest import SkipTest
+
+from ..backend.abilities import (
+    Cancels,
+    CoalescesZeros,
+    Digests,
+    Flushes,
+    Hash,
+    KeepsAlive,
+    LosesWrites,
+    Streams,
+    TakesDigests,
+    Wraps,
+    ability,
+)
+from ..backend.checks import check_sink, lost_of, new_hash_of
+from .kit import within
+from .kit_disks import fragmented, mixed
+from .kit_target import Hand, SinkCase, copied, do, flush
+
+OF_SINK = (Cancels, CoalescesZeros, Digests, KeepsAlive, LosesWrites, Streams, Wraps)
+OF_WRITER = (Cancels, Flushes, TakesDigests, Wraps)
+
+A = TypeVar("A")
+
+# Seconds between two calls of `keep_alive`: many during a copy that takes a few milliseconds.
+OFTEN = 0.001
+
+
+def sink_abilities(case: SinkCase) -> None:
+    """A sink or writer with one member of an ability has all of them.
+
+    Each value has its type, and each method can be called.
+    """
+    with case.target() as target, target.sink() as sink:
+        check_sink(sink)
+        hand = Hand(sink, mixed(case.size)).begin()
+        try:
+            for backend, kinds in ((sink, OF_SINK), (hand.open(), OF_WRITER)):
+                for kind in kinds:
+                    _check_methods(ability(backend, kind), kind)
+        finally:
+            hand.close_writers()
+            sink.abort()
+
+
+def sink_flush(case: SinkCase) -> None:
+    """`flush` is called after the last write of one writer, while others may still write."""
+    with case.by_hand(mixed(case.size)) as hand:
+        count = 1 if hand.sink.sequential else min(hand.sink.max_writers, 2)
+        writers = [hand.open() for _ in range(count)]
+        if all(ability(writer, Flushes) is None for writer in writers):
+            raise SkipTest("its writers have no flush()")
+        steps = hand.steps()
+        for i, writer in enumerate(writers):
+            for step in steps[i::count]:
+                do(writer, step)
+            flush(writer)
+        hand.close_writers()
+
+
+def sink_digests(case: SinkCase) -> None:
+    """A sink that names a digest makes hashes of that kind, each for itself.
+
+    Its writers take the digests.
+    """
+    with case.target() as target:
+        with target.sink() as sink:
+            digests, new_hash = of(sink, Digests), new_hash_of(sink)
+            name = digests.digest_name
+            if name is None or new_hash is None:
+                raise SkipTest("its digest_name is None")
+            made = [each for each in (new_hash(), new_hash()) if each is not None]
+            for each in made:
+                each.update(b"tape")
+            for each in made:
+                each.update(b"stream")
+            for each in made:
+                _check_digest(name, each, b"tapestream")
+            with (disk := fragmented(case.size)).source() as source:
+                result = copied(source, sink)
+            takes = not made or result.checksum == name
+            assert takes, f"it names the digest {name}, but its writers have no digested()"
+        target.expect(disk)
+
+
+def sink_keep_alive(case: SinkCase) -> None:
+    """`keep_alive` may be called at any time during a copy, also before `begin`.
+
+    Another thread calls it, while data moves, and that disturbs nothing.
+    """
+    with case.target() as target:
+        with target.sink() as sink:
+            keeps = of(sink, KeepsAlive)
+            keeps.keep_alive()
+            disk = fragmented(case.size)
+            with disk.source() as source, again_and_again(keeps.keep_alive):
+                copied(source, sink)
+        target.expect(disk)
+
+
+@contextmanager
+def again_and_again(call: Callable[[], object]) -> Iterator[None]:
+    """Call a function in another thread during a block, and raise its first error at the end."""
+    over = threading.Event()
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            while not over.wait(OFTEN):
+                call()
+        except BaseException as e:  # noqa: BLE001 - raised again below
+            errors.append(e)
+
+    thread = threading.Thread(target=run, name="contract-keep-alive", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+    if errors:
+        raise errors[0]
+
+
+def sink_lost(case: SinkCase) -> None:
+    """`lost` reports what was lost since the last time, and new writers may then write again."""
+    with case.by_hand(mixed(case.size)) as hand:
+        of(hand.sink, LosesWrites)
+        hand.write_all()
+        lost_of(hand.sink)
+        again = lost_of(hand.sink)
+        assert not again, f"lost() reports {again} once more, although nothing was written since"
+        hand.write_all()
+        assert not lost_of(hand.sink), "lost() reports what was just written again"
+
+
+def sink_cancel_idle(case: SinkCase) -> None:
+    """`cancel` may come at any time, more than once, from another thread.
+
+    The sink can be aborted and closed afterwards.
+    """
+    with case.target() as target:
+        with target.sink() as sink:
+            disk = mixed(case.size)
+            hand = Hand(sink, disk).begin()
+            writer = hand.open()
+            cancels = [each for each in (ability(sink, Cancels), ability(writer, Cancels)) if each]
+            if not cancels:
+                raise SkipTest("neither it nor its writers have cancel()")
+            do(writer, hand.steps()[0])
+            for each in (*cancels, *cancels):
+                within(case.limit, each.cancel)
+            hand.close_writers()
+            sink.abort()
+        if case.is_marked:
+            target.expect_no(disk, "after a cancel and an abort")
+
+
+# `Callable`, not `type[A]`: a type checker would refuse a protocol there.
+def of(backend: object, kind: Callable[..., A]) -> A:
+    """The ability of a backend.
+
+    Raises:
+        SkipTest: It has none.
+    """
+    found = ability(backend, kind)
+    if found is None:
+        raise SkipTest(f"it has not the ability {kind.__name__}")
+    return found
+
+
+def _check_methods(backend: object | None, kind: type) -> None:
+    for name, of_kind in vars(kind).items():
+        if backend is not None and callable(of_kind) and not name.startswith("_"):
+            method = getattr(backend, name)
+            assert callable(method), f"{name} of {type(backend).__qualname__} is no method"
+
+
+def _check_digest(name: str, made: Hash, data: bytes) -> None:
+    found = made.digest()
+    if name == "crc32":
+        wanted = zlib.crc32(data).to_bytes(4, "big")
+    elif name.startswith("blake2"):
+        wanted = getattr(hashlib, name)(data, digest_size=len(found)).digest()
+    elif name in hashlib.algorithms_available and not name.startswith("shake"):
+        wanted = hashlib.new(name, data).digest()
+    else:
+        return  # a digest of its own
+    assert found == wanted, f"new_hash() does not compute {name}"
+
+
+ABILITIES = (
+    sink_abilities,
+    sink_flush,
+    sink_digests,
+    sink_keep_alive,
+    sink_lost,
+    sink_cancel_idle,
+)

@@ -1,0 +1,305 @@
+"""The clauses about what a sink stores: every byte, from any thread, in any order it allows."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
+from unittest import SkipTest
+
+from ..backend.checks import check_sink, sink_of
+from ..backend.protocols import SinkLike, Writer
+from .kit import within
+from .kit_disks import almost_blank, blank, empty, fragmented, full, incremental, mixed, named, odd
+from .kit_target import Hand, SinkCase, Step, do, flush
+
+if TYPE_CHECKING:
+    from _typeshed import TraceFunction
+
+# More writers at the same time do not find more.
+WRITERS = 8
+# The methods of a sink that do not return None.
+RETURN_SOMETHING = {"open_writer", "commit", "lost", "new_hash"}
+# Seconds. Even the shortest sleep lets another thread run.
+TURN = 1e-6
+
+
+def sink_names(case: SinkCase) -> None:
+    """A sink has the seven names of a sink, and its writers have the three of a writer.
+
+    Each number and each flag has the right type.
+    """
+    with case.target() as target, target.sink() as sink:
+        check_sink(sink_of(sink))
+        hand = Hand(sink, mixed(case.size)).begin()
+        hand.open()
+        hand.close_writers()
+
+
+def sink_data(case: SinkCase) -> None:
+    """After a copy, the target holds the disk: every byte of data, and zeros where it has zeros."""
+    with case.target() as target:
+        target.copy(disk := mixed(case.size))
+        target.expect(disk)
+
+
+def sink_fragments(case: SinkCase) -> None:
+    """A disk may have any number of small extents.
+
+    Short zeros between data read as zeros, also if the sink asks to get them as data.
+    """
+    with case.target() as target:
+        target.copy(disk := fragmented(case.size))
+        target.expect(disk)
+
+
+def sink_odd(case: SinkCase) -> None:
+    """Extents begin and end at any byte, and a disk may have any size."""
+    with case.target() as target:
+        target.takes(disk := odd(case.size), "a disk with an odd size")
+        target.copy(disk)
+        target.expect(disk)
+
+
+def sink_empty(case: SinkCase) -> None:
+    """A disk may have no data, or no bytes at all; it is committed all the same."""
+    with case.target() as target:
+        target.copy(disk := blank(case.size))
+        target.expect(disk)
+    with case.target() as target:
+        target.takes(disk := empty(), "a disk of no bytes")
+        target.copy(disk)
+        target.expect(disk)
+
+
+def sink_info(case: SinkCase) -> None:
+    """A backup's info may have all of its fields, with any text, or none."""
+    with case.target() as target:
+        target.copy(disk := named(case.size))
+        target.expect(disk)
+
+
+def sink_incremental(case: SinkCase) -> None:
+    """An incremental backup writes what has changed, and nothing else.
+
+    A target that is overwritten keeps the rest.
+    """
+    with case.target() as target:
+        before = None
+        if case.existing in ("overwritten", "unmarked"):
+            target.hold(before := full(case.size))
+        target.takes(disk := incremental(case.size), "an incremental backup")
+    with case.target() as target:  # `takes` may have used up the other one
+        if before is not None:
+            target.hold(before)
+        target.copy(disk)
+        target.expect(disk, None if before is None else before.content)
+
+
+def sink_zero(case: SinkCase) -> None:
+    """A range that was zeroed reads as zeros, whatever the target held there before."""
+    with case.target() as target:
+        target.hold(full(case.size))
+        target.copy(disk := mixed(case.size))
+        target.expect(disk)
+
+
+def sink_zero_then_data(case: SinkCase) -> None:
+    """A sink that is not sequential may be asked to zero a range with data in it.
+
+    The data is written afterwards.
+    """
+    with case.by_hand(mixed(case.size)) as hand:
+        if hand.sink.sequential:
+            raise SkipTest("it is sequential: it gets each range once")
+        writer = hand.open()
+        writer.zero(0, case.size)
+        for step in hand.steps():
+            if step.data is not None:
+                do(writer, step)
+
+
+def sink_order(case: SinkCase) -> None:
+    """A sink that is not sequential takes what it gets in any order."""
+    with case.by_hand(mixed(case.size)) as hand:
+        if hand.sink.sequential:
+            raise SkipTest("it is sequential: it gets everything in ascending order")
+        writer = hand.open()
+        for step in reversed(hand.steps()):
+            do(writer, step)
+
+
+def sink_long_write(case: SinkCase) -> None:
+    """`write` writes the whole buffer, and `zero` zeros the whole range, however long they are."""
+    with case.by_hand(full(case.size), piece=case.size) as hand:
+        [step] = hand.steps()
+        do(hand.open(), step)
+    with case.target() as target:
+        target.hold(full(case.size))
+        target.copy(disk := almost_blank(case.size))
+        target.expect(disk)
+
+
+def sink_buffers(case: SinkCase) -> None:
+    """When `write` returns, the buffer is used for other data: nothing of it may be needed then."""
+    with case.by_hand(mixed(case.size)) as hand:
+        writer = hand.open()
+        memory = bytearray(hand.piece)
+        for step in hand.steps():
+            memory[: step.length] = step.data or b""
+            do(writer, step, memoryview(memory)[: step.length])
+            memory[:] = b"\xee" * hand.piece
+
+
+def sink_buffer_unchanged(case: SinkCase) -> None:
+    """`write` does not change the buffer: others may still read it, such as a wrapper."""
+    with case.by_hand(mixed(case.size)) as hand:
+        writer = hand.open()
+        for step in hand.steps():
+            buffer = memoryview(bytearray(step.data or b""))
+            do(writer, step, buffer)
+            assert buffer == (step.data or b""), f"write() at {step.start} changed its buffer"
+
+
+def sink_returns(case: SinkCase) -> None:
+    """All methods of a sink and of its writers return None, and no count.
+
+    Only `open_writer` and `commit` return something.
+    """
+    with case.target() as target, closing(Silent(case.make(target.path))) as silent:
+        hand = Hand(cast("SinkLike", silent), disk := mixed(case.size))
+        silent.begin(disk.source().info, disk.extents)
+        writer = cast("Writer", Silent(hand.open()))
+        for step in hand.steps():
+            do(writer, step)
+        flush(writer)
+        writer.close()
+        silent.abort()
+
+
+class Silent:
+    """Passes all calls on, and makes sure that they return None if they should."""
+
+    def __init__(self, backend: object) -> None:
+        self._backend = backend
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._backend, name)
+        if not callable(method) or name in RETURN_SOMETHING:
+            return method
+
+        def call(*args: object) -> None:
+            returned = method(*args)
+            assert returned is None, f"{name}() returned {returned!r}, not None"
+
+        return call
+
+
+def sink_max_writers(case: SinkCase) -> None:
+    """As many writers as `max_writers` says may be open together; some may get nothing to write."""
+    with case.by_hand(mixed(case.size)) as hand:
+        most = 1 if hand.sink.sequential else hand.sink.max_writers
+        first, *_ = [hand.open() for _ in range(min(most, WRITERS))]
+        for step in hand.steps():
+            do(first, step)
+
+
+def sink_writers(case: SinkCase) -> None:
+    """Several writers write at the same time, each in a thread of its own."""
+    with case.by_hand(mixed(case.size)) as hand:
+        sink = hand.sink
+        count = 1 if sink.sequential else min(sink.max_writers, WRITERS)
+        if count < 2:
+            raise SkipTest("it has only one writer at a time")
+        writers = [hand.open() for _ in range(count)]
+        steps = hand.steps()
+        beside_each_other(
+            [partial(_do_all, writer, steps[i::count]) for i, writer in enumerate(writers)]
+        )
+
+
+def sink_threads(case: SinkCase) -> None:
+    """A writer is used by one thread at a time, but not always by the same; any may close it."""
+    with case.by_hand(mixed(case.size)) as hand:
+        writer = hand.open()
+        for i, step in enumerate(hand.steps()):
+            if i % 2:
+                do(writer, step)
+            else:
+                within(case.limit, partial(do, writer, step))
+        within(case.limit, partial(flush, writer))
+        within(case.limit, writer.close)
+        hand.writers.clear()
+
+
+def sink_independent(case: SinkCase) -> None:
+    """Two sinks with different targets share nothing: both may be used at the same time."""
+    with case.by_hand(mixed(case.size, 11)) as one, case.by_hand(mixed(case.size, 12)) as other:
+        writers = one.open(), other.open()
+        for steps in zip(one.steps(), other.steps(), strict=True):
+            for writer, step in zip(writers, steps, strict=True):
+                do(writer, step)
+
+
+def _do_all(writer: Writer, steps: Sequence[Step]) -> None:
+    for step in steps:
+        do(writer, step)
+
+
+def beside_each_other(work: Sequence[Callable[[], None]]) -> None:
+    """Do all of this at the same time, and raise the first error of any.
+
+    The threads take turns after each line of Python, so that what is not safe goes wrong.
+    """
+    errors: list[BaseException] = []
+    start = threading.Barrier(len(work))
+
+    def guarded(do: Callable[[], None]) -> None:
+        start.wait()
+        sys.settrace(_take_turns)
+        try:
+            do()
+        except BaseException as e:  # noqa: BLE001 - raised again below
+            errors.append(e)
+        finally:
+            sys.settrace(None)
+
+    threads = [threading.Thread(target=guarded, args=(each,), daemon=True) for each in work]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+
+
+def _take_turns(_frame: object, _event: str, _arg: object) -> TraceFunction:
+    """A trace function: Python calls it in a thread before each line."""
+    time.sleep(TURN)
+    return _take_turns
+
+
+DATA = (
+    sink_names,
+    sink_data,
+    sink_fragments,
+    sink_odd,
+    sink_empty,
+    sink_info,
+    sink_incremental,
+    sink_zero,
+    sink_zero_then_data,
+    sink_order,
+    sink_long_write,
+    sink_buffers,
+    sink_buffer_unchanged,
+    sink_returns,
+    sink_max_writers,
+    sink_writers,
+    sink_threads,
+    sink_independent,
+)

@@ -1,0 +1,179 @@
+"""`check_sink` finds each broken sink by the clause that it breaks, and the good one keeps all."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import pytest
+
+from tapestream.testing import check_sink, sink_checks
+from tapestream.testing.kit_sink import SINK_CLAUSES
+
+from . import sinks
+from .sinks import GoodSink, Shelf, made_by, with_sink, with_writer
+
+Kind = Callable[[Shelf, Path], Any]
+
+# Bytes. Enough for every check, and a quarter of what vendors get.
+SIZE = 256 * 1024
+
+
+class Broken(NamedTuple):
+    """A broken sink.
+
+    Attributes:
+        clause: The clause that it breaks.
+        kind: The sink.
+        also: Other clauses that it cannot but break, too: their checks need what is broken.
+        options: More arguments of `check_sink`.
+    """
+
+    clause: str
+    kind: Kind
+    also: frozenset[str] = frozenset()
+    options: Mapping[str, Any] = MappingProxyType({})
+
+
+def also(*clauses: str) -> frozenset[str]:
+    return frozenset(f"sink-{clause}" for clause in clauses)
+
+
+# For what no copy can do without.
+ALL = frozenset(clause.id for clause in SINK_CLAUSES)
+FULL = made_by(sinks.FullShelf)[0]
+
+BROKEN = {
+    "no writers": Broken("sink-names", with_sink(max_writers=0), ALL),
+    "a flag that is no flag": Broken("sink-names", with_sink(sequential="no"), ALL),
+    "a writer without zero": Broken("sink-names", sinks.WriterWithoutZero, ALL),
+    "the last byte": Broken("sink-data", sinks.LosesTheLastByte, ALL),
+    "a small table": Broken("sink-fragments", sinks.SmallTable, also("digests", "keep-alive")),
+    "forgets the rest": Broken(
+        "sink-incremental", sinks.ForgetsTheRest, options={"existing": "overwritten"}
+    ),
+    "a half write": Broken("sink-long-write", with_writer(write=sinks.short_write)),
+    "small zeros are skipped": Broken("sink-zero", with_writer(zero=sinks.skip_small)),
+    "a part of a long zero": Broken("sink-long-write", with_writer(zero=sinks.first_half)),
+    "whole blocks only": Broken("sink-odd", with_writer(write=sinks.whole_blocks)),
+    "zeros at the commit": Broken("sink-zero-then-data", sinks.ZeroAllAtCommit),
+    "nothing is no disk": Broken("sink-empty", sinks.NeedsSomeData),
+    "names in ASCII": Broken("sink-info", sinks.AsciiNames),
+    "zero ignored": Broken("sink-zero", with_writer(zero=lambda *_: None), also("long-write")),
+    "kept buffers": Broken("sink-buffers", sinks.KeepsBuffers, ALL),
+    "buffer changed": Broken("sink-buffer-unchanged", with_writer(write=sinks.encrypts_in_place)),
+    "a count": Broken("sink-returns", with_writer(write=sinks.counts)),
+    "a count of zeros": Broken("sink-returns", with_writer(zero=sinks.counts_zeros)),
+    "append only": Broken("sink-order", sinks.OneAfterAnother, ALL),
+    "fewer writers": Broken("sink-max-writers", sinks.OnlyOneWriter, ALL),
+    "a shared file": Broken("sink-writers", sinks.SharedFile),
+    "one thread": Broken("sink-threads", sinks.OneThread),
+    "a shared list": Broken("sink-independent", sinks.SharedList),
+    "opens early": Broken("sink-untouched", sinks.OpensEarly, also("abort-keeps")),
+    "refuses late": Broken("sink-refuses", sinks.RefusesLate),
+    "commits later": Broken("sink-commit", sinks.CommitsLater),
+    "complete before commit": Broken("sink-commit-last", sinks.NamesItAtTheEnd),
+    "commits in close": Broken("sink-close", sinks.CommitsInClose),
+    "abort leaves it": Broken("sink-abort", sinks.AbortLeavesIt, also("cancel-idle")),
+    "abort deletes the old": Broken("sink-abort-keeps", sinks.AbortDeletesTheOld),
+    "abort deletes the new": Broken(
+        "sink-abort-after-commit", sinks.AbortDeletesTheNew, also("again")
+    ),
+    "closes once": Broken("sink-again", sinks.ClosesOnce),
+    "a file is left": Broken("sink-releases", sinks.LeavesAFile),
+    "a thread is left": Broken("sink-releases", sinks.LeavesAThread),
+    "swallows in write": Broken(
+        "sink-errors", GoodSink, options={"failing": made_by(sinks.SwallowsInWrite)[0]}
+    ),
+    "swallows in close": Broken(
+        "sink-errors", GoodSink, options={"failing": made_by(sinks.SwallowsInClose)[0]}
+    ),
+    "an error of its own": Broken(
+        "sink-error-kind", GoodSink, options={"failing": made_by(sinks.OwnError)[0]}
+    ),
+    "another digest": Broken("sink-digests", with_sink(new_hash=staticmethod(hashlib.md5))),
+    "one hash for all": Broken("sink-digests", sinks.OneHash, ALL),
+    "digests not taken": Broken("sink-digests", with_writer(digested=None)),
+    "half of an ability": Broken("sink-abilities", with_sink(segment_size=None), ALL),
+    "a flush that ends all": Broken("sink-flush", sinks.FlushEnds, also("writers")),
+    "keep_alive writes": Broken("sink-keep-alive", sinks.KeepAliveWrites),
+    "keep_alive before begin": Broken("sink-keep-alive", sinks.KeepAliveNeedsBegin),
+    "lost for ever": Broken("sink-lost", sinks.NeverForgets, ALL),
+    "cancels once": Broken("sink-cancel-idle", sinks.CancelsOnce),
+    "cancel breaks abort": Broken("sink-cancel-idle", sinks.CancelBreaksAbort),
+}
+
+
+@pytest.mark.parametrize("broken", BROKEN.values(), ids=BROKEN)
+def test_a_broken_sink_is_found_by_the_clause_that_it_breaks(broken: Broken) -> None:
+    report = check_sink(*made_by(broken.kind), size=SIZE, **broken.options)
+    assert broken.clause in report.failed, report
+    assert report.failed.keys() <= {broken.clause, *broken.also}, report
+    with pytest.raises(AssertionError, match=f"BROKEN {broken.clause}: "):
+        report.raise_()
+
+
+def test_each_clause_has_a_broken_sink() -> None:
+    assert {broken.clause for broken in BROKEN.values()} == ALL
+
+
+@pytest.mark.parametrize("sequential", [False, True])
+def test_the_good_sink_keeps_all_clauses(sequential: bool) -> None:
+    kind = with_sink(sequential=sequential)
+    threads = threading.enumerate()
+    report = check_sink(*made_by(kind), failing=FULL)
+    report.raise_()
+    assert len(report) == len(SINK_CLAUSES)
+    skipped = {"sink-refuses"}
+    if sequential:
+        skipped |= {"sink-order", "sink-writers", "sink-zero-then-data"}
+    assert report.skipped.keys() == skipped
+    assert threading.enumerate() == threads
+
+
+@pytest.mark.parametrize(("clause", "check"), sink_checks())
+def test_the_checks_can_be_run_one_by_one(clause: str, check: Callable[..., None]) -> None:
+    check(*sinks.memory_sink(), existing="none")
+
+
+def test_a_sink_that_hangs_is_found() -> None:
+    over = threading.Event()
+    check = dict(sink_checks())["sink-commit"]
+    make, read_back = made_by(with_sink(commit=lambda _: over.wait()))
+    with pytest.raises(AssertionError, match=r"it hangs: not done after 0.2 seconds; .*<lambda>"):
+        check(make, read_back, size=SIZE, limit=0.2)
+    over.set()
+
+
+NO_PYTEST = """
+import sys
+sys.modules["pytest"] = sys.modules["_pytest"] = None
+from pathlib import Path
+from tapestream import RawImageSink
+from tapestream.testing import check_sink
+
+def make(directory):
+    return RawImageSink(directory / "disk.img")
+
+def read_back(directory):
+    image = directory / "disk.img"
+    return image.read_bytes() if image.exists() else None
+
+report = check_sink(make, read_back, existing="overwritten")
+print(report)
+report.raise_()
+"""
+
+
+def test_it_works_where_pytest_is_not_installed() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", NO_PYTEST], check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{len(SINK_CLAUSES)} clauses: " in done.stdout
