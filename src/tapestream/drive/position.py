@@ -230,7 +230,7 @@ class PositionedDrive:
 
     def eject(self) -> None:
         """Rewind and unload the cartridge."""
-        self._command(Command.EJECT, "eject the cartridge", ask=False)
+        self._command(Command.EJECT, "eject the cartridge")
         self.release()
 
     def erase(self) -> None:
@@ -246,7 +246,6 @@ class PositionedDrive:
         size.
         """
         number("the block size", size, most=_MOST)
-        self._ready()
         self._command(Command.SET_BLOCK_SIZE, f"set the block size to {size}", size)
         self._block_size = self.status().block_size
 
@@ -506,7 +505,7 @@ class PositionedDrive:
         Raises:
             PositionLostError: The tape was moved, or its position is not known.
         """
-        expected, found = self._position, _found(device)
+        expected, (found, _) = self._position, _found(device)
         assert expected is not None
         blocks = size // self._block_size if self._block_size else 1
         # The driver may report only now that the record before could not be written.
@@ -643,8 +642,8 @@ class PositionedDrive:
                 raise
             return self._device
 
-    def _command(self, command: Command, doing: str, count: int = 1, *, ask: bool = True) -> None:
-        """Do a command, then ask the drive for the position and trust it, unless `ask` is False."""
+    def _command(self, command: Command, doing: str, count: int = 1) -> None:
+        """Do a command, then ask the drive for the position and trust it."""
         if self._writing and command is not Command.WRITE_FILEMARKS:
             self._check_position()
         with self._errors(f"cannot {doing}"):
@@ -660,7 +659,7 @@ class PositionedDrive:
                 self._writing = False
                 self._at_end = command is Command.WRITE_FILEMARKS
                 self._miscounts = self._miscounts and command not in _FORGETS_COUNT
-                if ask:
+                if command is not Command.EJECT:
                     self._ask_position(device, command)
             except OSError as e:
                 before = self._position
@@ -706,7 +705,7 @@ class PositionedDrive:
         """
         if self._position is None:
             return 0
-        found = _found(device)
+        found, _ = _found(device)
         with suppress(OSError):
             if isinstance(found, int) and (found or Flag.END_OF_DATA in device.status().flags):
                 self._position = found
@@ -739,11 +738,7 @@ class PositionedDrive:
         """
         device, expected = self._ready(), self._position
         assert expected is not None
-        found: int | str
-        try:
-            found, warned = _position(device)
-        except OSError as e:
-            found, warned = _reason(e), False
+        found, warned = _found(device)
         if isinstance(found, int) and expected == _MOVED:
             expected = found
         if found != expected:
@@ -830,16 +825,12 @@ def _position(device: TapeDevice) -> tuple[int, bool]:
         return device.position(), True
 
 
-def _found(device: TapeDevice) -> int | str:
-    """The position of a tape, or why the drive does not report it."""
+def _found(device: TapeDevice) -> tuple[int | str, bool]:
+    """The same as `_position`, or why the drive does not report the position."""
     try:
-        return _position(device)[0]
+        return _position(device)
     except OSError as e:
-        return _reason(e)
-
-
-def _reason(error: OSError) -> str:
-    return error.strerror or str(error)
+        return e.strerror or str(e), False
 
 
 _KINDS: dict[int, type[LocalIOError]] = {

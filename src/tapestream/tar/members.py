@@ -6,9 +6,6 @@ import io
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from itertools import islice
-from typing import Protocol
-
-from typing_extensions import Buffer
 
 from ..errors import (
     CorruptStreamError,
@@ -20,6 +17,7 @@ from ..errors import (
 from ..model.formats import packer_of
 from . import extended
 from . import format as fmt
+from .lookahead import LookAhead, Readable
 
 # Bytes per read. A header's size field may be wrong, so memory is taken only as the bytes arrive.
 READ_STEP = fmt.MIB
@@ -33,18 +31,7 @@ _FIRST = b"backup-info.json\0"
 _TIME = slice(136, 148)
 
 
-class Readable(Protocol):
-    """Where members are read from: a medium, or a medium with zeros for unreadable places."""
-
-    @property
-    def name(self) -> str:
-        """The medium's name, for people."""
-
-    def readinto(self, buffer: memoryview) -> int:
-        """Read at least one byte; return 0 at the end."""
-
-
-class MemberReader:
+class MemberReader(LookAhead):
     """Reads members from a stream, one after another.
 
     The header of the next member is read together with the padding before it, and kept until that
@@ -54,31 +41,23 @@ class MemberReader:
     part of the header that they extend.
 
     Attributes:
-        offset: How many bytes were read.
         extension: Bytes of extension headers before the last undamaged header.
         left: How many bytes of the member are not read yet.
         is_at_header: True if a block for the next member's header was read, damaged or not.
     """
 
     def __init__(self, stream: Readable) -> None:
-        self._stream = stream
-        self.offset = 0
+        super().__init__(stream)
         self.extension = 0
         self.left = 0
         self.is_at_header = False
         self._header: fmt.Header | None = None
         self._problem: CorruptStreamError | None = None  # what is wrong with the next header
         self._pad = 0
-        self._ahead = memoryview(b"")
         self._block = b""
         self._name = ""
         self._unfilled = 0
         self._time: bytes | None = None
-        self._error: IncompleteStreamError | LocalIOError | None = None
-
-    def go_on_with(self, stream: Readable) -> None:
-        """Read the rest from another object, which is at the same place of the stream."""
-        self._stream, self._error = stream, None
 
     def read_first_member(self, name: str, limit: int) -> bytes:
         """Read the first member of the stream.
@@ -106,11 +85,6 @@ class MemberReader:
         if header is None or header.name != name:
             raise foreign
         return self.read_member(name, limit)
-
-    @property
-    def ahead(self) -> int:
-        """How many bytes after `offset` are in memory already."""
-        return len(self._ahead)
 
     def header(self) -> fmt.Header | None:
         """The next member's header, which stays the next; None at the end of the archive.
@@ -241,12 +215,6 @@ class MemberReader:
         """Whether the data after the damaged header of the next member begins with `start`."""
         return self._next_bytes(len(start)) == start
 
-    def _next_bytes(self, length: int) -> bytes:
-        """The next bytes of the stream, which stay to be read."""
-        ahead = memoryview(bytearray(length))
-        self._push_back(ahead[: self._fill(ahead)])
-        return bytes(self._ahead[:length])
-
     def look_ahead(
         self, wanted: Callable[[fmt.Header], bool], begin: int, end: int
     ) -> tuple[int, fmt.Header | None]:
@@ -277,15 +245,6 @@ class MemberReader:
                 here += fmt.BLOCK
         self._push_back(ahead)
         return here, found
-
-    def _read_on(self, length: int) -> bytearray:
-        """Read up to `length` bytes; an error ends this, and is raised when the rest is read."""
-        data = bytearray(length)
-        begin = self.offset
-        with suppress(LocalIOError, IncompleteStreamError):
-            self._fill(memoryview(data))
-        count = self.offset - begin
-        return data if count == length else data[:count]
 
     def is_header_after(
         self, starts: tuple[bytes, ...], size: int, peek: Callable[[int, int], bytes | None]
@@ -340,12 +299,6 @@ class MemberReader:
         else:
             self.enter_as("what was passed over", distance)
             self.skip(distance)
-
-    def _push_back(self, data: Buffer) -> None:
-        """Put back the bytes that were read last, so that they are read once more."""
-        data = memoryview(data)
-        self.offset -= len(data)
-        self._ahead = memoryview(bytes(data) + self._ahead) if self._ahead else data
 
     def readinto(self, view: memoryview) -> None:
         """Fill the view with data of the member."""
@@ -446,35 +399,11 @@ class MemberReader:
         where = f"{self._stream.name} ends after {self.offset} bytes, in {self._name}"
         return IncompleteStreamError(where, hint=hint)
 
-    def _fill(self, view: memoryview) -> int:
-        done = len(self._ahead[: len(view)])
-        view[:done], self._ahead = self._ahead[:done], self._ahead[done:] or memoryview(b"")
-        self.offset += done
-        while done < len(view):
-            count = self._read(view[done:])
-            if count == 0:
-                break
-            done += count
-            self.offset += count
-        return done
-
-    def _read(self, view: memoryview) -> int:
-        """Read from the stream; after an error while looking ahead, raise that error again."""
-        if self._error is not None:
-            raise self._error
-        try:
-            return self._stream.readinto(view)
-        except (IncompleteStreamError, LocalIOError) as e:
-            self._error = e
-            raise
-
 
 def _foreign(message: str, start: bytes) -> ForeignStreamError:
     packer = packer_of(start)
-    if packer is None:
-        return ForeignStreamError(message)
     hint = f"It is compressed with {packer}: read what '{packer} -dc' writes into a pipe."
-    return ForeignStreamError(message, hint=hint)
+    return ForeignStreamError(message, hint=hint if packer else None)
 
 
 def _unfilled(header: bytes, extension: int) -> int:

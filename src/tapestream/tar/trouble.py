@@ -13,8 +13,8 @@ from __future__ import annotations
 from ..errors import DigestMismatchError, TapestreamError
 from ..model.damage import Damage, Findings
 from .format import Member
+from .lookahead import Readable
 from .medium import InputMedium
-from .members import Readable
 from .table import MemberTable
 from .zerofill import ZeroFilledInput
 

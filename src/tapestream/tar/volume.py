@@ -21,8 +21,9 @@ from ..model.extents import Extents
 from ..model.info import BackupInfo, describe
 from . import format as fmt
 from .digests import hex_digest
+from .lookahead import Readable
 from .medium import InputMedium, VolumeId
-from .members import MemberReader, Readable
+from .members import MemberReader
 from .preamble import Preamble, attachment_member, resembles
 from .table import MemberTable
 from .trouble import STRICT, Trouble
