@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, cast
 
 from .._process import OfThisProcess
 from .._version import __version__
-from ..arguments import function, path
+from ..arguments import function
 from ..backend.abilities import Hash
 from ..backend.protocols import Sink, Writer
-from ..drive.paths import is_tape
 from ..errors import LocalIOError, TapestreamError, UsageError
 from ..files.outputs import BinaryOutput, open_output
 from ..model.extents import Extents
@@ -25,6 +24,7 @@ from ..tar.manifest import ManifestBuilder
 from ..tar.medium import OutputMedium
 from ..tar.preamble import Preamble, attachment_member, check_new_name
 from ..tar.writer import TarWriter
+from .drives import drive_of
 
 if TYPE_CHECKING:
     from ..tape.drive import TapeDrive
@@ -229,17 +229,13 @@ class TarStreamSink(OfThisProcess, Sink):
 def _open_tape(
     target: object, record_size: int | None, on_volume_full: LoadVolume | None
 ) -> TapeOutput | None:
-    """Open the target if it is a tape; return None for other targets.
-
-    The modules for tapes are imported here, because most programs do not write to tape.
-    """
-    if isinstance(target, (str, os.PathLike)) and not is_tape(path("target", target)):
-        return None
-    from ..tape.output import TapeOutput  # noqa: PLC0415
-    from ..tape.volumes import drive_of  # noqa: PLC0415
-
+    """Open the target if it is a tape; return None for other targets."""
     drive = drive_of(target)
-    return None if drive is None else TapeOutput(drive, record_size, on_volume_full)
+    if drive is None:
+        return None
+    from ..tape.output import TapeOutput  # noqa: PLC0415 - see `drive_of`
+
+    return TapeOutput(drive, record_size, on_volume_full)
 
 
 def _now() -> datetime:

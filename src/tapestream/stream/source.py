@@ -8,10 +8,9 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, cast
 
 from .._process import OfThisProcess
-from ..arguments import flag, function, number, path
+from ..arguments import flag, function, number
 from ..backend.protocols import Reader, Source
 from ..backend.running import joins
-from ..drive.paths import is_tape
 from ..errors import LocalIOError, StreamError, UsageError, WrongTapeError
 from ..files.inputs import BinaryInput, open_input
 from ..model.damage import Findings
@@ -19,6 +18,7 @@ from ..model.expected import Expected, IndexEntry, expected_of
 from ..model.extents import Extents
 from ..model.info import BackupInfo
 from ..tar.trouble import STRICT, Lenient, Trouble
+from .drives import drive_of
 from .sessions import StreamSessions
 
 if TYPE_CHECKING:
@@ -247,21 +247,14 @@ class TarStreamSource(OfThisProcess, Source):
 def _open_tape(
     target: object, file: int | None, expected: Expected | None, on_next_volume: LoadVolume | None
 ) -> TapeInput | None:
-    """Open the target if it is a tape; return None for other targets.
-
-    The modules for tapes are imported here, because most programs do not read from tape.
-    """
-    if isinstance(target, (str, os.PathLike)) and not is_tape(path("target", target)):
-        drive = None
-    else:
-        from ..tape.input import TapeInput  # noqa: PLC0415
-        from ..tape.volumes import drive_of  # noqa: PLC0415
-
-        drive = drive_of(target)
+    """Open the target if it is a tape; return None for other targets."""
+    drive = drive_of(target)
     if drive is None:
         if file is not None:
             raise UsageError("only a tape has files: file= must be None for other targets")
         return None
+    from ..tape.input import TapeInput  # noqa: PLC0415 - see `drive_of`
+
     if expected is None:
         return TapeInput(drive, file, on_next_volume)
     try:

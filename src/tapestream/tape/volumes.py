@@ -1,15 +1,12 @@
-"""Asks the user's callback to load a tape, until the right one is loaded; opens drives by path."""
+"""Asks the user's callback to load a tape, until the right one is loaded."""
 
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from ..arguments import path
 from ..drive.lease import Lease
-from ..drive.paths import is_tape
 from ..errors import (
     BlockSizeError,
     EndOfTapeError,
@@ -102,21 +99,6 @@ def _wait_for_cartridge(lease: Lease[TapeDrive]) -> None:
         if drive.status().is_empty:
             raise
         drive.raw.wait_ready(check=lease.check_cancelled)
-
-
-def drive_of(target: object) -> TapeDrive | None:
-    """The drive, if the target is a drive or the path of one; None for other targets.
-
-    A drive that is opened here, by its path, is closed whenever its stream does not use it, so that
-    another stream can open it by its path, too.
-    """
-    if isinstance(target, TapeDrive):
-        return target
-    if isinstance(target, (str, os.PathLike)):
-        name = path("target", target)
-        if is_tape(name):
-            return closed_when_unused(TapeDrive(name))
-    return None
 
 
 def closed_when_unused(drive: TapeDrive) -> TapeDrive:
