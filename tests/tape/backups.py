@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from tapestream import BackupInfo, Extent, TarStreamSink, TarStreamSource, copy
-from tapestream.drive.position import OpenDevice
+from tapestream.drive.opening import OpenDevice
 from tapestream.engine.copy import CopyResult
 from tapestream.model.extents import Kind
 from tapestream.tape import TapeDrive, TapeEntry, VolumeRequest

@@ -8,24 +8,21 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from typing import Protocol
 
 from ..arguments import function, number
 from ..arguments import path as checked_path
 from ..errors import (
-    DriveBusyError,
     EndOfTapeError,
-    LocalIOError,
     NoMediumError,
-    NotATapeError,
     PositionLostError,
     TapeError,
     UsageError,
     WriteProtectedError,
 )
 from .device import Command, Flag, StDevice, TapeDevice
+from .opening import OpenDevice, open_tape, translated
 from .paths import check_path
+from .status import TapeStatus, tape_status
 
 log = logging.getLogger("tapestream.tape")
 
@@ -36,8 +33,6 @@ POLL_SECONDS = 1.0
 CHECK_SECONDS = 0.2
 # Seconds. A drive needs 15 to 60 s to load a cartridge; the kernel also waits for two minutes.
 LOAD_SECONDS = 120.0
-# The driver refuses the first command after a cartridge was loaded, to report the change.
-_OPEN_ATTEMPTS = 3
 # The driver's errors for a record that is too large for the drive or the host adapter.
 _TOO_LARGE = (errno.EINVAL, errno.EBUSY)
 # Positions that are not block numbers: moved by reading an unknown number of blocks, and unknown
@@ -66,46 +61,6 @@ _FINDS_PLACE = frozenset({Command.REWIND, Command.SEEK, Command.END_OF_DATA})
 _PASSES_FILES = frozenset({Command.FORWARD_FILES, Command.BACKWARD_FILES, Command.END_OF_DATA})
 _FORGETS_COUNT = frozenset({Command.REWIND, Command.SEEK})
 _SMALLER = "Pass a smaller record_size, or in fixed mode a multiple of the block size."
-
-
-@dataclass(frozen=True)
-class TapeStatus:
-    """The state of a drive, as it reports it.
-
-    Attributes:
-        online: A cartridge is loaded and ready.
-        write_protected: The cartridge cannot be written.
-        file: Number of the tape file at which the tape stands, from 0; None when the driver has
-            lost count, as after a seek.
-        block: Number of the block in that file; None when the driver has lost count.
-        block_size: Size of all blocks in bytes; 0 in variable mode.
-        density: Density code of the cartridge, as `mt status` shows it.
-        at_beginning: The tape stands at its beginning.
-        at_filemark: The tape stands directly after a filemark.
-        at_end_of_data: There is nothing after this place.
-        at_end_of_tape: The tape stands in the early-warning zone at its end, or after it.
-        is_empty: There is no cartridge in the drive. A drive that is still loading a cartridge is
-            neither `online` nor `is_empty`.
-    """
-
-    online: bool
-    write_protected: bool
-    file: int | None
-    block: int | None
-    block_size: int
-    density: int
-    at_beginning: bool
-    at_filemark: bool
-    at_end_of_data: bool
-    at_end_of_tape: bool
-    is_empty: bool
-
-
-class OpenDevice(Protocol):
-    """Opens the device of a drive: `StDevice`, or a replacement for it."""
-
-    def __call__(self, path: str, *, read_only: bool) -> TapeDevice:
-        """Open the device; raise OSError if that fails."""
 
 
 class PositionedDrive:
@@ -174,23 +129,11 @@ class PositionedDrive:
             TapeError: The device cannot be opened, or does not answer.
         """
         with self._errors("cannot get its status"):
-            flags, file, block, block_size, density = self._opened().status()
-        if Flag.ONLINE not in flags:
+            status = self._opened().status()
+        if Flag.ONLINE not in status.flags:
             # The driver notices a new cartridge only when the device is opened.
             self.release()
-        return TapeStatus(
-            online=Flag.ONLINE in flags,
-            write_protected=Flag.WRITE_PROTECTED in flags,
-            file=None if file < 0 or self._miscounts else file,
-            block=None if block < 0 else block,
-            block_size=block_size,
-            density=density,
-            at_beginning=Flag.BEGINNING in flags,
-            at_filemark=Flag.FILEMARK in flags,
-            at_end_of_data=Flag.END_OF_DATA in flags,
-            at_end_of_tape=Flag.END_OF_TAPE in flags,
-            is_empty=Flag.NO_MEDIUM in flags,
-        )
+        return tape_status(status, is_counted=not self._miscounts)
 
     def wait_ready(
         self,
@@ -598,22 +541,11 @@ class PositionedDrive:
 
     def _opened(self) -> TapeDevice:
         if self._device is None:
-            self._device = self._open()
+            self._device, self._read_only = open_tape(
+                self._open_device, self.path, read_only=self._read_only
+            )
             self.open_count += 1
         return self._device
-
-    def _open(self) -> TapeDevice:
-        left = _OPEN_ATTEMPTS
-        while True:
-            try:
-                return self._open_device(self.path, read_only=self._read_only)
-            except OSError as e:
-                left -= 1
-                if e.errno == errno.EROFS and not self._read_only:
-                    self._read_only = True  # and try again, even if that was the last attempt
-                elif e.errno != errno.EIO or left <= 0:
-                    hint = _NOT_PERMITTED if e.errno in (errno.EACCES, errno.EPERM) else None
-                    raise _translated(e, f"cannot open {self.path}", hint) from e
 
     def _ready(self) -> TapeDevice:
         """The device, with a cartridge; after this, `_position` is a block, `_MOVED` or `_LOST`."""
@@ -629,7 +561,7 @@ class PositionedDrive:
                 self._confirm(device.position())
             except OSError as e:
                 if e.errno != errno.EIO:
-                    raise _translated(e, f"{self.path}: cannot get its position") from e
+                    raise translated(e, f"{self.path}: cannot get its position") from e
                 self._lose()  # after a reset, newer drivers report no position before a rewind
         return device
 
@@ -799,7 +731,7 @@ class PositionedDrive:
             yield
         except OSError as e:
             self._position_is_checked = False
-            raise _translated(e, f"{self.path}: {doing}") from e
+            raise translated(e, f"{self.path}: {doing}") from e
 
 
 def _sleep(seconds: float, check: Callable[[], object] | None) -> None:
@@ -831,21 +763,3 @@ def _found(device: TapeDevice) -> tuple[int | str, bool]:
         return _position(device)
     except OSError as e:
         return e.strerror or str(e), False
-
-
-_KINDS: dict[int, type[LocalIOError]] = {
-    errno.ENOSPC: EndOfTapeError,
-    errno.ENOMEDIUM: NoMediumError,
-    errno.EROFS: WriteProtectedError,
-    errno.EBUSY: DriveBusyError,
-    errno.ENXIO: NotATapeError,
-    errno.ENODEV: NotATapeError,
-    errno.ENOTTY: NotATapeError,
-}
-
-
-_NOT_PERMITTED = "On most systems, whoever uses a tape drive must be in the group 'tape'."
-
-
-def _translated(error: OSError, doing: str, hint: str | None = None) -> LocalIOError:
-    return _KINDS.get(error.errno or 0, TapeError)(doing, error, hint=hint)

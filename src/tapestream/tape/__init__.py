@@ -8,7 +8,7 @@ from .._lazy import lazy
 
 if TYPE_CHECKING:
     from ..drive.device import Command, DeviceStatus, Flag, StDevice, TapeDevice
-    from ..drive.position import TapeStatus
+    from ..drive.status import TapeStatus
     from .backups import CatalogBackup, CatalogVolume
     from .catalog import Catalog
     from .drive import TapeDrive
@@ -21,7 +21,7 @@ else:
         __name__,
         {
             "..drive.device": "Command DeviceStatus Flag StDevice TapeDevice",
-            "..drive.position": "TapeStatus",
+            "..drive.status": "TapeStatus",
             ".backups": "CatalogBackup CatalogVolume",
             ".catalog": "Catalog",
             ".drive": "TapeDrive",

@@ -14,7 +14,9 @@ from ..arguments import flag
 from ..backend.closing import Closing
 from ..cancel import Cancel, check_cancel
 from ..drive.lease import FairLock, Lease
-from ..drive.position import OpenDevice, PositionedDrive, TapeStatus
+from ..drive.opening import OpenDevice
+from ..drive.position import PositionedDrive
+from ..drive.status import TapeStatus
 from ..errors import (
     BlockSizeError,
     NoMediumError,
