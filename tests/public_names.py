@@ -92,11 +92,13 @@ NAMES: tuple[object, ...] = (
     tests.MemorySource,
     tests.Pattern,
     tests.check_sink,
+    tests.check_source,
     tests.compare_images,
     tests.create_image,
     tests.image_info,
     tests.serve_image,
     tests.sink_checks,
+    tests.source_checks,
     tests.virtual_size,
     tests.write_pattern,
 )

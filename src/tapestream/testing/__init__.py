@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     )
     from .kit import ContractReport
     from .kit_sink import check_sink, sink_checks
+    from .kit_source import check_source, source_checks
     from .memory import MemorySink, MemorySource, Pattern
 else:
     # The same names once more; tests/test_names.py compares them.
@@ -34,6 +35,7 @@ else:
             "virtual_size write_pattern",
             ".kit": "ContractReport",
             ".kit_sink": "check_sink sink_checks",
+            ".kit_source": "check_source source_checks",
             ".memory": "MemorySink MemorySource Pattern",
         },
     )
@@ -46,11 +48,13 @@ __all__ = [
     "MemorySource",
     "Pattern",
     "check_sink",
+    "check_source",
     "compare_images",
     "create_image",
     "image_info",
     "serve_image",
     "sink_checks",
+    "source_checks",
     "virtual_size",
     "write_pattern",
 ]

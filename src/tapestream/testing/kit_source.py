@@ -1,0 +1,82 @@
+"""check_source: proves that a source keeps the contract, clause by clause."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from .kit import LIMIT, Clause, ContractReport, checks, examine
+from .kit_reading import MakeSource, SourceCase
+from .kit_source_abilities import ABILITIES
+from .kit_source_data import DATA
+from .kit_source_end import END
+from .memory import Content
+
+SOURCE_CLAUSES = tuple(Clause.of(check) for check in (*DATA, *END, *ABILITIES))
+
+
+def check_source(
+    make: MakeSource,
+    content: Content | None = None,
+    *,
+    failing: MakeSource | None = None,
+    blocking: MakeSource | None = None,
+    limit: float = LIMIT,
+    expected_failures: Mapping[str, str] | None = None,
+) -> ContractReport:
+    """Find out whether a source keeps the contract of a backend; see docs/own-backend.md.
+
+    Each clause is checked with new sources, which are read in all ways in which `copy` may read
+    them, and closed. No test framework is needed::
+
+        check_source(lambda: MySource("disk"), Path("disk.raw").read_bytes()).raise_()
+
+    Use a small disk, of up to some MiB: it is kept in memory, and read about a hundred times. So
+    that every clause can be asked, it has several data extents with zeros between them, and an odd
+    size. Check a full backup and an incremental one.
+
+    Args:
+        make: Returns a new source, open and unread. Each time, it has the same disk.
+        content: All bytes of the disk. In an incremental backup, only what has changed is compared.
+            None to ask nothing about that; what the source delivers is then only compared with what
+            it delivers when it is read in another way.
+        failing: As `make`, but a part of the data cannot be read, or is damaged. None to ask
+            nothing about errors.
+        blocking: As `make`, but one of the calls blocks until it is cancelled, as when a server
+            does not reply. None to ask nothing about that.
+        limit: Seconds that one check may take. After that, the source counts as hanging.
+        expected_failures: Clauses that the source is known to break, each with the reason. If it
+            keeps one of them, that is a failure.
+
+    Returns:
+        What was found; its `raise_` raises if any clause is broken.
+
+    Raises:
+        UsageError: A clause that is expected to fail does not exist.
+    """
+    case = SourceCase(make, content, failing, blocking, limit=limit)
+    return examine(SOURCE_CLAUSES, case, expected_failures)
+
+
+def source_checks(
+    expected_failures: Mapping[str, str] | None = None,
+) -> list[tuple[str, Callable[..., None]]]:
+    """The checks of `check_source` one by one, for a test framework.
+
+    With pytest, each is a test of its own::
+
+        @pytest.mark.parametrize(("clause", "check"), source_checks())
+        def test_my_source(clause, check):
+            check(make, content)
+
+    Args:
+        expected_failures: As for `check_source`.
+
+    Returns:
+        The id of each clause, and a function that takes the arguments of `check_source` up to
+        `limit`. It raises if the source breaks the clause, and `unittest.SkipTest` if the clause
+        cannot be asked, or fails as expected.
+
+    Raises:
+        UsageError: A clause that is expected to fail does not exist.
+    """
+    return checks(SOURCE_CLAUSES, SourceCase, expected_failures)
