@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 
 from typing_extensions import override
@@ -12,10 +12,10 @@ from typing_extensions import override
 from ..drive.records import RECORD_SIZE, RecordPool, RecordWriter, check_record_size
 from ..errors import EndOfTapeError, TapeError, WriteProtectedError, WrongTapeError
 from ..model.info import BackupInfo
-from ..tar.medium import Lender, OutputMedium, VolumeId
+from ..tar.medium import Lender, OutputMedium, VolumeFull, VolumeId
 from .drive import TapeDrive
 from .label import NO_LABEL
-from .replay import ReplayBuffer
+from .replay import TapeFile
 from .report import TapeLabel, TapePlace, TapeReport
 from .volumes import LoadVolume, VolumeRequest, place_in_words, request_volume
 
@@ -48,9 +48,9 @@ class TapeOutput(OutputMedium):
         check_record_size(self.record_size)
         self._on_volume_full = on_volume_full
         self._lease = drive.turn()
-        self._file: ReplayBuffer | None = None
+        self._file: TapeFile | None = None
         # The tape file on the tape before, until what it did not hold is written again.
-        self._before: ReplayBuffer | None = None
+        self._before: TapeFile | None = None
         self._began_empty = False
         self._volume = 1
         self._places: list[TapePlace] = []
@@ -88,7 +88,7 @@ class TapeOutput(OutputMedium):
                 self._lease.acquire()
                 _append(self._lease.drive, self._lease.check_cancelled)
                 self._file = self._begin_file()
-            self._file.write(data)
+            _write(self._file, data)
 
     @override
     def lender(self) -> Lender | None:
@@ -102,10 +102,15 @@ class TapeOutput(OutputMedium):
     def boundary(self, start: int | None) -> None:
         assert self._file is not None
         if self._before is None:
-            return self._file.boundary(start)
+            self._file.boundary(start)
+            return
         before, self._before = self._before, None
         with self._errors():
-            return self._file.replay(before)
+            for piece in self._file.take_over(before):
+                with suppress(VolumeFull):  # all of it must get into records, to be written again
+                    _write(self._file, piece)
+            if self._file.writer.is_full:
+                raise VolumeFull(self._file.start)
 
     @override
     def next_volume(self, volume: VolumeId, left: int) -> None:
@@ -176,7 +181,7 @@ class TapeOutput(OutputMedium):
             self._ended,
         )
 
-    def _begin_file(self) -> ReplayBuffer:
+    def _begin_file(self) -> TapeFile:
         drive = self._lease.drive
         drive.raw.begin_file()
         if drive.raw.expected_block() == 0:
@@ -195,7 +200,7 @@ class TapeOutput(OutputMedium):
                 label.replaces,
             )
         )
-        return ReplayBuffer(writer)
+        return TapeFile(writer)
 
     def _end_file(self) -> None:
         """Write the filemark; keep the records that the next volume needs."""
@@ -222,6 +227,20 @@ class TapeOutput(OutputMedium):
         except TapeError as e:
             e.add_context(self.name, self._lease.drive.path)
             raise
+
+
+def _write(file: TapeFile, data: memoryview | bytes) -> None:
+    """Put data into the records of a tape file, and write those that are full.
+
+    Raises:
+        VolumeFull: The tape is full. The data is in records all the same.
+    """
+    try:
+        file.writer.write(data)
+    except EndOfTapeError as e:
+        file.confirm()
+        raise VolumeFull(file.start) from e
+    file.confirm()
 
 
 def _append(drive: TapeDrive, check: Callable[[], object]) -> None:

@@ -1,23 +1,21 @@
-"""The replay buffer: the data that is written again on the next tape if this one does not hold it.
+"""What of a tape file must be written again on the next tape, if this one does not hold it.
 
     preamble │ member │ member │ mem        the records of a tape file, in memory
                       ▲    ▲   ▲
           start of replay  │   length: bytes that were put into records
                            accepted: bytes that are on tape
 
-The records themselves are the buffer, so nothing is copied for it. It holds up to one member of the
-tar, one record that is not yet full, and the data of one write.
+The records themselves are the replay buffer, so nothing is copied for it. It holds up to one member
+of the tar, one record that is not yet full, and the data of one write.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from contextlib import suppress
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from ..drive.records import RecordWriter
-from ..errors import EndOfTapeError
-from ..tar.medium import VolumeFull
 
 
 class Boundary(NamedTuple):
@@ -32,8 +30,8 @@ class Boundary(NamedTuple):
     start: int
 
 
-class ReplayBuffer:
-    """One tape file, and the members in it that are not known to be on tape.
+class TapeFile:
+    """One tape file, and which members in it are not known to be on tape.
 
     A member has the same bytes on any volume, so they can be written again as they are.
 
@@ -75,47 +73,28 @@ class ReplayBuffer:
         end = self.writer.length if self._end is None else self._end
         return end - self._boundaries[0].offset
 
-    def write(self, data: memoryview | bytes) -> None:
-        """Put data into records; see `RecordWriter.write`.
-
-        Raises:
-            VolumeFull: The tape is full. The data is in records all the same.
-        """
-        try:
-            self.writer.write(data)
-        except EndOfTapeError as e:
-            self._confirm()
-            raise VolumeFull(self.start) from e
-        self._confirm()
-
     def boundary(self, start: int | None) -> None:
         """See `OutputMedium.boundary`."""
         if start is None:
             self._end = self.writer.length
-            self.writer.stop_lending()  # the rest is not what the lender was asked for
+            self.writer.stop_lending()  # what follows is not the data that the memory was lent for
         else:
             self._boundaries.append(Boundary(self.writer.length, start))
 
-    def replay(self, before: ReplayBuffer) -> None:
-        """Write the members again that the volume before does not hold, and free its records.
-
-        Raises:
-            VolumeFull: This tape does not hold them either. They are all in records of this tape
-                file, to be written again.
-        """
-        first, length = before._boundaries[0].offset, before.length
-        shift = self.writer.length - first
-        self._boundaries.extend(Boundary(b.offset + shift, b.start) for b in before._boundaries)
-        for piece in before.writer.kept(first, first + length):
-            with suppress(VolumeFull):
-                self.write(piece)
-        if self.writer.is_full:
-            raise VolumeFull(self.start)
-
-    def _confirm(self) -> None:
+    def confirm(self) -> None:
         """Free the records of members that are on tape."""
         boundaries, accepted = self._boundaries, self.writer.accepted
         while len(boundaries) > 1 and boundaries[1].offset <= accepted:
             boundaries.popleft()
             self.whole += 1
         self.writer.forget(boundaries[0].offset if boundaries else accepted)
+
+    def take_over(self, before: TapeFile) -> Iterator[memoryview]:
+        """Yield what the tape file before does not hold; it must be written to this one.
+
+        Each record of the file before is free after it was written to this one.
+        """
+        first = before._boundaries[0].offset
+        shift = self.writer.length - first
+        self._boundaries.extend(Boundary(b.offset + shift, b.start) for b in before._boundaries)
+        return before.writer.kept(first, first + before.length)
