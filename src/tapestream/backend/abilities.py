@@ -39,14 +39,15 @@ from inspect import getattr_static
 from types import FunctionType
 from typing import TYPE_CHECKING, Protocol, TypeVar, cast
 
+from .._typing import Buffer
 from ..errors import BackendError
+from ..model.damage import Findings
 from ..model.extents import Run
 
 if TYPE_CHECKING:
-    from typing_extensions import Buffer
-
-    from ..model.damage import Findings
     from .protocols import SourceLike
+else:
+    SourceLike = object  # for typing.get_type_hints: the protocols need this module
 
 A = TypeVar("A")
 

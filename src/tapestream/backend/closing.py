@@ -7,13 +7,10 @@ from abc import abstractmethod
 from collections.abc import Callable
 from functools import partial, wraps
 from types import FunctionType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
+from .._typing import Self
 from .running import end_copy, joins
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
-
 
 log = logging.getLogger("tapestream.copy")
 

@@ -8,17 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from copy import copy
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .._typing import override
+from ..model.damage import Findings
 from ..model.extents import Extent, Extents
 from ..model.info import BackupInfo
 from .abilities import Salvages, ability
 from .checks import done, fill, reader_of, sink_of, source_of, write, writer_of, zero
-from .protocols import Reader, Sink, SinkLike, Source, SourceLike, Writer
-
-if TYPE_CHECKING:
-    from ..model.damage import Findings
+from .protocols import MYPY, Reader, Sink, SinkLike, Source, SourceLike, Writer
 
 
 class ForwardingSource(Source):
@@ -45,6 +43,11 @@ class ForwardingSource(Source):
     @override
     def sequential(self) -> bool:
         return self.wrapped.sequential
+
+    if TYPE_CHECKING and not MYPY:
+        info: BackupInfo | Any
+        max_readers: int | Any
+        sequential: bool | Any
 
     @override
     def extents(self) -> Iterable[Extent]:
@@ -107,6 +110,10 @@ class ForwardingSink(Sink):
     @override
     def sequential(self) -> bool:
         return self.wrapped.sequential
+
+    if TYPE_CHECKING and not MYPY:
+        max_writers: int | Any
+        sequential: bool | Any
 
     @override
     def begin(self, info: BackupInfo, extents: Extents) -> None:

@@ -40,11 +40,15 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..model.extents import Extent, Extents
 from ..model.info import BackupInfo
 from .closing import Closing
+
+# mypy takes this name as True. What only other type checkers see makes plain attributes possible in
+# classes that inherit: pyright refuses one where it finds a property in the base class.
+MYPY = False
 
 
 class Reader(Protocol):
@@ -125,6 +129,11 @@ class SourceLike(Protocol):
 
 class Source(Closing, SourceLike, Protocol):
     """A `SourceLike` to inherit from: it adds `with`, and a `close` that is safe in any thread."""
+
+    if TYPE_CHECKING and not MYPY:
+        info: BackupInfo | Any
+        max_readers: int | Any
+        sequential: bool | Any
 
 
 class Writer(Protocol):
@@ -219,3 +228,7 @@ class SinkLike(Protocol):
 
 class Sink(Closing, SinkLike, Protocol):
     """A `SinkLike` to inherit from: it adds `with`, and a `close` that is safe in any thread."""
+
+    if TYPE_CHECKING and not MYPY:
+        max_writers: int | Any
+        sequential: bool | Any

@@ -13,8 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Generic, Protocol, TypeVar
 
-from typing_extensions import Self
-
+from .._typing import Self
 from ..cancel import Cancel, check_cancel
 from ..errors import TapeError, UsageError
 

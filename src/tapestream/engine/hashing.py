@@ -11,9 +11,9 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-from .._typing import override
+from .._typing import Buffer, override
 from ..backend.abilities import Hash
 from ..backend.checks import info_of, place_of
 from ..backend.forwarding import ForwardingReader, ForwardingSource
@@ -22,9 +22,6 @@ from ..errors import BlockHashMismatchError, UsageError
 from ..model.blockhash import BLOCK_SIZE, BlockHash
 from ..model.extents import Extents, Kind
 from ..model.info import disk_of
-
-if TYPE_CHECKING:
-    from typing_extensions import Buffer
 
 # How many digests of zero blocks are hashed in one call: those of 16 GiB.
 _MANY = 4096

@@ -15,10 +15,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cached_property
-from typing import Any, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, overload
 
 from ..errors import ExtentsError
 from .info import Context
+
+if TYPE_CHECKING:
+    Starts: TypeAlias = array[int]
+else:
+    Starts = array  # it takes no type before Python 3.12
 
 # A disk larger than this could not be addressed by the kernel, nor by our columns.
 MAX_OFFSET = 2**63 - 1
@@ -86,7 +91,7 @@ def cut(start: int, length: int, size: int) -> Iterator[Segment]:
 Run = tuple[int, int, Kind]
 
 
-def within(starts: array[int], size: int, start: int, end: int) -> Iterator[tuple[int, int, int]]:
+def within(starts: Starts, size: int, start: int, end: int) -> Iterator[tuple[int, int, int]]:
     """Yield (number, start, length) of every stretch between two offsets, cut there.
 
     Args:
@@ -137,7 +142,7 @@ class Extents(Sequence[Extent]):
         size: Size of the disk in bytes: where the last extent ends.
     """
 
-    def __init__(self, starts: array[int], flags: bytes, size: int, text: bytes | None) -> None:
+    def __init__(self, starts: Starts, flags: bytes, size: int, text: bytes | None) -> None:
         self._starts = starts
         self._flags = flags
         self.size = size

@@ -8,14 +8,12 @@ from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field, fields
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import Any, Literal, TypedDict
 
+from .._typing import Unpack
 from ..arguments import flag
 from ..errors import UsageError
 from .blockhash import BlockHash
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
 
 Context = Literal["zero", "dirty"]
 

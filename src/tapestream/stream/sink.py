@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from .._process import OfThisProcess
 from .._version import __version__
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from ..tape.output import TapeOutput
     from ..tape.report import TapeReport
     from ..tape.volumes import LoadVolume
+else:
+    TapeDrive = TapeReport = LoadVolume = Any  # for typing.get_type_hints; see `_open_tape`
 
 # Smaller than for files: a part that does not fit on a tape is written again from memory.
 TAPE_PART_SIZE = 64 * fmt.MIB

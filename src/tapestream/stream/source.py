@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from contextlib import suppress
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from .._process import OfThisProcess
 from ..arguments import flag, function, number
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from ..tape.drive import TapeDrive
     from ..tape.input import TapeInput
     from ..tape.volumes import LoadVolume
+else:
+    TapeDrive = LoadVolume = Any  # for typing.get_type_hints; most programs read no tape
 
 log = logging.getLogger("tapestream.tar")
 

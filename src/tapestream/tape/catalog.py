@@ -16,9 +16,8 @@ from contextlib import contextmanager
 from datetime import datetime, timezone
 from typing import Any
 
-from typing_extensions import Unpack
-
 from .._process import OfThisProcess
+from .._typing import Unpack
 from ..arguments import path as checked_path
 from ..backend.closing import Closing
 from ..cancel import Cancel

@@ -7,9 +7,8 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 
-from typing_extensions import Unpack
-
 from .._process import OfThisProcess
+from .._typing import Unpack
 from ..arguments import flag
 from ..backend.closing import Closing
 from ..cancel import Cancel, check_cancel

@@ -7,8 +7,7 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 
-from typing_extensions import override
-
+from .._typing import override
 from ..drive.records import RecordReader
 from ..errors import (
     IncompleteStreamError,

@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 
-from typing_extensions import override
-
+from .._typing import override
 from ..drive.records import RECORD_SIZE, RecordPool, RecordWriter, check_record_size
 from ..errors import EndOfTapeError, TapeError, WriteProtectedError, WrongTapeError
 from ..model.info import BackupInfo

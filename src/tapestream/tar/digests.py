@@ -5,12 +5,10 @@ from __future__ import annotations
 import hashlib
 import zlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
+from .._typing import Buffer
 from ..errors import UsageError
-
-if TYPE_CHECKING:
-    from typing_extensions import Buffer
 
 
 class Hash(Protocol):

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from typing_extensions import override
-
+from .._typing import override
 from ..backend.protocols import Reader
 from ..errors import (
     CorruptStreamError,

@@ -19,9 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from typing_extensions import Self
-
 from .._process import OfThisProcess
+from .._typing import Self
 
 _START_TIMEOUT = 30.0
 _STOP_TIMEOUT = 10.0

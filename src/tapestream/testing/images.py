@@ -13,9 +13,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from typing_extensions import Self
-
 from .._process import OfThisProcess
+from .._typing import Self
 
 _START_TIMEOUT = 30.0
 # At its end, qemu-nbd writes back what it has cached: that may take long.

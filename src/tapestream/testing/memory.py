@@ -16,8 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Literal, Protocol
 
-from typing_extensions import Buffer, override
-
+from .._typing import Buffer, override
 from ..backend.protocols import Reader, Sink, Source, Writer
 from ..model.extents import Extent, Extents, Kind
 from ..model.info import BackupInfo

@@ -7,9 +7,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
-from typing_extensions import Unpack
-
-from .._typing import override
+from .._typing import Unpack, override
 from ..arguments import flag
 from ..backend.checks import (
     device_of,

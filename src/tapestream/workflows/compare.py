@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from typing_extensions import Unpack
-
-from .._typing import override
+from .._typing import Unpack, override
 from ..backend.checks import source_of
 from ..backend.protocols import Sink, SourceLike, Writer
 from ..backend.running import uses

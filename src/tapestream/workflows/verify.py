@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from typing_extensions import Unpack
-
+from .._typing import Unpack
 from ..backend.abilities import Salvages, ability
 from ..backend.checks import class_of, digest_name_of, info_of, source_of
 from ..backend.protocols import SourceLike
