@@ -77,8 +77,11 @@ def pyright() -> str | None:
     found = shutil.which("pyright", path=Path(sys.executable).parent) or shutil.which("pyright")
     if found is None:
         return None
-    runs = subprocess.run([found, "--version"], capture_output=True, check=False)
-    return found if runs.returncode == 0 else None
+    try:
+        subprocess.run([found, "--version"], capture_output=True, check=True, timeout=120)
+    except subprocess.SubprocessError:
+        return None
+    return found
 
 
 def test_pyright_accepts_the_examples_and_the_code_of_users(

@@ -2,8 +2,9 @@
 
     ability(source, Rewinds)  ->  the source, what it wraps, or None
 
-A backend has an ability if it has its members. It need not inherit from the protocol. Code that
-needs an ability asks `ability` for it, and also works without it:
+A backend has an ability if it has its members. It should not inherit from the protocol: a method
+that it forgets would then do nothing. Code that needs an ability asks `ability` for it, and also
+works without it:
 
 | Ability          | Members                                   | Of                     |
 |------------------|-------------------------------------------|------------------------|
