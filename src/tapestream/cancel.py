@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from ._process import OfThisProcess
-from .errors import OperationCancelledError, UsageError
+from .errors import OperationCancelledError, TapestreamError, UsageError
 
 log = logging.getLogger("tapestream.cancel")
 
@@ -94,6 +94,32 @@ class Cancel(OfThisProcess):
             call()
         except Exception:
             log.exception("a function that should be called at a cancel failed")
+
+
+@contextmanager
+def ended_by(cancel: Cancel | None, call: Callable[[], object]) -> Iterator[None]:
+    """Let a cancel end this block, if there is a `Cancel`.
+
+    Args:
+        cancel: It, or None.
+        call: Makes what blocks in the block fail. A signal handler may call it.
+
+    Raises:
+        UsageError: `cancel` is neither a `Cancel` nor None.
+        OperationCancelledError: It was cancelled before or during the block.
+    """
+    check_cancel(cancel)
+    if cancel is None:
+        yield
+        return
+    cancel.check()
+    with cancel.calling(call):
+        try:
+            yield
+        except TapestreamError:
+            cancel.check()
+            raise
+    cancel.check()  # only now: until here, a cancel may have spoiled what the block made
 
 
 def check_cancel(cancel: object) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from tapestream import (
+    Cancel,
     DiscardSink,
     Extent,
     ImageioHTTPSource,
@@ -24,7 +25,13 @@ from tapestream import (
     TapestreamError,
     copy,
 )
-from tapestream.errors import ServerError, ServerUnreachableError, TicketError, TransferError
+from tapestream.errors import (
+    OperationCancelledError,
+    ServerError,
+    ServerUnreachableError,
+    TicketError,
+    TransferError,
+)
 from tapestream.imageio.capabilities import Capabilities
 from tapestream.imageio.connection import Connection
 from tapestream.imageio.endpoint import Endpoint, Timeouts
@@ -38,6 +45,7 @@ from tests.imageio.support import (
     FOREVER,
     KIB,
     MIB,
+    ChecksumServer,
     Last,
     StuckImage,
     TLSServer,
@@ -499,6 +507,72 @@ def test_a_name_that_nobody_resolves_is_given_up_when_cancelled(
     finally:
         answers.set()
     eventually(lambda: "tapestream-resolver" not in {t.name for t in threading.enumerate()})
+
+
+# --- What waits outside a copy ---
+
+
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize("full", [True, False])
+@pytest.mark.parametrize("make", [ImageioHTTPSource, ImageioUploadSink])
+def test_a_constructor_is_cancelled(
+    make: type[ImageioHTTPSource | ImageioUploadSink], full: bool, before: bool
+) -> None:
+    """While it connects, or sets up TLS."""
+    cancel = Cancel()
+    if before:
+        cancel.cancel("enough")
+    with silent(full=full) as port:
+        state = SYN_SENT if full else ESTABLISHED
+        with (
+            contextlib.nullcontext()
+            if before
+            else Later(lambda: is_in_state(port, state), lambda: cancel.cancel("enough")),
+            pytest.raises(OperationCancelledError) as caught,
+        ):
+            make(
+                f"https://127.0.0.1:{port}/images/t",
+                secure=False,
+                connect_timeout=FOREVER,
+                cancel=cancel,
+            )
+    assert caught.value.reason == "enough"
+
+
+def test_a_constructor_that_waits_for_its_next_try_is_cancelled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Tries, "first_pause", FOREVER)
+    monkeypatch.setattr(Tries, "longest_pause", FOREVER)
+    cancel = Cancel()
+    with (
+        HostileServer(IMAGE, options_status=500) as server,
+        Later(lambda: bool(asked(server, "OPTIONS")), lambda: cancel.cancel("enough")),
+        pytest.raises(OperationCancelledError),
+    ):
+        ImageioHTTPSource(server.url, secure=False, cancel=cancel)
+
+
+def test_extents_are_cancelled() -> None:
+    cancel = Cancel()
+    with (
+        HostileServer(IMAGE, on_extents=always(Stall(None, FOREVER))) as server,
+        ImageioHTTPSource(server.url, secure=False, cancel=cancel) as source,
+        Later(lambda: bool(asked(server, "GET", "/extents")), lambda: cancel.cancel("enough")),
+        pytest.raises(OperationCancelledError),
+    ):
+        source.extents()
+
+
+def test_a_block_hash_is_cancelled() -> None:
+    cancel = Cancel()
+    with (
+        ChecksumServer(IMAGE, Stall(None, FOREVER)) as server,
+        ImageioUploadSink(server.url, secure=False, cancel=cancel) as sink,
+        Later(lambda: bool(asked(server, "GET", "/checksum")), lambda: cancel.cancel("enough")),
+        pytest.raises(OperationCancelledError),
+    ):
+        sink.block_hash()
 
 
 def test_a_name_is_resolved() -> None:

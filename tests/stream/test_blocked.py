@@ -6,21 +6,26 @@ import contextlib
 import io
 import os
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tapestream import TarStreamSink, TarStreamSource, copy
+from tapestream import Cancel, TarStreamSink, TarStreamSource, copy
+from tapestream.errors import OperationCancelledError
 from tapestream.testing.memory import MemorySink, MemorySource
 from tests.stream.support import (
     LARGE,
+    TAR,
     TIMEOUT,
     BoomError,
     backup,
     interrupt,
     meanwhile,
+    restore,
     wait_until_full,
 )
 from tests.tar.tars import DISK
@@ -147,3 +152,59 @@ def test_ctrl_c_frees_a_source_to_which_nobody_writes_at_all(fifo: Path) -> None
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, previous)
+
+
+@pytest.mark.parametrize("make", [TarStreamSink, TarStreamSource])
+def test_a_fifo_without_its_other_end_is_cancelled(
+    fifo: Path, make: type[TarStreamSink | TarStreamSource]
+) -> None:
+    cancel = Cancel()
+    timer = threading.Timer(0.1, cancel.cancel, ["enough"])
+    timer.start()
+    with pytest.raises(OperationCancelledError) as caught:
+        make(fifo, cancel=cancel)
+    assert caught.value.reason == "enough"
+    timer.join()
+
+
+def test_a_fifo_whose_reader_comes_late(fifo: Path) -> None:
+    found: list[bytes] = []
+    reader = threading.Timer(0.2, lambda: found.append(fifo.read_bytes()))
+    reader.start()
+    backup(fifo)
+    reader.join()
+    assert restore(io.BytesIO(found[0])) == DISK
+
+
+def test_a_fifo_whose_writer_comes_late(fifo: Path) -> None:
+    writer = threading.Timer(0.2, lambda: fifo.write_bytes(TAR))
+    writer.start()
+    assert restore(fifo) == DISK
+    writer.join()
+
+
+@pytest.mark.parametrize("kind", ["a socket", "a pipe without /proc"])
+def test_what_is_in_blocking_mode_is_freed(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its reader stalls, and the source fails. A write of all that is left would never return."""
+    if kind == "a socket":
+        ours, theirs = (sock.detach() for sock in socket.socketpair())
+    else:
+        theirs, ours = os.pipe()
+        opened = os.open
+
+        def open_nothing_again(path: str, *args: Any, **options: Any) -> int:
+            if str(path).startswith("/proc/self/fd"):
+                raise FileNotFoundError(path)
+            return opened(path, *args, **options)
+
+        monkeypatch.setattr(os, "open", open_nothing_again)
+    with open(ours, "wb", 0) as target, open(theirs, "rb"):
+
+        def fail_when_full(start: int, length: int) -> None:
+            if start + length == len(LARGE):
+                wait_until_full(target.fileno())
+                raise BoomError
+
+        with TarStreamSink(target) as sink, pytest.raises(BoomError):
+            copy(MemorySource(LARGE, before_read=fail_when_full), sink)
+        assert os.get_blocking(target.fileno())

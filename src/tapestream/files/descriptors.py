@@ -7,10 +7,11 @@ import io
 import logging
 import os
 import select
+import socket
 import stat
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 
 from ..errors import LocalIOError
@@ -62,10 +63,15 @@ class OpenFile:
             OSError: It cannot be read.
             LocalIOError: The read was cancelled, or the file is closed.
         """
-        fd = self.fd
-        if self._cancel is not None:
-            self._cancel.wait(fd, select.POLLIN)
-        return os.readv(fd, [buffer])
+        while True:
+            fd = self.fd
+            try:
+                if self._cancel is not None:
+                    self._cancel.wait(fd, select.POLLIN)
+                return os.readv(fd, [buffer])
+            except BlockingIOError:  # another process emptied the pipe
+                if self._cancel is None:
+                    raise
 
     def write(self, data: memoryview) -> int:
         """Write at least one byte.
@@ -80,9 +86,10 @@ class OpenFile:
         while True:
             fd = self.fd
             try:
-                if self._cancel is not None:
-                    self._cancel.wait(fd, select.POLLOUT)
-                return os.write(fd, data)
+                if self._cancel is None:
+                    return os.write(fd, data)
+                self._cancel.wait(fd, select.POLLOUT)
+                return _write_what_fits(fd, data)
             except BlockingIOError:  # another process filled the pipe
                 if self._cancel is None:
                     raise
@@ -100,7 +107,10 @@ class OpenFile:
         self.close()
 
     def cancel(self) -> None:
-        """Make a read or write that blocks in a pipe, now or later, fail."""
+        """Make a read or write that blocks in a pipe, now or later, fail.
+
+        A signal handler may call it.
+        """
         if self._cancel is not None:
             self._cancel.set()
 
@@ -122,7 +132,9 @@ class _Cancel:
     """A flag that a thread blocked in poll() notices."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()  # so that `set` does not write to a closed descriptor
+        # So that `set` does not write to a closed descriptor. It is reentrant: a signal handler may
+        # call `set` while its thread holds the lock.
+        self._lock = threading.RLock()
         self._is_set = False
         # In one step, so that after any interrupt the descriptors have an owner that closes them.
         self._read, self._write = map(OwnFile, os.pipe2(os.O_CLOEXEC), ("rb", "wb"))
@@ -131,7 +143,8 @@ class _Cancel:
         with self._lock:
             if not (self._is_set or self._write.closed):
                 self._is_set = True
-                self._write.write(b"x")
+                with suppress(BrokenPipeError):  # it came in the middle of `close`
+                    self._write.write(b"x")
 
     def wait(self, fd: int, event: int) -> None:
         """Block until `fd` is ready, or fail when cancelled."""
@@ -202,6 +215,19 @@ def may_block(fd: int) -> bool:
     """True for a pipe or a socket: its other end decides how long a read or write takes."""
     mode = os.fstat(fd).st_mode
     return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
+
+
+def _write_what_fits(fd: int, data: memoryview) -> int:
+    """Write to a pipe or a socket that has room, without waiting for more.
+
+    In blocking mode, a write would wait until all of the data fits, and nothing could cancel it.
+    The mode cannot be changed: other processes may share the open file.
+    """
+    if stat.S_ISSOCK(os.fstat(fd).st_mode):
+        with socket.socket(fileno=os.dup(fd)) as sock:
+            return sock.send(data, socket.MSG_DONTWAIT)
+    # This many bytes fit when the pipe has room at all, see pipe(7).
+    return os.write(fd, data[: select.PIPE_BUF] if os.get_blocking(fd) else data)
 
 
 def is_pipe(fd: int) -> bool:

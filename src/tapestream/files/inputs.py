@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import stat
 from abc import abstractmethod
 from functools import partial
 from typing import Protocol, cast
@@ -166,7 +167,7 @@ def open_input(target: str | os.PathLike[str] | BinaryInput) -> InputMedium:
 
     Args:
         target: A path, "-" for standard input, or a binary file object, which stays the
-            caller's to close. Opening a fifo waits for a writer.
+            caller's to close. Reading a fifo waits for a writer.
 
     Raises:
         LocalIOError: It cannot be opened.
@@ -180,9 +181,15 @@ def open_input(target: str | os.PathLike[str] | BinaryInput) -> InputMedium:
         return DescriptorInput(OpenFile(file, "standard input"))
     name = os.fspath(target)
     with as_local_error(f"cannot open {name}"):
-        file = io.FileIO(name, "rb", opener=os.open)
+        file = io.FileIO(name, "rb", opener=_open_without_waiting)
     lock_shared(file.fileno())
     return DescriptorInput(OpenFile(file, name))
+
+
+def _open_without_waiting(name: str, flags: int) -> int:
+    """Open a file. For a fifo, `OpenFile` waits for the writer, because that can be cancelled."""
+    is_fifo = stat.S_ISFIFO(os.stat(name).st_mode)
+    return os.open(name, flags | os.O_NONBLOCK if is_fifo else flags)
 
 
 def _open_object(target: BinaryInput) -> InputMedium:

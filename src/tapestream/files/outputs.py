@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import stat
 import sys
+import time
 from abc import abstractmethod
 from contextlib import suppress
 from functools import partial
@@ -13,6 +15,7 @@ from typing import Any, Protocol, cast
 
 from .._typing import override
 from ..backend.checks import done
+from ..cancel import Cancel
 from ..errors import BackendError, LocalIOError, UsageError
 from ..tar.medium import OutputMedium, VolumeId
 from .atomic import AtomicFile
@@ -30,6 +33,8 @@ from .objects import BorrowedFile, check_object, leave_buffer, name_of, plain_fi
 
 # Bytes. Small writes are gathered up to this. Data of half of this or more is written uncopied.
 GATHER_SIZE = 1024**2
+# Seconds between two attempts to open a fifo.
+WAKE_UP = 0.05
 
 
 class BinaryOutput(Protocol):
@@ -197,13 +202,16 @@ class ObjectOutput(PlainOutput):
                 raise LocalIOError(f"cannot abort {self.name}", e) from e
 
 
-def open_output(target: str | os.PathLike[str] | BinaryOutput) -> OutputMedium:
+def open_output(
+    target: str | os.PathLike[str] | BinaryOutput, cancel: Cancel | None = None
+) -> OutputMedium:
     """Open what a tar is written to.
 
     Args:
         target: A path, "-" for standard output, or a binary file object, which stays the
             caller's to close. Opening a fifo waits for a reader. A path that does not exist, or
             is a regular file, is written under a temporary name and renamed on commit.
+        cancel: Ends the wait for the reader of a fifo.
 
     Raises:
         LocalIOError: It cannot be opened or created.
@@ -229,17 +237,33 @@ def open_output(target: str | os.PathLike[str] | BinaryOutput) -> OutputMedium:
         )
     if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
         return FileOutput(name)
-    return DescriptorOutput(_open_special(name))
+    return DescriptorOutput(_open_special(name, cancel))
 
 
-def _open_special(name: str) -> OpenFile:
+def _open_special(name: str, cancel: Cancel | None) -> OpenFile:
     """Open a fifo, which waits for its reader, or a device."""
     with as_local_error(f"cannot open {name}"):
-        file = io.FileIO(os.open(name, os.O_WRONLY | os.O_CLOEXEC), "wb")
+        if stat.S_ISFIFO(os.stat(name).st_mode):
+            file = _open_fifo(name, cancel)
+        else:
+            file = io.FileIO(os.open(name, os.O_WRONLY | os.O_CLOEXEC), "wb")
     with as_local_error(f"cannot open {name}", partial(close_file, file, name)):
         # In blocking mode, a large write would not notice that it is cancelled.
         os.set_blocking(file.fileno(), not may_block(file.fileno()))
     return OpenFile(file, name)
+
+
+def _open_fifo(name: str, cancel: Cancel | None) -> io.FileIO:
+    """Wait for the reader of a fifo. An open that waits itself could not be cancelled."""
+    while True:
+        try:
+            return io.FileIO(os.open(name, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC), "wb")
+        except OSError as e:
+            if e.errno != errno.ENXIO:  # nobody reads it yet
+                raise
+        if cancel is not None:
+            cancel.check()
+        time.sleep(WAKE_UP)
 
 
 def _open_standard_output() -> OutputMedium:

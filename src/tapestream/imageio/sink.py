@@ -11,6 +11,7 @@ from .._process import OfThisProcess
 from .._typing import override
 from ..arguments import flag, number
 from ..backend.protocols import Sink
+from ..cancel import Cancel
 from ..errors import (
     BlockHashMismatchError,
     LostWritesError,
@@ -74,9 +75,12 @@ class ImageioUploadSink(OfThisProcess, Sink):
         retries: How often in a row to try again, with growing pauses, after a broken connection
             or an error of the server (5xx). This is done before anything was written, and after the
             server died, because the server or its storage may be starting.
+        cancel: Ends what waits for the server outside a copy: this constructor, `check` and
+            `block_hash`. A copy is ended by its own.
 
     Raises:
         UsageError: An argument cannot work.
+        OperationCancelledError: It was cancelled.
         TransferError: The server cannot be reached, is not trusted, or refuses the ticket.
         TicketError: The ticket does not allow writing.
     """
@@ -99,6 +103,7 @@ class ImageioUploadSink(OfThisProcess, Sink):
         zero_timeout: float = 3600,
         checksum_timeout: float = 86400,
         retries: int = 8,
+        cancel: Cancel | None = None,
     ) -> None:
         self._disk_is_zero = flag("disk_is_zero", disk_is_zero)
         self._max_gap = number("max_gap", max_gap)
@@ -117,6 +122,7 @@ class ImageioUploadSink(OfThisProcess, Sink):
             unix_socket_owner=unix_socket_owner,
             timeouts=Timeouts(connect_timeout, read_timeout, zero_timeout, checksum_timeout),
             retries=retries,
+            cancel=cancel,
         )
         if not self._transfer.can.writable:
             raise TicketError("the ticket does not allow to write: it is that of a download")

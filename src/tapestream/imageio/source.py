@@ -11,6 +11,7 @@ from .._process import OfThisProcess
 from .._typing import override
 from ..arguments import flag
 from ..backend.protocols import Source
+from ..cancel import Cancel
 from ..errors import TransferError, UnsupportedError, UsageError
 from ..model.blockhash import BlockHash
 from ..model.extents import Extents
@@ -59,9 +60,12 @@ class ImageioHTTPSource(OfThisProcess, Source):
             or an error of the server (5xx). Every byte received starts a new count. The first
             request is tried again, too, because the server or its storage may be starting. A
             download continues at the byte where it broke.
+        cancel: Ends what waits for the server outside a copy: this constructor, `extents` and
+            `block_hash`. A copy is ended by its own.
 
     Raises:
         UsageError: An argument cannot work.
+        OperationCancelledError: It was cancelled.
         TransferError: The server cannot be reached, is not trusted, or refuses the ticket.
     """
 
@@ -85,6 +89,7 @@ class ImageioHTTPSource(OfThisProcess, Source):
         extents_timeout: float = 3600,
         checksum_timeout: float = 86400,
         retries: int = 8,
+        cancel: Cancel | None = None,
     ) -> None:
         if context not in ("zero", "dirty"):
             raise UsageError(f"context must be 'zero' or 'dirty', not {context!r}")
@@ -107,6 +112,7 @@ class ImageioHTTPSource(OfThisProcess, Source):
             unix_socket_owner=unix_socket_owner,
             timeouts=Timeouts(connect_timeout, read_timeout, extents_timeout, checksum_timeout),
             retries=retries,
+            cancel=cancel,
             disk=self._info.disk_name or self._info.disk_id or "",
         )
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from functools import partial
 
 from ..arguments import flag, number, path
+from ..cancel import Cancel, check_cancel, ended_by
 from ..errors import ServerUnreachableError, TransferError
 from .capabilities import Capabilities
 from .connection import Connection
@@ -40,14 +41,19 @@ FIRST_REQUEST = 8 * 1024**2
 class Transfer:
     """A transfer that answered. Use `open_transfer` to get one.
 
+    Args:
+        endpoint: Where it is.
+        cancel: Ends what waits for the server in a `connection`.
+
     Attributes:
         endpoint: Where it is.
         can: What the server can do with it.
         is_local: True when the server runs on this host.
     """
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    def __init__(self, endpoint: Endpoint, cancel: Cancel | None = None) -> None:
         self.endpoint = endpoint
+        self._cancel = cancel
         self.can = Capabilities()
         self.is_local = False
         self._asking: set[Connection] = set()
@@ -58,11 +64,16 @@ class Transfer:
 
     @contextmanager
     def connection(self) -> Iterator[Connection]:
-        """A connection for a few requests; `cancel` makes them fail."""
+        """A connection for a few requests; `cancel` makes them fail.
+
+        Raises:
+            OperationCancelledError: They were cancelled by the argument `cancel`.
+        """
         connection = self.connect()
         self._asking.add(connection)
         try:
-            yield connection
+            with ended_by(self._cancel, connection.cancel):
+                yield connection
         finally:
             self._asking.discard(connection)
             connection.close()
@@ -121,6 +132,7 @@ def open_transfer(
     unix_socket_owner: str | int | None,
     timeouts: Timeouts,
     retries: int,
+    cancel: Cancel | None,
     disk: str = "",
 ) -> Transfer:
     """Connect to a transfer: through its host, the proxy, or a local unix socket.
@@ -131,8 +143,10 @@ def open_transfer(
 
     Raises:
         UsageError: A URL, the CA file or the number of retries cannot be used.
+        OperationCancelledError: It was cancelled.
         TransferError: The server cannot be reached, or refuses.
     """
+    check_cancel(cancel)
     number("retries", retries)
     flag("secure", secure)
     flag("use_unix_socket", use_unix_socket)
@@ -142,7 +156,7 @@ def open_transfer(
     addresses = [TransferURL.parse(each, secure=secure) for each in urls]
     for address in addresses:
         tls = tls_context(ca, secure=secure) if address.scheme == "https" else None
-        transfer = Transfer(Endpoint(address, timeouts, tls, users, disk))
+        transfer = Transfer(Endpoint(address, timeouts, tls, users, disk), cancel)
         is_last = address is addresses[-1]
         try:
             transfer.negotiate(

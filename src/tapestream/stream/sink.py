@@ -14,6 +14,7 @@ from .._version import __version__
 from ..arguments import function
 from ..backend.abilities import Hash
 from ..backend.protocols import Sink, Writer
+from ..cancel import Cancel, check_cancel
 from ..errors import LocalIOError, TapestreamError, UsageError
 from ..files.outputs import BinaryOutput, open_output
 from ..model.extents import Extents
@@ -74,10 +75,12 @@ class TarStreamSink(OfThisProcess, Sink):
         on_volume_full: Called when a tape is full, to load the next one; see `VolumeRequest`. It
             returns None if the tape is in the same drive, otherwise the tape's drive. None to fail
             at the end of the tape.
+        cancel: Ends the wait for the reader of a fifo, or for a turn at a drive.
 
     Raises:
         UsageError: An argument cannot work.
         LocalIOError: The target cannot be opened.
+        OperationCancelledError: A wait was cancelled.
     """
 
     max_writers = 1
@@ -93,8 +96,10 @@ class TarStreamSink(OfThisProcess, Sink):
         checksum: str | None = "sha256",
         attachments: Mapping[str, bytes] | None = None,
         on_volume_full: LoadVolume | None = None,
+        cancel: Cancel | None = None,
     ) -> None:
         function("on_volume_full", on_volume_full)
+        check_cancel(cancel)
         check_algorithm(checksum)
         self._attachments = _attachments(attachments)
         if record_size is not None:
@@ -105,14 +110,15 @@ class TarStreamSink(OfThisProcess, Sink):
                 # Otherwise the segments would be so small that the manifest would be huge.
                 _check_size("part_size", part_size, fmt.MAX_MEMBER, unit=fmt.MIB)
         self._checksum = checksum
-        self._tape = _open_tape(target, record_size, on_volume_full)
+        self._tape = _open_tape(target, record_size, on_volume_full, cancel)
         self._medium: OutputMedium
         if self._tape is not None:
             self._medium = self._tape
             self._record_size = self._tape.record_size
             self._part_size = part_size or TAPE_PART_SIZE
         else:
-            self._medium = open_output(cast("str | os.PathLike[str] | BinaryOutput", target))
+            place = cast("str | os.PathLike[str] | BinaryOutput", target)
+            self._medium = open_output(place, cancel)
             self._record_size = record_size or fmt.RECORD_SIZE
             self._part_size = part_size or fmt.PART_SIZE
         self._info: BackupInfo | None = None  # what the preamble says about the backup
@@ -229,7 +235,10 @@ class TarStreamSink(OfThisProcess, Sink):
 
 
 def _open_tape(
-    target: object, record_size: int | None, on_volume_full: LoadVolume | None
+    target: object,
+    record_size: int | None,
+    on_volume_full: LoadVolume | None,
+    cancel: Cancel | None,
 ) -> TapeOutput | None:
     """Open the target if it is a tape; return None for other targets."""
     drive = drive_of(target)
@@ -237,7 +246,7 @@ def _open_tape(
         return None
     from ..tape.output import TapeOutput  # noqa: PLC0415 - see `drive_of`
 
-    return TapeOutput(drive, record_size, on_volume_full)
+    return TapeOutput(drive, record_size, on_volume_full, cancel)
 
 
 def _now() -> datetime:

@@ -11,6 +11,7 @@ from .._process import OfThisProcess
 from ..arguments import flag, function, number
 from ..backend.protocols import Reader, Source
 from ..backend.running import joins
+from ..cancel import Cancel, check_cancel, ended_by
 from ..errors import LocalIOError, StreamError, UsageError, WrongTapeError
 from ..files.inputs import BinaryInput, open_input
 from ..model.damage import Findings
@@ -60,6 +61,8 @@ class TarStreamSource(OfThisProcess, Source):
         on_next_volume: Called when the backup continues on another tape, to load it; see
             `VolumeRequest`. It returns None if the tape is in the same drive, otherwise the tape's
             drive.
+        cancel: Ends this constructor, which reads the beginning of the stream, and later any wait
+            for a turn at a drive. A copy is ended by its own.
 
     Raises:
         LocalIOError: The target cannot be opened or read.
@@ -69,6 +72,7 @@ class TarStreamSource(OfThisProcess, Source):
         CorruptStreamError: It is damaged.
         WrongVolumeError: It is not the first volume of a backup.
         WrongBackupError: There is another backup than the expected one, or none.
+        OperationCancelledError: It was cancelled.
         UsageError: An argument cannot work.
 
     Attributes:
@@ -87,14 +91,16 @@ class TarStreamSource(OfThisProcess, Source):
         file: int | None = None,
         expect: BackupInfo | IndexEntry | None = None,
         on_next_volume: LoadVolume | None = None,
+        cancel: Cancel | None = None,
     ) -> None:
         flag("verify", verify)
         flag("allow_incomplete", allow_incomplete)
         function("on_next_volume", on_next_volume)
+        check_cancel(cancel)
         if file is not None:
             number("file", file)
         expected = None if expect is None else expected_of(expect)
-        tape = _open_tape(target, file, expected, on_next_volume)
+        tape = _open_tape(target, file, expected, on_next_volume, cancel)
         medium = tape or open_input(cast("str | os.PathLike[str] | BinaryInput", target))
         self._verify = verify
         self._file = file
@@ -102,11 +108,12 @@ class TarStreamSource(OfThisProcess, Source):
         # That of a view. Never this one: a cycle would keep the drive after it was forgotten.
         self._original: TarStreamSource | None = None
         try:
-            self._stream = StreamSessions(medium, tape, expected)
-            self.findings = Findings() if allow_incomplete else None
-            if self._stream.is_shared:
-                with suppress(StreamError, LocalIOError):  # raised when they are asked for
-                    self.extents()
+            with ended_by(cancel, medium.cancel):
+                self._stream = StreamSessions(medium, tape, expected)
+                self.findings = Findings() if allow_incomplete else None
+                if self._stream.is_shared:
+                    with suppress(StreamError, LocalIOError):  # raised when they are asked for
+                        self.extents()
         except BaseException:
             medium.close()
             raise
@@ -247,7 +254,11 @@ class TarStreamSource(OfThisProcess, Source):
 
 
 def _open_tape(
-    target: object, file: int | None, expected: Expected | None, on_next_volume: LoadVolume | None
+    target: object,
+    file: int | None,
+    expected: Expected | None,
+    on_next_volume: LoadVolume | None,
+    cancel: Cancel | None,
 ) -> TapeInput | None:
     """Open the target if it is a tape; return None for other targets."""
     drive = drive_of(target)
@@ -258,8 +269,8 @@ def _open_tape(
     from ..tape.input import TapeInput  # noqa: PLC0415 - see `drive_of`
 
     if expected is None:
-        return TapeInput(drive, file, on_next_volume)
+        return TapeInput(drive, file, on_next_volume, cancel)
     try:
-        return TapeInput(drive, expected.file if file is None else file, on_next_volume)
+        return TapeInput(drive, expected.file if file is None else file, on_next_volume, cancel)
     except WrongTapeError as e:
         raise expected.error(e.message, "nothing") from e

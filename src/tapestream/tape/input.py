@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from .._typing import override
+from ..cancel import Cancel
 from ..drive.records import RecordReader
 from ..errors import (
     IncompleteStreamError,
@@ -35,6 +36,7 @@ class TapeInput(InputMedium):
         drive: The drive with the tape.
         file: Number of the tape file; None for the one at whose beginning the tape stands.
         on_next_volume: Loads the next tape; None to fail if the backup continues on another tape.
+        cancel: Ends a wait for a drive.
 
     Attributes:
         backup: Description of the backup; None until it is known.
@@ -46,19 +48,21 @@ class TapeInput(InputMedium):
         drive: TapeDrive,
         file: int | None,
         on_next_volume: LoadVolume | None,
+        cancel: Cancel | None = None,
     ) -> None:
         self.backup: str | None = None
         self.device = os.path.realpath(drive.path)
         self._drive = drive
         self._file = file
         self._on_next_volume = on_next_volume
-        self._lease = drive.turn()
+        self._lease = drive.turn(cancel=cancel)
         # The tape's label and the tape file's number. The drive forgets them after an error.
         self._place: tuple[str | None, int | None] = (None, file)
         # What `_is_at` found instead of the backup.
         self._found = "another"
         self._lease.acquire()
         try:
+            self._lease.check_cancelled()
             if file is not None:
                 drive.go_to_file(file)
             self._place = drive.label, file

@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 
 from .._typing import override
+from ..cancel import Cancel
 from ..drive.records import RECORD_SIZE, RecordPool, RecordWriter, check_record_size
 from ..errors import EndOfTapeError, TapeError, WriteProtectedError, WrongTapeError
 from ..model.info import BackupInfo
@@ -28,6 +29,7 @@ class TapeOutput(OutputMedium):
         drive: The drive whose tape is appended to.
         record_size: Bytes in every record; None for `RECORD_SIZE`.
         on_volume_full: Loads the next tape; None to fail at the end of the first.
+        cancel: Ends a wait for a drive.
 
     Attributes:
         backup: Description of the backup; None until it is known.
@@ -40,13 +42,14 @@ class TapeOutput(OutputMedium):
         drive: TapeDrive,
         record_size: int | None,
         on_volume_full: LoadVolume | None,
+        cancel: Cancel | None = None,
     ) -> None:
         self.backup: str | None = None
         self.record_size = RECORD_SIZE if record_size is None else record_size
         self.set_id = str(uuid.uuid4())
         check_record_size(self.record_size)
         self._on_volume_full = on_volume_full
-        self._lease = drive.turn()
+        self._lease = drive.turn(cancel=cancel)
         self._file: TapeFile | None = None
         # The tape file on the tape before, until what it did not hold is written again.
         self._before: TapeFile | None = None
