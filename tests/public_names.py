@@ -22,6 +22,7 @@ NAMES: tuple[object, ...] = (
     tapestream.ImageioUploadSink,
     tapestream.Kind,
     tapestream.OperationCancelledError,
+    tapestream.RateLimit,
     tapestream.RawImageSink,
     tapestream.RawImageSource,
     tapestream.Reader,

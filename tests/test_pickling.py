@@ -59,7 +59,8 @@ from tapestream.tape import (
     TapeStatus,
     VolumeRequest,
 )
-from tapestream.testing import MemorySink, MemorySource, Pattern
+from tapestream.testing import ContractReport, MemorySink, MemorySource, Pattern
+from tapestream.testing.kit import Outcome
 
 
 class Zeros(Reader):
@@ -147,6 +148,7 @@ VALUES: list[object] = [
     CatalogBackup(INFO, "set", (VOLUME,), True),
     CatalogBackup(INFO, "set", (VOLUME,), True).expected,
     Expected(INFO, "set", 1, "A1", whole_info=True),
+    ContractReport((Outcome("a-clause", "It must be so.", "failed", "It is not."),)),
     Pattern(b"abc", 1000),
     MemorySource(bytes(512)),
     MemorySink(),

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .backend.protocols import Reader, Sink, Source, Writer
     from .cancel import Cancel
     from .engine.copy import CopyResult, copy
+    from .engine.rate import RateLimit
     from .errors import OperationCancelledError, TapestreamError
     from .files.raw import RawImageSink, RawImageSource
     from .imageio.sink import ImageioUploadSink
@@ -43,6 +44,7 @@ else:
             ".backend.protocols": "Reader Sink Source Writer",
             ".cancel": "Cancel",
             ".engine.copy": "CopyResult copy",
+            ".engine.rate": "RateLimit",
             ".errors": "OperationCancelledError TapestreamError",
             ".files.raw": "RawImageSink RawImageSource",
             ".imageio.sink": "ImageioUploadSink",
@@ -77,6 +79,7 @@ __all__ = [
     "ImageioUploadSink",
     "Kind",
     "OperationCancelledError",
+    "RateLimit",
     "RawImageSink",
     "RawImageSource",
     "Reader",

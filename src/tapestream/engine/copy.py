@@ -35,6 +35,7 @@ from .missing import MissingAsZeros
 from .mover import Mover
 from .options import BUFFER_MEMORY, BUFFER_SIZE, CopyOptions
 from .progress import Progress, reporter
+from .rate import RateLimit
 from .repair import send_lost_again
 from .threads import enough_memory, logged
 
@@ -98,6 +99,7 @@ def copy(
     max_gap: int | Literal["auto"] = "auto",
     block_hash: bool = False,
     progress: Progress | None = None,
+    max_rate: int | RateLimit | None = None,
     cancel: Cancel | None = None,
 ) -> CopyResult:
     """Copy a disk, or a backup of one, from a source to a sink, and commit the sink.
@@ -121,6 +123,10 @@ def copy(
             does, and compare it with the one in the backup's info, if there is one. For full
             backups only.
         progress: Its `update` is called with the number of bytes that were written; see `Progress`.
+        max_rate: The most bytes per second to read, and to write: a number, at least 4096, or a
+            `RateLimit`, which several copies may share. A range is requested only when its turn has
+            come, and is at most half a buffer long. Gaps that are read through count. What goes
+            into a stream is limited by the reading alone. None for no limit.
         cancel: Its `cancel` ends the copy within about a second, whatever the copy waits for, but
             not before a call of the operating system has ended that cannot be interrupted, such as
             an fsync, or a record or a filemark of a tape. If it is cancelled before the sink's
@@ -144,7 +150,14 @@ def copy(
     """
     with copying(src, dst, cancel=cancel) as run:
         options = CopyOptions(
-            max_workers, buffer_size, buffer_memory, max_gap, block_hash, progress, cancel
+            max_workers,
+            buffer_size,
+            buffer_memory,
+            max_gap,
+            block_hash,
+            progress,
+            max_rate,
+            cancel,
         )
         return transfer(src, dst, options, run)
 
@@ -217,10 +230,11 @@ def transfer(src: SourceLike, dst: SinkLike, options: CopyOptions, run: Running)
         require_disk_order(src)
     hashing = HashingSource(src, extents) if options.block_hash else None
     report = reporter(options.progress, data.bytes)
-    with closing(options.pool()) as pool:
+    pace = options.pace()
+    with closing(options.pool(pace)) as pool:
         run.check()
         done(dst, "begin", info, extents)
-        mover = Mover.of(src, dst, options, pool, run)
+        mover = Mover.of(src, dst, options, pool, run, pace=pace)
         finds = None if dst.sequential else ability(hashing or src, FindsMissing)
         left = MissingAsZeros(finds, extents) if finds else None
         moved = replace(mover, src=hashing or src).move(

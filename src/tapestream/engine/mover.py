@@ -18,6 +18,7 @@ from .options import REQUEST_SIZE, CopyOptions
 from .pipeline import Pipeline
 from .plan import plan_requests
 from .queue import Counts
+from .rate import Pace, PacedReader, PacedWriter
 from .threads import logged
 
 
@@ -32,6 +33,7 @@ class Mover:
         readers: How many readers to open.
         writers: How many writers to open.
         gap: Which gaps to read through.
+        pace: Limits the rate of readers and writers; None for no limit.
         run: The copy that this is part of.
     """
 
@@ -41,15 +43,24 @@ class Mover:
     readers: int
     writers: int
     gap: Limits | AutoGap
+    pace: Pace | None
     run: Running
 
     @classmethod
     def of(
-        cls, src: SourceLike, dst: SinkLike, options: CopyOptions, pool: BufferPool, run: Running
+        cls,
+        src: SourceLike,
+        dst: SinkLike,
+        options: CopyOptions,
+        pool: BufferPool,
+        run: Running,
+        *,
+        pace: Pace | None,
     ) -> Mover:
         """Make one with as many readers and writers as the options, source and sink allow."""
-        readers = options.readers(src)
-        return cls(src, dst, pool, readers, options.writers(dst), options.gap(src, readers), run)
+        readers, writers = options.readers(src), options.writers(dst)
+        gap = options.gap(src, readers, pace)
+        return cls(src, dst, pool, readers, writers, gap, pace, run)
 
     def move(
         self,
@@ -62,11 +73,12 @@ class Mover:
         dst, gap = self.dst, self.gap
         limits, observe = _fixed(gap) if isinstance(gap, Limits) else (gap.limits, gap.observe)
         digests = ability(dst, Digests)
+        request_size = REQUEST_SIZE if self.pace is None else self.pace.size
         plan = chain.from_iterable(
             plan_requests(
                 runs,
-                segment_size=digests.segment_size if digests else REQUEST_SIZE,
-                request_size=REQUEST_SIZE,
+                segment_size=digests.segment_size if digests else request_size,
+                request_size=request_size,
                 buffer_size=self.pool.size,
                 limits=limits,
             )
@@ -85,8 +97,13 @@ class Mover:
         with _closed(readers), _closed(writers):
             while len(readers) < self.readers:
                 readers.append(reader_of(self.src))
+                if self.pace is not None:
+                    readers[-1] = PacedReader(readers[-1], self.pace)
             while len(writers) < self.writers:
                 writers.append(writer_of(dst))
+                # What a stream is slow to take may come in a burst: a tape drive should not stop.
+                if self.pace is not None and not dst.sequential:
+                    writers[-1] = PacedWriter(writers[-1], self.pace)
             return pipeline.run(plan, readers, writers, self.pool, self.run)
 
 

@@ -14,9 +14,9 @@ from ..errors import UsageError
 from .buffers import BufferPool
 from .gap import AutoGap, Limits
 from .progress import Progress, check_progress
+from .rate import PAGE, Pace, RateLimit
 
 MIB = 1024**2
-PAGE = 4096
 
 # A request may be larger than a buffer: the server's cost per request is paid once, and the
 # first bytes are written while the others arrive.
@@ -39,6 +39,7 @@ class CopyKeywords(TypedDict, total=False):
     max_gap: int | Literal["auto"]
     block_hash: bool
     progress: Progress | None
+    max_rate: int | RateLimit | None
     cancel: Cancel | None
 
 
@@ -56,6 +57,7 @@ class CopyOptions:
     max_gap: int | Literal["auto"] = "auto"
     block_hash: bool = False
     progress: Progress | None = None
+    max_rate: int | RateLimit | None = None
     cancel: Cancel | None = None
 
     @classmethod
@@ -81,6 +83,8 @@ class CopyOptions:
             number("max_gap, unless it is 'auto',", self.max_gap)
         flag("block_hash", self.block_hash)
         check_progress(self.progress)
+        if self.max_rate is not None and not isinstance(self.max_rate, RateLimit):
+            number("max_rate, unless it is a RateLimit,", self.max_rate, least=PAGE)
         check_cancel(self.cancel)
 
     def readers(self, src: SourceLike) -> int:
@@ -102,21 +106,31 @@ class CopyOptions:
         """How many writers to open. They wait for the other side more than they work."""
         return 1 if dst.sequential else min(self.max_workers or MAX_WORKERS, dst.max_writers)
 
-    def gap(self, src: SourceLike, readers: int) -> Limits | AutoGap:
-        """Which gaps the requests read through."""
-        if self.max_gap != "auto":
-            return Limits(self.max_gap, REQUEST_SIZE)
-        if src.sequential:
-            # The gaps are not in the stream: it costs nothing to skip them.
-            return Limits(self.buffer_size, REQUEST_SIZE)
-        return AutoGap(REQUEST_SIZE, readers)
+    def pace(self) -> Pace | None:
+        """What limits the rate of a copy; None for nothing."""
+        if self.max_rate is None:
+            return None
+        limit = self.max_rate if isinstance(self.max_rate, RateLimit) else RateLimit(self.max_rate)
+        return Pace(limit, self.buffer_size)
 
-    def pool(self) -> BufferPool:
+    def gap(self, src: SourceLike, readers: int, pace: Pace | None) -> Limits | AutoGap:
+        """Which gaps the requests read through."""
+        size = REQUEST_SIZE if pace is None else pace.size
+        if self.max_gap != "auto":
+            return Limits(self.max_gap, size)
+        if src.sequential:
+            # The gaps are not in the stream: it costs nothing to skip them. A limit of the rate
+            # would count them.
+            return Limits(self.buffer_size if pace is None else 0, size)
+        return AutoGap(size, readers) if pace is None else Limits(pace.gap, size)
+
+    def pool(self, pace: Pace | None) -> BufferPool:
         """Make the buffers of a copy, the first of them immediately.
 
         Raises:
             LocalIOError: There is no memory for it.
         """
-        pool = BufferPool(self.buffer_memory // self.buffer_size, self.buffer_size)
+        size = self.buffer_size if pace is None else pace.size
+        pool = BufferPool(self.buffer_memory // size, size)
         pool.give_back(pool.take())
         return pool

@@ -10,6 +10,7 @@ from ..backend.protocols import Sink, SourceLike, Writer
 from ..backend.running import uses
 from ..engine.copy import copy
 from ..engine.options import CopyKeywords, CopyOptions
+from ..engine.rate import Pace
 from ..engine.threads import enough_memory
 from ..errors import LocalIOError, UsageError
 from ..model.extents import Extents, Kind
@@ -52,7 +53,8 @@ def compare(a: SourceLike, b: SourceLike, **options: Unpack[CopyKeywords]) -> Co
     Args:
         a: One source.
         b: The other.
-        **options: As for `copy`.
+        **options: As for `copy`. `max_rate` limits what is read of each; a `RateLimit` limits what
+            is read of both together.
 
     Returns:
         Where they differ. If one disk is larger, everything after the end of the other differs.
@@ -65,10 +67,10 @@ def compare(a: SourceLike, b: SourceLike, **options: Unpack[CopyKeywords]) -> Co
     a, b = source_of(a), source_of(b)
     if a is b:
         raise UsageError("a source cannot be compared with itself", hint="Open it twice.")
-    CopyOptions.of(options)
+    pace = CopyOptions.of(options).pace()
     if a.sequential and not b.sequential:
         a, b = b, a  # the copy reads `a` in parallel, and with few requests, if `a` allows it
-    sink = _Comparison(b)
+    sink = _Comparison(b, pace)
     copy(a, sink, **options)
     return sink.report()
 
@@ -79,8 +81,9 @@ class _Comparison(Sink):
     max_writers = 1
     sequential = True
 
-    def __init__(self, source: SourceLike) -> None:
+    def __init__(self, source: SourceLike, pace: Pace | None) -> None:
         self._source = source
+        self.pace = pace
         self._part: Part | None = None
         self._sizes = 0, 0
         self._differing: list[tuple[int, int]] = []
@@ -167,6 +170,8 @@ class _ComparingWriter(Writer):
     def cancel(self) -> None:
         """Cancel the reader, and stop comparing a long stretch with zeros."""
         self._is_cancelled = True
+        if self._comparison.pace is not None:
+            self._comparison.pace.cancel()
         self._reader.cancel()
 
     @override
@@ -178,6 +183,8 @@ class _ComparingWriter(Writer):
             self._other = bytearray(length)
         if self._is_cancelled:
             raise LocalIOError("cancelled")
+        if self._comparison.pace is not None:
+            self._comparison.pace.read(length)
         self._reader.prefetch(start, length)
         self._reader.readinto(start, memoryview(self._other))
         return self._other
