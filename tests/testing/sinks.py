@@ -598,6 +598,38 @@ class CancelBreaksAbort(GoodSink):
             raise LocalIOError("there is no connection any more")
 
 
+class Blocks(GoodSink):
+    """Nobody takes what its writers write. A cancel ends that."""
+
+    waits_for_ever = False
+
+    def begin(self, info: BackupInfo, extents: Extents) -> None:
+        super().begin(info, extents)
+        self.taken = threading.Event()
+
+    def open_writer(self) -> Any:
+        return BlocksWriter(self)
+
+    def cancel(self) -> None:
+        if not self.waits_for_ever:
+            self.taken.set()
+
+
+class BlocksWriter(GoodWriter):
+    sink: Blocks
+
+    def write(self, start: int, buffer: memoryview) -> None:
+        self.sink.taken.wait(3 if self.sink.waits_for_ever else None)
+        raise FullError
+
+    def cancel(self) -> None:
+        self.sink.cancel()
+
+
+class NeverEnds(Blocks):
+    waits_for_ever = True
+
+
 def made_by(
     kind: Callable[[Shelf, Path], Any],
 ) -> tuple[Callable[[Path], Any], Callable[[Path], Any]]:

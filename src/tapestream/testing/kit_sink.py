@@ -21,6 +21,7 @@ def check_sink(
     existing: Existing = "kept",
     size: int = SIZE,
     failing: MakeSink | None = None,
+    blocking: MakeSink | None = None,
     limit: float = LIMIT,
     expected_failures: Mapping[str, str] | None = None,
 ) -> ContractReport:
@@ -56,6 +57,8 @@ def check_sink(
             size has this one.
         failing: As `make`, but the target cannot store a disk: the storage is full, the connection
             breaks. None to ask nothing about errors.
+        blocking: As `make`, but a call of the sink blocks in the middle of a copy, until it is
+            cancelled: nobody reads the pipe, the server is silent. None to ask nothing about that.
         limit: Seconds that one check may take. After that, the sink counts as hanging.
         expected_failures: Clauses that the sink is known to break, each with the reason. If it
             keeps one of them, that is a failure.
@@ -66,7 +69,7 @@ def check_sink(
     Raises:
         UsageError: A clause that is expected to fail does not exist.
     """
-    case = SinkCase(make, read_back, existing, size, failing, limit=limit)
+    case = SinkCase(make, read_back, existing, size, failing, blocking, limit=limit)
     return examine(SINK_CLAUSES, case, expected_failures)
 
 

@@ -24,6 +24,9 @@ from ..backend.abilities import (
     ability,
 )
 from ..backend.checks import check_sink, lost_of, new_hash_of
+from ..cancel import Cancel
+from ..engine.copy import copy
+from ..errors import OperationCancelledError
 from .kit import within
 from .kit_disks import fragmented, mixed
 from .kit_target import Hand, SinkCase, copied, do, flush
@@ -35,6 +38,12 @@ A = TypeVar("A")
 
 # Seconds between two calls of `keep_alive`: many during a copy that takes a few milliseconds.
 OFTEN = 0.001
+
+
+# Seconds. A copy that is not done after this long is blocked.
+BLOCKED = 0.3
+# A cancelled copy ends within a second. A loaded machine may need longer: this part of the limit.
+ENDS_WITHIN = 0.1
 
 
 def sink_abilities(case: SinkCase) -> None:
@@ -167,6 +176,35 @@ def sink_cancel_idle(case: SinkCase) -> None:
             target.expect_no(disk, "after a cancel and an abort")
 
 
+def sink_cancel(case: SinkCase) -> None:
+    """`cancel` ends a call that blocks, so that a copy can be cancelled at any time."""
+    if case.blocking is None:
+        raise SkipTest("pass blocking=, which makes a sink that blocks in the middle of a copy")
+    with case.target() as target:
+        disk = mixed(case.size)
+        cancel = Cancel()
+        ended: list[BaseException | None] = []
+
+        def run() -> None:
+            try:
+                with target.sink(case.blocking) as sink, disk.source() as source:
+                    copy(source, sink, cancel=cancel)
+                ended.append(None)
+            except BaseException as e:  # noqa: BLE001 - whether it ended is what the check asks
+                ended.append(e)
+
+        thread = threading.Thread(target=run, name="contract-copy", daemon=True)
+        thread.start()
+        thread.join(BLOCKED)
+        assert thread.is_alive(), f"the sink of blocking= does not block: {ended}"
+        cancel.cancel("the kit asks whether this ends")
+        thread.join(seconds := case.limit * ENDS_WITHIN)
+        assert not thread.is_alive(), f"a copy goes on {seconds:g} seconds after its cancel"
+        assert isinstance(ended[0], OperationCancelledError), f"it ended otherwise: {ended}"
+        if case.is_marked:
+            target.expect_no(disk, "after a cancel")
+
+
 # `Callable`, not `type[A]`: a type checker would refuse a protocol there.
 def of(backend: object, kind: Callable[..., A]) -> A:
     """The ability of a backend.
@@ -207,4 +245,5 @@ ABILITIES = (
     sink_keep_alive,
     sink_lost,
     sink_cancel_idle,
+    sink_cancel,
 )

@@ -46,19 +46,15 @@ def sink_refuses(case: SinkCase) -> None:
         "twice the size": mixed(2 * case.size),
     }
     refused = 0
-    with case.target() as target:
-        target.hold(old := full(case.size))
-        for disk in disks.values():
-            with target.sink() as sink:
-                try:
+    for disk in disks.values():
+        with case.target() as target:
+            target.hold(old := full(case.size))
+            try:
+                with target.sink() as sink:
                     Hand(sink, disk).begin()
-                except TapestreamError:
-                    refused += 1
-                else:
-                    continue
-                finally:
-                    sink.abort()
-            target.expect(old)
+            except TapestreamError:
+                refused += 1
+                target.expect(old)
     if not refused:
         raise SkipTest(f"it refuses none of the disks with {', '.join(disks)}")
 

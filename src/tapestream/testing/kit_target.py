@@ -55,6 +55,7 @@ class SinkCase(Case):
     existing: Existing = "kept"
     size: int = SIZE
     failing: MakeSink | None = None
+    blocking: MakeSink | None = None
 
     @contextmanager
     def target(self) -> Iterator[Target]:
