@@ -72,9 +72,10 @@ COUNT ?= 5000
 SEED ?= 1
 
 .PHONY: interrupts
-interrupts: system venv ## Interrupt copies at COUNT=5000 lines; let every call to the system fail.
+interrupts: system venv ## Interrupt, and cancel, copies at COUNT=5000 lines; let every call to the system fail.
 	$(PYTHON) -m tests.interrupts --count $(COUNT) --seed $(SEED)
 	$(PYTHON) -m tests.call_errors --seed $(SEED)
+	$(PYTHON) -m tests.cancels --count $(COUNT) --seed $(SEED)
 
 .PHONY: faults
 faults: system venv ## Let NUMBER=1000 faults happen to real copies, and judge each end.

@@ -29,6 +29,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from copy import deepcopy
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -40,6 +41,7 @@ from typing import Any, NamedTuple
 import tapestream
 from tapestream import (
     BackupInfo,
+    Cancel,
     ImageioHTTPSource,
     ImageioUploadSink,
     RawImageSink,
@@ -69,6 +71,8 @@ SIZE = 512 * KIB
 RECORD = 64 * KIB
 CREATED = datetime(2026, 11, 26, 12, 0, tzinfo=timezone.utc)
 SMALL: dict[str, Any] = {"buffer_size": 64 * KIB, "buffer_memory": 256 * KIB, "max_workers": 1}
+# Ends the job that runs; None if nothing does. See cancels.py.
+CANCEL: ContextVar[Cancel | None] = ContextVar("CANCEL", default=None)
 # The names of tapestream's threads begin so.
 OURS = "tapestream"
 
@@ -110,19 +114,23 @@ def exits(code: CodeType) -> frozenset[int]:
     return frozenset(found)
 
 
+def interrupt_here() -> None:
+    raise KeyboardInterrupt
+
+
 class Tracer:
-    """Counts the lines of tapestream that this thread executes, and raises at one of them.
+    """Counts the lines of tapestream that this thread executes, and does something at one of them.
 
     Args:
-        target: Where to raise; None to count only.
-        error: What to raise.
+        target: Where to do it; None to count only.
+        act: What to do; it may raise.
     """
 
-    def __init__(self, target: Place | None = None, error: type[BaseException] = KeyboardInterrupt):
+    def __init__(self, target: Place | None = None, act: Callable[[], object] = interrupt_here):
         self.counts: Counter[tuple[str, int]] = Counter()
         self.hit = False
-        self._target = target
-        self._error = error
+        self.target = target
+        self._act = act
 
     def __enter__(self) -> Tracer:
         sys.settrace(self._on_call)
@@ -142,13 +150,18 @@ class Tracer:
         if event == "line" and frame.f_lasti not in exits(code):
             key = code.co_filename, frame.f_lineno
             self.counts[key] += 1
-            if self._target is not None and (*key, self.counts[key]) == self._target:
+            if self.target is not None and (*key, self.counts[key]) == self.target:
                 self.hit = True
-                raise self._error
+                self._act()
         return self._on_line
 
 
 # --- Jobs ---
+
+
+def options() -> dict[str, Any]:
+    """The options of what a job does."""
+    return {**SMALL, "cancel": CANCEL.get()}
 
 
 @dataclass
@@ -267,7 +280,7 @@ def backup(directory: Path) -> None:
         RawImageSource(directory / "disk.raw", info=info()) as source,
         TarStreamSink(directory / "a.tar", attachments={"vm.ovf": b"<vm/>"}) as sink,
     ):
-        copy(source, sink, block_hash=True, **SMALL)
+        copy(source, sink, block_hash=True, **options())
 
 
 def tar_of_an_image(directory: Path) -> bytes:
@@ -287,7 +300,7 @@ def restore(directory: Path) -> None:
         TarStreamSource(directory / "a.tar") as source,
         RawImageSink(directory / "disk.raw") as sink,
     ):
-        copy(source, sink, **SMALL)
+        copy(source, sink, **options())
 
 
 def to_an_object(directory: Path) -> None:
@@ -296,7 +309,7 @@ def to_an_object(directory: Path) -> None:
         full_source() as source,
         TarStreamSink(file) as sink,
     ):
-        copy(source, sink, **SMALL)
+        copy(source, sink, **options())
 
 
 def judge_object(directory: Path, done: bool) -> str | None:
@@ -321,7 +334,7 @@ def through_a_pipe(directory: Path) -> None:
         full_source() as source,
         TarStreamSink(pipe) as sink,
     ):
-        copy(source, sink, **SMALL)
+        copy(source, sink, **options())
     thread.join()
 
 
@@ -338,17 +351,17 @@ def chain_to_raw(directory: Path) -> None:
         TarStreamSource(directory / "b.tar") as second,
         RawImageSink(directory / "disk.raw") as sink,
     ):
-        restore_chain([second, first], sink, verify_first=True, **SMALL)
+        restore_chain([second, first], sink, verify_first=True, **options())
 
 
 def chain_to_tar(directory: Path) -> None:
     with (
         TarStreamSource(directory / "a.tar") as first,
         TarStreamSource(directory / "b.tar") as second,
-        merge_chain([first, second]) as merged,
+        merge_chain([first, second], cancel=CANCEL.get()) as merged,
         TarStreamSink(directory / "c.tar") as sink,
     ):
-        copy(merged, sink, **SMALL)
+        copy(merged, sink, **options())
 
 
 @cache
@@ -365,14 +378,14 @@ def two_backups(directory: Path) -> None:
 
 def check(directory: Path) -> None:
     with TarStreamSource(directory / "a.tar") as source:
-        report = verify(source, **SMALL)
+        report = verify(source, **options())
         if not report.ok:
             raise CorruptStreamError(str(report))
     with (
         TarStreamSource(directory / "a.tar") as one,
         RawImageSource(directory / "disk.raw") as other,
     ):
-        assert compare(one, other, **SMALL).equal
+        assert compare(one, other, **options()).equal
 
 
 def local_jobs() -> dict[str, Job]:
@@ -437,14 +450,14 @@ class Tape:
 
     def back_up(self, _: Path) -> None:
         with full_source() as source, TarStreamSink(self.tape, record_size=RECORD) as sink:
-            copy(source, sink, **SMALL)
+            copy(source, sink, **options())
 
     def restore(self, directory: Path) -> None:
         with (
             TarStreamSource(self.tape, file=1) as source,
             RawImageSink(directory / "disk.raw") as sink,
         ):
-            copy(source, sink, **SMALL)
+            copy(source, sink, **options())
 
     def judge(self, directory: Path, done: bool) -> str | None:
         """What is on the tape, read in another drive."""
@@ -497,11 +510,11 @@ def imageio_jobs(daemon: ImageioDaemon, directory: Path) -> Iterator[dict[str, J
                 ImageioHTTPSource(download, cafile=ca, info=info()) as source,
                 TarStreamSink(place / "a.tar") as sink,
             ):
-                copy(source, sink, **SMALL)
+                copy(source, sink, **options())
 
         def restore_it(_: Path) -> None:
             with full_source() as source, ImageioUploadSink(upload, cafile=ca) as sink:
-                copy(source, sink, **SMALL)
+                copy(source, sink, **options())
 
         def idle(url: str) -> str | None:
             until = time.monotonic() + PATIENCE

@@ -128,9 +128,13 @@ class Cancels(Protocol):
     def cancel(self) -> None:
         """Make a call that is blocking in another thread fail soon.
 
-        Called from another thread, possibly more than once, when a copy is given up. What the
-        blocked call then raises is dropped. These calls may block: all calls of a reader and of a
-        writer; `extents`, `open_reader` and `finish` of a source; `begin` and `commit` of a sink.
+        Called from another thread, again and again until the copy has ended, when the copy is given
+        up: by an error, a `Cancel`, or another thread that closes a source or sink. What the
+        blocked call then raises is dropped, or becomes the `__context__` of the copy's error. These
+        calls may block: all calls of a reader and of a writer; `extents`, `open_reader`, `finish`
+        and the calls of other abilities of a source; `begin`, `open_writer`, `lost` and `commit`
+        of a sink. A commit that fails for this must leave nothing that looks complete. A source or
+        sink is not cancelled any more when the sink is being aborted.
         """
 
 

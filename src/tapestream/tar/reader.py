@@ -111,8 +111,9 @@ class TarReader(Reader):
 
     @property
     def is_unchecked(self) -> bool:
-        """True if all data was read, but `finish` was not called, which checks the manifest."""
-        return self._member is None and self._next is None and not self._is_finishing
+        """True if all data was read, but `finish`, which checks the manifest, was left out."""
+        at_end = self._member is None and self._next is None
+        return at_end and not self._is_finishing and not self._volumes.is_cancelled
 
     def finish(self) -> None:
         """Read to the end of the last volume, and compare it with its manifest."""
