@@ -448,6 +448,18 @@ def test_an_image_that_becomes_shorter(tmp_path: Path) -> None:
             copy(src, DiscardSink(), buffer_size=4096, buffer_memory=8192, progress=Progress())
 
 
+@pytest.mark.parametrize("size", [MIB, 3 * MIB])
+def test_an_image_that_has_another_size_when_its_extents_are_listed(
+    size: int, tmp_path: Path
+) -> None:
+    """What is missing would be taken for a hole, and what is new would be left out."""
+    image = sparse(tmp_path / "a", 2 * MIB, {0: b"x" * 2 * MIB})
+    with RawImageSource(image) as src:
+        os.truncate(image, size)
+        with pytest.raises(LocalIOError, match=rf"{size} bytes, but had {2 * MIB} .*stop the VM"):
+            src.extents()
+
+
 def test_a_symbolic_link_stays_one(tmp_path: Path) -> None:
     image = sparse(tmp_path / "a", MIB, {0: b"x"})
     (tmp_path / "real").mkdir()

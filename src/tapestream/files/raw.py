@@ -29,6 +29,8 @@ log = logging.getLogger("tapestream.raw")
 # More threads than this do not make a local disk faster.
 MAX_THREADS = 8
 
+_NO_WRITES = "Nothing may write to it meanwhile: stop the VM, or read a snapshot."
+
 # If holes cannot be punched, zeros are written in pieces of this many bytes.
 _ZEROS = bytes(1024**2)
 
@@ -86,8 +88,15 @@ class RawImageSource(OfThisProcess, Source):
     @override
     def extents(self) -> Extents:
         """The data and the holes, as far as the file system knows them."""
+        size = self._info.size
         with as_local_error(f"cannot find the holes in {self._path}"):
-            return Extents.of(data_and_holes(descriptor(self._file, self._path), self._info.size))
+            extents = Extents.of(data_and_holes(descriptor(self._file, self._path), size))
+            now = _size_of_image(self._file, self._path)
+        if now != size:  # what is missing would count as a hole
+            raise LocalIOError(
+                f"{self._path} has {now} bytes, but had {size} when it was opened", hint=_NO_WRITES
+            )
+        return extents
 
     def rewind(self) -> None:
         """Do nothing: an image can be read any number of times."""
@@ -118,7 +127,7 @@ class _RawReader(Reader):
             if count == 0:
                 raise LocalIOError(
                     f"{self._path} ends at {start}: it became shorter while it was read",
-                    hint="Nothing may write to it meanwhile: stop the VM, or read a snapshot.",
+                    hint=_NO_WRITES,
                 )
             start, buffer = start + count, buffer[count:]
 

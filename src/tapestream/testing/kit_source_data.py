@@ -256,17 +256,18 @@ def source_odd(case: SourceCase) -> None:
 def source_single_bytes(case: SourceCase) -> None:
     """A range may be a single byte, such as the first or the last of the disk or of an extent."""
     plain = plainly(case)
-    with opened(case.make) as source, reader_from(source) as reader:
-        extents = listed(source)
+    with opened(case.make) as source:
+        data = data_runs(source, listed(source))
         found = bytearray(plain.disk)
-        for start, length in data_runs(source, extents):
-            for at in {start: 1, start + length - 1: 1}:
-                found[at] ^= 0xFF
-                read(reader, ranges([(at, 1)]), found)
-                assert found[at] == plain.disk[at], (
-                    f"reading the single byte at offset {at}, of the data extent of {length} bytes "
-                    f"at {start}, delivered {found[at]:#x}, not {plain.disk[at]:#x}"
-                )
+        with reader_from(source) as reader:
+            for start, length in data:
+                for at in sorted({start, start + length - 1}):
+                    found[at] ^= 0xFF
+                    read(reader, ranges([(at, 1)]), found)
+                    assert found[at] == plain.disk[at], (
+                        f"reading the single byte at offset {at}, of the data extent of {length} "
+                        f"bytes at {start}, delivered {found[at]:#x}, not {plain.disk[at]:#x}"
+                    )
 
 
 def source_across_extents(case: SourceCase) -> None:
