@@ -2,7 +2,7 @@
 
 Written from CloudStack's scripts/vm/hypervisor/kvm/imageserver/ (handler.py, backends/, util.py) as
 of its last commits of 2026, and from the earlier one that spoke HTTP/1.0. It answers as those do.
-It leaves out the control socket, TLS, the expiry of idle transfers, and PATCH with a range.
+It leaves out the control socket, the expiry of idle transfers, and PATCH with a range.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ class ImageServer(Double):
         protocol: "HTTP/1.0" for the early versions.
         dies_after: After this many uploads without "flush=n" the NBD server is killed and started
             again: what was not flushed is gone. 0 for never.
+        tls: True for https, with a certificate of `authority`.
 
     Attributes:
         disk: The disk, as the requests left it.
@@ -46,8 +47,10 @@ class ImageServer(Double):
         bitmap_is_lost: bool = False,
         protocol: Literal["HTTP/1.0", "HTTP/1.1"] = "HTTP/1.1",
         dies_after: int = 0,
+        tls: bool = False,
     ) -> None:
-        super().__init__(type("_Handler", (_Handler,), {"protocol_version": protocol}))
+        handler = type("_Handler", (_Handler,), {"protocol_version": protocol})
+        super().__init__(handler, tls=tls)
         self.disk = bytearray(disk)
         self.durable = bytes(disk)
         self.backend = backend

@@ -7,12 +7,16 @@ names, and answers as that source does.
 from __future__ import annotations
 
 import json
+import ssl
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import NamedTuple
 
+import trustme
 from typing_extensions import Self
+
+authority = trustme.CA()
 
 
 class Request(NamedTuple):
@@ -27,6 +31,7 @@ class Handler(BaseHTTPRequestHandler):
     """Answers the requests of one connection; a subclass has an `answer_` for each method."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     server: Double
 
     def __getattr__(self, name: str) -> object:
@@ -60,6 +65,10 @@ class Handler(BaseHTTPRequestHandler):
 class Double(ThreadingHTTPServer):
     """A server for the time of a `with`.
 
+    Args:
+        handler: Answers.
+        tls: True for https, with a certificate of `authority`.
+
     Attributes:
         requests: The requests so far.
     """
@@ -67,8 +76,15 @@ class Double(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
 
-    def __init__(self, handler: type[Handler]) -> None:
+    def __init__(self, handler: type[Handler], *, tls: bool = False) -> None:
         super().__init__(("127.0.0.1", 0), handler)
+        self.scheme = "https" if tls else "http"
+        if tls:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            authority.issue_cert("127.0.0.1").configure_cert(context)
+            self.socket = context.wrap_socket(  # the handshake is for the thread of the connection
+                self.socket, server_side=True, do_handshake_on_connect=False
+            )
         self.requests: list[Request] = []
         self._thread = threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True)
 
@@ -89,9 +105,9 @@ class Double(ThreadingHTTPServer):
     def handle_error(self, request: object, client_address: object) -> None:
         """A client that hangs up is no error."""
 
-    def url(self, path: str, scheme: str = "http") -> str:
+    def url(self, path: str) -> str:
         """The URL of a path on this server."""
-        return f"{scheme}://127.0.0.1:{self.server_address[1]}{path}"
+        return f"{self.scheme}://127.0.0.1:{self.server_address[1]}{path}"
 
     def count(self, method: str, end: str = "") -> int:
         """How many requests so far had this method and a path that ends so."""

@@ -19,6 +19,7 @@ from tapestream.errors import ServerError, TargetSizeError, TicketError, Unsuppo
 from tapestream.testing import MemorySink, MemorySource
 from tests.disks import noise
 from tests.servers.cloudstack import ImageServer
+from tests.servers.double import authority
 from tests.servers.support import (
     CHANGED,
     FULL,
@@ -105,6 +106,21 @@ def test_nothing_changed(disk: bytes, copied: int, tmp_path: Path) -> None:
         result = back_up(source(server, context="dirty", info=INCREMENTAL), tars[1])
     assert result.data_bytes + result.zero_bytes == copied
     assert restored(tars, tmp_path / "disk.raw") == disk
+
+
+def test_a_backup_and_a_restore_over_tls(tmp_path: Path) -> None:
+    """With a CA of CloudStack's own."""
+    cafile, tar = tmp_path / "ca.pem", tmp_path / "disk.tar"
+    authority.cert_pem.write_to_path(cafile)
+    with ImageServer(SUNDAY, read_only=True, tls=True) as server:
+        back_up(ImageioHTTPSource(server.transfer_url, cafile=cafile), tar)
+    with (
+        ImageServer(bytes(len(SUNDAY)), tls=True) as server,
+        TarStreamSource(tar) as src,
+        ImageioUploadSink(server.transfer_url, cafile=cafile) as dst,
+    ):
+        copy(src, dst)
+    assert server.durable == SUNDAY
 
 
 @protocols
