@@ -17,11 +17,12 @@ from ..model.damage import Damage
 from ..model.extents import Extents
 from . import format as fmt
 from .digests import ALGORITHMS, Hash, digest_of
-from .manifest import Manifest, ManifestBuilder
+from .manifest import ManifestBuilder
 from .members import READ_STEP
-from .search import Found, HeaderSearch
+from .search import Found
 from .trouble import Suspects
 from .volume import Volumes
+from .walk import VolumeWalk
 from .zerofill import ZeroFilledInput
 
 # Most segments that may be missing. Each gets a placeholder for its digest, so that the digests
@@ -33,8 +34,7 @@ class TarReader(Reader):
     """Reads the data of the disk from the members, in order.
 
     `volumes.trouble` decides what happens at damage. If reading continues, damaged data is
-    delivered as it is, with zeros for missing data. After a bad header, the next good one shows
-    what happened: see `HeaderSearch`.
+    delivered as it is, with zeros for missing data.
 
     Args:
         volumes: Opens the volumes, one after another.
@@ -65,20 +65,10 @@ class TarReader(Reader):
         # The rest is only used if reading continues after damage.
         self._has_ended = self._is_finishing = False
         self._vouches = self._is_comparable = True
-        self._last: fmt.Member | None = None
         self._suspects = Suspects()
-        self._searched: HeaderSearch | None = None
-        # Offset in the stream where the member's data should end; 0 if it is sure to end there.
-        self._data_end = 0
+        self._walk = VolumeWalk(volumes, self._suspects)
         self._goes_on_at: Found | None = None
         self._is_on_next_volume = False
-
-    @property
-    def _search(self) -> HeaderSearch:
-        """The search in the open volume."""
-        if self._searched is None:
-            self._searched = HeaderSearch(self._volumes)
-        return self._searched
 
     @override
     def readinto(self, start: int, buffer: memoryview) -> None:
@@ -182,76 +172,23 @@ class TarReader(Reader):
             self._is_on_next_volume = False
 
     def _is_at_end_of_volume(self) -> bool:
-        """True if this volume ends here; then another must follow, because there is more data."""
-        members, may_go_on = self._volumes.members, self._volumes.may_go_on
-        if self._has_ended:
-            return False
         try:
-            try:
-                header = members.header()
-            except CorruptStreamError:
-                # The damaged header is that of the manifest, or of the expected member.
-                if not self._trouble.goes_on:
-                    raise
-                return may_go_on and members.begins_with(fmt.MANIFEST_START)
+            return not self._has_ended and self._walk.is_at_end()
         except LocalIOError as e:
             self._end(e)
             return False
-        return may_go_on and header is not None and header.name == fmt.MANIFEST
 
     def _enter(self, member: fmt.Member) -> bool:
+        """Enter a member on this volume; False if another member comes next."""
         if self._has_ended:
             return False
-        self._data_end = 0
-        members = self._volumes.members
         try:
-            is_whole = not self._trouble.goes_on or self._is_whole(member)
-            members.enter(member.name, member.length)
-        except (CorruptStreamError, IncompleteStreamError) as e:
-            if not members.is_at_header:
-                raise  # the stream has ended
-            self._trouble.meet(e, member.name)
-            return self._go_past(member)
+            found = self._walk.enter(member)
         except LocalIOError as e:
             self._end(e)
             return False
-        self._data_end = 0 if is_whole else members.offset + fmt.padded(member.length)
-        self._last = member
-        return True
-
-    def _is_whole(self, member: fmt.Member) -> bool:
-        """Whether the member is complete, as far as that is known.
-
-        If the member comes twice and its first copy is damaged, this goes to the second copy. That
-        happens if a record was written twice that holds a header and only a part of the data. Only
-        a small member can then come a second time completely, so only small ones are checked.
-        """
-        members = self._volumes.members
-        while (
-            member.length <= READ_STEP
-            and members.header() == (member.name, member.length)
-            and not self._search.is_followed(member)
-        ):
-            second = self._search.second_copy(member)
-            if second is None:
-                return False
-            problem = "it comes twice, and its first copy is damaged"
-            self._trouble.meet(CorruptStreamError(problem), member.name)
-            members.skip_to(second.offset, second.header)
-        return True
-
-    def _go_past(self, member: fmt.Member) -> bool:
-        """Continue after the damaged header of a member; False if another member comes next."""
-        members = self._volumes.members
-        found = self._search.from_bad_header(member.start)
-        if found is None or self._search.is_in_place(found, member):
-            members.enter_as(member.name, member.length)
-            self._suspect(member)
-            self._data_end = 0 if found else members.offset + fmt.padded(member.length)
-            self._last = member
+        if found is None:
             return True
-        self._suspect(None)
-        members.skip_to(found.offset, found.header)
         if found.member is None and self._volumes.may_go_on:
             self._is_on_next_volume = True  # the next volume may have what is missing here
         else:
@@ -308,7 +245,7 @@ class TarReader(Reader):
 
     def _fill(self, view: memoryview) -> None:
         """Read the next bytes of the member, with zeros for what is missing."""
-        found = self._ends_within(len(view)) if self._data_end else None
+        found = self._walk.ends_within(len(view), self._member) if self._member else None
         if found is None:
             done = self._read_member(view)
         else:
@@ -342,13 +279,6 @@ class TarReader(Reader):
             return done
         return 0
 
-    def _ends_within(self, length: int) -> Found | None:
-        """A header within the next bytes of a member that may end early."""
-        if self._member is None:
-            return None
-        found = self._search.within(length, self._member.start + 1)
-        return found if found and found.offset < self._data_end else None
-
     def _note_filled(self, zeros: ZeroFilledInput, begin: int, length: int) -> None:
         """Record what could not be read of `length` bytes of data at stream offset `begin`."""
         end = begin + length
@@ -378,7 +308,6 @@ class TarReader(Reader):
             self._open_next_volume(error)
         except (StreamError, LocalIOError) as e:
             self._end(e)
-        self._last = self._searched = None
 
     def _open_next_volume(self, error: IncompleteStreamError | None) -> None:
         """Open the next volume, and go to the place in it where reading continues.
@@ -390,6 +319,7 @@ class TarReader(Reader):
         if error is not None and not whole:
             raise error  # it holds no complete member: another tape has the volume of this number
         self._volumes.open_next(error)
+        self._walk = VolumeWalk(self._volumes, self._suspects)
         start = self._volumes.preamble.volume_start
         resume = self._member or self._next
         resume_at = resume.start if resume else self._extents.size
@@ -436,7 +366,7 @@ class TarReader(Reader):
             raise CorruptStreamError(f"too much is missing to compare the rest with {fmt.MANIFEST}")
         volumes = self._volumes
         found = self._manifest.manifest(volumes.preamble, volumes.digests, continues=continues)
-        self._take_manifest(found)
+        self._walk.enter_manifest(found.length, self._extents.size)
         left = volumes.members.left
         # As many as fit into what was read; the extents may claim more.
         segments = found.data_bytes // self._segment_size + found.data_members
@@ -453,37 +383,6 @@ class TarReader(Reader):
                 self._trouble.meet(e)
                 self._vouches = False
 
-    def _take_manifest(self, found: Manifest) -> None:
-        members = self._volumes.members
-        try:
-            if self._trouble.goes_on:
-                self._go_to_whole_manifest()
-            members.enter(fmt.MANIFEST)
-        except (CorruptStreamError, IncompleteStreamError) as e:
-            if not members.is_at_header:
-                raise
-            self._trouble.meet(e, fmt.MANIFEST)
-            self._suspect(None)
-            further_on = self._search.from_bad_header(self._extents.size)
-            if further_on is not None:
-                members.skip_to(further_on.offset, further_on.header)
-                members.enter(fmt.MANIFEST)
-            elif not members.enter_text(fmt.MANIFEST_START, found.length):
-                members.enter_as(fmt.MANIFEST, found.length)
-
-    def _go_to_whole_manifest(self) -> None:
-        """Go to the second manifest if there are two: a record was written twice."""
-        members = self._volumes.members
-        header = members.header()
-        if header is None or header.name != fmt.MANIFEST or header.size > READ_STEP:
-            return
-        if members.ends_after(header.size):
-            return
-        second = self._search.second_manifest(self._extents.size)
-        if second is not None:
-            self._trouble.meet(CorruptStreamError("it comes twice"), fmt.MANIFEST)
-            members.skip_to(second.offset, second.header)
-
     # What is wrong
 
     def _end(self, error: StreamError | LocalIOError) -> None:
@@ -491,16 +390,6 @@ class TarReader(Reader):
         self._trouble.meet(error)
         self._has_ended = True
         self._checksum = None  # there is no manifest to compare digests with
-
-    def _suspect(self, member: fmt.Member | None) -> None:
-        """Suspect the members on both sides of a bad header: bytes may have been lost before it.
-
-        An unreadable place is different: its length is known, so nothing has shifted.
-        """
-        zeros = self._volumes.zeros
-        here = zeros.offset - self._volumes.members.ahead if zeros else 0
-        if zeros is None or not any(offset < here for offset, _ in zeros.filled):
-            self._suspects.add(self._last, member)
 
     def _clear_suspects(self, *, vouched: bool) -> None:
         for member in self._suspects.take_all():
