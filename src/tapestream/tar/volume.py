@@ -5,26 +5,23 @@ A stream has one volume, or several on tapes.
 
 from __future__ import annotations
 
-from contextlib import suppress
 from functools import cached_property
-from itertools import islice
 
 from ..errors import (
     CorruptStreamError,
     ExtentsError,
     IncompleteStreamError,
-    LocalIOError,
     StreamError,
-    UsageError,
 )
 from ..model.extents import Extents
 from ..model.info import BackupInfo, describe
 from . import format as fmt
+from .attachments import AttachmentReader
 from .digests import hex_digest
 from .lookahead import Readable
 from .medium import InputMedium, VolumeId
 from .members import MemberReader
-from .preamble import Preamble, attachment_member, resembles
+from .preamble import Preamble
 from .table import MemberTable
 from .trouble import STRICT, Trouble
 from .zerofill import ZeroFilledInput
@@ -89,7 +86,7 @@ class Volumes:
         if self.extents is None:
             self.extents = self._read_extents() if known is None else self._pass_extents(known)
         if not self.is_listed:
-            self._read_all_attachments()
+            self._read_attachments()
 
     @cached_property
     def table(self) -> MemberTable:
@@ -101,7 +98,7 @@ class Volumes:
         try:
             self._enter_extents()
             text = self.members.read_text(fmt.EXTENTS, fmt.MAX_EXTENTS)
-            self._add_digest(fmt.EXTENTS, text)
+            self.add_digest(fmt.EXTENTS, text)
             return self._checked_extents(text)
         except StreamError as e:
             if self.trouble.goes_on:
@@ -116,7 +113,7 @@ class Volumes:
         """
         members, listed = self.members, self.preamble.extents_size
         try:
-            self._check_size(members.named(fmt.EXTENTS), listed)
+            self.check_size(members.named(fmt.EXTENTS), listed)
             members.enter(fmt.EXTENTS)
         except (CorruptStreamError, IncompleteStreamError) as e:
             if not self.trouble.goes_on or not members.is_at_header:
@@ -170,7 +167,7 @@ class Volumes:
             )
         assert self.extents is not None
         self._pass_extents(self.extents)
-        self._read_all_attachments()
+        self._read_attachments()
 
     def end(self) -> None:
         """Read to the end of the volume, after its manifest.
@@ -198,39 +195,14 @@ class Volumes:
         self.members = MemberReader(self._readable)
         text = self.members.read_first_member(fmt.INFO, fmt.MAX_INFO)
         self.preamble = Preamble.decode(text)
-        self._to_come = self.preamble.attachments
         self.digests: dict[str, str | None] = {}
-        self._add_digest(fmt.INFO, text)
-
-    def _read_all_attachments(self) -> None:
-        if self.preamble.members_problem is not None:
-            self.trouble.meet(CorruptStreamError(self.preamble.members_problem))
-        if self.trouble.goes_on:
-            # If the stream has ended, the data reader meets this error again, and reports it.
-            with suppress(IncompleteStreamError, LocalIOError):
-                self._salvage_attachments()
-        else:
-            self._read_attachments()
-        self.is_listed = True
+        self.add_digest(fmt.INFO, text)
 
     def _read_attachments(self) -> None:
-        """Read attachments up to another header; stop before one that is refused."""
-        left = fmt.MAX_ATTACHMENTS - sum(map(len, self.attachments.values()))
-        while (header := self._next_attachment()) is not None:
-            name = header.name[len(fmt.ATTACHMENTS) :]
-            try:
-                attachment_member(name)
-            except UsageError as e:
-                raise CorruptStreamError(f"a member has a bad name: {name!r}") from e
-            if name in self.attachments:
-                raise CorruptStreamError(f"there are two members {header.name}")
-            if len(self.attachments) == fmt.MAX_FILES:
-                raise CorruptStreamError(f"there are more than {fmt.MAX_FILES} attachments")
-            self._check_size(header, self._to_come.get(header.name))
-            self.attachments[name] = text = self.members.read_member(header.name, left)
-            self._add_digest(header.name, text)
-            self._to_come.pop(header.name, None)
-            left -= len(text)
+        if self.preamble.members_problem is not None:
+            self.trouble.meet(CorruptStreamError(self.preamble.members_problem))
+        AttachmentReader(self).read()
+        self.is_listed = True
 
     def check_listed(self) -> None:
         """Make sure that the volume has the members that its preamble lists, and no others.
@@ -242,89 +214,25 @@ class Volumes:
         if listed is not None and dict(listed).keys() != self.digests.keys() - {fmt.INFO}:
             raise CorruptStreamError(f"{fmt.INFO} lists other members than the stream has")
 
-    def _salvage_attachments(self) -> None:
-        """Read the attachments; skip those that are refused or have a bad header.
+    def has_header_after(self, member: fmt.Member | None, distance: int, *others: bytes) -> bool:
+        """Whether the header of a data member is `distance` bytes after the next header.
 
-        A bad header belongs to an attachment if one is still to come, and if a header after it is
-        where it should be. Otherwise bytes were lost or doubled: the attachments end here, and the
-        reader of the data searches for it.
+        Args:
+            member: The member; None for the manifest, which may also be there if this volume can
+                end before the member.
+            distance: Bytes of data between the two headers.
+            others: What else a header there may begin with.
         """
-        is_in_step = False
-        while True:
-            problem = CorruptStreamError("its header is not there")
-            try:
-                self._read_attachments()
-            except CorruptStreamError as e:
-                problem = e
-            bad = self._bad_attachment()
-            if bad is None:
-                return
-            self.trouble.meet(problem, bad.name)
-            if self._to_come.pop(bad.name, None) is not None and not self._is_next_in_place(bad):
-                is_in_step = is_in_step or self._is_data_in_place(bad)
-                if not is_in_step:
-                    return
-            self.members.enter_as(bad.name, bad.size)
-            self.members.skip(bad.size)
+        starts = [*others]
+        if member is not None:
+            starts.append(_start(member.name))
+        if member is None or self.may_go_on:
+            starts.append(_start(fmt.MANIFEST))
+        return self.members.is_header_after(tuple(starts), distance, self._medium.peek)
 
-    def _bad_attachment(self) -> fmt.Header | None:
-        """The bad attachment that the next member must be; None if the attachments have ended.
-
-        If attachments are listed and were not read, it is one of those. A refused one that is not
-        listed has the size in its header. So has a damaged one in a stream of older software, if
-        another header follows it at that distance.
-        """
-        found = self.members.best_guess()
-        if found and not self.members.is_damaged:
-            if found.name == fmt.MANIFEST or self.table.find(found) is not None:
-                return None  # the attachments still to come are missing
-            if found.name.startswith(fmt.ATTACHMENTS) and found.name not in self._to_come:
-                return found
-        name = found.name if found else ""
-        if found and self.preamble.members is None:
-            is_one = resembles(name, fmt.ATTACHMENTS) and self._is_in_place(found)
-            return found if is_one else None
-        if name not in self._to_come:
-            name = next(iter(self._to_come), "")
-        return fmt.Header(name, self._to_come[name]) if name else None
-
-    def _is_in_place(self, member: fmt.Header) -> bool:
-        """Whether another attachment, or the data, follows an attachment that is not listed."""
-        first = next(self.table.following(self.preamble.volume_start), None)
-        starts = (fmt.ATTACHMENTS.encode(), *self._starts(first))
-        return self.members.is_header_after(starts, member.size, self._medium.peek)
-
-    def _is_next_in_place(self, member: fmt.Header) -> bool:
-        """Whether the attachment after this one is where it should be."""
-        following = next(iter(self._to_come), None)
-        return following is not None and self.members.is_header_after(
-            (_start(following),), member.size, self._medium.peek
-        )
-
-    def _is_data_in_place(self, member: fmt.Header) -> bool:
-        """Whether the data is where it should be, counted from this attachment."""
-        extra = fmt.BLOCK + self.members.extension
-        distance = fmt.padded(member.size)
-        distance += sum(extra + fmt.padded(size) for size in self._to_come.values())
-        for each in islice(self.table.following(self.preamble.volume_start), 2):
-            if self.has_header_after(each, distance):
-                return True
-            distance += extra + fmt.padded(each.length)
-        return self.has_header_after(None, distance)
-
-    def has_header_after(self, member: fmt.Member | None, distance: int) -> bool:
-        """Whether the header of a member is `distance` bytes after the next header.
-
-        None stands for the manifest.
-        """
-        return self.members.is_header_after(self._starts(member), distance, self._medium.peek)
-
-    def _starts(self, member: fmt.Member | None) -> tuple[bytes, ...]:
-        """How the header of a data member begins, or the manifest's that may be there instead."""
-        manifest = _start(fmt.MANIFEST)
-        if member is None:
-            return (manifest,)
-        return (_start(member.name), manifest) if self.may_go_on else (_start(member.name),)
+    def is_followed(self, distance: int, name: str) -> bool:
+        """Whether the header of the member of this name is `distance` bytes after the next one."""
+        return self.members.is_header_after((_start(name),), distance, self._medium.peek)
 
     @property
     def may_go_on(self) -> bool:
@@ -356,19 +264,13 @@ class Volumes:
         """Read the extents, which must be the same as those that were read before."""
         self._enter_extents(len(extents.json))
         text = self.members.read_if_different(len(extents.json), lambda: [extents.json])
-        self._add_digest(fmt.EXTENTS, text or extents.json)
+        self.add_digest(fmt.EXTENTS, text or extents.json)
         if text is not None:
             problem = f"{fmt.EXTENTS} differs from that which was read before"
             self.trouble.meet(CorruptStreamError(problem))
         return extents
 
-    def _next_attachment(self) -> fmt.Header | None:
-        """Header of the next member if it is an attachment; otherwise None."""
-        header = self.members.header()
-        is_one = header is not None and header.name.startswith(fmt.ATTACHMENTS)
-        return header if is_one else None
-
-    def _check_size(self, header: fmt.Header, listed: int | None) -> None:
+    def check_size(self, header: fmt.Header, listed: int | None) -> None:
         """Make sure that a header agrees with the list, if there is one.
 
         The header has a checksum, the list has none: if reading goes on, it is by the header.
@@ -379,7 +281,8 @@ class Volumes:
             )
             self.trouble.meet(CorruptStreamError(problem), header.name)
 
-    def _add_digest(self, name: str, text: bytes) -> None:
+    def add_digest(self, name: str, text: bytes) -> None:
+        """Keep the digest of a member that is not data."""
         self.digests[name] = hex_digest(self.preamble.checksum, text)
 
 
