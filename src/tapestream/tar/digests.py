@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import zlib
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 from .._typing import Buffer
@@ -36,13 +37,9 @@ class Crc32:
         return self._value.to_bytes(4, "big")
 
 
-def _blake2b() -> Hash:
-    return hashlib.blake2b(digest_size=32)
-
-
 ALGORITHMS: dict[str, Callable[[], Hash]] = {
     "sha256": hashlib.sha256,
-    "blake2b": _blake2b,
+    "blake2b": partial(hashlib.blake2b, digest_size=32),
     "crc32": Crc32,
 }
 
