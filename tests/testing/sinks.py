@@ -8,6 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -290,6 +291,21 @@ class SharedFile(GoodSink):
         super().commit()
 
 
+class SharedPlace(GoodSink):
+    """Its writers share the offset at which they write."""
+
+    max_writers = 2
+    at = 0
+
+    def open_writer(self) -> Any:
+        class Writer(GoodWriter):
+            def write(self, start: int, buffer: memoryview) -> None:
+                self.sink.at = start  # type: ignore[attr-defined]
+                GoodWriter.write(self, self.sink.at, buffer)  # type: ignore[attr-defined]
+
+        return Writer(self)
+
+
 class OneThread(GoodSink):
     """Its writers belong to the thread that first used them."""
 
@@ -504,23 +520,34 @@ class SwallowsInWrite(GoodSink):
     def open_writer(self) -> Any:
         class Writer(GoodWriter):
             def write(self, start: int, buffer: memoryview) -> None:
-                try:
+                with suppress(TapestreamError):
                     raise FullError
-                except TapestreamError:
-                    pass
 
         return Writer(self)
+
+
+class SwallowsInFlush(GoodSink):
+    def open_writer(self) -> Any:
+        class Writer(GoodWriter):
+            def flush(self) -> None:
+                with suppress(TapestreamError):
+                    raise FullError
+
+        return Writer(self)
+
+
+class SwallowsInCommit(GoodSink):
+    def commit(self) -> None:
+        with suppress(TapestreamError):
+            raise FullError
 
 
 class SwallowsInClose(GoodSink):
     def open_writer(self) -> Any:
         class Writer(GoodWriter):
             def close(self) -> None:
-                try:
-                    self.sink.disk.clear()
+                with suppress(TapestreamError):
                     raise FullError
-                except TapestreamError:
-                    pass
 
         return Writer(self)
 

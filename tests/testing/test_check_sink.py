@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from tapestream.errors import UsageError
 from tapestream.testing import check_sink, sink_checks
 from tapestream.testing.kit_sink import SINK_CLAUSES
 
@@ -74,6 +75,7 @@ BROKEN = {
     "append only": Broken("sink-order", sinks.OneAfterAnother, ALL),
     "fewer writers": Broken("sink-max-writers", sinks.OnlyOneWriter, ALL),
     "a shared file": Broken("sink-writers", sinks.SharedFile),
+    "a shared place": Broken("sink-writers", sinks.SharedPlace),
     "one thread": Broken("sink-threads", sinks.OneThread),
     "a shared list": Broken("sink-independent", sinks.SharedList),
     "opens early": Broken("sink-untouched", sinks.OpensEarly, also("abort-keeps")),
@@ -89,12 +91,17 @@ BROKEN = {
     "closes once": Broken("sink-again", sinks.ClosesOnce),
     "a file is left": Broken("sink-releases", sinks.LeavesAFile),
     "a thread is left": Broken("sink-releases", sinks.LeavesAThread),
-    "swallows in write": Broken(
-        "sink-errors", GoodSink, options={"failing": made_by(sinks.SwallowsInWrite)[0]}
-    ),
-    "swallows in close": Broken(
-        "sink-errors", GoodSink, options={"failing": made_by(sinks.SwallowsInClose)[0]}
-    ),
+    **{
+        f"an error in {name} swallowed": Broken(
+            "sink-errors", GoodSink, options={"failing": made_by(kind)[0]}
+        )
+        for name, kind in {
+            "write": sinks.SwallowsInWrite,
+            "flush": sinks.SwallowsInFlush,
+            "close": sinks.SwallowsInClose,
+            "commit": sinks.SwallowsInCommit,
+        }.items()
+    },
     "an error of its own": Broken(
         "sink-error-kind", GoodSink, options={"failing": made_by(sinks.OwnError)[0]}
     ),
@@ -155,11 +162,29 @@ def test_a_sink_that_hangs_is_found() -> None:
     over.set()
 
 
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"existing": "keep"}, "existing must be one of kept, overwritten, unmarked, none"),
+        ({"size": 1000}, "size must be a multiple of 65536"),
+        ({"limit": 0}, "limit must be more than 0 seconds"),
+        ({"make": "path"}, "make must be a function"),
+        ({"read_back": None}, "read_back must be a function"),
+        ({"failing": "/dev/full"}, "failing must be a function"),
+    ],
+)
+def test_a_bad_argument_is_an_error(wrong: Any, says: str) -> None:
+    make, read_back = made_by(GoodSink)
+    with pytest.raises(UsageError, match=says):
+        check_sink(**{"make": make, "read_back": read_back, **wrong})
+
+
 NO_PYTEST = """
 import sys
 sys.modules["pytest"] = sys.modules["_pytest"] = None
 from pathlib import Path
 from tapestream import RawImageSink
+from tapestream.errors import UsageError
 from tapestream.testing import check_sink
 
 def make(directory):

@@ -143,8 +143,8 @@ class Writer(Protocol):
     def write(self, start: int, buffer: memoryview) -> None:
         """Write the whole buffer at offset `start` of the disk.
 
-        The buffer is used again as soon as this returns: keep no reference to it. A sequential
-        sink gets its data in ascending order.
+        The buffer is used again as soon as this returns: keep no reference to it, and do not change
+        it. A sequential sink gets its data in ascending order.
 
         Returns:
             None, not a count, unlike `io.RawIOBase.write`. A count that is not the buffer's length
@@ -218,7 +218,8 @@ class SinkLike(Protocol):
     def abort(self) -> None:
         """Give up: leave nothing that looks like a complete backup or a restored disk.
 
-        May be called at any time, and more than once; does nothing after a commit.
+        May be called at any time, and more than once; does nothing after a commit. Before `begin`,
+        nothing has changed. If a commit would replace an older backup, that one stays as it is.
         """
 
     @abstractmethod

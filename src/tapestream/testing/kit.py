@@ -36,6 +36,10 @@ class Case:
 
     limit: float = LIMIT
 
+    def __post_init__(self) -> None:
+        if not self.limit > 0:
+            raise UsageError(f"limit must be more than 0 seconds, not {self.limit!r}")
+
 
 C = TypeVar("C", bound=Case)
 P = ParamSpec("P")

@@ -67,7 +67,7 @@ def check_sink(
         What was found; its `raise_` raises if any clause is broken.
 
     Raises:
-        UsageError: A clause that is expected to fail does not exist.
+        UsageError: An argument cannot work, or a clause that is expected to fail does not exist.
     """
     case = SinkCase(make, read_back, existing, size, failing, blocking, limit=limit)
     return examine(SINK_CLAUSES, case, expected_failures)

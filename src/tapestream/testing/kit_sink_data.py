@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
-import sys
-import threading
-import time
-from collections.abc import Callable, Sequence
 from contextlib import closing
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 from unittest import SkipTest
 
 from ..backend.checks import check_sink, sink_of
 from ..backend.protocols import SinkLike, Writer
 from .kit import within
-from .kit_disks import almost_blank, blank, empty, fragmented, full, incremental, mixed, named, odd
-from .kit_target import Hand, SinkCase, Step, do, flush
-
-if TYPE_CHECKING:
-    from _typeshed import TraceFunction
+from .kit_disks import (
+    BLOCK,
+    almost_blank,
+    blank,
+    empty,
+    fragmented,
+    full,
+    incremental,
+    mixed,
+    named,
+    odd,
+)
+from .kit_target import Hand, SinkCase, calls, do, flush
+from .kit_turns import beside_each_other
 
 # More writers at the same time do not find more.
 WRITERS = 8
 # The methods of a sink that do not return None.
 RETURN_SOMETHING = {"open_writer", "commit", "lost", "new_hash"}
-# Seconds. Even the shortest sleep lets another thread run.
-TURN = 1e-6
 
 
 def sink_names(case: SinkCase) -> None:
@@ -212,7 +215,7 @@ def sink_max_writers(case: SinkCase) -> None:
 
 def sink_writers(case: SinkCase) -> None:
     """Several writers write at the same time, each in a thread of its own."""
-    with case.by_hand(mixed(case.size)) as hand:
+    with case.by_hand(mixed(case.size), piece=BLOCK) as hand:
         sink = hand.sink
         count = 1 if sink.sequential else min(sink.max_writers, WRITERS)
         if count < 2:
@@ -220,7 +223,10 @@ def sink_writers(case: SinkCase) -> None:
         writers = [hand.open() for _ in range(count)]
         steps = hand.steps()
         beside_each_other(
-            [partial(_do_all, writer, steps[i::count]) for i, writer in enumerate(writers)]
+            [
+                [call for step in steps[i::count] for call in calls(writer, step)]
+                for i, writer in enumerate(writers)
+            ]
         )
 
 
@@ -245,44 +251,6 @@ def sink_independent(case: SinkCase) -> None:
         for steps in zip(one.steps(), other.steps(), strict=True):
             for writer, step in zip(writers, steps, strict=True):
                 do(writer, step)
-
-
-def _do_all(writer: Writer, steps: Sequence[Step]) -> None:
-    for step in steps:
-        do(writer, step)
-
-
-def beside_each_other(work: Sequence[Callable[[], None]]) -> None:
-    """Do all of this at the same time, and raise the first error of any.
-
-    The threads take turns after each line of Python, so that what is not safe goes wrong.
-    """
-    errors: list[BaseException] = []
-    start = threading.Barrier(len(work))
-
-    def guarded(do: Callable[[], None]) -> None:
-        start.wait()
-        sys.settrace(_take_turns)
-        try:
-            do()
-        except BaseException as e:  # noqa: BLE001 - raised again below
-            errors.append(e)
-        finally:
-            sys.settrace(None)
-
-    threads = [threading.Thread(target=guarded, args=(each,), daemon=True) for each in work]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if errors:
-        raise errors[0]
-
-
-def _take_turns(_frame: object, _event: str, _arg: object) -> TraceFunction:
-    """A trace function: Python calls it in a thread before each line."""
-    time.sleep(TURN)
-    return _take_turns
 
 
 DATA = (

@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 from unittest import SkipTest
 
 from typing_extensions import Buffer
 
+from ..arguments import number
 from ..backend.abilities import Digests, Flushes, TakesDigests, ability
 from ..backend.checks import check_sink, done, new_hash_of, sink_of, writer_of
 from ..backend.protocols import SinkLike, SourceLike, Writer
 from ..engine.copy import CopyResult, copy
-from ..errors import TapestreamError
+from ..errors import TapestreamError, UsageError
 from ..model.extents import Extent, Kind, cut
 from .kit import Case
 from .kit_disks import BLOCK, SIZE, Disk
@@ -26,6 +28,8 @@ MakeSink = Callable[[Path], SinkLike]
 ReadBack = Callable[[Path], Buffer | None]
 Existing = Literal["kept", "overwritten", "unmarked", "none"]
 
+# The size of a disk is a multiple of this many bytes, so that its parts are whole blocks.
+UNIT = 16 * BLOCK
 # Bytes that the kit writes in one call, unless a check is about large or small ones.
 PIECE = 16 * 1024
 
@@ -56,6 +60,17 @@ class SinkCase(Case):
     size: int = SIZE
     failing: MakeSink | None = None
     blocking: MakeSink | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("make", "read_back", "failing", "blocking"):
+            value = getattr(self, name)
+            if not callable(value) and (value is not None or name in ("make", "read_back")):
+                raise UsageError(f"{name} must be a function, not {value!r}")
+        if self.existing not in get_args(Existing):
+            known = ", ".join(get_args(Existing))
+            raise UsageError(f"existing must be one of {known}, not {self.existing!r}")
+        number("size", self.size, least=UNIT, unit=UNIT)
 
     @contextmanager
     def target(self) -> Iterator[Target]:
@@ -108,13 +123,13 @@ class Target:
             found = self.case.read_back(self.path)
         except TapestreamError:
             return None
-        return None if found is None else bytes(found)
+        return None if found is None else bytes(memoryview(found))
 
     def expect(self, disk: Disk, before: bytes | None = None) -> None:
         """Make sure that the target holds a disk; see `Disk.difference`."""
         found = self.case.read_back(self.path)
         assert found is not None, "nothing complete is there"
-        wrong = disk.difference(bytes(found), before)
+        wrong = disk.difference(bytes(memoryview(found)), before)
         assert wrong is None, wrong
 
     def expect_no(self, disk: Disk, when: str, before: Disk | None = None) -> None:
@@ -238,13 +253,22 @@ def do(writer: Writer, step: Step, buffer: memoryview | None = None) -> None:
         step: The step.
         buffer: Holds the data of the step; None for a buffer that is not used for anything else.
     """
+    for call in calls(writer, step, buffer):
+        call()
+
+
+def calls(
+    writer: Writer, step: Step, buffer: memoryview | None = None
+) -> Iterator[Callable[[], object]]:
+    """The calls of a writer that make up one step; see `do`."""
     takes = ability(writer, TakesDigests)
     for digest in step.digests if takes is not None else ():
-        done(takes, "digested", *digest)
+        yield partial(done, takes, "digested", *digest)
     if step.data is None:
-        writer.zero(step.start, step.length)
+        yield partial(writer.zero, step.start, step.length)
     else:
-        writer.write(step.start, memoryview(bytearray(step.data)) if buffer is None else buffer)
+        data = memoryview(bytearray(step.data)) if buffer is None else buffer
+        yield partial(writer.write, step.start, data)
 
 
 def flush(writer: Writer) -> None:

@@ -1,0 +1,65 @@
+"""Threads that take turns in the middle of a line, so that what is not safe beside others shows."""
+
+from __future__ import annotations
+
+import random
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+# How often another thread gets its turn: by chance, so that threads do not run in step.
+CHANCE = 0.25
+# Seconds. Even the shortest sleep lets another thread run.
+PAUSE = 1e-6
+# The most pauses of one thread. A client of a server has thousands of steps in each call.
+PAUSES = 2000
+
+
+def beside_each_other(work: Sequence[Sequence[Callable[[], object]]]) -> None:
+    """Make these calls, each list of them in a thread, and raise the first error of any."""
+    errors: list[BaseException] = []
+    start = threading.Barrier(len(work))
+
+    def run(number: int, calls: Sequence[Callable[[], object]]) -> None:
+        start.wait()
+        sys.settrace(_Turns(number))  # of this thread only
+        try:
+            for call in calls:
+                call()
+        except BaseException as e:  # noqa: BLE001 - raised again below
+            errors.append(e)
+        finally:
+            sys.settrace(None)
+
+    threads = [
+        threading.Thread(target=run, args=each, name="contract-writer", daemon=True)
+        for each in enumerate(work)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+
+
+class _Turns:
+    """A trace function: Python calls it before each step of its thread."""
+
+    def __init__(self, seed: int) -> None:
+        self._random = random.Random(seed)
+        self._left = PAUSES
+
+    def __call__(self, frame: FrameType, _event: str, _arg: object) -> _Turns | None:
+        if not self._left:
+            return None
+        frame.f_trace_opcodes = True
+        if self._random.random() < CHANCE:
+            self._left -= 1
+            time.sleep(PAUSE)
+        return self
