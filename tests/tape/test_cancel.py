@@ -10,14 +10,16 @@ from typing import cast
 
 import pytest
 
-from tapestream import Cancel
+from tapestream import Cancel, TarStreamSink, copy
 from tapestream.drive.device import TapeDevice
 from tapestream.errors import OperationCancelledError, UsageError
-from tapestream.tape import Catalog, TapeDrive
+from tapestream.tape import Catalog, TapeDrive, VolumeRequest
+from tapestream.testing.memory import MemorySource
+from tests.drive.fake import Cartridge, FakeDrive
 from tests.drive.stations import Station
 from tests.drive.watched import WatchedDevice
 
-from .tapes import backup, disk, impatient
+from .tapes import PART, RECORD, backup, disk, impatient
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -139,3 +141,46 @@ def test_what_is_no_cancel(drive: TapeDrive) -> None:
             call(drive, cast(Cancel, "yes"))
     with pytest.raises(UsageError, match="cancel must be a Cancel"):
         drive.wait_ready(cancel=cast(Cancel, "yes"))
+
+
+# --- The function that loads tapes ---
+
+
+@pytest.mark.parametrize("looks", [True, False])
+def test_a_tape_change_is_cancelled(looks: bool) -> None:
+    """Whether the function that should load the tape looks at the request, or waits for ever."""
+    cancel, asked, pressed = Cancel(), threading.Event(), threading.Event()
+    ended = threading.Event()
+
+    def ask_operator(request: VolumeRequest) -> None:
+        asked.set()
+        while not pressed.wait(0.01):
+            if looks and request.cancelled:
+                break
+        ended.set()
+
+    def cancel_when_asked() -> None:
+        asked.wait()
+        cancel.cancel("enough")
+
+    fake = FakeDrive(Cartridge(20 * RECORD, 4 * RECORD))
+    canceller = threading.Thread(target=cancel_when_asked)
+    with impatient(TapeDrive("/dev/nst0", open_device=fake.open)) as drive:
+        canceller.start()
+        sink = TarStreamSink(drive, record_size=RECORD, part_size=PART, on_volume_full=ask_operator)
+        with MemorySource(disk(1, 30 * RECORD)) as source, sink:
+            assert reason_of(lambda: copy(source, sink, cancel=cancel)) == "enough"
+        canceller.join()
+        assert ended.is_set() == looks
+        if not looks:
+            # The drive is the function's until it returns.
+            assert reason_of(lambda: _scan(drive, cancelled_after(0.1))) == "later"
+        pressed.set()
+        assert [entry.continues for entry in drive.scan()] == [True]  # on a tape that never came
+    assert not [t for t in threading.enumerate() if t.name.startswith("tapestream")]
+
+
+def cancelled_after(seconds: float) -> Cancel:
+    cancel = Cancel()
+    threading.Timer(seconds, cancel.cancel, ["later"]).start()
+    return cancel

@@ -182,6 +182,21 @@ class Lease(Generic[_D]):
         if self.is_cancelled:
             raise TapeError(f"the wait for {self.drive.lock.name} was cancelled")
 
+    @property
+    def must_end(self) -> bool:
+        """True if a wait must end: then `check_cancelled` raises."""
+        return self.is_cancelled or (self._cancel is not None and self._cancel.cancelled)
+
+    def let_use(self, thread: threading.Thread) -> None:
+        """Let a thread use the drive under this lease, until another one calls `acquire`."""
+        self._claim.used_by = thread
+
+    def hand_over(self) -> Lease[_D]:
+        """Give the drive to a new lease, without giving it back; this one then holds nothing."""
+        other = Lease(self.drive)
+        other._claim, self._claim = self._claim, other._claim
+        return other
+
     def move(self, drive: _D) -> None:
         """Give the drive back and wait for another one; do nothing if it is the same drive."""
         if drive is not self.drive:

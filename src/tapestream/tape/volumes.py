@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import InitVar, dataclass, replace
+from functools import partial
 
 from ..drive.lease import Lease
 from ..errors import (
@@ -17,6 +18,7 @@ from ..errors import (
     WrongTapeError,
 )
 from .drive import TapeDrive
+from .loading import call_in_thread
 
 log = logging.getLogger("tapestream.tape")
 
@@ -52,6 +54,20 @@ class VolumeRequest:
     backup: str
     left: int | None = None
     problem: str | None = None
+    lease: InitVar[Lease[TapeDrive] | None] = None  # for `cancelled`
+
+    def __post_init__(self, lease: Lease[TapeDrive] | None) -> None:
+        object.__setattr__(self, "_lease", lease)
+
+    @property
+    def cancelled(self) -> bool:
+        """True when the copy was cancelled: return or raise soon, for nobody waits any more.
+
+        The copy ends within a second, whether the function has returned or not. The drive
+        stays in use until it has.
+        """
+        lease: Lease[TapeDrive] | None = vars(self)["_lease"]
+        return lease is not None and lease.must_end
 
 
 # Loads the tape; returns the drive that it is in, or None for `VolumeRequest.drive`.
@@ -75,10 +91,10 @@ def request_volume(
     Raises:
         TapeError: The wait was cancelled, the drive failed, or no tape could be used.
     """
+    request = replace(request, lease=lease)
     for _ in range(MAX_REQUESTS):
         lease.drive.release()
-        lease.acquire()  # so that `load` may scan the drive in this thread
-        lease.move(load(request) or lease.drive)
+        lease.move(call_in_thread(partial(load, request), lease) or lease.drive)
         lease.check_cancelled()  # do not begin on a tape that came after a cancel
         try:
             _wait_for_cartridge(lease)
@@ -86,7 +102,7 @@ def request_volume(
         except _UNUSABLE_TAPE as e:
             log.warning("volume %d: %s", request.volume, e)
             problem = e
-            request = replace(request, drive=lease.drive, problem=e.message)
+            request = replace(request, drive=lease.drive, problem=e.message, lease=lease)
     raise problem
 
 

@@ -1,0 +1,87 @@
+"""Calls the user's function that loads a tape, in a thread that a cancel leaves alone.
+
+Nothing can end that function but its own code: it may wait for an operator, or for a tape library.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from contextlib import nullcontext, suppress
+from itertools import count
+from queue import Empty, SimpleQueue
+from typing import TypeVar
+
+from ..backend.running import current
+from ..drive.lease import WAKE_UP, Lease
+from .drive import TapeDrive
+
+_D = TypeVar("_D")
+# Seconds. After a cancel, a function that looks at `VolumeRequest.cancelled` has this much time to
+# return.
+GRACE = 0.3
+
+
+def call_in_thread(load: Callable[[], _D], lease: Lease[TapeDrive]) -> _D:
+    """Call a function in a thread of its own, which may use the drive; return what it returns.
+
+    If the wait is cancelled or interrupted, the function is left alone. It keeps the drive until it
+    returns: it may be in the middle of something.
+
+    Args:
+        load: The function.
+        lease: The lease of the drive. After a cancel it holds nothing.
+
+    Raises:
+        TapeError: It was cancelled.
+        OperationCancelledError: The same, by the lease's own `Cancel`.
+        BaseException: What the function raised.
+    """
+    results: SimpleQueue[tuple[_D, None] | tuple[None, BaseException]] = SimpleQueue()
+    # Whoever comes second, this thread when it gives up or the other one at its end, releases the
+    # lease that was left to the function.
+    order = count()
+    left: list[Lease[TapeDrive]] = []
+    copy = current()
+
+    def run() -> None:
+        try:
+            with copy.here() if copy else nullcontext():
+                results.put((load(), None))
+        except BaseException as e:  # noqa: BLE001 - raised in the thread that waits
+            results.put((None, e))
+        if next(order):
+            left[0].release()
+
+    thread = threading.Thread(target=run, name="tapestream-load", daemon=True)
+    lease.acquire()
+    lease.let_use(thread)
+    try:
+        try:
+            thread.start()
+        except RuntimeError:  # the machine has no thread left
+            lease.acquire()
+            return load()
+        result, error = _result(results, lease)
+    except BaseException:  # KeyboardInterrupt, too
+        left.append(lease.hand_over())
+        if next(order) or thread.ident is None:
+            left[0].release()
+        raise
+    lease.acquire()  # this thread uses the drive again
+    if error is not None:
+        raise error
+    return result  # type: ignore[return-value]
+
+
+def _result(results: SimpleQueue[_D], lease: Lease[TapeDrive]) -> _D:
+    """Wait for the result, but not for long after a cancel."""
+    cancelled_at: float | None = None
+    while True:
+        with suppress(Empty):
+            return results.get(timeout=WAKE_UP)
+        if lease.must_end:
+            cancelled_at = cancelled_at or time.monotonic()
+            if time.monotonic() - cancelled_at >= GRACE:
+                lease.check_cancelled()
