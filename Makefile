@@ -77,6 +77,10 @@ interrupts: system venv ## Interrupt, and cancel, copies at COUNT=5000 lines; le
 	$(PYTHON) -m tests.call_errors --seed $(SEED)
 	$(PYTHON) -m tests.cancels --count $(COUNT) --seed $(SEED)
 
+.PHONY: moments
+moments: system venv ## Cancel each kind of copy at MOMENTS=1000 random moments, also on servers that hang.
+	$(PYTHON) -m tests.moments --count $(or $(MOMENTS),1000) --seed $(SEED)
+
 .PHONY: faults
 faults: system venv ## Let NUMBER=1000 faults happen to real copies, and judge each end.
 	$(PYTHON) -m tests.faults $(or $(NUMBER),1000) $(or $(FIRST),0) $(or $(WORKERS),2)
