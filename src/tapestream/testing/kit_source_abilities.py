@@ -74,7 +74,7 @@ AGAIN = 0.2
 
 
 def source_ability_values(case: SourceCase) -> None:
-    """Names are texts or None, flags are True or False, and numbers whole numbers."""
+    """The values of abilities have their types: texts, True or False, whole numbers, or None."""
     with opened(case.make) as source:
         check_values(source)
         listed(source)
@@ -88,7 +88,7 @@ def source_ability_values(case: SourceCase) -> None:
 
 
 def source_prefetch(case: SourceCase) -> None:
-    """Up to `prefetch_depth` ranges may be announced, and then are read in the same order."""
+    """Up to `prefetch_depth` ranges may be announced before the first of them was read."""
     plain = plainly(case)
     with opened(case.make) as source:
         extents = listed(source)
@@ -124,7 +124,7 @@ def source_prefetch_unread(case: SourceCase) -> None:
 
 
 def source_cancel_blocked(case: SourceCase) -> None:
-    """`cancel` makes a call fail that blocks in another thread."""
+    """`cancel` makes a call fail soon that blocks in another thread."""
     visit = _Visit(source_of(_blocked(case)()))
     name = visit.cancel(case)
     assert not visit.thread.is_alive(), (
@@ -137,7 +137,7 @@ def source_cancel_blocked(case: SourceCase) -> None:
 
 
 def source_close_blocked(case: SourceCase) -> None:
-    """If it can be cancelled, and inherits from `Source`, `close` ends a copy that blocks."""
+    """If a source inherits from `Source`, and can be cancelled, `close` ends its copy."""
     visit = _Visit(source_of(_blocked(case)()))
     name = visit.cancel(case)
     assert not visit.thread.is_alive(), f"{name} did not end when it was cancelled"
@@ -164,7 +164,7 @@ def source_close_blocked(case: SourceCase) -> None:
 
 
 def source_cancel_any_time(case: SourceCase) -> None:
-    """`cancel` may come at any time, more than once; a later call fails, or does its work."""
+    """`cancel` may come at any time, more than once. A later call fails, or does its work."""
     plain = plainly(case)
     asked = 0
     for before in range(3):
@@ -193,7 +193,7 @@ def source_cancel_any_time(case: SourceCase) -> None:
 
 
 def source_keep_alive(case: SourceCase) -> None:
-    """`keep_alive` may be called from another thread at any time; it does not block for long."""
+    """`keep_alive` may be called at any time, from another thread, and disturbs nothing."""
     plain = plainly(case)
     with opened(case.make) as source:
         keeps = _claimed(source, KeepsAlive)
@@ -223,7 +223,7 @@ def source_finish(case: SourceCase) -> None:
 
 
 def source_finish_early(case: SourceCase) -> None:
-    """`finish` works if no data, or only a part, was read: a chain needs only what is newest."""
+    """`finish` may come after a part of the data, or none: a chain reads only what it needs."""
     for share in (0, 2):
         with opened(case.make) as source:
             _claimed(source, ChecksItself)
@@ -236,7 +236,7 @@ def source_finish_early(case: SourceCase) -> None:
 
 
 def source_digest(case: SourceCase) -> None:
-    """If `digest_name` names a digest, `finish` compares it with all data, and returns the name."""
+    """If `digest_name` names a digest, `finish` compares all data with it, and returns the name."""
     with opened(case.make) as source:
         _claimed(source, HasDigests)
         read_all(source, listed(source))
@@ -248,7 +248,7 @@ def source_digest(case: SourceCase) -> None:
 
 
 def source_check_complete(case: SourceCase) -> None:
-    """`check_complete` finds nothing missing in a complete source, and takes nothing from it."""
+    """`check_complete` finds nothing missing in a complete source, which is then read."""
     plain = plainly(case)
     with opened(case.make) as source:
         checks = _claimed(source, ChecksEnd)
@@ -263,7 +263,7 @@ def source_check_complete(case: SourceCase) -> None:
 
 
 def source_rewind(case: SourceCase) -> None:
-    """After `rewind`, the source is as new: when it was not read yet, and when it was finished."""
+    """After `rewind`, a source is read again, as the first time. It may also come before that."""
     plain = plainly(case)
     with opened(case.make) as source:
         rewinds = _claimed(source, Rewinds)
@@ -283,7 +283,7 @@ def source_rewind(case: SourceCase) -> None:
 
 
 def source_read_order(case: SourceCase) -> None:
-    """The passes of `read_order` have all data and all zeros, each byte once, in order."""
+    """The passes of `read_order` have all data and all zeros, each byte once, and ascend."""
     with opened(case.make) as source:
         _claimed(source, HasReadOrder)
         for runs in passes(source, listed(source)):
@@ -294,7 +294,7 @@ def source_read_order(case: SourceCase) -> None:
 
 
 def source_salvage(case: SourceCase) -> None:
-    """The source that `salvaging` returns has the same disk, and finds nothing if all is well."""
+    """`salvaging` returns a source of the same data. If nothing is wrong, it finds nothing."""
     plain = plainly(case)
     findings = Findings()
     with opened(case.make) as source:
@@ -309,7 +309,7 @@ def source_salvage(case: SourceCase) -> None:
 
 
 def source_salvage_damage(case: SourceCase) -> None:
-    """The source that `salvaging` returns notes damage in the findings, and reads on."""
+    """What `salvaging` returns notes damage in the findings, instead of raising it."""
     if case.failing is None:
         raise SkipTest("no failing= was given")
     findings = Findings()
@@ -328,7 +328,7 @@ def source_salvage_damage(case: SourceCase) -> None:
 
 
 def source_missing_until(case: SourceCase) -> None:
-    """A source that has all its data does not report any of it as missing."""
+    """`missing_until` reports no data as missing that is there."""
     with opened(case.make) as source:
         finds = _claimed(source, FindsMissing)
         extents = listed(source)
@@ -347,7 +347,7 @@ def source_missing_until(case: SourceCase) -> None:
 
 
 def source_wrapped(case: SourceCase) -> None:
-    """What a source, or a reader, has as `wrapped` is a source, or a reader, itself."""
+    """`wrapped` is a source, and in a reader it is a reader."""
     with opened(case.make) as source:
         wrapped = source_of(_claimed(source, Wraps).wrapped)
         listed(source)

@@ -62,7 +62,7 @@ SWITCH_OFTEN = 1e-5
 
 
 def source_names(case: SourceCase) -> None:
-    """It has all members of a source; `max_readers` is at least 1, `sequential` True or False."""
+    """A source has its six names. `max_readers` is at least 1, and `sequential` True or False."""
     with opened(case.make) as source:
         number_of(source, "max_readers", least=1)
         flag_of(source, "sequential")
@@ -77,13 +77,13 @@ def source_info(case: SourceCase) -> None:
 
 
 def source_extents_cover(case: SourceCase) -> None:
-    """The extents cover the disk from 0 on, in order, without gaps and overlaps."""
+    """The extents cover the disk from 0 on, in order, without gaps or overlaps."""
     with opened(case.make) as source:
         Extents.of(source.extents())
 
 
 def source_extents_again(case: SourceCase) -> None:
-    """`extents` may be called more than once, and each time it gives the same extents."""
+    """`extents` may be called more than once, and returns the same extents each time."""
     with opened(case.make) as source:
         first, second = list(listed(source)), list(listed(source))
     with opened(case.make) as source:
@@ -110,7 +110,7 @@ def source_size(case: SourceCase) -> None:
 
 
 def source_context(case: SourceCase) -> None:
-    """`info.context` is "dirty" if the extents say what is dirty, and "zero" if they do not."""
+    """`info.context` is "dirty" if the extents say what is dirty, and otherwise "zero"."""
     with opened(case.make) as source:
         extents = listed(source)
         context = info_of(source).context
@@ -133,7 +133,7 @@ def source_info_stays(case: SourceCase) -> None:
 
 
 def source_zeros(case: SourceCase) -> None:
-    """What the extents call zeros is zeros on the disk."""
+    """Where the extents say zeros, the disk has zeros: a copy does not read them."""
     if case.content is None:
         raise SkipTest("no content= was given")
     with opened(case.make) as source:
@@ -149,14 +149,14 @@ def source_zeros(case: SourceCase) -> None:
 
 
 def source_reader(case: SourceCase) -> None:
-    """`open_reader` returns a reader; one with `prefetch` has a `prefetch_depth` of at least 1."""
+    """`open_reader` returns a reader. If it has `prefetch`, its `prefetch_depth` is 1 or more."""
     with opened(case.make) as source:
         listed(source)
         reader_of(source).close()
 
 
 def source_content(case: SourceCase) -> None:
-    """`readinto` delivers the bytes of the disk that begin at `start`."""
+    """`readinto` delivers the bytes of the disk from `start` on."""
     if case.content is None:
         raise SkipTest("no content= was given")
     extents, disk = plainly(case)
@@ -189,7 +189,7 @@ def source_fills(case: SourceCase) -> None:
 
 
 def source_returns(case: SourceCase) -> None:
-    """`readinto` returns None; a count is an error, unless it is the length of the buffer."""
+    """`readinto` returns None, and no count. Less than the whole buffer is an error."""
 
     def counted(reader: Reader, start: int, length: int) -> bytearray:
         buffer = bytearray([NOISE]) * length
@@ -204,7 +204,7 @@ def source_returns(case: SourceCase) -> None:
 
 
 def source_bounds(case: SourceCase) -> None:
-    """`readinto` writes nothing outside of the buffer that it got."""
+    """`readinto` writes only into its buffer, and not into what is around it in memory."""
     border = 4096
 
     def guarded(reader: Reader, start: int, length: int) -> bytearray:
@@ -221,7 +221,7 @@ def source_bounds(case: SourceCase) -> None:
 
 
 def source_buffers(case: SourceCase) -> None:
-    """After `readinto` returned, the reader keeps no reference to the buffer, nor changes it."""
+    """When `readinto` returns, the buffer is used for other data: no part of it may be kept."""
     lent: list[tuple[int, bytearray, bytes]] = []
 
     def taken_back(reader: Reader, start: int, length: int) -> bytearray:
@@ -254,7 +254,7 @@ def source_odd(case: SourceCase) -> None:
 
 
 def source_single_bytes(case: SourceCase) -> None:
-    """A range may be a single byte, such as the first or the last of the disk or of an extent."""
+    """A range may be a single byte, such as the last one of the disk or of an extent."""
     plain = plainly(case)
     with opened(case.make) as source:
         data = data_runs(source, listed(source))
@@ -271,7 +271,7 @@ def source_single_bytes(case: SourceCase) -> None:
 
 
 def source_across_extents(case: SourceCase) -> None:
-    """A range may extend across extents; the data in it is right, whatever stands in the gaps."""
+    """A range may extend across extents. Its data is right, whatever is in the gaps."""
     with opened(case.make) as source:
         planned = requests(source, listed(source), THROUGH_GAPS)
         if all(request.segments < 2 for request in planned):
@@ -287,7 +287,7 @@ def source_within_gaps(case: SourceCase) -> None:
 
 
 def source_skips(case: SourceCase) -> None:
-    """A reader skips the data that is not asked for."""
+    """A reader skips data that is not asked for."""
     plain = plainly(case)
     with opened(case.make) as source:
         extents = listed(source)
@@ -304,7 +304,7 @@ def source_skips(case: SourceCase) -> None:
 
 
 def source_max_readers(case: SourceCase) -> None:
-    """As many readers as `max_readers` says can be open at the same time."""
+    """As many readers as `max_readers` says may be open together."""
     with opened(case.make) as source, ExitStack() as stack:
         listed(source)
         for _ in range(require_several(source, MOST_READERS)):
@@ -312,7 +312,7 @@ def source_max_readers(case: SourceCase) -> None:
 
 
 def source_independent(case: SourceCase) -> None:
-    """Readers have nothing to do with each other: reading from one does not move another."""
+    """What one reader reads does not move another: each call says where."""
     plain = plainly(case)
     with opened(case.make) as source, ExitStack() as stack:
         count = require_several(source, 3)
@@ -328,7 +328,7 @@ def source_independent(case: SourceCase) -> None:
 
 
 def source_threads(case: SourceCase) -> None:
-    """Several readers can read at the same time, each in a thread of its own."""
+    """Several readers read at the same time, each in a thread of its own."""
     plain = plainly(case)
     for _ in range(ROUNDS):
         with opened(case.make) as source, ExitStack() as stack, _switching_often():
@@ -358,7 +358,7 @@ def source_any_thread(case: SourceCase) -> None:
 
 
 def source_copy(case: SourceCase) -> None:
-    """A whole copy, by any number of readers and into any sink, gives what one reader delivers."""
+    """A copy with any number of readers delivers the same data as one reader."""
     plain = plainly(case)
     for sequential, workers, gap in (False, 1, "auto"), (True, 4, 0), (False, 4, 1024**2):
         sink = MemorySink(max_writers=workers, sequential=sequential)

@@ -44,7 +44,7 @@ PATIENCE = 5.0
 
 
 def source_errors(case: SourceCase) -> None:
-    """What cannot be read is an error, in `finish` at the latest: the sink is committed next."""
+    """What cannot be read is an error, in `finish` at the latest: the commit comes next."""
     error, in_close = _error_of(_failing(case))
     assert error or not in_close, (
         f"the failing source raised {type(in_close).__name__} only in its close(): too late, the "
@@ -57,7 +57,7 @@ def source_errors(case: SourceCase) -> None:
 
 
 def source_error_kind(case: SourceCase) -> None:
-    """Such an error is a `TapestreamError`."""
+    """An error about which the user can do something is a `TapestreamError`."""
     error, _ = _error_of(_failing(case))
     if error is None:
         raise SkipTest("the failing source raised no error")
@@ -68,7 +68,7 @@ def source_error_kind(case: SourceCase) -> None:
 
 
 def source_error_close(case: SourceCase) -> None:
-    """After an error, its readers and the source can be closed."""
+    """After an error, the readers and the source can be closed."""
     make = _failing(case)
     readers: list[Reader] = []
     try:
@@ -95,7 +95,7 @@ def source_close_twice(case: SourceCase) -> None:
 
 
 def source_close_early(case: SourceCase) -> None:
-    """`close` may come early: without `extents`, without a reader, or after half of the data."""
+    """`close` may come at any time: before `extents`, before a reader, after half of the data."""
     for stage in range(4):
         with opened(case.make) as source:
             extents = listed(source) if stage else None
@@ -106,7 +106,7 @@ def source_close_early(case: SourceCase) -> None:
 
 
 def source_reader_close(case: SourceCase) -> None:
-    """Closing a reader ends no other reader."""
+    """Closing one reader does not end another."""
     plain = plainly(case)
     with opened(case.make) as source:
         require_several(source, 2)
@@ -120,7 +120,7 @@ def source_reader_close(case: SourceCase) -> None:
 
 
 def source_releases(case: SourceCase) -> None:
-    """After `close`, no thread and no descriptor of the source is left."""
+    """`close` releases everything: no descriptor and no thread is left."""
     kept = []  # otherwise Python would release what the source does not
 
     def use() -> None:
