@@ -118,9 +118,10 @@ def merge_chain(sources: Iterable[SourceLike], *, cancel: Cancel | None = None) 
         OperationCancelledError: It was cancelled.
         TapestreamError: The extents of one cannot be read, or a stream was cut.
     """
-    given = _given(sources)
-    with operation(*given, cancel=cancel) as run, cancel_wins(run):
+    with operation(cancel=cancel) as run, cancel_wins(run):
         run.check()
+        given = _given(sources)
+        run.use(*given)
         return _Chain(given, run)
 
 
