@@ -498,6 +498,17 @@ def test_a_block_device(block_device: Path, tmp_path: Path) -> None:
     assert (tmp_path / "back").read_bytes() == image.read_bytes().ljust(8 * MIB, b"\0")
 
 
+def test_a_cancelled_device_is_not_zeroed_to_its_end(block_device: Path) -> None:
+    """Where holes cannot be punched, that may take hours."""
+    source = MemorySource(bytes(4 * MIB))
+    with RawImageSink(block_device) as sink:
+        sink.begin(source.info, Extents.of(source.extents()))
+        sink.cancel()
+        with pytest.raises(LocalIOError, match="cancelled"):
+            sink.open_writer()
+    assert block_device.read_bytes() == b"\xee" * 8 * MIB
+
+
 def test_a_block_device_that_is_too_small(block_device: Path, tmp_path: Path) -> None:
     image = sparse(tmp_path / "a", 9 * MIB, {0: b"x"})
     with RawImageSource(image) as src, pytest.raises(TargetSizeError, match="8388608"):

@@ -208,6 +208,11 @@ class RawImageSink(OfThisProcess, Sink):
         self._make_ready()
         return self._writer
 
+    def cancel(self) -> None:
+        """Stop writing zeros, also to the rest of a device that is larger than the disk."""
+        if self._writer is not None:
+            self._writer.cancel()
+
     @override
     def commit(self) -> None:
         if self._writer is None or self._ended:
@@ -332,13 +337,13 @@ class _RawWriter(Writer):
     def zero(self, start: int, length: int) -> None:
         if self._blank or length == 0:
             return
+        self._check_cancelled()
         self._note()
         if punch_hole(self._fd, start, length):
             return
         end = start + length
         while start < end:
-            if self._cancelled:
-                raise LocalIOError("cancelled")
+            self._check_cancelled()
             step = min(len(_ZEROS), end - start)
             self.write(start, memoryview(_ZEROS)[:step])
             start += step
@@ -354,6 +359,10 @@ class _RawWriter(Writer):
     def end(self) -> None:
         """Make later writes fail: the descriptor will be closed, and another file may get it."""
         self._fd = -1
+
+    def _check_cancelled(self) -> None:
+        if self._cancelled:
+            raise LocalIOError("cancelled")
 
     def _note(self) -> None:
         if self._changed is not None:
