@@ -13,6 +13,8 @@ NAMES: tuple[object, ...] = (
     tapestream.Cancel,
     tapestream.CompareReport,
     tapestream.CopyResult,
+    tapestream.CopySample,
+    tapestream.CopyStatus,
     tapestream.Damage,
     tapestream.DiscardSink,
     tapestream.Extent,

@@ -17,6 +17,7 @@ from tapestream import (
     DiscardSink,
     ImageioHTTPSource,
     ImageioUploadSink,
+    RateLimit,
     RawImageSink,
     RawImageSource,
     TarStreamSink,
@@ -204,6 +205,8 @@ TAKES: dict[str, Callable[[Any], bool]] = {
     "max_gap": is_count,
     "block_hash": is_flag,
     "progress": lambda v: v is None,
+    "max_rate": lambda v: v is None or (is_int(v) and v >= 4096),
+    "bytes_per_second": lambda v: is_int(v) and v >= 4096,
     "cancel": is_none,
     "verify_first": is_flag,
     "path": is_path,
@@ -268,6 +271,7 @@ def calls(here: Path) -> dict[str, tuple[Callable[..., object], dict[str, Any]]]
         "ImageioHTTPSource": (ImageioHTTPSource, {"url": URL}),
         "ImageioUploadSink": (ImageioUploadSink, {"url": URL}),
         "BackupInfo": (BackupInfo, {}),
+        "RateLimit": (RateLimit, {"bytes_per_second": 4096}),
         "Catalog": (Catalog, {"path": here / "tapes"}),
         "TapeDrive": (TapeDrive, {"path": "/dev/null"}),
     }
@@ -292,6 +296,7 @@ def test_each_public_call_is_walked() -> None:
 NOT_CALLED = {
     *("Source", "Sink", "Reader", "Writer", "TapestreamError", "DiscardSink", "Extent", "Extents"),
     *("Kind", "CopyResult", "CompareReport", "VerifyReport", "Damage", "Findings", "BlockHash"),
+    *("CopySample", "CopyStatus"),
     *("Cancel", "OperationCancelledError"),
 }
 

@@ -520,6 +520,8 @@ def test_everything_that_can_be_called_has_a_signature_in_the_reference() -> Non
         "BlockHash",
         "CompareReport",
         "CopyResult",
+        "CopySample",
+        "CopyStatus",
         "Damage",
         "Extents",
         "Findings",
@@ -534,6 +536,7 @@ def test_everything_that_can_be_called_has_a_signature_in_the_reference() -> Non
     "dataclass",
     [
         tapestream.CopyResult,
+        tapestream.CopyStatus,
         tapestream.BackupInfo,
         tapestream.CompareReport,
         tapestream.Damage,

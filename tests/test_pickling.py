@@ -25,6 +25,8 @@ from tapestream import (
     BlockHash,
     CompareReport,
     CopyResult,
+    CopySample,
+    CopyStatus,
     Damage,
     DiscardSink,
     Extent,
@@ -114,6 +116,7 @@ RESULT = CopyResult(
     checksum="sha256",
     verified=None,
     receipt=TAPE,
+    samples=(CopySample(0.0, 0, 0.0), CopySample(1.5, 4096, 0.5)),
     block_hash=BlockHash("00ff" * 16),
 )
 DAMAGE = Damage(0, 512, "extent-1@0", missing=True)
@@ -128,6 +131,8 @@ VALUES: list[object] = [
     BackupInfo(),
     BlockHash("00ff" * 16),
     RESULT,
+    CopySample(1.5, 4096, 0.5),
+    CopyStatus("data", 2048, 4096, 1.0, 0.5, 2048.0),
     DAMAGE,
     FOUND,
     VerifyReport(INFO, True, (DAMAGE,), ("a problem",), 4096, "sha256"),

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from ..cancel import Cancel
 from ..errors import ClosedError, UsageError
@@ -42,6 +43,7 @@ class Running:
             sink.
         outer: The copy in whose source, sink or callback this one was started; None if there is
             none.
+        on_wait: Called when a wait for a drive or a tape begins or ends, by the thread that waits.
     """
 
     def __init__(self, cancel: Cancel | None = None) -> None:
@@ -53,6 +55,9 @@ class Running:
         self._fail: Callable[[BaseException], None] | None = None
         self._closes: list[Callable[[], None]] = []
         self._ended = threading.Event()
+        self._waits: list[str] = []
+        self._waited, self._waits_since = 0.0, 0.0
+        self.on_wait: Callable[[], None] | None = None
         self.outer = current()
 
     def use(self, *backends: object) -> None:
@@ -111,6 +116,39 @@ class Running:
             yield
         finally:
             self._fail = None
+
+    @property
+    def waits_for(self) -> str | None:
+        """What it waits for, such as "tape"; None if it does not wait."""
+        waits = self._waits
+        return waits[-1] if waits else None
+
+    @property
+    def waited(self) -> float:
+        """Seconds that it has waited so far."""
+        with _lock:
+            return self._waited + (time.monotonic() - self._waits_since if self._waits else 0.0)
+
+    @contextmanager
+    def waiting(self, what: str) -> Iterator[None]:
+        """Note that it waits for something during this block. Several threads may wait."""
+        with _lock:
+            if not self._waits:
+                self._waits_since = time.monotonic()
+            self._waits.append(what)
+        try:
+            self._tell()
+            yield
+        finally:
+            with _lock:
+                waited = self.waited
+                self._waits.remove(what)
+                self._waited, self._waits_since = waited, time.monotonic()
+        self._tell()
+
+    def _tell(self) -> None:
+        if self.on_wait is not None:
+            self.on_wait()
 
     @contextmanager
     def here(self) -> Iterator[None]:
@@ -216,6 +254,18 @@ def joins(backend: object) -> None:
     copy = current()
     if copy is not None:
         copy.join(backend)
+
+
+@contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """Note that the copy of this thread, if any, waits during this block.
+
+    Args:
+        what: What it waits for, "drive" or "tape".
+    """
+    copy = current()
+    with nullcontext() if copy is None else copy.waiting(what):
+        yield
 
 
 def uses(*backends: object) -> None:

@@ -10,7 +10,7 @@ import threading
 import warnings
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any, Generic, Protocol, TypeVar
 
 from .._typing import Self
@@ -146,11 +146,14 @@ class Lease(Generic[_D]):
         """True between `acquire` and `release`."""
         return self.drive.lock.is_held_by(self._claim)
 
-    def acquire(self) -> None:
+    def acquire(self, waiting: Callable[[], AbstractContextManager[None]] = nullcontext) -> None:
         """Wait until nobody else has the drive, first come, first served.
 
         Returns immediately if this lease has the drive already. After this, the calling thread may
         scan the drive under this lease.
+
+        Args:
+            waiting: Makes the context in which it waits, if it must.
 
         Raises:
             UsageError: This thread uses the drive under another lease: it would wait for itself.
@@ -163,12 +166,17 @@ class Lease(Generic[_D]):
             claim.granted.clear()
             try:
                 lock.enter(claim)
-                while not self.is_held:
-                    claim.granted.wait(WAKE_UP)
-                    self.check_cancelled()
+                if not self.is_held:
+                    with waiting():
+                        self._wait()
             except BaseException:  # KeyboardInterrupt, too
                 self.release()
                 raise
+
+    def _wait(self) -> None:
+        while not self.is_held:
+            self._claim.granted.wait(WAKE_UP)
+            self.check_cancelled()
 
     def check_cancelled(self) -> None:
         """Raise if a wait must end.

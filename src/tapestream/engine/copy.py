@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from ..backend.abilities import Digests, FindsMissing, HasReadOrder, ability
@@ -34,9 +33,10 @@ from .keepalive import INTERVAL, PATIENCE, keep_alive_during
 from .missing import MissingAsZeros
 from .mover import Mover
 from .options import BUFFER_MEMORY, BUFFER_SIZE, CopyOptions
-from .progress import Progress, reporter
+from .progress import Progress, ReportsStatus, Watch
 from .rate import RateLimit
 from .repair import send_lost_again
+from .samples import CopySample
 from .threads import enough_memory, logged
 
 
@@ -64,6 +64,8 @@ class CopyResult:
             which says where the backup is, and how many records were written, and how fast. For our
             other sinks, it is None.
         block_hash: Block hash of the disk that was read; None if it was not asked for.
+        samples: Up to 512 samples of how far it was, in order, for a chart. The first is that of
+            its beginning, the last that of its end.
     """
 
     size: int
@@ -81,6 +83,7 @@ class CopyResult:
     stalled: float = 0.0
     receipt: Any = None
     block_hash: BlockHash | None = None
+    samples: tuple[CopySample, ...] = field(default=(), repr=False)
 
     @property
     def rate(self) -> float:
@@ -98,7 +101,7 @@ def copy(
     buffer_memory: int = BUFFER_MEMORY,
     max_gap: int | Literal["auto"] = "auto",
     block_hash: bool = False,
-    progress: Progress | None = None,
+    progress: Progress | ReportsStatus | None = None,
     max_rate: int | RateLimit | None = None,
     cancel: Cancel | None = None,
 ) -> CopyResult:
@@ -122,7 +125,8 @@ def copy(
         block_hash: Compute the block hash of the disk from what is read, as imageio's server
             does, and compare it with the one in the backup's info, if there is one. For full
             backups only.
-        progress: Its `update` is called with the number of bytes that were written; see `Progress`.
+        progress: Its `update` is called with the number of bytes that were written, see `Progress`;
+            or its `report_status` with a `CopyStatus`, see `ReportsStatus`; or both.
         max_rate: The most bytes per second to read, and to write: a number, at least 4096, or a
             `RateLimit`, which several copies may share. A range is requested only when its turn has
             come, and is at most half a buffer long. Gaps that are read through count. What goes
@@ -219,9 +223,9 @@ def _abort(dst: SinkLike) -> None:
 
 def transfer(src: SourceLike, dst: SinkLike, options: CopyOptions, run: Running) -> CopyResult:
     """Do what `copy` does, but leave it to the caller to keep both alive and to abort the sink."""
-    began = time.monotonic()
     check_source(src)
     check_sink(dst)
+    watch = Watch(options.progress, run)
     extents = extents_of(src)
     info = info_of(src)
     data, zero = extents.tally(Kind.DATA), extents.tally(Kind.ZERO)
@@ -229,7 +233,7 @@ def transfer(src: SourceLike, dst: SinkLike, options: CopyOptions, run: Running)
     if dst.sequential or options.block_hash:
         require_disk_order(src)
     hashing = HashingSource(src, extents) if options.block_hash else None
-    report = reporter(options.progress, data.bytes)
+    report = watch.begin(data.bytes)
     pace = options.pace()
     with closing(options.pool(pace)) as pool:
         run.check()
@@ -241,18 +245,23 @@ def transfer(src: SourceLike, dst: SinkLike, options: CopyOptions, run: Running)
             passes or [left.runs() if left else extents.runs()],
             new_hash=new_hash_of(dst),
             progress=report,
+            watch=watch.tick,
         )
+        watch.tick(moved.written, moved.stalled)
         missing = left.missing if left else 0
         if moved.written + missing != data.bytes:
             raise RuntimeError(f"{moved.written} of {data.bytes} bytes of data were written")
         run.check()
+        watch.enter("check")
         verified = finish(src)
         check_unchanged(src, info)
         if not send_lost_again(mover, extents, verified):
             verified = None
     block_hash = hashing.block_hash() if hashing else None
     run.check()
+    watch.enter("commit")
     receipt = done(dst, "commit")
+    samples = watch.end(moved.written, moved.stalled)
     digests = ability(dst, Digests) if moved.digested == moved.written else None
     return CopyResult(
         size=info.size,
@@ -264,13 +273,14 @@ def transfer(src: SourceLike, dst: SinkLike, options: CopyOptions, run: Running)
         # A stream has no gaps to read through.
         read_bytes=data.bytes if src.sequential else moved.read,
         requests=moved.requests,
-        seconds=time.monotonic() - began,
+        seconds=samples[-1].seconds,
         checksum=digests.digest_name if digests else None,
         verified=verified,
         underruns=moved.underruns,
         stalled=moved.stalled,
         receipt=receipt,
         block_hash=block_hash,
+        samples=samples,
     )
 
 

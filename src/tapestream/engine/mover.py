@@ -68,6 +68,7 @@ class Mover:
         *,
         new_hash: Callable[[], Hash | None] | None = None,
         progress: Callable[[int], None] = lambda _: None,
+        watch: Callable[[int, float], None] = lambda *_: None,
     ) -> Counts:
         """Move the data and zeros of these passes, one after another; see `Pipeline`."""
         dst, gap = self.dst, self.gap
@@ -91,6 +92,7 @@ class Mover:
             new_hash=new_hash,
             observe=observe,
             progress=progress,
+            watch=watch,
         )
         readers: list[Reader] = []
         writers: list[Writer] = []

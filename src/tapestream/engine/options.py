@@ -13,7 +13,7 @@ from ..cancel import Cancel, check_cancel
 from ..errors import UsageError
 from .buffers import BufferPool
 from .gap import AutoGap, Limits
-from .progress import Progress, check_progress
+from .progress import Progress, ReportsStatus, check_progress
 from .rate import PAGE, Pace, RateLimit
 
 MIB = 1024**2
@@ -38,7 +38,7 @@ class CopyKeywords(TypedDict, total=False):
     buffer_memory: int
     max_gap: int | Literal["auto"]
     block_hash: bool
-    progress: Progress | None
+    progress: Progress | ReportsStatus | None
     max_rate: int | RateLimit | None
     cancel: Cancel | None
 
@@ -56,7 +56,7 @@ class CopyOptions:
     buffer_memory: int = BUFFER_MEMORY
     max_gap: int | Literal["auto"] = "auto"
     block_hash: bool = False
-    progress: Progress | None = None
+    progress: Progress | ReportsStatus | None = None
     max_rate: int | RateLimit | None = None
     cancel: Cancel | None = None
 

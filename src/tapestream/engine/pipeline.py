@@ -55,6 +55,8 @@ class Pipeline:
         new_hash: See `Digests.new_hash`; None to make no digests.
         observe: Called after every request, with its limits and what it took.
         progress: Called with the number of data bytes in every chunk that was written.
+        watch: Called a few times a second, in the calling thread, with the bytes of data written
+            and the seconds that the writers have waited for data, both so far.
         max_announced: A reader that has this many bytes still to read gets no further range.
         large_segment: The writer digests no request whose segments are shorter on average.
     """
@@ -65,6 +67,7 @@ class Pipeline:
     new_hash: Callable[[], Hash | None] | None = None
     observe: Callable[[Limits, Sample], None] = _ignore
     progress: Callable[[int], None] = _ignore
+    watch: Callable[[int, float], None] = _ignore
     max_announced: int = MAX_ANNOUNCED
     large_segment: int = LARGE_SEGMENT
 
@@ -113,7 +116,9 @@ class Pipeline:
             *((f"reader-{i}", partial(read, each)) for i, each in enumerate(readers)),
             *((f"writer-{i}", partial(self._write, queue, each)) for i, each in enumerate(writers)),
         ]
-        Workers(queue, [*readers, *writers]).run(work, run or Running())
+        Workers(queue, [*readers, *writers]).run(
+            work, run or Running(), lambda: self.watch(queue.counts.written, queue.stalled)
+        )
         return queue.counts
 
     def _read(self, queue: ChunkQueue, reader: Reader, *, writer_may_digest: bool) -> None:

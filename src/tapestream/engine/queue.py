@@ -139,6 +139,12 @@ class ChunkQueue:
         """True while no more than half of the window waits to be written."""
         return 2 * len(self._ready) <= self._pool.count
 
+    @property
+    def stalled(self) -> float:
+        """How long all writers have waited for data until now, in seconds; needs no lock."""
+        since = self._idle_since
+        return self.counts.stalled + (0.0 if since is None else time.monotonic() - since)
+
     def put(self, filled: FilledChunk) -> None:
         """Give a filled chunk to the writers."""
         with self._lock:

@@ -35,8 +35,18 @@ class Workers:
         self._finished = threading.Event()  # all have ended, or one has failed
         self._have_ended = False  # after an error: no thread runs any more, and none will
 
-    def run(self, work: Iterable[tuple[str, Callable[[], None]]], run: Running) -> None:
+    def run(
+        self,
+        work: Iterable[tuple[str, Callable[[], None]]],
+        run: Running,
+        watch: Callable[[], None] = lambda: None,
+    ) -> None:
         """Do all of this work, each in a thread of its own, with this name.
+
+        Args:
+            work: Names, and what to do.
+            run: The copy that this is part of.
+            watch: Called a few times a second, in the calling thread.
 
         Raises:
             BaseException: The first error of any of them, or KeyboardInterrupt. All have ended.
@@ -55,7 +65,7 @@ class Workers:
                     for thread in threads:
                         start(thread)
                     while not self._finished.wait(WAKE_UP):
-                        continue
+                        watch()
             except BaseException as e:  # noqa: BLE001 - KeyboardInterrupt, too, ends the threads first
                 self._fail(e)
             self._end()

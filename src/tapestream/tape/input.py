@@ -6,8 +6,10 @@ import logging
 import os
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 
 from .._typing import override
+from ..backend.running import waiting
 from ..cancel import Cancel
 from ..drive.records import RecordReader
 from ..errors import (
@@ -60,7 +62,7 @@ class TapeInput(InputMedium):
         self._place: tuple[str | None, int | None] = (None, file)
         # What `_is_at` found instead of the backup.
         self._found = "another"
-        self._lease.acquire()
+        self._lease.acquire(partial(waiting, "drive"))
         try:
             self._lease.check_cancelled()
             if file is not None:
@@ -200,7 +202,7 @@ class TapeInput(InputMedium):
     def _is_at(self, preamble: Preamble) -> bool:
         """Take the drive, and go to the tape file; False if it does not have this preamble."""
         file = self._known_file()
-        self._lease.acquire()
+        self._lease.acquire(partial(waiting, "drive"))
         self._lease.move(self._drive)
         try:
             self._drive.go_to_file(file)

@@ -6,8 +6,10 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
+from functools import partial
 
 from .._typing import override
+from ..backend.running import waiting
 from ..cancel import Cancel
 from ..drive.records import RECORD_SIZE, RecordPool, RecordWriter, check_record_size
 from ..errors import EndOfTapeError, TapeError, WriteProtectedError, WrongTapeError
@@ -87,7 +89,7 @@ class TapeOutput(OutputMedium):
     def write(self, data: memoryview | bytes) -> None:
         with self._errors():
             if self._file is None:
-                self._lease.acquire()
+                self._lease.acquire(partial(waiting, "drive"))
                 _append(self._lease.drive, self._lease.check_cancelled)
                 self._file = self._begin_file()
             _write(self._file, data)

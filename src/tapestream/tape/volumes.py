@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import InitVar, dataclass, replace
 from functools import partial
 
+from ..backend.running import waiting
 from ..drive.lease import Lease
 from ..errors import (
     BlockSizeError,
@@ -74,6 +75,7 @@ class VolumeRequest:
 LoadVolume = Callable[[VolumeRequest], TapeDrive | None]
 
 
+@waiting("tape")
 def request_volume(
     lease: Lease[TapeDrive],
     request: VolumeRequest,
