@@ -63,15 +63,9 @@ class OpenFile:
             OSError: It cannot be read.
             LocalIOError: The read was cancelled, or the file is closed.
         """
-        while True:
-            fd = self.fd
-            try:
-                if self._cancel is not None:
-                    self._cancel.wait(fd, select.POLLIN)
-                return os.readv(fd, [buffer])
-            except BlockingIOError:  # another process emptied the pipe
-                if self._cancel is None:
-                    raise
+        if self._cancel is None:
+            return os.readv(self.fd, [buffer])
+        return self._when_ready(self._cancel, select.POLLIN, lambda fd: os.readv(fd, [buffer]))
 
     def write(self, data: memoryview) -> int:
         """Write at least one byte.
@@ -83,16 +77,17 @@ class OpenFile:
             OSError: It cannot be written.
             LocalIOError: The write was cancelled, or the file is closed.
         """
+        if self._cancel is None:
+            return os.write(self.fd, data)
+        return self._when_ready(self._cancel, select.POLLOUT, lambda fd: _write_what_fits(fd, data))
+
+    def _when_ready(self, cancel: _Cancel, event: int, call: Callable[[int], int]) -> int:
+        """Read or write a pipe when it is ready, unless another process was faster."""
         while True:
             fd = self.fd
-            try:
-                if self._cancel is None:
-                    return os.write(fd, data)
-                self._cancel.wait(fd, select.POLLOUT)
-                return _write_what_fits(fd, data)
-            except BlockingIOError:  # another process filled the pipe
-                if self._cancel is None:
-                    raise
+            cancel.wait(fd, event)
+            with suppress(BlockingIOError):
+                return call(fd)
 
     def finish(self) -> None:
         """Put what was written on stable storage, if the file is on one, and close.
