@@ -79,6 +79,9 @@ class GoodWriter:
     def digested(self, start: int, length: int, digest: bytes) -> Any:
         self.sink.digests.append((start, length, digest))
 
+    def memory(self, start: int, length: int) -> Any:
+        return memoryview(self.sink.disk)[start : start + length]
+
     def cancel(self) -> None:
         pass
 
@@ -164,6 +167,12 @@ class ZeroAllAtCommit(GoodSink):
 class LosesTheLastByte(GoodSink):
     def commit(self) -> None:
         self.disk[-1:] = b"?"
+        super().commit()
+
+
+class OneMoreByte(GoodSink):
+    def commit(self) -> None:
+        self.disk += b"!"
         super().commit()
 
 
@@ -580,6 +589,21 @@ class FlushEnds(GoodSink):
 
             def flush(self) -> None:
                 self.sink.flushed = True  # type: ignore[attr-defined]
+
+        return Writer(self)
+
+
+class LendsOneBuffer(GoodSink):
+    sequential = True
+
+    def begin(self, info: BackupInfo, extents: Extents) -> None:
+        super().begin(info, extents)
+        self.lent = bytearray(info.size)
+
+    def open_writer(self) -> Any:
+        class Writer(GoodWriter):
+            def memory(self, start: int, length: int) -> memoryview:
+                return memoryview(self.sink.lent)[:length]  # type: ignore[attr-defined]
 
         return Writer(self)
 

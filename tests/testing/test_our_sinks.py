@@ -38,6 +38,7 @@ SIZE = 1024**2
 NO_FLUSH, NO_DIGESTS, NO_LOSS = {"sink-flush"}, {"sink-digests"}, {"sink-lost"}
 NO_KEEP_ALIVE, NO_BLOCKING = {"sink-keep-alive"}, {"sink-cancel"}
 NO_FAILURE = {"sink-errors", "sink-error-kind"}
+NO_LENDING = {"sink-memory"}
 IN_ORDER = {"sink-zero-then-data", "sink-order", "sink-writers"}
 TAKES_ANY = {"sink-refuses"}
 # What cannot be asked if nothing says whether the target is complete.
@@ -126,7 +127,7 @@ def full_device(path: Path) -> SinkLike:
 
 
 def raw_images() -> Asked:
-    skipped = NO_FLUSH | NO_DIGESTS | NO_LOSS | NO_KEEP_ALIVE | NO_BLOCKING | TAKES_ANY
+    skipped = NO_FLUSH | NO_DIGESTS | NO_LENDING | NO_LOSS | NO_KEEP_ALIVE | NO_BLOCKING | TAKES_ANY
     return Asked(raw_image, image, skipped, existing="overwritten", failing=no_directory)
 
 
@@ -180,7 +181,7 @@ def tapes() -> Asked:
 
 def memory() -> Asked:
     make, read_back = sinks.memory_sink()
-    skipped = NEW | NO_DIGESTS | NO_LOSS | NO_KEEP_ALIVE | NO_FAILURE | NO_BLOCKING
+    skipped = NEW | NO_DIGESTS | NO_LENDING | NO_LOSS | NO_KEEP_ALIVE | NO_FAILURE | NO_BLOCKING
     return Asked(make, read_back, skipped, existing="none")
 
 
@@ -226,7 +227,7 @@ def wrapping(kind: Callable[[SinkLike], SinkLike]) -> Callable[[], Asked]:
         return Asked(
             lambda path: kind(make(path)),
             read_back,
-            TAKES_ANY,
+            TAKES_ANY | NO_LENDING,
             failing=lambda path: kind(sinks.FullShelf({}, path)),
             blocking=lambda path: kind(sinks.Blocks({}, path)),
         )
@@ -283,7 +284,7 @@ def test_an_upload_keeps_the_contract(daemon: ImageioDaemon) -> None:
         return LosesItsTicket(upload, lambda: daemon.remove_ticket(url))
 
     # The daemon allows only one writer of a file.
-    skipped = UNMARKED | NO_DIGESTS | NO_BLOCKING | {"sink-odd", "sink-writers"}
+    skipped = UNMARKED | NO_DIGESTS | NO_LENDING | NO_BLOCKING | {"sink-odd", "sink-writers"}
     Asked(make, image, skipped, existing="unmarked", failing=failing).check()
 
 

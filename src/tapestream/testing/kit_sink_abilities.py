@@ -17,13 +17,14 @@ from ..backend.abilities import (
     Flushes,
     Hash,
     KeepsAlive,
+    LendsMemory,
     LosesWrites,
     Streams,
     TakesDigests,
     Wraps,
     ability,
 )
-from ..backend.checks import check_sink, lost_of, new_hash_of
+from ..backend.checks import check_sink, lost_of, memory_of, new_hash_of
 from ..cancel import Cancel
 from ..engine.copy import copy
 from ..errors import OperationCancelledError
@@ -32,10 +33,12 @@ from .kit_disks import fragmented, mixed
 from .kit_target import Hand, SinkCase, copied, do, flush
 
 OF_SINK = (Cancels, CoalescesZeros, Digests, KeepsAlive, LosesWrites, Streams, Wraps)
-OF_WRITER = (Cancels, Flushes, TakesDigests, Wraps)
+OF_WRITER = (Cancels, Flushes, LendsMemory, TakesDigests, Wraps)
 
 A = TypeVar("A")
 
+# How many pieces a writer lends memory for before the first of them is written.
+AHEAD = 4
 # Seconds between two calls of `keep_alive`: many during a copy that takes a few milliseconds.
 OFTEN = 0.001
 
@@ -101,6 +104,28 @@ def sink_digests(case: SinkCase) -> None:
             takes = not made or result.checksum == name
             assert takes, f"it names the digest {name}, but its writers have no digested()"
         target.expect(disk)
+
+
+def sink_memory(case: SinkCase) -> None:
+    """Memory that a writer lends keeps what was read into it until that was written.
+
+    It is asked for several pieces before the first of them is written.
+    """
+    with case.by_hand(mixed(case.size)) as hand:
+        writer = hand.open()
+        if not hand.sink.sequential:
+            raise SkipTest("it is not sequential: it is never asked to lend memory")
+        lends = of(writer, LendsMemory)
+        steps = hand.steps()
+        lent: list[memoryview | None] = []
+        for i, step in enumerate(steps):
+            for ahead in steps[len(lent) : i + AHEAD]:
+                data = ahead.data or b""
+                memory = memory_of(lends, ahead.start, ahead.length) if data else None
+                if memory is not None:
+                    memory[:] = data
+                lent.append(memory)
+            do(writer, step, lent[i])
 
 
 def sink_keep_alive(case: SinkCase) -> None:
@@ -242,6 +267,7 @@ ABILITIES = (
     sink_abilities,
     sink_flush,
     sink_digests,
+    sink_memory,
     sink_keep_alive,
     sink_lost,
     sink_cancel_idle,
