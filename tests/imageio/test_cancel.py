@@ -25,6 +25,7 @@ from tapestream import (
     TapestreamError,
     copy,
 )
+from tapestream.engine.copy import copying
 from tapestream.errors import (
     OperationCancelledError,
     ServerError,
@@ -507,6 +508,18 @@ def test_a_name_that_nobody_resolves_is_given_up_when_cancelled(
     finally:
         answers.set()
     eventually(lambda: "tapestream-resolver" not in {t.name for t in threading.enumerate()})
+
+
+def test_a_call_that_keeps_alive_and_hangs_ends_with_its_copy() -> None:
+    def all_but_the_first(n: int) -> Fault | None:
+        return Stall(None, FOREVER) if n > 1 else None
+
+    with (
+        HostileServer(IMAGE, on_options=all_but_the_first) as server,
+        ImageioHTTPSource(server.url, secure=False, read_timeout=FOREVER) as source,
+        copying(source, DiscardSink(), interval=0.01),
+    ):
+        eventually(lambda: len(asked(server, "OPTIONS")) == 2)
 
 
 # --- What waits outside a copy ---

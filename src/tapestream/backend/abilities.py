@@ -134,7 +134,8 @@ class Cancels(Protocol):
         calls may block: all calls of a reader and of a writer; `extents`, `open_reader`, `finish`
         and the calls of other abilities of a source; `begin`, `open_writer`, `lost` and `commit`
         of a sink. A commit that fails for this must leave nothing that looks complete. A source or
-        sink is not cancelled any more when the sink is being aborted.
+        sink is not cancelled any more when the sink is being aborted. Also called at the end of any
+        copy, even after the commit, if a `keep_alive` of the same backend does not return.
         """
 
 

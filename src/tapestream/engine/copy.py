@@ -150,7 +150,7 @@ def copy(
         UsageError: An argument cannot work, or another copy uses the source or the sink.
         TapestreamError: The copy failed; all threads have ended and the sink was aborted.
         KeyboardInterrupt: The copy was interrupted: all threads have ended and the sink was
-            aborted. This waits for nothing but a connection that is being made.
+            aborted.
     """
     with copying(src, dst, cancel=cancel) as run:
         options = CopyOptions(

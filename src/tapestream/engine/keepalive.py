@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
-from ..backend.abilities import KeepsAlive, ability
+from ..backend.abilities import KeepsAlive, ability, cancel
 from ..backend.protocols import SinkLike, SourceLike
 from ..backend.running import Running
-from .threads import start
+from .threads import logged, start
 
 log = logging.getLogger("tapestream.copy")
 
@@ -31,8 +31,8 @@ def keep_alive_during(
 ) -> Iterator[None]:
     """Keep sources and sinks alive during this block, each from a thread of its own.
 
-    So a server that hangs delays no other one. A thread may outlive the block if a server does not
-    answer its last call.
+    So a server that hangs delays no other one. A call that is still running at the end is
+    cancelled. Its thread outlives the block only if the backend cannot do that.
 
     Args:
         backends: The sources and sinks.
@@ -41,16 +41,16 @@ def keep_alive_during(
         patience: Seconds to wait at the end for calls that are still running.
     """
     ended = threading.Event()
-    threads = [
+    threads = {
         threading.Thread(
             target=_keep_alive,
             args=(ended, alive.keep_alive, run, interval),
             name="tapestream-keep-alive",
             daemon=True,
-        )
+        ): backend
         for backend in backends
         if (alive := ability(backend, KeepsAlive)) is not None
-    ]
+    }
     try:
         try:
             for thread in threads:
@@ -60,11 +60,20 @@ def keep_alive_during(
             ended.set()
     finally:
         ended.set()  # an interrupt may have come before the line above
-        # Such a call ends by its own timeout; an interrupted copy does not wait for it.
-        until = time.monotonic() + patience
-        for thread in threads:
-            if thread.is_alive():  # a thread whose start() was interrupted never began
-                thread.join(max(0.0, until - time.monotonic()))
+        _join(threads, patience / 2)
+        for thread, backend in threads.items():
+            if thread.is_alive():
+                with logged("a call that keeps a transfer alive could not be cancelled"):
+                    cancel(backend)
+        _join(threads, patience / 2)
+
+
+def _join(threads: Iterable[threading.Thread], patience: float) -> None:
+    """Wait so many seconds for all threads together."""
+    until = time.monotonic() + patience
+    for thread in threads:
+        if thread.is_alive():  # a thread whose start() was interrupted never began
+            thread.join(max(0.0, until - time.monotonic()))
 
 
 def _keep_alive(
