@@ -422,7 +422,6 @@ class FromSharedFile(GoodReader):
 
     def readinto(self, start: int, buffer: memoryview) -> None:
         self.source.file.seek(start)
-        time.sleep(0)  # another thread may seek now
         self.source.file.readinto(buffer)
 
 

@@ -37,6 +37,11 @@ class Case:
     limit: float = LIMIT
 
     def __post_init__(self) -> None:
+        if not __debug__:
+            raise UsageError(
+                "Python runs without assertions, and so would find nothing wrong",
+                hint="Run it without -O and PYTHONOPTIMIZE.",
+            )
         if not self.limit > 0:
             raise UsageError(f"limit must be more than 0 seconds, not {self.limit!r}")
 

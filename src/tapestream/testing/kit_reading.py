@@ -7,7 +7,6 @@ disk      what was read: a bytearray as large as the disk, in which only the dat
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from ..backend.protocols import Reader, SourceLike
 from ..engine.gap import Limits
 from ..engine.options import BUFFER_SIZE, REQUEST_SIZE
 from ..engine.plan import Request, plan_requests
+from ..errors import UsageError
 from ..model.extents import Extents, Kind, Run
 from .kit import Case
 from .memory import Content
@@ -43,6 +43,14 @@ class SourceCase(Case):
     blocking: MakeSource | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("make", "failing", "blocking"):
+            value = getattr(self, name)
+            if not callable(value) and (value is not None or name == "make"):
+                raise UsageError(f"{name} must be a function, not {value!r}")
+        given = self.content
+        if given is not None and (isinstance(given, str) or not hasattr(given, "__getitem__")):
+            raise UsageError(f"content must be bytes, not a {type(given).__name__}")
         object.__setattr__(self, "make", _each_new(self.make))
 
 
@@ -254,25 +262,6 @@ def first_difference(one: Content, other: Content, start: int, end: int) -> int:
 
 def _bytes(disk: bytearray, start: int, end: int) -> str:
     return bytes(disk[start : min(end, start + 8)]).hex(" ")
-
-
-def together(work: Iterable[Callable[[], None]]) -> None:
-    """Do all of this, each in a thread of its own, and raise the first error."""
-    errors: list[BaseException] = []
-
-    def guarded(do: Callable[[], None]) -> None:
-        try:
-            do()
-        except BaseException as e:  # noqa: BLE001 - raised again below
-            errors.append(e)
-
-    threads = [threading.Thread(target=guarded, args=(do,), daemon=True) for do in work]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if errors:
-        raise errors[0]
 
 
 def require_several(source: SourceLike, most: int) -> int:

@@ -56,8 +56,8 @@ from .kit_reading import (
     requests,
     require_data,
     steps,
-    together,
 )
+from .kit_turns import beside_each_other
 from .memory import MemorySink
 
 A = TypeVar("A")
@@ -180,7 +180,7 @@ def source_cancel_any_time(case: SourceCase) -> None:
                 asked += len(both)
                 for each in both:
                     cancels = _claimed(each, Cancels)
-                    together([cancels.cancel])
+                    beside_each_other([[cancels.cancel]])
                     cancels.cancel()
                 with suppress(Exception):  # it was cancelled
                     _exhaust(reading)
@@ -205,7 +205,7 @@ def source_keep_alive(case: SourceCase) -> None:
             reading = steps(reader, requests(source, extents, SMALL), found)
             for _ in islice(reading, 4):
                 call()
-            together([partial(_exhaust, reading), call])
+            beside_each_other([[partial(_exhaust, reading)], [call] * 3])
         call()
         finish(source)
     require_data(found, plain, "reading with calls of keep_alive() meanwhile")

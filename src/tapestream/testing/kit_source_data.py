@@ -5,9 +5,8 @@ The name of each check is the id of its clause, and its docstring is the clause.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from functools import partial
 from itertools import pairwise, zip_longest
 from unittest import SkipTest
@@ -46,16 +45,12 @@ from .kit_reading import (
     require_data,
     require_several,
     steps,
-    together,
 )
+from .kit_turns import beside_each_other
 from .memory import MemorySink
 
 # Readers that are opened together. The engine opens four, or as many as the caller asks for.
 MOST_READERS = 8
-# How often all data is read by several readers: a race does not show every time.
-ROUNDS = 3
-# Seconds between two switches of threads, while several readers read: races show more often.
-SWITCH_OFTEN = 1e-5
 
 
 # What it says about the disk
@@ -330,17 +325,16 @@ def source_independent(case: SourceCase) -> None:
 def source_threads(case: SourceCase) -> None:
     """Several readers read at the same time, each in a thread of its own."""
     plain = plainly(case)
-    for _ in range(ROUNDS):
-        with opened(case.make) as source, ExitStack() as stack, _switching_often():
-            count = require_several(source, 4)
-            extents = listed(source)
-            found = bytearray(extents.size)
-            planned = list(requests(source, extents, SMALL))
-            readers = [stack.enter_context(reader_from(source)) for _ in range(count)]
-            together(
-                partial(read, reader, planned[i::count], found) for i, reader in enumerate(readers)
-            )
-        require_data(found, plain, f"{count} readers that read at the same time")
+    with opened(case.make) as source, ExitStack() as stack:
+        count = require_several(source, 4)
+        extents = listed(source)
+        found = bytearray(extents.size)
+        planned = list(requests(source, extents, SMALL))
+        readers = [stack.enter_context(reader_from(source)) for _ in range(count)]
+        beside_each_other(
+            [[partial(read, each, planned[i::count], found)] for i, each in enumerate(readers)]
+        )
+    require_data(found, plain, f"{count} readers that read at the same time")
 
 
 def source_any_thread(case: SourceCase) -> None:
@@ -349,11 +343,12 @@ def source_any_thread(case: SourceCase) -> None:
     with opened(case.make) as source:
         extents = listed(source)
         found = bytearray(extents.size)
+        planned = list(requests(source, extents))
         reader = reader_of(source)
         try:
-            together([partial(read, reader, list(requests(source, extents)), found)])
+            beside_each_other([[partial(read, reader, planned, found)]])
         finally:
-            together([reader.close])
+            beside_each_other([[reader.close]])
     require_data(found, plain, "a reader in a thread other than the one that opened it")
 
 
@@ -414,16 +409,6 @@ def _require_gap(case: SourceCase) -> int:
 def _take_turns(running: Sequence[Iterator[None]]) -> None:
     for _ in zip_longest(*running):
         pass
-
-
-@contextmanager
-def _switching_often() -> Iterator[None]:
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(SWITCH_OFTEN)
-    try:
-        yield
-    finally:
-        sys.setswitchinterval(before)
 
 
 DATA = (

@@ -37,7 +37,7 @@ def beside_each_other(work: Sequence[Sequence[Callable[[], object]]]) -> None:
             sys.settrace(None)
 
     threads = [
-        threading.Thread(target=run, args=each, name="contract-writer", daemon=True)
+        threading.Thread(target=run, args=each, name="contract-worker", daemon=True)
         for each in enumerate(work)
     ]
     for thread in threads:
