@@ -282,7 +282,7 @@ def slowly(start, length):
     print("reading", flush=True)
     time.sleep(0.05)
 
-def ImageioHTTPSource(url, cafile):
+def ImageioHTTPSource(url, cafile, cancel):
     return MemorySource(bytes(1200 * 4096), before_read=slowly)
 
 def copy(src, dst, copy=copy, **options):
