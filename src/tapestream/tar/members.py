@@ -177,14 +177,11 @@ class MemberReader(LookAhead):
         self.enter_as("a member without a header", size)
         return True
 
-    def text_length(self, start: bytes) -> int | None:
+    def text_length(self) -> int | None:
         """Bytes of the next member, which holds a JSON array, and whose header is damaged or lost.
 
         The member ends where its header says, if it can end there; otherwise before the next good
         header.
-
-        Args:
-            start: The first bytes of the data. If the header is lost, they are in its place.
 
         Returns:
             The number of bytes; None if it cannot be found out.
@@ -193,7 +190,7 @@ class MemberReader(LookAhead):
         end, header = self.look_ahead(lambda _: True, self.offset, self.offset + MAX_AHEAD)
         if header is None:
             return guessed.size if guessed else None
-        lost = self._block if self._block.startswith(start) else b""
+        lost = self._block if self._block.startswith(b"[") else b""
         text = lost + bytes(self._ahead[: end - self.offset])
         whole = text.rstrip(b"\0")
         if guessed is None or guessed.size >= len(whole):

@@ -120,7 +120,7 @@ class Volumes:
                 raise
             size = known if listed is None else listed
             if size is None:  # a stream of older software, which did not list it
-                size = members.text_length(b"[")
+                size = members.text_length()
             if size is None:
                 raise
             self.trouble.meet(e, fmt.EXTENTS)
