@@ -17,8 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tapestream import (
+    Cancel,
     DiscardSink,
     Extent,
+    OperationCancelledError,
     RateLimit,
     RawImageSink,
     RawImageSource,
@@ -35,7 +37,7 @@ from tapestream.engine.rate import Flow, Turns
 from tapestream.errors import ClosedError, LocalIOError, UsageError
 from tapestream.testing import ImageioDaemon, MemorySink, MemorySource
 from tests.disks import noise
-from tests.leftovers import left_over, open_files
+from tests.leftovers import threads
 from tests.rates import Request, excess, watch
 
 KIB, MIB = 1024, 1024**2
@@ -338,28 +340,51 @@ def slowed(limit: RateLimit) -> Callable[[int, int], None]:
     return before_read
 
 
-def close(source: MemorySource) -> None:
+def close(source: MemorySource, _: Cancel) -> None:
     source.close()
 
 
-def interrupt(source: MemorySource) -> None:
+def interrupt(_: MemorySource, __: Cancel) -> None:
     _thread.interrupt_main()
 
 
-@pytest.mark.parametrize(("end", "error"), [(close, ClosedError), (interrupt, KeyboardInterrupt)])
+def cancel(_: MemorySource, cancel: Cancel) -> None:
+    cancel.cancel("enough")
+
+
+@pytest.mark.parametrize(
+    ("end", "error"),
+    [(close, ClosedError), (interrupt, KeyboardInterrupt), (cancel, OperationCancelledError)],
+)
 def test_a_wait_for_the_rate_ends_with_the_copy(
-    end: Callable[[MemorySource], None], error: type[BaseException]
+    end: Callable[[MemorySource, Cancel], None], error: type[BaseException]
 ) -> None:
-    limit = RateLimit(8 * MIB)
+    limit, cancels = RateLimit(8 * MIB), Cancel()
     src = MemorySource(bytes(16 * MIB), before_read=slowed(limit))
-    timer = threading.Timer(0.3, end, [src])
+    timer = threading.Timer(0.3, end, [src, cancels])
     began = time.monotonic()
     timer.start()
     with pytest.raises(error):
-        copy(src, DiscardSink(), max_rate=limit)
+        copy(src, DiscardSink(), max_rate=limit, cancel=cancels)
     timer.join()
     assert time.monotonic() - began < 20  # the next request would have to wait for minutes
-    assert left_over(open_files(), "tapestream") is None
+    assert threads("tapestream") == []
+
+
+@pytest.mark.parametrize("what_waits", ["a read of the copy", "a read of the other side"])
+def test_a_comparison_that_waits_for_the_rate_is_cancelled(what_waits: str) -> None:
+    limit, cancels = RateLimit(8 * MIB), Cancel()
+    zeros = [Extent(0, 16 * MIB, zero=True)] if "other" in what_waits else None
+    a = MemorySource(bytes(16 * MIB), zeros, before_read=slowed(limit))
+    b = MemorySource(bytes(16 * MIB), before_read=slowed(limit))
+    timer = threading.Timer(0.3, cancels.cancel)
+    began = time.monotonic()
+    timer.start()
+    with pytest.raises(OperationCancelledError):
+        compare(a, b, max_rate=limit, cancel=cancels)
+    timer.join()
+    assert time.monotonic() - began < 20
+    assert threads("tapestream") == []
 
 
 def test_a_wait_for_the_rate_ends_with_an_error() -> None:
