@@ -118,7 +118,8 @@ class Target:
         """Let this target hold a disk already."""
         if self.case.existing == "none":
             raise SkipTest("no sink gets a target that holds something: existing is 'none'")
-        self.copy(disk)
+        with self.sink() as sink:
+            Hand(sink, disk).begin().write_all().commit()
         self.expect(disk)
 
     def content(self) -> bytes | None:
