@@ -50,7 +50,7 @@ from tapestream import (
     restore_chain,
     verify,
 )
-from tapestream.tape import Catalog, TapeDrive
+from tapestream.tape import Catalog, TapeDrive, VolumeRequest
 from tapestream.testing import ImageioDaemon, serve_image
 from tapestream.testing.memory import MemorySource
 
@@ -598,6 +598,35 @@ def _busy_drive(directory: Path) -> Iterator[TapeDrive]:
         user.join()
 
 
+@contextmanager
+def _short_tape(_: Path) -> Iterator[TapeDrive]:
+    cartridge = Cartridge(8 * RECORD, 2 * RECORD)
+    with TapeDrive("/dev/nst0", open_device=FakeDrive(cartridge).open) as drive:
+        yield drive
+        with drive.turn():
+            pass
+
+
+def _change_tapes(drive: TapeDrive, cancel: Cancel) -> None:
+    """Nobody brings the next tape."""
+
+    def wait_for_operator(request: VolumeRequest) -> None:
+        while not request.cancelled:
+            time.sleep(0.01)
+
+    with (
+        full_source() as source,
+        TarStreamSink(
+            drive,
+            record_size=RECORD,
+            part_size=RECORD,
+            on_volume_full=wait_for_operator,
+            cancel=cancel,
+        ) as sink,
+    ):
+        copy(source, sink, cancel=cancel, **SMALL)
+
+
 def _back_up(drive: TapeDrive, cancel: Cancel) -> None:
     with full_source() as source, TarStreamSink(drive, record_size=RECORD) as sink:
         copy(source, sink, cancel=cancel, **SMALL)
@@ -669,6 +698,7 @@ def hanging_kinds(directory: Path) -> dict[str, Kind]:
             partial(_drive, loaded=False),
             True,
         ),
+        "a tape change": Kind(_change_tapes, hung, _short_tape, True),
         "a backup that waits for its turn": Kind(_back_up, hung, _busy_drive, True),
         "a restore that waits for its turn": Kind(_open_tape_file, hung, _busy_drive, True),
         "a scan that waits for its turn": Kind(_scan, hung, _busy_drive, True),

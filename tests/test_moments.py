@@ -63,6 +63,7 @@ HANGS = [
     "a fifo whose reader stalls",
     "a fifo whose writer stalls",
     "a drive without a cartridge",
+    "a tape change",
     "a backup that waits for its turn",
     "a restore that waits for its turn",
     "a scan that waits for its turn",
