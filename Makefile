@@ -60,9 +60,16 @@ lint: venv ## Check style, format and types.
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
+# The tests of these directories run beside all others.
+APART := tests/faults tests/imageio tests/tape
+
 .PHONY: test
-test: system venv ## Run the tests.
-	$(PYTHON) -m pytest --ignore=tests/live
+test: system venv ## Run the tests, in two processes: most of the time, a test waits.
+	@set -e; log=$$(mktemp); \
+	{ $(PYTHON) -m pytest $(APART) >$$log 2>&1 && echo passed >$$log.status || true; } & \
+	result=0; $(PYTHON) -m pytest --ignore=tests/live $(APART:%=--ignore=%) || result=$$?; \
+	wait; echo "test: $(APART)"; cat $$log; [ -e $$log.status ] || result=1; \
+	rm -f $$log $$log.status; exit $$result
 
 .PHONY: live
 live: system-live venv ## Run the tests that back up a running virtual machine.
