@@ -226,8 +226,9 @@ class ChecksItself(Protocol):
     def finish(self) -> str | None:
         """Check what can only be checked after the last byte was read.
 
-        Called after all readers were closed, before the sink is committed. A wrapper that replaces
-        this must call `finish` of the source that it wraps, and return what that returned.
+        Called after all readers were closed, before the sink is committed. In a chain of backups,
+        only a part of the data was read, or none. A wrapper that replaces this must call `finish`
+        of the source that it wraps, and return what that returned.
 
         Returns:
             Name of the digest that all data was compared with, for `CopyResult.verified`; None if

@@ -108,7 +108,7 @@ class SourceLike(Protocol):
 
     @abstractmethod
     def extents(self) -> Iterable[Extent]:
-        """The extents of the whole disk, ordered and without gaps.
+        """The extents of the whole disk, ordered and without gaps: the same at each call.
 
         Raises:
             TapestreamError: They cannot be read, or do not describe the disk.
