@@ -33,6 +33,8 @@ from tapestream import (
     verify,
 )
 from tapestream.backend import ForwardingReader, ForwardingSource
+from tapestream.engine.gap import Limits
+from tapestream.engine.options import CopyOptions
 from tapestream.engine.rate import Flow, Turns
 from tapestream.errors import ClosedError, LocalIOError, UsageError
 from tapestream.testing import ImageioDaemon, MemorySink, MemorySource
@@ -284,6 +286,19 @@ def test_gaps_that_are_read_through_count() -> None:
     with Timer(read, RATE, BUFFER), MemorySource(bytes(2 * MIB), extents) as src:
         result = copy(src, DiscardSink(), max_gap=MIB, **LIMITED)
     assert (result.data_bytes, result.read_bytes) == (MIB, read)
+
+
+@pytest.mark.parametrize(
+    ("rate", "gap"), [(4096, 2), (100_000_000, 50_000), (10**10, MIB)], ids=["low", "", "high"]
+)
+def test_requests_are_not_measured_while_they_wait(rate: int, gap: int) -> None:
+    """A gap may take as long as a request usually costs; it is not learnt from the waiting."""
+    options = CopyOptions(max_rate=rate)
+    pace = options.pace()
+    assert pace is not None
+    assert options.gap(MemorySource(b""), 2, pace) == Limits(gap, pace.size)
+    fixed = CopyOptions(max_rate=rate, max_gap=5)
+    assert fixed.gap(MemorySource(b""), 2, pace) == Limits(5, pace.size)
 
 
 def test_what_is_sent_is_limited_after_a_stall() -> None:
