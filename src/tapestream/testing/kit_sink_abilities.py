@@ -239,7 +239,7 @@ def of(backend: object, kind: Callable[..., A]) -> A:
     """
     found = ability(backend, kind)
     if found is None:
-        raise SkipTest(f"it has not the ability {kind.__name__}")
+        raise SkipTest(f"it lacks the ability {kind.__name__}")
     return found
 
 
