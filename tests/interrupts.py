@@ -71,7 +71,7 @@ SIZE = 512 * KIB
 RECORD = 64 * KIB
 CREATED = datetime(2026, 11, 26, 12, 0, tzinfo=timezone.utc)
 SMALL: dict[str, Any] = {"buffer_size": 64 * KIB, "buffer_memory": 256 * KIB, "max_workers": 1}
-# Ends the job that runs; None if nothing does. See cancels.py.
+# Ends the job that runs; None if nothing will. See cancels.py.
 CANCEL: ContextVar[Cancel | None] = ContextVar("CANCEL", default=None)
 # The names of tapestream's threads begin so.
 OURS = "tapestream"
@@ -160,8 +160,8 @@ class Tracer:
 
 
 def options() -> dict[str, Any]:
-    """The options of what a job does."""
-    return {**SMALL, "cancel": CANCEL.get()}
+    """The options of what a job does: with a `Cancel`, since there is more to interrupt then."""
+    return {**SMALL, "cancel": CANCEL.get() or Cancel()}
 
 
 @dataclass
@@ -358,7 +358,7 @@ def chain_to_tar(directory: Path) -> None:
     with (
         TarStreamSource(directory / "a.tar") as first,
         TarStreamSource(directory / "b.tar") as second,
-        merge_chain([first, second], cancel=CANCEL.get()) as merged,
+        merge_chain([first, second], cancel=options()["cancel"]) as merged,
         TarStreamSink(directory / "c.tar") as sink,
     ):
         copy(merged, sink, **options())
