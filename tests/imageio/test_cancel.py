@@ -595,6 +595,22 @@ def test_a_name_is_resolved() -> None:
             assert source.extents().size == len(IMAGE)
 
 
+def test_a_name_is_resolved_without_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The double of a machine that has no thread left."""
+    start = threading.Thread.start
+
+    def start_all_but_one(thread: threading.Thread) -> None:
+        if thread.name == "tapestream-resolver":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    with HostileServer(IMAGE) as server:
+        monkeypatch.setattr(threading.Thread, "start", start_all_but_one)
+        url = server.url.replace("127.0.0.1", "localhost")
+        with ImageioHTTPSource(url, secure=False) as source:
+            assert source.extents().size == len(IMAGE)
+
+
 def test_a_name_without_an_address_is_an_error() -> None:
     with pytest.raises(ServerUnreachableError):
         ImageioHTTPSource("http://no-such-host.invalid/images/t", secure=False, retries=0)

@@ -182,7 +182,11 @@ def _addresses(host: str, port: int, cancellation: Cancellation) -> list[tuple[A
         except OSError as e:
             results.put(e)
 
-    threading.Thread(target=look_up_name, name="tapestream-resolver", daemon=True).start()
+    thread = threading.Thread(target=look_up_name, name="tapestream-resolver", daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:  # the machine has no thread left
+        return look_up()
     while True:
         with suppress(Empty):
             found = results.get(timeout=WAKE_UP)
