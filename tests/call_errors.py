@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tapestream import TapestreamError
+from tapestream.testing.drive import FakeDrive
 
-from .drive.fake import FakeDrive
 from .interrupts import OURS, Job, local_jobs, second_try, tape_jobs
 from .leftovers import left_over, open_files
 

@@ -59,9 +59,9 @@ from tapestream.errors import CorruptStreamError
 from tapestream.model.extents import Extent
 from tapestream.tape import TapeDrive
 from tapestream.testing import ImageioDaemon, serve_image
+from tapestream.testing.drive import Cartridge, FakeDrive
 from tapestream.testing.memory import MemorySource
 
-from .drive.fake import Cartridge, FakeDrive
 from .leftovers import PATIENCE, left_over, open_files, threads
 
 PACKAGE = os.path.dirname(tapestream.__file__) + os.sep

@@ -45,8 +45,7 @@ from tapestream.testing import (
     serve_image,
     write_pattern,
 )
-
-from .drive.fake import Cartridge, FakeDrive
+from tapestream.testing.drive import Cartridge, FakeDrive
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"

@@ -37,9 +37,9 @@ from tapestream.errors import ClosedError, LocalIOError, TapestreamError, UsageE
 from tapestream.model.extents import Extents
 from tapestream.tape import TapeDrive
 from tapestream.testing import ImageioDaemon, create_image, serve_image, write_pattern
+from tapestream.testing.drive import Cartridge, FakeDrive
 from tapestream.testing.memory import Hook, MemorySink, MemorySource
 from tests.chains import week
-from tests.drive.fake import Cartridge, FakeDrive
 
 MIB = 1024**2
 DISK = random.Random(7).randbytes(4 * MIB)

@@ -26,9 +26,9 @@ from tapestream import (
 from tapestream.backend import ForwardingSink, ForwardingSource, ForwardingWriter
 from tapestream.errors import DigestMismatchError, UsageError
 from tapestream.tape import TapeDrive, TapeReport
+from tapestream.testing.drive import Cartridge, FakeDrive
 from tapestream.testing.memory import MemorySink, MemorySource
 from tests.chains import WEEK, week
-from tests.drive.fake import Cartridge, FakeDrive
 from tests.throttle import Throttled
 
 MIB = 1024**2

@@ -31,8 +31,8 @@ from tapestream import (
 )
 from tapestream.errors import LocalIOError
 from tapestream.tape import Catalog, TapeDrive, TapeEntry, VolumeRequest
+from tapestream.testing.drive import Cartridge, FakeDrive
 from tapestream.testing.memory import MemorySource
-from tests.drive.fake import Cartridge, FakeDrive
 from tests.tar.layouts import Layout
 
 from .recipes import Recipe, damaged, extents, image, save, save_cartridge, sha256

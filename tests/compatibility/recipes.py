@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tapestream import Extent
-from tests.drive.fake import Cartridge
+from tapestream.testing.drive import Cartridge
 
 CELL = 16
 # Length, kind and seed of a stretch: "data", "zero", "hole", or "clean".

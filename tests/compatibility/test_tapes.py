@@ -11,7 +11,7 @@ import pytest
 
 from tapestream import RawImageSink, TarStreamSource, restore_chain, verify
 from tapestream.tape import Catalog, TapeDrive, TapeEntry, VolumeRequest
-from tests.drive.fake import Cartridge, FakeDrive
+from tapestream.testing.drive import Cartridge, FakeDrive
 
 from .make import catalog_values, entry_values
 from .old import FOLDERS, expected, image_before, restored, stretches, subjects, whole_image

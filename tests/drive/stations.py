@@ -15,8 +15,7 @@ from typing import Literal
 import pytest
 
 from tapestream.drive.device import Command, StDevice, TapeDevice
-
-from .fake import Cartridge, FakeDrive, Resets
+from tapestream.testing.drive import Cartridge, FakeDrive, Resets
 
 CARTRIDGES = ("T0001", "T0002", "T0003", "T0004")
 # Small: the end of a tape is a few records away, also in a slow guest.

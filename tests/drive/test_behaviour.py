@@ -16,8 +16,8 @@ from typing import get_args
 import pytest
 
 from tapestream.drive.device import Command, DeviceStatus, Flag, TapeDevice
+from tapestream.testing.drive import Cartridge, FakeDrive, Resets
 
-from .fake import Cartridge, FakeDrive, Resets
 from .stations import FakeStation, Fault, MachineStation, Station
 
 K = 1024

@@ -26,6 +26,7 @@ from tapestream.errors import (
     TapeError,
 )
 from tapestream.tape import TapeDrive
+from tapestream.testing.drive import Cartridge, FakeDrive, Resets
 from tapestream.testing.memory import MemorySink, MemorySource
 from tests.tape.tapes import (
     KIB,
@@ -41,7 +42,6 @@ from tests.tape.tapes import (
 )
 
 from . import generic
-from .fake import Cartridge, FakeDrive, Resets
 from .stations import FakeStation, MachineStation, Station
 from .watched import Interrupted
 

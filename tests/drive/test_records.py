@@ -23,9 +23,8 @@ from tapestream.drive.records import (
     check_record_size,
 )
 from tapestream.errors import DriveBusyError, EndOfTapeError, TapeError, UsageError
+from tapestream.testing.drive import Cartridge, FakeDevice, FakeDrive
 from tests.disks import noise
-
-from .fake import Cartridge, FakeDevice, FakeDrive
 
 KIB, MIB = 1024, 1024**2
 SIZE = 64 * KIB

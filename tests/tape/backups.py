@@ -14,8 +14,8 @@ from tapestream.engine.copy import CopyResult
 from tapestream.model.extents import Kind
 from tapestream.tape import TapeDrive, TapeEntry, VolumeRequest
 from tapestream.tar import format as fmt
+from tapestream.testing.drive import Cartridge, FakeDrive
 from tapestream.testing.memory import MemorySink, MemorySource
-from tests.drive.fake import Cartridge, FakeDrive
 
 from .tapes import impatient
 

@@ -12,8 +12,8 @@ from tapestream import TarStreamSink, copy
 from tapestream.errors import LocalIOError
 from tapestream.tape import Catalog, TapeDrive
 from tapestream.tape.volumes import closed_when_unused
+from tapestream.testing.drive import Cartridge, FakeDevice, FakeDrive, Operation
 from tapestream.testing.memory import MemorySource
-from tests.drive.fake import Cartridge, FakeDevice, FakeDrive, Operation
 
 DISK = bytes(range(256)) * 4096
 

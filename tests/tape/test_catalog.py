@@ -19,8 +19,8 @@ from tapestream import BackupInfo, TarStreamSink, TarStreamSource, copy
 from tapestream.errors import LocalIOError, UsageError
 from tapestream.tape import Catalog, TapeDrive, TapePlace, TapeReport
 from tapestream.tar import format as fmt
+from tapestream.testing.drive import Cartridge, FakeDrive
 from tapestream.testing.memory import MemorySink, MemorySource
-from tests.drive.fake import Cartridge, FakeDrive
 
 from .tapes import impatient
 

@@ -15,9 +15,9 @@ from tapestream import TarStreamSource
 from tapestream.drive.device import TapeDevice
 from tapestream.errors import LocalIOError, PositionLostError, StreamError, TapeError
 from tapestream.tape.volumes import closed_when_unused
+from tapestream.testing.drive import Cartridge, Operation
 from tapestream.testing.memory import MemorySink
 from tests.disks import noise
-from tests.drive.fake import Cartridge, Operation
 from tests.drive.watched import Before, WatchedDevice
 
 from .backups import KIB, RECORD_SIZE, Stacker, quick_copy, scan

@@ -11,9 +11,9 @@ from tapestream.backend import ForwardingReader, ForwardingSource
 from tapestream.drive.device import TapeDevice
 from tapestream.drive.records import SLAB
 from tapestream.tape import TapeDrive
+from tapestream.testing.drive import Cartridge, FakeDevice, FakeDrive
 from tapestream.testing.memory import MemorySource, Pattern
 from tests.disks import noise
-from tests.drive.fake import Cartridge, FakeDevice, FakeDrive
 
 from .backups import Stacker
 

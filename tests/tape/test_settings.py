@@ -12,7 +12,7 @@ from tapestream import BackupInfo, TarStreamSource
 from tapestream.errors import BlockSizeError, TapeError, UnreadableLabelError, UsageError
 from tapestream.tape import Catalog, TapeDrive, VolumeRequest
 from tapestream.tar import format as fmt
-from tests.drive.fake import Cartridge, FakeDrive
+from tapestream.testing.drive import Cartridge, FakeDrive
 from tests.drive.stations import FakeStation, Station
 
 from .tapes import (

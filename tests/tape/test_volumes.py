@@ -27,9 +27,9 @@ from tapestream.model.extents import Extents, Kind
 from tapestream.tape import TapeDrive, TapeEntry, VolumeRequest
 from tapestream.tape.volumes import MAX_REQUESTS
 from tapestream.tar import format as fmt
+from tapestream.testing.drive import Cartridge, FakeDrive
 from tapestream.testing.memory import MemorySink
 from tests.disks import noise
-from tests.drive.fake import Cartridge, FakeDrive
 from tests.strategies import extent_lists
 
 from .backups import (

@@ -28,7 +28,7 @@ from tapestream import (
 from tapestream.backend import ForwardingSink, ForwardingWriter, SinkLike
 from tapestream.tape import TapeDrive
 from tapestream.testing import ImageioDaemon, MemorySink, check_sink, serve_image, sink_checks
-from tests.drive.fake import Cartridge, FakeDrive
+from tapestream.testing.drive import Cartridge, FakeDrive
 from tests.tape.tapes import impatient
 
 from . import sinks

@@ -1,4 +1,4 @@
-"""What tests and demos need: backends in memory, a real ovirt-imageio daemon, and disk images.
+"""What tests and demos need: memory backends, a tape drive, a real imageio daemon, disk images.
 
 The daemon needs the optional dependencies (`pip install "tapestream[testing]"`), the images the
 qemu tools (`qemu-utils` on Debian, `qemu-img` and `qemu-nbd` elsewhere).
@@ -12,6 +12,7 @@ from .._lazy import lazy
 
 if TYPE_CHECKING:
     from .daemon import ImageioDaemon
+    from .drive import Cartridge, FakeDrive
     from .images import (
         ImageServer,
         compare_images,
@@ -31,6 +32,7 @@ else:
         __name__,
         {
             ".daemon": "ImageioDaemon",
+            ".drive": "Cartridge FakeDrive",
             ".images": "ImageServer compare_images create_image image_info serve_image "
             "virtual_size write_pattern",
             ".kit": "ContractReport",
@@ -41,7 +43,9 @@ else:
     )
 
 __all__ = [
+    "Cartridge",
     "ContractReport",
+    "FakeDrive",
     "ImageServer",
     "ImageioDaemon",
     "MemorySink",

@@ -1,23 +1,24 @@
-"""A double of Linux's tape driver `st`, with its drive and its cartridges, all in memory.
-
-It exists for what the real driver cannot do: run anywhere, at once, and fail at any record. The
-tests in `test_behaviour.py` hold it against the real one, kernels 6.1 and 6.12 in the virtual
-machine of `tests/tape/vm`; in what they do not cover, do not believe it. The two differ in what the
-driver does after a reset of the drive: see `Resets`.
-
-It has the three layers of the real thing. A `Cartridge` holds blocks and filemarks. A `FakeDrive`
-moves it, and raises `DriveError` where a SCSI drive returns sense data. A `FakeDevice` is the
-driver: it turns those into error numbers, and counts files and blocks, with the driver's own bugs.
-
-What it does not imitate: partitions, setmarks, compression and time; that a drive which was
-switched off forgets its block size; that in fixed mode, after a read of a part of a block, the
-driver holds back what is written, until it is opened again; that in fixed mode a newer driver may
-miss a second reset before it got over the first.
+"""A simulated tape drive: a double of Linux's driver `st`, its drive and its cartridges, in memory.
 
     drive = FakeDrive(Cartridge(capacity=8 * 1024**2, early_warning=1024**2))
     tape = TapeDrive("/dev/nst0", open_device=drive.open)
-    drive.fail("write", 3)  # a medium error on the third record from now
-    drive.power_cycle()  # behind the back of whoever has it open
+    drive.fail("write", 3)  # a medium error at the third record from now
+    drive.power_cycle()  # while somebody has it open
+
+It exists for what a real drive cannot do: be anywhere, take no time, and fail at any record. It has
+the three layers of the real thing:
+
+- A `Cartridge` holds records and filemarks.
+- A `FakeDrive` moves it, and raises `DriveError` where a SCSI drive returns sense data.
+- A `FakeDevice` is the driver: it turns those into error numbers, and counts files and records,
+  with the driver's own bugs.
+
+The same tests run on it and on the real driver, kernels 6.1 and 6.12. The two differ in what the
+driver does after a reset of the drive: see `Resets`. In what those tests do not cover, do not
+believe it. It does not imitate partitions, setmarks, compression and time; that a drive which was
+switched off forgets its block size; that in fixed mode, after a read of a part of a block, the
+driver holds back what is written, until it is opened again; that in fixed mode a newer driver may
+miss a second reset before it got over the first.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ from dataclasses import dataclass, field
 from enum import Enum, IntEnum, auto
 from typing import Literal
 
-from tapestream.drive.device import Command, DeviceStatus, Flag, TapeDevice
+from .._typing import override
+from ..drive.device import Command, DeviceStatus, Flag, TapeDevice
 
 DENSITY = 0x58
 Operation = Literal[
@@ -50,16 +52,18 @@ Operation = Literal[
 
 
 class Cartridge:
-    """One tape: what lies on it, and where it ends.
+    """One tape: what is on it, and where it ends.
 
     Args:
-        capacity: In bytes; a block costs 8 more than its data, a filemark 4.
+        capacity: In bytes; a record costs 8 more than its data, a filemark 4.
         early_warning: How many bytes before the end the drive begins to warn.
-        protected: The write-protect tab is set; may be changed at any time.
+        protected: True if the write-protect tab is set; may be changed at any time.
         name: For messages.
 
     Attributes:
-        bad: Positions that no drive can read, or read a filemark at; it can go over them.
+        blocks: The records, in order; an empty one is a filemark.
+        used: How many bytes of the capacity they take.
+        bad: Positions whose record or filemark no drive can read; it can go over them.
     """
 
     def __init__(
@@ -74,7 +78,7 @@ class Cartridge:
         self.early_warning = early_warning
         self.protected = protected
         self.name = name
-        self.blocks: list[bytes] = []  # an empty one is a filemark
+        self.blocks: list[bytes] = []
         self.bad: Container[int] = ()
         self.used = 0
 
@@ -83,7 +87,7 @@ class Cartridge:
 
     @property
     def files(self) -> list[list[bytes]]:
-        """The blocks of each tape file; the last one may lack its filemark."""
+        """The records of each tape file; the last one may lack its filemark."""
         files: list[list[bytes]] = [[]]
         for block in self.blocks:
             if block:
@@ -94,10 +98,11 @@ class Cartridge:
 
     @property
     def warns(self) -> bool:
+        """True after the early warning."""
         return self.used > self.capacity - self.early_warning
 
     def put(self, position: int, block: bytes) -> bool:
-        """Put a block there, and forget everything behind; False when it does not fit."""
+        """Put a record there, and forget everything after it; False if it does not fit."""
         used = self.used - sum(map(_cost, self.blocks[position:])) + _cost(block)
         if used > self.capacity:
             return False
@@ -106,6 +111,7 @@ class Cartridge:
         return True
 
     def cut(self, position: int) -> None:
+        """Forget everything from there on."""
         self.used -= sum(map(_cost, self.blocks[position:]))
         del self.blocks[position:]
 
@@ -151,10 +157,10 @@ class Resets(Enum):
 
     # It fails once, and then goes on at the beginning of the tape; as does 6.1.
     FORGOTTEN = auto()
-    # It neither reads, writes, nor tells a position until somebody winds the tape to a place that
+    # It neither reads, writes, nor reports a position until somebody winds the tape to a place that
     # is known, as with a rewind. So does 6.12.
     REMEMBERED = auto()
-    # Nor does it tell its status. So did the first kernels that remembered, such as 6.13, before
+    # Nor does it report its status. So did the first kernels that remembered, such as 6.13, before
     # MTIOCGET was let through again. No test holds this one against a driver.
     STATUS_REFUSED = auto()
 
@@ -163,7 +169,7 @@ class Mark(IntEnum):
     """What the driver met last; the order matters to it."""
 
     NOTHING = 0
-    FILEMARK_AHEAD = 1  # read, but not yet told: the next read returns 0
+    FILEMARK_AHEAD = 1  # read, but not yet reported: the next read returns 0
     FILEMARK = 2
     END_OF_TAPE = 3  # the next write is refused
     WRITE_LOST = 4
@@ -183,6 +189,7 @@ class Memory:
     position_unknown: bool = False  # after a reset, where the driver remembers that
 
     def forget_place(self) -> None:
+        """Count neither files nor records until the place is known again."""
         self.file = self.block = -1
         self.mark = Mark.NOTHING
 
@@ -197,14 +204,16 @@ class _Fault:
 class FakeDrive:
     """A drive: what an operator does to it, and what it does for the driver.
 
+    Pass its `open` as `open_device` of a `TapeDrive`.
+
     Attributes:
-        cartridge: What lies in it.
+        cartridge: The tape that is in it.
         largest_block: Larger ones are refused with EINVAL, as are larger reads.
         host_limit: The host adapter refuses larger transfers with EBUSY; None for no limit.
         fast_eod: The driver goes to the end of data without counting files.
-        write_behind: The driver copies a record and tells its fate with the next call. `st` does so
-            in variable mode when it cannot hand the caller's memory to the adapter: when that does
-            not begin at a multiple of 4, or lies on more pages than the adapter takes at once.
+        write_behind: The driver copies a record and reports its fate with the next call. `st` does
+            so in variable mode if it cannot hand the caller's memory to the adapter: if that does
+            not begin at a multiple of 4, or lies on more pages than the adapter takes at a time.
         resets: What the driver does after a reset.
     """
 
@@ -235,40 +244,49 @@ class FakeDrive:
     # What an operator does
 
     def load(self, cartridge: Cartridge) -> None:
+        """Put a cartridge into the empty drive."""
         assert self.cartridge is None, "there is a cartridge in it"
         self.cartridge = cartridge
         self.loaded, self.news, self.position = True, Reason.NEW_MEDIUM, 0
 
     def eject(self) -> Cartridge | None:
+        """Take the cartridge out; None if there is none."""
         cartridge, self.cartridge = self.cartridge, None
         self.loaded, self.position = False, 0
         return cartridge
 
     def swap(self, cartridge: Cartridge) -> None:
-        """Put another cartridge in, behind the back of whoever has the drive open."""
+        """Put another cartridge in, while whoever has the drive open does not notice."""
         self.eject()
         self.load(cartridge)
 
     def power_cycle(self) -> None:
-        """It then stands at the beginning of the tape, and tells so once, by an EIO."""
+        """Switch it off and on: it is then at the beginning, and the next call gets an EIO."""
         self.news, self.position = Reason.RESET, 0
 
     def move(self, block: int) -> None:
-        """Wind the tape there, as another host or a program does through sg: nobody is told."""
+        """Wind the tape there, as another host or a program does through sg. Nobody notices."""
         self.position = block
 
     def fail(self, operation: Operation, nth: int = 1, number: int = errno.EIO) -> None:
         """Let the nth `operation` from now fail; nothing of it is done.
 
-        EIO in the middle of a write, read, filemark and so on is a medium error; any other number
-        is the host's own. A "filemark" is also the one that closing or rewinding writes.
+        Args:
+            operation: What fails. A "filemark" is also the one that closing or rewinding writes.
+            nth: 1 for the next one.
+            number: The error. EIO during a write, a read, a filemark and so on is a medium error;
+                any other number comes from the host.
         """
         self._faults[operation] = _Fault(nth, number)
 
     # What it does for the driver
 
     def begin(self, operation: Operation) -> Cartridge:
-        """The cartridge, if the drive can begin with this at all."""
+        """The cartridge, if the drive can begin with this operation.
+
+        Raises:
+            DriveError: It cannot.
+        """
         self._tell_news()
         if self.cartridge is None or not (self.loaded or operation in ("load", "unload")):
             raise DriveError(Reason.NOT_READY)
@@ -278,6 +296,7 @@ class FakeDrive:
         return self.cartridge
 
     def write(self, record: bytes, block_size: int) -> None:
+        """Write a record, or in fixed mode several; see `DriveError` for what goes wrong."""
         cartridge = self.begin("write")
         size = block_size or len(record)
         for start in range(0, len(record), size):
@@ -288,6 +307,7 @@ class FakeDrive:
             raise DriveError(Reason.EARLY_WARNING)
 
     def write_filemarks(self, count: int) -> None:
+        """Write this many filemarks."""
         cartridge = self.begin("filemark")
         for left in range(count, 0, -1):
             if not cartridge.put(self.position, b""):
@@ -329,23 +349,28 @@ class FakeDrive:
             left -= is_record is not files
 
     def seek(self, block: int) -> None:
+        """Go to a record, counted from the beginning of the tape."""
         end = len(self.begin("seek").blocks)
         self.position = min(block, end)
         if block > end:
             raise DriveError(Reason.BLANK)
 
     def rewind(self) -> None:
+        """Go to the beginning of the tape."""
         self.begin("rewind")
         self.position = 0
 
     def erase(self) -> None:
+        """Erase everything from here on."""
         self.begin("erase").cut(self.position)
 
     def load_or_unload(self, *, load: bool) -> None:
+        """Thread the tape, or unthread it."""
         self.begin("load" if load else "unload")
         self.loaded, self.position = load, 0
 
     def set_block_size(self, size: int) -> None:
+        """Use fixed mode, or variable mode with 0."""
         self._tell_news()
         self.block_size = size
 
@@ -356,10 +381,17 @@ class FakeDrive:
             raise DriveError(news)
 
     def remember(self, news: Reason | None) -> None:
+        """Let the driver know of a reset."""
         if news is Reason.RESET and self.resets is not Resets.FORGOTTEN:
             self.memory.position_unknown = True
 
     def fault(self, operation: Operation) -> None:
+        """Fail if `fail` has said so.
+
+        Raises:
+            DriveError: The medium is bad here.
+            OSError: The host fails.
+        """
         fault = self._faults.get(operation)
         if fault is None:
             return
@@ -407,7 +439,7 @@ class FakeDevice(TapeDevice):
         self._read_only = read_only
         self._write_protected = read_only
         self._doing = _Doing.NOTHING
-        # The record that was taken but whose fate was not told: what the drive said to it.
+        # The record that was taken but whose fate was not reported: what the drive said to it.
         self._pending: list[DriveError | None] = []
         # The rest of a block of which a read took only a part.
         self._rest = b""
@@ -431,6 +463,7 @@ class FakeDevice(TapeDevice):
         self._look()
         drive.in_use = True
 
+    @override
     def write(self, record: memoryview) -> int:
         if self._read_only:
             raise _error(errno.EBADF)
@@ -485,6 +518,7 @@ class FakeDevice(TapeDevice):
         self._advance(done // self._block_size if self._block_size else 1)
         return done
 
+    @override
     def readinto(self, buffer: memoryview) -> int:
         if not buffer:
             return 0
@@ -557,6 +591,7 @@ class FakeDevice(TapeDevice):
             raise _error(errno.EIO)
         memory.mark = Mark.END_OF_DATA_TOLD
 
+    @override
     def command(self, command: Command, count: int = 1) -> None:
         memory = self._memory
         if memory.position_unknown:
@@ -594,7 +629,7 @@ class FakeDevice(TapeDevice):
             if memory.file >= 0:
                 memory.file += count - answer.left
             memory.block = -1
-            memory.mark = _mark_behind(answer)
+            memory.mark = _mark_after(answer)
             raise _error(errno.EIO) from None
         if memory.file >= 0:
             memory.file += count
@@ -627,7 +662,7 @@ class FakeDevice(TapeDevice):
             else:
                 done = count - answer.left
                 memory.block = memory.block + done if memory.block >= 0 else -1
-                memory.mark = _mark_behind(answer)
+                memory.mark = _mark_after(answer)
             raise _error(errno.EIO) from None
         memory.mark = Mark.NOTHING
         self._advance(count)
@@ -728,6 +763,7 @@ class FakeDevice(TapeDevice):
         else:
             self._ready = False
 
+    @override
     def status(self) -> DeviceStatus:
         self._drive.fault("status")
         memory = self._memory
@@ -748,6 +784,7 @@ class FakeDevice(TapeDevice):
         flags |= Flag.ONLINE if self._ready else Flag.NO_MEDIUM
         return DeviceStatus(flags, memory.file, memory.block, self._block_size, self._density)
 
+    @override
     def position(self) -> int:
         self._flush()
         if not self._ready:
@@ -757,6 +794,7 @@ class FakeDevice(TapeDevice):
             self._memory.file = self._memory.block = 0
         return self._drive.position
 
+    @override
     def close(self) -> None:
         if not self._drive.in_use:
             return
@@ -858,7 +896,7 @@ class FakeDevice(TapeDevice):
             self._memory.file += count
 
 
-def _mark_behind(answer: DriveError) -> Mark:
+def _mark_after(answer: DriveError) -> Mark:
     return Mark.END_OF_DATA if answer.reason is Reason.BLANK else Mark.NOTHING
 
 
