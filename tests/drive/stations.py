@@ -150,7 +150,7 @@ class Station(ABC):
 
 
 class FakeStation(Station):
-    """The double: see `tests/drive/fake.py`.
+    """The double: see `tapestream.testing.drive`.
 
     Attributes:
         drives: The two drives, for what only a double can do.

@@ -14,8 +14,8 @@ from tapestream import Cancel, TarStreamSink, copy
 from tapestream.drive.device import TapeDevice
 from tapestream.errors import OperationCancelledError, UsageError
 from tapestream.tape import Catalog, TapeDrive, VolumeRequest
+from tapestream.testing.drive import Cartridge, FakeDrive
 from tapestream.testing.memory import MemorySource
-from tests.drive.fake import Cartridge, FakeDrive
 from tests.drive.stations import Station
 from tests.drive.watched import WatchedDevice
 
