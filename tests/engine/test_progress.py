@@ -27,8 +27,8 @@ from tapestream.engine.samples import MAX_SAMPLES, Samples
 from tapestream.errors import UsageError
 from tapestream.tape import TapeDrive, VolumeRequest
 from tapestream.testing import MemorySink, MemorySource
+from tapestream.testing.drive import Cartridge, FakeDrive
 from tests.disks import noise
-from tests.drive.fake import Cartridge, FakeDrive
 from tests.tape.tapes import impatient
 
 KIB, MIB = 1024, 1024**2
