@@ -49,6 +49,8 @@ for package, names in {modules}:
             for name in names:
                 value = getattr(importlib.import_module(package), name)
                 assert name in getattr(value, "__name__", name), value
+            if logging := sys.modules.get("logging"):  # it prints nothing unless it is set up
+                assert logging.getLogger("tapestream").hasHandlers()
         except BaseException as e:
             sys.stderr.write(f"{{package}}.{{name}}: {{e!r}}\\n")
             os._exit(1)

@@ -29,9 +29,23 @@ def lazy(
         if name not in module_of:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         members[name] = found = getattr(import_module(module_of[name], package), name)
+        _leave_logging_to_the_program()
         return found
 
     def __dir__() -> list[str]:  # noqa: N807
         return sorted({*members, *module_of})
 
     return __getattr__, __dir__
+
+
+def _leave_logging_to_the_program() -> None:
+    """Print no warning for a program that has not set up logging, as is usual for a library.
+
+    Nothing is done before logging is imported: that takes longer than all of this package.
+    """
+    if "logging" in sys.modules:
+        import logging  # noqa: PLC0415 - and waits if another thread has only begun to import it
+
+        logger = logging.getLogger("tapestream")
+        if not logger.handlers:
+            logger.addHandler(logging.NullHandler())

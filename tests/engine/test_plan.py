@@ -12,10 +12,11 @@ from tests.strategies import extent_lists
 def plan(
     extents: list[Extent],
     *,
-    segment: int = 16,
+    segment: int | None = 16,
     request: int = 64,
     buffer: int = 8,
     gap: int = 0,
+    piece: int = 1,
 ) -> list[Request]:
     return list(
         plan_requests(
@@ -24,6 +25,7 @@ def plan(
             request_size=request,
             buffer_size=buffer,
             limits=lambda: Limits(gap, request),
+            piece_size=piece,
         )
     )
 
@@ -143,6 +145,38 @@ def test_everything_exactly_once_in_order(
         assert_gaps_are_small(r, gap)
 
     assert_segments(extents, requests, segment)
+
+
+@given(
+    extent_lists(max_length=300),
+    st.integers(1, 400),
+    st.integers(1, 60),
+    st.integers(0, 100),
+    st.integers(0, 300),
+)
+def test_whole_pieces_of_a_sink_come_whole(
+    extents: list[Extent], request: int, size: int, more: int, gap: int
+) -> None:
+    requests = plan(extents, segment=None, request=request, buffer=size + more, gap=gap, piece=size)
+    chunks = [chunk for r in requests for chunk in r.chunks]
+    pieces = [piece for chunk in chunks for piece in chunk.pieces]
+    assert bytes_of(pieces, zeros=False) == bytes_of_kind(extents, Kind.DATA)
+    assert bytes_of(pieces, zeros=True) == bytes_of_kind(extents, Kind.ZERO)
+    borders = {border for e in extents for border in (e.start, e.start + e.length)}
+    for piece in pieces:
+        if piece.segment is not None:
+            for border in (piece.start, piece.start + piece.length):
+                assert border % size == 0 or border in borders
+    for r in requests:
+        assert sum(chunk.length for chunk in r.chunks) == r.length
+        assert r.length <= max(request, size)
+        assert_gaps_are_small(r, gap)
+    for chunk in chunks:
+        assert chunk.length <= size + more
+        for piece in chunk.pieces:
+            if piece.segment is not None:
+                assert chunk.start <= piece.start
+                assert piece.start + piece.length <= chunk.start + chunk.length
 
 
 def assert_gaps_are_small(request: Request, gap: int) -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         HasDigests,
         Hash,
         HasLocalServer,
+        HasPieceSize,
         HasPlace,
         HasReadOrder,
         HoldsDevice,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
         Prefetches,
         Rewinds,
         Salvages,
+        SkipsGaps,
         Streams,
         TakesDigests,
         Wraps,
@@ -40,9 +42,9 @@ else:
         __name__,
         {
             ".abilities": "Cancels ChecksEnd ChecksItself CoalescesZeros Digests FindsMissing "
-            "Flushes HasDigests Hash HasLocalServer HasPlace HasReadOrder HoldsDevice "
-            "KeepsAlive LendsMemory LosesWrites Prefetches Rewinds Salvages Streams TakesDigests "
-            "Wraps ability",
+            "Flushes HasDigests Hash HasLocalServer HasPieceSize HasPlace HasReadOrder HoldsDevice "
+            "KeepsAlive LendsMemory LosesWrites Prefetches Rewinds Salvages SkipsGaps Streams "
+            "TakesDigests Wraps ability",
             ".forwarding": "ForwardingReader ForwardingSink ForwardingSource ForwardingWriter",
             ".protocols": "Reader Sink SinkLike Source SourceLike Writer",
         },
@@ -62,6 +64,7 @@ __all__ = [
     "ForwardingWriter",
     "HasDigests",
     "HasLocalServer",
+    "HasPieceSize",
     "HasPlace",
     "HasReadOrder",
     "Hash",
@@ -75,6 +78,7 @@ __all__ = [
     "Salvages",
     "Sink",
     "SinkLike",
+    "SkipsGaps",
     "Source",
     "SourceLike",
     "Streams",

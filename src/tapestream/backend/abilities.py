@@ -17,6 +17,7 @@ works without it:
 | `LendsMemory`    | `memory`                                  | Writer                 |
 | `HasPlace`       | `place`                                   | Source                 |
 | `HasLocalServer` | `server_is_local`                         | Source                 |
+| `SkipsGaps`      | `skips_gaps`                              | Source                 |
 | `HasDigests`     | `digest_name`                             | Source                 |
 | `ChecksItself`   | `finish`                                  | Source                 |
 | `ChecksEnd`      | `check_complete`                          | Source                 |
@@ -28,6 +29,7 @@ works without it:
 | `Digests`        | `digest_name`, `segment_size`, `new_hash` | Sink                   |
 | `Streams`        | `streaming`                               | Sink                   |
 | `CoalescesZeros` | `coalesce_zeros`                          | Sink                   |
+| `HasPieceSize`   | `piece_size`                              | Sink                   |
 | `LosesWrites`    | `lost`                                    | Sink                   |
 
 A property here may also be an attribute of the class or of the object.
@@ -207,6 +209,14 @@ class HasLocalServer(Protocol):
 
         By default, fewer readers are opened then: the server needs processors, too.
         """
+
+
+class SkipsGaps(Protocol):
+    """A source for which each byte costs, such as one that is paid for by the byte."""
+
+    @property
+    def skips_gaps(self) -> bool:
+        """True to read only data, and nothing between it, unless `copy` is given a `max_gap`."""
 
 
 class HasDigests(Protocol):
@@ -409,6 +419,22 @@ class CoalescesZeros(Protocol):
     @property
     def coalesce_zeros(self) -> int:
         """Write zeros of up to this many bytes as data, together with the data on both sides."""
+
+
+class HasPieceSize(Protocol):
+    """A sink that stores a disk in pieces of a fixed size: parts of an object, deduplicated blocks.
+
+    Data is cut for a `write` only where a piece ends, so whole pieces of data come whole. A `write`
+    may hold several pieces. It begins and ends inside a piece where an extent does, and where a
+    segment does if the sink records digests, too.
+    """
+
+    @property
+    def piece_size(self) -> int:
+        """Bytes, counted from the beginning of the disk: a piece begins at each multiple of this.
+
+        Must be at least 1, and no larger than a buffer of the copy.
+        """
 
 
 class LosesWrites(Protocol):

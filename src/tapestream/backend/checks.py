@@ -21,6 +21,7 @@ from .abilities import (
     HasDigests,
     Hash,
     HasLocalServer,
+    HasPieceSize,
     HasPlace,
     HasReadOrder,
     HoldsDevice,
@@ -28,6 +29,7 @@ from .abilities import (
     LosesWrites,
     Prefetches,
     Rewinds,
+    SkipsGaps,
     Streams,
     ability,
     has,
@@ -260,6 +262,11 @@ def server_is_local(source: SourceLike) -> bool:
     return flag_of(ability(source, HasLocalServer), "server_is_local")
 
 
+def skips_gaps(source: SourceLike) -> bool:
+    """True if nothing between the data of a source should be read."""
+    return flag_of(ability(source, SkipsGaps), "skips_gaps")
+
+
 def is_streaming(sink: SinkLike) -> bool:
     """True if a sink should not run out of data."""
     return flag_of(ability(sink, Streams), "streaming")
@@ -269,6 +276,28 @@ def coalesce_zeros(sink: SinkLike) -> int:
     """The longest run of zeros, in bytes, that a sink takes as data; 0 if it takes none."""
     coalesces = ability(sink, CoalescesZeros)
     return 0 if coalesces is None else number_of(coalesces, "coalesce_zeros", least=0)
+
+
+def piece_size(sink: SinkLike) -> int:
+    """Where data may be cut for a sink: at multiples of this many bytes; 1 for everywhere."""
+    has = ability(sink, HasPieceSize)
+    return 1 if has is None else number_of(has, "piece_size", least=1)
+
+
+def check_piece_size(sink: SinkLike, buffer_size: int) -> None:
+    """Make sure that a buffer holds a whole piece of a sink.
+
+    Raises:
+        UsageError: It does not.
+    """
+    size = piece_size(sink)
+    if size > buffer_size:
+        raise UsageError(
+            f"{class_of(sink)}.piece_size is {size}, and a buffer of this copy has {buffer_size} "
+            "bytes",
+            hint="Pass a larger buffer_size, and buffer_memory for at least two buffers. A "
+            "max_rate makes buffers smaller.",
+        )
 
 
 def check_sink(sink: SinkLike) -> None:
@@ -281,6 +310,7 @@ def check_sink(sink: SinkLike) -> None:
     number_of(sink, "max_writers", least=1)
     flag_of(sink, "sequential")
     coalesce_zeros(sink)
+    piece_size(sink)
     is_streaming(sink)
     digests = ability(sink, Digests)
     if digests is not None:
@@ -297,7 +327,7 @@ def check_source(source: SourceLike) -> None:
     """
     number_of(source, "max_readers", least=1)
     flag_of(source, "sequential")
-    for check in (server_is_local, digest_name_of, device_of, place_of):
+    for check in (server_is_local, skips_gaps, digest_name_of, device_of, place_of):
         check(source)
 
 

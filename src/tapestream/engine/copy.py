@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from ..backend.abilities import Digests, FindsMissing, HasReadOrder, ability
 from ..backend.checks import (
+    check_piece_size,
     check_sink,
     check_source,
     check_unchanged,
@@ -236,6 +237,7 @@ def transfer(src: SourceLike, dst: SinkLike, options: CopyOptions, run: Running)
     report = watch.begin(data.bytes)
     pace = options.pace()
     with closing(options.pool(pace)) as pool:
+        check_piece_size(dst, pool.size)
         run.check()
         done(dst, "begin", info, extents)
         mover = Mover.of(src, dst, options, pool, run, pace=pace)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 from ..backend.abilities import Digests, Hash, ability
-from ..backend.checks import coalesce_zeros, is_streaming, reader_of, writer_of
+from ..backend.checks import coalesce_zeros, is_streaming, piece_size, reader_of, writer_of
 from ..backend.protocols import Reader, SinkLike, SourceLike, Writer
 from ..backend.running import Running
 from ..model.extents import Run
@@ -78,10 +78,11 @@ class Mover:
         plan = chain.from_iterable(
             plan_requests(
                 runs,
-                segment_size=digests.segment_size if digests else request_size,
+                segment_size=digests.segment_size if digests else None,
                 request_size=request_size,
                 buffer_size=self.pool.size,
                 limits=limits,
+                piece_size=piece_size(dst),
             )
             for runs in passes
         )

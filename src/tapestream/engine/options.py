@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Literal, TypedDict
 
 from ..arguments import flag, number
-from ..backend.checks import server_is_local
+from ..backend.checks import server_is_local, skips_gaps
 from ..backend.protocols import SinkLike, SourceLike
 from ..cancel import Cancel, check_cancel
 from ..errors import UsageError
@@ -118,6 +118,8 @@ class CopyOptions:
         size = REQUEST_SIZE if pace is None else pace.size
         if self.max_gap != "auto":
             return Limits(self.max_gap, size)
+        if skips_gaps(src):
+            return Limits(0, size)
         if src.sequential:
             # The gaps are not in the stream: it costs nothing to skip them. A limit of the rate
             # would count them.

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from itertools import pairwise
 from typing import NamedTuple
 
 from ..model.extents import Kind, Run, Segment, cut
@@ -53,39 +55,52 @@ class Request(NamedTuple):
 def plan_requests(
     runs: Iterable[Run],
     *,
-    segment_size: int,
+    segment_size: int | None,
     request_size: int,
     buffer_size: int,
     limits: Callable[[], Limits],
+    piece_size: int = 1,
 ) -> Iterator[Request]:
     """Group the extents of a disk into requests.
 
     Args:
         runs: (start, length, kind) of every extent, ordered.
-        segment_size: Largest segment in bytes; a request never ends inside a segment.
+        segment_size: Largest segment in bytes; a request never ends inside a segment. None if no
+            digests are made: then segments end where pieces of the sink do.
         request_size: Largest request in bytes, unless a single segment is larger.
         buffer_size: Largest chunk in bytes.
         limits: Called once for each request, to get the gaps that it may read through.
+        piece_size: See `HasPieceSize`: chunks end at multiples of this. At most `buffer_size`.
 
     Yields:
         Requests whose pieces, in ascending order, cover all data and all zero extents exactly
         once. Zeros travel with the data before them.
     """
+    cut_extent = (
+        partial(cut, size=segment_size)
+        if segment_size
+        else partial(
+            _cut_at_pieces,
+            size=max(request_size // piece_size, 1) * piece_size,
+            piece_size=piece_size,
+        )
+    )
+    chunk_size = buffer_size - buffer_size % piece_size
     group = _Group(limits(), request_size)
     for start, length, kind in runs:
         if kind is Kind.ZERO:
             if len(group.pieces) >= MAX_PIECES:
-                yield group.request(buffer_size)
+                yield group.request(chunk_size, piece_size)
                 group = _Group(limits(), request_size)
             group.pieces.append(Piece(start, length, None))
         elif kind is Kind.DATA:
-            for segment in cut(start, length, segment_size):
+            for segment in cut_extent(start, length):
                 if not group.takes(segment):
-                    yield group.request(buffer_size)
+                    yield group.request(chunk_size, piece_size)
                     group = _Group(limits(), request_size)
                 group.add(segment)
     if group.pieces:
-        yield group.request(buffer_size)
+        yield group.request(chunk_size, piece_size)
 
 
 class _Group:
@@ -117,22 +132,21 @@ class _Group:
         self.data += segment.length
         self.segments += 1
 
-    def request(self, buffer_size: int) -> Request:
-        """Make the request, cut into chunks."""
+    def request(self, chunk_size: int, piece_size: int) -> Request:
+        """Make the request, cut into chunks, which end at multiples of both sizes."""
         start = self.pieces[0].start
+        origin = start - start % piece_size
         if not self.end:
             return Request(start, 0, [Chunk(start, 0, self.pieces)], self.limits, 0, 0)
-        chunks = [
-            Chunk(offset, min(buffer_size, self.end - offset), [])
-            for offset in range(start, self.end, buffer_size)
-        ]
+        borders = [start, *range(origin + chunk_size, self.end, chunk_size), self.end]
+        chunks = [Chunk(a, b - a, []) for a, b in pairwise(borders)]
         for piece in self.pieces:
             if piece.segment is None:
-                i = min((piece.start - start) // buffer_size, len(chunks) - 1)
+                i = min((piece.start - origin) // chunk_size, len(chunks) - 1)
                 chunks[i].pieces.append(piece)
                 continue
-            for part in _split(piece, start, buffer_size):
-                chunks[(part.start - start) // buffer_size].pieces.append(part)
+            for part in _split(piece, origin, chunk_size):
+                chunks[(part.start - origin) // chunk_size].pieces.append(part)
         length = self.end - start
         return Request(start, length, chunks, self.limits, self.data, self.segments)
 
@@ -154,6 +168,13 @@ def lost_parts(runs: Iterable[Run], lost: Sequence[tuple[int, int]]) -> Iterator
                 break
             first = max(lost_start, start)
             yield first, min(lost_end, start + length) - first, kind
+
+
+def _cut_at_pieces(start: int, length: int, size: int, piece_size: int) -> Iterator[Segment]:
+    """Cut an extent at multiples of `piece_size`, into segments of up to `size` bytes."""
+    first = min(size - start % piece_size, length)
+    yield Segment(start, first)
+    yield from cut(start + first, length - first, size)
 
 
 def _split(piece: Piece, origin: int, buffer_size: int) -> Iterator[Piece]:

@@ -15,7 +15,7 @@ from typing_extensions import Buffer
 
 from ..arguments import number
 from ..backend.abilities import Digests, Flushes, TakesDigests, ability
-from ..backend.checks import check_sink, done, new_hash_of, sink_of, writer_of
+from ..backend.checks import check_sink, done, new_hash_of, piece_size, sink_of, writer_of
 from ..backend.protocols import SinkLike, SourceLike, Writer
 from ..engine.copy import CopyResult, copy
 from ..errors import TapestreamError, UsageError
@@ -174,7 +174,8 @@ class Target:
 
 def copied(source: SourceLike, sink: SinkLike) -> CopyResult:
     """Copy with small buffers, so that also a small disk takes many."""
-    return copy(source, sink, buffer_size=4 * BLOCK, buffer_memory=64 * BLOCK)
+    size = max(4 * BLOCK, -(-piece_size(sink) // BLOCK) * BLOCK)
+    return copy(source, sink, buffer_size=size, buffer_memory=max(64 * BLOCK, 2 * size))
 
 
 @dataclass
