@@ -52,9 +52,9 @@ from tapestream import (
 )
 from tapestream.tape import Catalog, TapeDrive, VolumeRequest
 from tapestream.testing import ImageioDaemon, serve_image
+from tapestream.testing.drive import Cartridge, FakeDrive
 from tapestream.testing.memory import MemorySource
 
-from .drive.fake import Cartridge, FakeDrive
 from .hostile import Fault, HostileServer, Stall
 from .imageio.support import StuckImage, TLSServer, always, authority
 from .interrupts import OURS, full_source, info, new_file
