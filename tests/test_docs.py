@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from types import CodeType
@@ -46,6 +46,8 @@ from tapestream.testing import (
     write_pattern,
 )
 from tapestream.testing.drive import Cartridge, FakeDrive
+
+from .servers.examples import names_of_other_servers
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -176,6 +178,7 @@ def in_tmp_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         command.write_text(f"#!/bin/sh\n{does}\n")
         command.chmod(0o755)
     monkeypatch.setenv("PATH", str(commands), prepend=":")
+    monkeypatch.syspath_prepend(ROOT / "docs" / "examples")
 
 
 class TapeLibrary:
@@ -246,7 +249,10 @@ def own_signal_handlers() -> Iterator[None]:
 @each_page_with("python")
 def test_examples_run(page: Path, daemon: ImageioDaemon, library: TapeLibrary) -> None:
     blocks = code_blocks(page, "python")
-    with names_of_the_docs(daemon) as names:
+    with ExitStack() as stack:
+        names = stack.enter_context(names_of_the_docs(daemon))
+        if page.name == "servers.md":
+            names |= stack.enter_context(names_of_other_servers())
         names["input"] = library.ask
         for block in blocks:
             library.prepare(block.code)

@@ -28,6 +28,7 @@ from .test_docs import PAGES, code_blocks
 
 ROOT = Path(__file__).parents[1]
 SOURCE = Path(tapestream.__file__).parents[1]
+EXAMPLES = ROOT / "docs" / "examples"  # pages import kubevirt.py
 # The names that the examples are given, with their types; `test_docs.py` gives them.
 GIVEN = """\
 from typing import Any
@@ -37,6 +38,12 @@ dirty_url: str
 upload_url: str
 disks: dict[str, str]
 device: str
+onebex_url: str
+cloudstack_url: str
+cloudstack_restore_url: str
+map_url: str
+data_url: str
+token: str
 s3: Any
 """
 
@@ -67,7 +74,7 @@ def check(*command: object, inside: Path) -> None:
 def test_mypy_accepts_the_examples(programs: list[Path], tmp_path: Path) -> None:
     (tmp_path / "mypy.ini").write_text(
         # The blocks of a page use the same names, such as src, for different classes.
-        f"[mypy]\nstrict = true\nallow_redefinition = true\nmypy_path = {SOURCE}\n"
+        f"[mypy]\nstrict = true\nallow_redefinition = true\nmypy_path = {SOURCE}:{EXAMPLES}\n"
     )
     check(sys.executable, "-m", "mypy", *programs, inside=tmp_path)
 
@@ -91,7 +98,7 @@ def test_pyright_accepts_the_examples_and_the_code_of_users(
     if command is None:
         pytest.skip("pyright is not installed")
     (tmp_path / "pyrightconfig.json").write_text(
-        f'{{"extraPaths": ["{SOURCE}", "{ROOT}"], "pythonVersion": "3.10",'
+        f'{{"extraPaths": ["{SOURCE}", "{EXAMPLES}", "{ROOT}"], "pythonVersion": "3.10",'
         '"reportMissingModuleSource": false}'
     )
     for name in ("vendor.py", "public_names.py"):
