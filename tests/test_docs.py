@@ -396,6 +396,21 @@ def test_make_targets_exist(page: Path) -> None:
         assert set(re.findall(r"^make (\w+)", block.code, re.MULTILINE)) <= targets
 
 
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_examples_import_only_what_is_public(page: Path) -> None:
+    public = {
+        "tapestream",
+        *(f"tapestream.{name}" for name in ("backend", "errors", "tape", "testing")),
+    }
+    for language in ("python", "py"):
+        for block in code_blocks(page, language):
+            for node in ast.walk(ast.parse(block.code)):
+                if isinstance(node, ast.ImportFrom) and str(node.module).startswith("tapestream"):
+                    assert node.module in public
+                    names = getattr(sys.modules[str(node.module)], "__all__", dir(errors))
+                    assert {alias.name for alias in node.names} <= {*names, "errors", "tape"}
+
+
 def test_readme_names_the_commands_to_begin_with() -> None:
     commands = "".join(block.code for block in code_blocks(README, "sh")).splitlines()
     assert {"make demo", "make test"} <= set(commands)
