@@ -71,6 +71,14 @@ test: system venv ## Run the tests, in two processes: most of the time, a test w
 	wait; echo "test: $(APART)"; cat $$log; [ -e $$log.status ] || result=1; \
 	rm -f $$log $$log.status; exit $$result
 
+.PHONY: test-lowest
+test-lowest: system-venv ## Run some tests with the lowest versions of what we need (PYTHON3=python3.10).
+	@$(PYTHON3) -m venv --clear "$(VENV)-lowest"
+	@"$(VENV)-lowest/bin/python" -m pip install --quiet --disable-pip-version-check --editable . \
+		typing-extensions==4.6.0 hypothesis==6.100.0 pytest==8.0.0 pytest-timeout==2.3.0
+	"$(VENV)-lowest/bin/python" -m pytest tests/test_names.py tests/test_types.py tests/model \
+		tests/engine/test_plan.py tests/stream/test_files.py -k "not accepts"
+
 .PHONY: live
 live: system-live venv ## Run the tests that back up a running virtual machine.
 	$(PYTHON) -m pytest tests/live
@@ -124,5 +132,5 @@ check: lint test live test-tape ## All that a change has to pass: lint and all t
 
 .PHONY: clean
 clean: ## Remove the virtual environment, caches and build products.
-	rm -rf "$(VENV)" build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf "$(VENV)" "$(VENV)-lowest" build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +

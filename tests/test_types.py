@@ -143,6 +143,8 @@ def test_type_hints_can_be_read_at_run_time() -> None:
         try:
             typing.get_type_hints(each)
         except Exception as e:  # noqa: BLE001 - whatever it is
+            if sys.version_info < (3, 11) and "InitVar" in repr(e):
+                continue  # Python 3.10 itself cannot read one
             failed[name] = repr(e)
     assert failed == {}
     assert names > 400
