@@ -61,7 +61,14 @@ from tapestream.tape import (
     TapeStatus,
     VolumeRequest,
 )
-from tapestream.testing import ContractReport, MemorySink, MemorySource, Pattern
+from tapestream.testing import (
+    Cartridge,
+    ContractReport,
+    FakeDrive,
+    MemorySink,
+    MemorySource,
+    Pattern,
+)
 from tapestream.testing.kit import Outcome
 
 
@@ -154,6 +161,8 @@ VALUES: list[object] = [
     CatalogBackup(INFO, "set", (VOLUME,), True).expected,
     Expected(INFO, "set", 1, "A1", whole_info=True),
     ContractReport((Outcome("a-clause", "It must be so.", "failed", "It is not."),)),
+    Cartridge(name="A1"),
+    FakeDrive(None),
     Pattern(b"abc", 1000),
     MemorySource(bytes(512)),
     MemorySink(),
