@@ -366,6 +366,17 @@ def test_demo_restores_an_identical_disk(tmp_path: Path) -> None:
         assert tapestream.copy(src, dst).data_bytes > 32 * 1024**2
 
 
+def test_the_source_distribution_has_what_the_demo_needs() -> None:
+    """What `make demo` reads there; README and LICENSE are always in it."""
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    [included] = re.findall(r"targets.sdist\]\ninclude = (\[.*?\])", text, re.DOTALL)
+    recipe = (ROOT / "Makefile").read_text(encoding="utf-8")
+    needed = {"Makefile", ".ci", "docs", "src"}
+    assert ".ci/system-packages" in recipe
+    assert "docs/examples/demo.py" in recipe
+    assert needed <= {name.strip("/") for name in ast.literal_eval(included)}
+
+
 def test_week_restores_the_disk_of_wednesday(tmp_path: Path) -> None:
     said = run_example("week.py", tmp_path)
     assert "the restored disk is Wednesday's." in said
