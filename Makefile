@@ -61,7 +61,7 @@ lint: venv ## Check style, format and types.
 	$(BIN)/mypy
 
 # The tests of these directories run beside all others.
-APART := tests/faults tests/imageio tests/tape
+APART := tests/faults tests/imageio tests/tape tests/tar
 
 .PHONY: test
 test: system venv ## Run the tests, in two processes: most of the time, a test waits.
