@@ -30,7 +30,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -536,9 +536,14 @@ def _download(server: HostileServer, cancel: Cancel, *, ca: Path) -> None:
         copy(source, sink, cancel=cancel, **SMALL)
 
 
+@cache
+def _half_zero(size: int) -> bytes:
+    return random.Random(1).randbytes(size // 2) + bytes(size // 2)
+
+
 def _upload_to(server: HostileServer, cancel: Cancel, *, ca: Path, size: int = 256 * KIB) -> None:
     with (
-        MemorySource(random.Random(1).randbytes(size // 2) + bytes(size // 2)) as source,
+        MemorySource(_half_zero(size)) as source,
         ImageioUploadSink(
             server.url, cafile=ca, cancel=cancel, zero_timeout=FOREVER, **PATIENT
         ) as sink,
