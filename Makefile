@@ -74,8 +74,9 @@ test: system venv ## Run the tests, in two processes: most of the time, a test w
 .PHONY: test-lowest
 test-lowest: system-venv ## Run some tests with the lowest versions of what we need (PYTHON3=python3.10).
 	@$(PYTHON3) -m venv --clear "$(VENV)-lowest"
-	@"$(VENV)-lowest/bin/python" -m pip install --quiet --disable-pip-version-check --editable . \
-		typing-extensions==4.6.0 hypothesis==6.100.0 pytest==8.0.0 pytest-timeout==2.3.1
+	@"$(VENV)-lowest/bin/python" -m pip install --quiet --disable-pip-version-check --editable ".[testing]" \
+		typing-extensions==4.6.0 ovirt-imageio==2.5.1 trustme==1.2.0 \
+		hypothesis==6.100.0 pytest==8.0.0 pytest-timeout==2.3.1
 	"$(VENV)-lowest/bin/python" -m pytest tests/test_names.py tests/test_types.py tests/model \
 		tests/engine/test_plan.py tests/stream/test_files.py -k "not accepts"
 
