@@ -41,7 +41,7 @@ NO_FAILURE = {"sink-errors", "sink-error-kind"}
 NO_LENDING = {"sink-memory"}
 IN_ORDER = {"sink-zero-then-data", "sink-order", "sink-writers"}
 TAKES_ANY = {"sink-refuses"}
-# What cannot be asked if nothing says whether the target is complete.
+# What cannot be checked if the target does not show whether it is complete.
 UNMARKED = {"sink-commit-last", "sink-close", "sink-abort", "sink-abort-keeps"}
 # What cannot be asked if each target is new.
 NEW = {"sink-zero", "sink-refuses", "sink-abort-keeps"}
@@ -306,6 +306,6 @@ def test_an_upload_with_several_writers_keeps_the_contract(
 
 def test_a_sink_that_discards_keeps_what_can_be_asked_of_it() -> None:
     report = check_sink(lambda _: DiscardSink(), lambda _: None, size=SIZE)
-    assert all(why == "nothing complete is there" for why in report.failed.values()), report
+    assert all(why == "the target holds nothing complete" for why in report.failed.values()), report
     asked = {"sink-names", "sink-abilities", "sink-releases", "sink-returns", "sink-abort"}
     assert asked <= set(report.passed)

@@ -78,12 +78,12 @@ def check(
     without: Set[str] = frozenset(),
     **options: Any,
 ) -> None:
-    """Check a source, and make sure that no other clauses than these are not asked of it.
+    """Check a source, and make sure that only these clauses are skipped.
 
     Args:
         make: See `check_source`.
         content: See `check_source`.
-        skipped: The clauses that are not asked.
+        skipped: The clauses that cannot be checked.
         without: Those among them that are asked all the same.
         **options: See `check_source`.
     """

@@ -1,8 +1,8 @@
 """The frame of the conformance kit: clauses of the contract, a check for each, and the report.
 
-A check gets a case, which says how to make the backend that is asked. It returns if the backend
-keeps the clause, and raises anything if not. It raises `unittest.SkipTest` if the clause cannot be
-asked of this backend; pytest and unittest know that error, too.
+A check gets a case, which says how to make the backend under test. The check returns if the backend
+keeps the clause, and raises any error if it does not. It raises `unittest.SkipTest` if the clause
+cannot be checked for this backend; pytest and unittest know that error, too.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class Case:
     def __post_init__(self) -> None:
         if not __debug__:
             raise UsageError(
-                "Python runs without assertions, and so would find nothing wrong",
-                hint="Run it without -O and PYTHONOPTIMIZE.",
+                "Python runs without assertions, so the checks would find nothing wrong",
+                hint="Run Python without -O and without PYTHONOPTIMIZE.",
             )
         if not self.limit > 0:
             raise UsageError(f"limit must be more than 0 seconds, not {self.limit!r}")
@@ -56,7 +56,7 @@ class Clause(Generic[C]):
 
     Args:
         id: Its name, and its anchor in docs/own-backend.md.
-        says: The clause, in one sentence.
+        says: The clause, in one or two sentences.
         check: Raises if a backend breaks it.
     """
 
@@ -66,7 +66,7 @@ class Clause(Generic[C]):
 
     @classmethod
     def of(cls, check: Callable[[C], None]) -> Clause[C]:
-        """Make a clause of its check: the function's name is the id, its docstring the sentence."""
+        """Make a clause from its check: the function's name is the id, its docstring the text."""
         says = " ".join(inspect.cleandoc(check.__doc__ or "").split())
         return cls(check.__name__.replace("_", "-"), says, check)
 
@@ -74,7 +74,7 @@ class Clause(Generic[C]):
         """Check that a backend keeps this clause, within the case's limit.
 
         Raises:
-            SkipTest: It cannot be asked of this backend.
+            SkipTest: It cannot be checked for this backend.
             AssertionError: The backend breaks it, or hangs. An error of the backend itself is
                 raised as it is.
         """
@@ -88,8 +88,8 @@ class Outcome:
     Attributes:
         clause: The clause's id.
         says: What the clause says.
-        state: "passed", "failed", "skipped" (it cannot be asked), or "expected" (it failed, as the
-            caller expected).
+        state: "passed", "failed", "skipped" (it cannot be checked), or "expected" (it failed, as
+            the caller expected).
         why: What is wrong, or the reason. Empty if it passed.
     """
 
@@ -119,12 +119,12 @@ class ContractReport:
 
     @property
     def failed(self) -> dict[str, str]:
-        """The clauses that it breaks, and how; or that it keeps although it should not."""
+        """The clauses that it breaks, and how; and those that it keeps although it should not."""
         return self._why("failed")
 
     @property
     def skipped(self) -> dict[str, str]:
-        """The clauses that cannot be asked of this backend, each with the reason."""
+        """The clauses that cannot be checked for this backend, each with the reason."""
         return self._why("skipped")
 
     @property
@@ -144,11 +144,11 @@ class ContractReport:
     def __str__(self) -> str:
         counts = (
             f"{len(self)} clauses: {len(self.passed)} kept, {len(self.failed)} broken, "
-            f"{len(self.expected)} broken as expected, {len(self.skipped)} not asked"
+            f"{len(self.expected)} broken as expected, {len(self.skipped)} not checked"
         )
         broken = [f"BROKEN {o.clause}: {o.says}\n    {o.why}" for o in self._all("failed")]
         expected = [f"broken as expected: {o.clause}: {o.why}" for o in self._all("expected")]
-        skipped = [f"not asked: {o.clause}: {o.why}" for o in self._all("skipped")]
+        skipped = [f"not checked: {o.clause}: {o.why}" for o in self._all("skipped")]
         return "\n".join([counts, *broken, *expected, *skipped])
 
     def _all(self, state: str) -> list[Outcome]:
@@ -161,7 +161,7 @@ class ContractReport:
 def examine(
     clauses: Sequence[Clause[C]], case: C, expected_failures: Mapping[str, str] | None
 ) -> ContractReport:
-    """Ask a backend for every clause.
+    """Check a backend against every clause.
 
     Args:
         clauses: The clauses.
@@ -181,7 +181,7 @@ def checks(
     case: Callable[P, C],
     expected_failures: Mapping[str, str] | None,
 ) -> list[tuple[str, Callable[P, None]]]:
-    """The clauses for `pytest.mark.parametrize`: for each its id, and a function that asks for it.
+    """The clauses for `pytest.mark.parametrize`: for each its id, and a function that checks it.
 
     Args:
         clauses: The clauses.
@@ -223,7 +223,7 @@ def _outcome(clause: Clause[C], case: C, reason: str | None) -> Outcome:
         return outcome("failed", _explained(e)) if reason is None else outcome("expected", reason)
     if reason is None:
         return outcome("passed")
-    return outcome("failed", f"it is kept: remove it from expected_failures ({reason})")
+    return outcome("failed", f"the backend keeps it: remove it from expected_failures ({reason})")
 
 
 def _known(
@@ -240,7 +240,7 @@ def _known(
 
 
 def within(seconds: float, do: Callable[[], None]) -> None:
-    """Do something in a thread of its own, and do not wait for it longer than this.
+    """Do something in a separate thread, and wait for it up to this many seconds.
 
     Raises:
         AssertionError: It hangs. The text says which thread is where.
@@ -284,7 +284,7 @@ def _where(threads: Sequence[threading.Thread]) -> str:
 
 
 def _explained(error: Exception) -> str:
-    """What an error says; where it comes from, too, if it is an error of the backend."""
+    """The text of an error; if it is an error of the backend, also where it was raised."""
     if type(error) is AssertionError and str(error):
         return str(error)
     lines = traceback.extract_tb(error.__traceback__)

@@ -49,7 +49,7 @@ class Disk:
                 there. None if that is not to be compared.
         """
         if len(found) < len(self.content):
-            return f"{len(found)} bytes are there of a disk of {len(self.content)}"
+            return f"the target holds {len(found)} bytes of a disk of {len(self.content)}"
         for extent in self.listed:
             start, end = extent.start, extent.start + extent.length
             wanted = before if extent.kind is Kind.CLEAN else self.content
@@ -64,7 +64,7 @@ class Disk:
 
 
 def noise(size: int, seed: int) -> bytes:
-    """Bytes that never repeat, none of which is zero: whatever is lost or mixed up shows."""
+    """Bytes that never repeat, none of them zero: whatever is lost or mixed up is noticed."""
     data = random.Random(seed).randbytes(size)
     return data.replace(b"\0", b"\1")
 
@@ -137,7 +137,7 @@ def incremental(size: int, seed: int = 5) -> Disk:
 
 
 def named(size: int) -> Disk:
-    """A disk about which everything is known."""
+    """A disk whose info has all fields."""
     info = BackupInfo(
         vm_id="6d4ac5ab-9a0c-4ffc-a0ea-2a9b2b1e8f1c",
         vm_name="Übung / 試験 \U0001f4be",

@@ -1,4 +1,4 @@
-"""How the checks of a source read it: by the engine's own plan, in every way the engine may choose.
+"""How the checks of a source read it: with the engine's own plan, in every way it may choose.
 
 Way       how large the requests and the buffers are, and whether gaps are read through
 Lend      gives a buffer to a reader for one call of readinto, and takes it back
@@ -55,7 +55,7 @@ class SourceCase(Case):
 
 
 def _each_new(make: MakeSource) -> MakeSource:
-    """MakeSource sure that every source is a new one: the checks use up and close what they get."""
+    """Make sure that every source is a new one: the checks read and close what they get."""
     last: list[SourceLike] = []
 
     def make_new() -> SourceLike:
@@ -101,7 +101,7 @@ def lend(reader: Reader, start: int, length: int, *, noise: int = NOISE) -> byte
 
 @contextmanager
 def opened(make: MakeSource) -> Iterator[SourceLike]:
-    """MakeSource a source, and close it at the end."""
+    """Make a source, and close it at the end."""
     made = make()
     try:
         yield source_of(made)
@@ -236,7 +236,7 @@ def plainly(case: SourceCase) -> Plain:
 
 
 def require_data(found: bytearray, plain: Plain, doing: str) -> None:
-    """MakeSource sure that data is the same as when it was read plainly.
+    """Make sure that data is the same as when it was read plainly.
 
     Args:
         found: What was read.

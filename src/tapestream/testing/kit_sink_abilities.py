@@ -39,7 +39,7 @@ A = TypeVar("A")
 
 # How many pieces a writer lends memory for before the first of them is written.
 AHEAD = 4
-# Seconds between two calls of `keep_alive`: many during a copy that takes a few milliseconds.
+# Seconds between two calls of `keep_alive`: short, because a copy takes a few milliseconds.
 OFTEN = 0.001
 
 
@@ -52,7 +52,7 @@ ENDS_WITHIN = 0.1
 def sink_abilities(case: SinkCase) -> None:
     """A sink or writer with one member of an ability has all of them.
 
-    Each value has its type, and each method can be called.
+    Each value has the right type, and each method can be called.
     """
     with case.target() as target, target.sink() as sink:
         check_sink(sink)
@@ -67,7 +67,7 @@ def sink_abilities(case: SinkCase) -> None:
 
 
 def sink_flush(case: SinkCase) -> None:
-    """`flush` is called after the last write of one writer, while others may still write."""
+    """`flush` is called after the last write of a writer, while other writers may still write."""
     with case.by_hand(mixed(case.size)) as hand:
         count = 1 if hand.sink.sequential else min(hand.sink.max_writers, 2)
         writers = [hand.open() for _ in range(count)]
@@ -82,7 +82,7 @@ def sink_flush(case: SinkCase) -> None:
 
 
 def sink_digests(case: SinkCase) -> None:
-    """A sink that names a digest makes hashes of that kind, each for itself.
+    """A sink that names a digest makes hashes of that kind, independent of each other.
 
     Its writers take the digests.
     """
@@ -102,14 +102,14 @@ def sink_digests(case: SinkCase) -> None:
             with (disk := fragmented(case.size)).source() as source:
                 result = copied(source, sink)
             takes = not made or result.checksum == name
-            assert takes, f"it names the digest {name}, but its writers have no digested()"
+            assert takes, f"its digest_name is {name!r}, but its writers have no digested()"
         target.expect(disk)
 
 
 def sink_memory(case: SinkCase) -> None:
-    """Memory that a writer lends keeps what was read into it until that was written.
+    """Memory that a writer lends keeps the data that was read into it until that data is written.
 
-    It is asked for several pieces before the first of them is written.
+    Memory for several pieces is asked for before the first of them is written.
     """
     with case.by_hand(mixed(case.size)) as hand:
         writer = hand.open()
@@ -129,9 +129,9 @@ def sink_memory(case: SinkCase) -> None:
 
 
 def sink_keep_alive(case: SinkCase) -> None:
-    """`keep_alive` may be called at any time during a copy, also before `begin`.
+    """`keep_alive` may be called at any time during a copy, even before `begin`.
 
-    Another thread calls it, while data moves, and that disturbs nothing.
+    It is called from another thread while data moves, and disturbs nothing.
     """
     with case.target() as target:
         with target.sink() as sink:
@@ -168,21 +168,23 @@ def again_and_again(call: Callable[[], object]) -> Iterator[None]:
 
 
 def sink_lost(case: SinkCase) -> None:
-    """`lost` reports what was lost since the last time, and new writers may then write again."""
+    """`lost` reports what was lost since its last call; new writers may then write it again."""
     with case.by_hand(mixed(case.size)) as hand:
         of(hand.sink, LosesWrites)
         hand.write_all()
         lost_of(hand.sink)
         again = lost_of(hand.sink)
-        assert not again, f"lost() reports {again} once more, although nothing was written since"
+        assert not again, (
+            f"lost() reports {again} again, although nothing was written since its last call"
+        )
         hand.write_all()
-        assert not lost_of(hand.sink), "lost() reports what was just written again"
+        assert not lost_of(hand.sink), "lost() reports what was just rewritten"
 
 
 def sink_cancel_idle(case: SinkCase) -> None:
-    """`cancel` may come at any time, more than once, from another thread.
+    """`cancel` may be called at any time, more than once, from another thread.
 
-    The sink can be aborted and closed afterwards.
+    The sink can still be aborted and closed.
     """
     with case.target() as target:
         with target.sink() as sink:
@@ -204,7 +206,7 @@ def sink_cancel_idle(case: SinkCase) -> None:
 def sink_cancel(case: SinkCase) -> None:
     """`cancel` ends a call that blocks, so that a copy can be cancelled at any time."""
     if case.blocking is None:
-        raise SkipTest("pass blocking=, which makes a sink that blocks in the middle of a copy")
+        raise SkipTest("no blocking= was given")
     with case.target() as target:
         disk = mixed(case.size)
         cancel = Cancel()
@@ -222,10 +224,12 @@ def sink_cancel(case: SinkCase) -> None:
         thread.start()
         thread.join(BLOCKED)
         assert thread.is_alive(), f"the sink of blocking= does not block: {ended}"
-        cancel.cancel("the kit asks whether this ends")
+        cancel.cancel("the kit checks that this ends the copy")
         thread.join(seconds := case.limit * ENDS_WITHIN)
-        assert not thread.is_alive(), f"a copy goes on {seconds:g} seconds after its cancel"
-        assert isinstance(ended[0], OperationCancelledError), f"it ended otherwise: {ended}"
+        assert not thread.is_alive(), f"the copy still runs {seconds:g} seconds after its cancel"
+        assert isinstance(ended[0], OperationCancelledError), (
+            f"it should end with an OperationCancelledError, but ended with {ended}"
+        )
         if case.is_marked:
             target.expect_no(disk, "after a cancel")
 
@@ -239,7 +243,7 @@ def of(backend: object, kind: Callable[..., A]) -> A:
     """
     found = ability(backend, kind)
     if found is None:
-        raise SkipTest(f"it lacks the ability {kind.__name__}")
+        raise SkipTest(f"it does not have the ability {kind.__name__}")
     return found
 
 
@@ -247,7 +251,7 @@ def _check_methods(backend: object | None, kind: type) -> None:
     for name, of_kind in vars(kind).items():
         if backend is not None and callable(of_kind) and not name.startswith("_"):
             method = getattr(backend, name)
-            assert callable(method), f"{name} of {type(backend).__qualname__} is no method"
+            assert callable(method), f"{name} of {type(backend).__qualname__} is not a method"
 
 
 def _check_digest(name: str, made: Hash, data: bytes) -> None:

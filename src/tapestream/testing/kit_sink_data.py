@@ -53,7 +53,7 @@ def sink_data(case: SinkCase) -> None:
 def sink_fragments(case: SinkCase) -> None:
     """A disk may have any number of small extents.
 
-    Short zeros between data read as zeros, also if the sink asks to get them as data.
+    Short zeros between data read as zeros, even if the sink asks to get them as data.
     """
     with case.target() as target:
         target.copy(disk := fragmented(case.size))
@@ -61,7 +61,7 @@ def sink_fragments(case: SinkCase) -> None:
 
 
 def sink_odd(case: SinkCase) -> None:
-    """Extents begin and end at any byte, and a disk may have any size."""
+    """Extents may begin and end at any byte, and a disk may have any size."""
     with case.target() as target:
         target.takes(disk := odd(case.size), "a disk with an odd size")
         target.copy(disk)
@@ -69,7 +69,7 @@ def sink_odd(case: SinkCase) -> None:
 
 
 def sink_empty(case: SinkCase) -> None:
-    """A disk may have no data, or no bytes at all; it is committed all the same."""
+    """A disk may have no data, or no bytes at all; it is still committed."""
     with case.target() as target:
         target.copy(disk := blank(case.size))
         target.expect(disk)
@@ -80,14 +80,14 @@ def sink_empty(case: SinkCase) -> None:
 
 
 def sink_info(case: SinkCase) -> None:
-    """A backup's info may have all of its fields, with any text, or none."""
+    """The info of a backup may have all of its fields, with any text, or none."""
     with case.target() as target:
         target.copy(disk := named(case.size))
         target.expect(disk)
 
 
 def sink_incremental(case: SinkCase) -> None:
-    """An incremental backup writes what has changed, and nothing else.
+    """An incremental backup writes only what has changed.
 
     A target that is overwritten keeps the rest.
     """
@@ -127,7 +127,7 @@ def sink_zero_then_data(case: SinkCase) -> None:
 
 
 def sink_order(case: SinkCase) -> None:
-    """A sink that is not sequential takes what it gets in any order."""
+    """A sink that is not sequential takes data and zeros in any order."""
     with case.by_hand(mixed(case.size)) as hand:
         if hand.sink.sequential:
             raise SkipTest("it is sequential: it gets everything in ascending order")
@@ -150,7 +150,7 @@ def sink_long_write(case: SinkCase) -> None:
 
 
 def sink_buffers(case: SinkCase) -> None:
-    """When `write` returns, the buffer is used for other data: nothing of it may be needed then."""
+    """When `write` returns, its buffer is used for other data: the writer must not need it then."""
     with case.by_hand(mixed(case.size)) as hand:
         writer = hand.open()
         memory = bytearray(hand.piece)
@@ -161,7 +161,7 @@ def sink_buffers(case: SinkCase) -> None:
 
 
 def sink_buffer_unchanged(case: SinkCase) -> None:
-    """`write` does not change the buffer: others may still read it, such as a wrapper."""
+    """`write` does not change its buffer: something else, such as a wrapper, may still read it."""
     with case.by_hand(mixed(case.size)) as hand:
         writer = hand.open()
         for step in hand.steps():
@@ -171,7 +171,7 @@ def sink_buffer_unchanged(case: SinkCase) -> None:
 
 
 def sink_returns(case: SinkCase) -> None:
-    """All methods of a sink and of its writers return None, and no count.
+    """All methods of a sink and of its writers return None, never a count.
 
     Only `open_writer` and `commit` return something.
     """
@@ -205,7 +205,7 @@ class Silent:
 
 
 def sink_max_writers(case: SinkCase) -> None:
-    """As many writers as `max_writers` says may be open together; some may get nothing to write."""
+    """Up to `max_writers` writers may be open at the same time; some may get nothing to write."""
     with case.by_hand(mixed(case.size)) as hand:
         most = 1 if hand.sink.sequential else hand.sink.max_writers
         first, *_ = [hand.open() for _ in range(min(most, WRITERS))]
@@ -214,7 +214,7 @@ def sink_max_writers(case: SinkCase) -> None:
 
 
 def sink_writers(case: SinkCase) -> None:
-    """Several writers write at the same time, each in a thread of its own."""
+    """Several writers may write at the same time, each in its own thread."""
     with case.by_hand(mixed(case.size), piece=BLOCK) as hand:
         sink = hand.sink
         count = 1 if sink.sequential else min(sink.max_writers, WRITERS)
@@ -231,7 +231,10 @@ def sink_writers(case: SinkCase) -> None:
 
 
 def sink_threads(case: SinkCase) -> None:
-    """A writer is used by one thread at a time, but not always by the same; any may close it."""
+    """A writer is used by one thread at a time, but not always by the same one.
+
+    Any thread may close it.
+    """
     with case.by_hand(mixed(case.size)) as hand:
         writer = hand.open()
         for i, step in enumerate(hand.steps()):

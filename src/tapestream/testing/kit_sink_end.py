@@ -12,12 +12,12 @@ from ..errors import TapestreamError
 from .kit_disks import Disk, empty, full, incremental, mixed, odd
 from .kit_target import Hand, SinkCase, Target, copied, do
 
-# How often something is done to see whether it leaves something behind each time.
+# How often something is repeated to see whether it leaks each time.
 ROUNDS = 3
 
 
 class SourceFailsError(Exception):
-    """What a source raises in the middle of a copy, because a check wants it to."""
+    """What the source of a check raises in the middle of a copy."""
 
 
 def sink_untouched(case: SinkCase) -> None:
@@ -38,7 +38,7 @@ def sink_untouched(case: SinkCase) -> None:
 
 
 def sink_refuses(case: SinkCase) -> None:
-    """A sink that cannot take a disk raises in `begin`, and then has written nothing."""
+    """A sink that cannot take a disk raises in `begin`, and has written nothing."""
     disks = {
         "an odd size": odd(case.size),
         "no bytes": empty(),
@@ -56,14 +56,11 @@ def sink_refuses(case: SinkCase) -> None:
                 refused += 1
                 target.expect(old)
     if not refused:
-        raise SkipTest(f"it refuses none of the disks with {', '.join(disks)}")
+        raise SkipTest(f"it refuses no disk: none with {', '.join(disks)}")
 
 
 def sink_commit(case: SinkCase) -> None:
-    """When `commit` returns, everything is there.
-
-    It comes not only with `close`, and not a moment later.
-    """
+    """When `commit` returns, everything is there: not only after `close`, nor a moment later."""
     with case.target() as target, target.sink() as sink:
         disk = mixed(case.size)
         with disk.source() as source:
@@ -74,7 +71,7 @@ def sink_commit(case: SinkCase) -> None:
 def sink_commit_last(case: SinkCase) -> None:
     """Before `commit`, nothing looks complete, even after every writer was closed.
 
-    Whoever loses power then has no backup, and can see that.
+    After a power failure there is then no backup, and the user can see that.
     """
     needs_marks(case)
     with case.target() as target, target.sink() as sink:
@@ -95,7 +92,7 @@ def sink_close(case: SinkCase) -> None:
 
 
 def sink_abort(case: SinkCase) -> None:
-    """After an abort, at whatever time, nothing looks like a complete backup or a restored disk."""
+    """After an abort at any time, nothing looks like a complete backup or a restored disk."""
     needs_marks(case)
     for name, disk, stopped in stops(case):
         with case.target() as target:
@@ -114,7 +111,7 @@ def sink_abort(case: SinkCase) -> None:
 def sink_abort_keeps(case: SinkCase) -> None:
     """What was complete before an aborted copy is complete after it.
 
-    An old backup is replaced by `commit`, and by nothing else.
+    Only `commit` replaces an old backup.
     """
     if case.existing not in ("kept", "overwritten"):
         raise SkipTest(f"existing is {case.existing!r}")
@@ -139,7 +136,7 @@ def sink_abort_after_commit(case: SinkCase) -> None:
 
 
 def sink_again(case: SinkCase) -> None:
-    """`abort` and `close` may be called more than once, and one after the other."""
+    """`abort` and `close` may be called more than once, and in either order."""
     disk = mixed(case.size)
     for committed in (True, False):
         with case.target() as target, target.sink() as sink:
@@ -167,9 +164,9 @@ def sink_releases(case: SinkCase) -> None:
 
 
 def sink_errors(case: SinkCase) -> None:
-    """What could not be stored is an error, and never a success.
+    """Data that could not be stored is an error, never a success.
 
-    It may be an error of any call: `flush`, `commit` or the `close` of a writer may find it.
+    Any call may raise it, including `flush`, `commit` and the `close` of a writer.
     """
     with case.target() as target:
         disk = mixed(case.size)
@@ -180,17 +177,17 @@ def sink_errors(case: SinkCase) -> None:
 
 
 def sink_error_kind(case: SinkCase) -> None:
-    """An error about which the user can do something is a `TapestreamError`.
+    """If the user can do something about an error, it is a `TapestreamError`.
 
     It says what happened.
     """
     with case.target() as target:
         error = _failure(case, target, mixed(case.size))
         if error is None:
-            raise SkipTest("it raised none: see sink-errors")
+            raise SkipTest("it raised no error: see sink-errors")
         kind = type(error).__name__
         assert isinstance(error, TapestreamError), f"copy() raised {kind}: {error}"
-        assert str(error), f"the {kind} has no text"
+        assert str(error), f"the {kind} has an empty text"
 
 
 def needs_marks(case: SinkCase) -> None:
@@ -200,7 +197,7 @@ def needs_marks(case: SinkCase) -> None:
         SkipTest: It does not.
     """
     if not case.is_marked:
-        raise SkipTest("nothing says whether the target is complete: existing is 'unmarked'")
+        raise SkipTest("existing is 'unmarked': the target does not show whether it is complete")
 
 
 def stops(case: SinkCase) -> Iterator[tuple[str, Disk, Callable[[Hand], object]]]:
@@ -243,7 +240,7 @@ def failing_at(offset: int) -> Callable[[int, int], None]:
 
 def _failure(case: SinkCase, target: Target, disk: Disk) -> Exception | None:
     if case.failing is None:
-        raise SkipTest("pass failing=, which makes a sink whose target cannot store a disk")
+        raise SkipTest("no failing= was given")
     try:
         with target.sink(case.failing) as sink, disk.source() as source:
             copied(source, sink)

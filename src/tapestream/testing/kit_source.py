@@ -23,29 +23,29 @@ def check_source(
     limit: float = LIMIT,
     expected_failures: Mapping[str, str] | None = None,
 ) -> ContractReport:
-    """Find out whether a source keeps the contract of a backend; see docs/own-backend.md.
+    """Check that a source keeps the contract of a backend; see docs/own-backend.md.
 
-    Each clause is checked with new sources, which are read in all ways in which `copy` may read
-    them, and closed. No test framework is needed::
+    Each clause is checked with new sources, which are read in every way that `copy` may use, and
+    closed. No test framework is needed::
 
         check_source(lambda: MySource("disk"), Path("disk.raw").read_bytes()).raise_()
 
-    Use a small disk, of up to some MiB: it is kept in memory, and read about a hundred times. So
-    that every clause can be asked, it has several data extents with zeros between them, and an odd
-    size. Check a full backup and an incremental one.
+    Use a small disk of up to a few MiB: it is kept in memory, and read about a hundred times. It
+    should have several data extents with zeros between them, and an odd size, so that every clause
+    can be checked. Check a full backup and an incremental one.
 
     Args:
-        make: Returns a new source, open and unread. Each time, it has the same disk.
+        make: Returns a new source of the same disk each time, open and unread.
         content: All bytes of the disk. In an incremental backup, only what has changed is compared.
-            None to ask nothing about that; what the source delivers is then only compared with what
-            it delivers when it is read in another way.
-        failing: As `make`, but a part of the data cannot be read, or is damaged. None to ask
-            nothing about errors.
-        blocking: As `make`, but one of the calls blocks until it is cancelled, as when a server
-            does not reply. None to ask nothing about that.
-        limit: Seconds that one check may take. After that, the source counts as hanging.
-        expected_failures: Clauses that the source is known to break, each with the reason. If it
-            keeps one of them, that is a failure.
+            None if they are not known; then the data is only compared with what the source delivers
+            when it is read in another way.
+        failing: As `make`, but a part of the data cannot be read, or is damaged. None to skip the
+            clauses about errors.
+        blocking: As `make`, but one of the calls blocks until it is cancelled, for example because
+            a server does not reply. None to skip the clauses about that.
+        limit: Seconds that one check may take. After that, it fails because the source hangs.
+        expected_failures: Clauses that the source is known to break, each with the reason. It is a
+            failure if it keeps one of them.
 
     Returns:
         What was found; its `raise_` raises if any clause is broken.
@@ -62,7 +62,7 @@ def source_checks(
 ) -> list[tuple[str, Callable[..., None]]]:
     """The checks of `check_source` one by one, for a test framework.
 
-    With pytest, each is a test of its own::
+    With pytest, each is a separate test::
 
         @pytest.mark.parametrize(("clause", "check"), source_checks())
         def test_my_source(clause, check):
@@ -74,7 +74,7 @@ def source_checks(
     Returns:
         The id of each clause, and a function that takes the arguments of `check_source` up to
         `limit`. It raises if the source breaks the clause, and `unittest.SkipTest` if the clause
-        cannot be asked, or fails as expected.
+        cannot be checked, or fails as expected.
 
     Raises:
         UsageError: A clause that is expected to fail does not exist.

@@ -74,7 +74,7 @@ AGAIN = 0.2
 
 
 def source_ability_values(case: SourceCase) -> None:
-    """The values of abilities have their types: texts, True or False, whole numbers, or None."""
+    """The values of abilities have the right types: text, True or False, whole numbers, or None."""
     with opened(case.make) as source:
         check_values(source)
         listed(source)
@@ -88,7 +88,7 @@ def source_ability_values(case: SourceCase) -> None:
 
 
 def source_prefetch(case: SourceCase) -> None:
-    """Up to `prefetch_depth` ranges may be announced before the first of them was read."""
+    """Up to `prefetch_depth` ranges may be announced before the first of them is read."""
     plain = plainly(case)
     with opened(case.make) as source:
         extents = listed(source)
@@ -108,7 +108,7 @@ def source_prefetch(case: SourceCase) -> None:
 
 
 def source_prefetch_unread(case: SourceCase) -> None:
-    """A reader can be closed although ranges that were announced were not read."""
+    """A reader can be closed before all announced ranges are read."""
     with opened(case.make) as source:
         extents = listed(source)
         with reader_from(source) as reader:
@@ -124,7 +124,7 @@ def source_prefetch_unread(case: SourceCase) -> None:
 
 
 def source_cancel_blocked(case: SourceCase) -> None:
-    """`cancel` makes a call fail soon that blocks in another thread."""
+    """`cancel` makes a call that blocks in another thread fail soon."""
     visit = _Visit(source_of(_blocked(case)()))
     name = visit.cancel(case)
     assert not visit.thread.is_alive(), (
@@ -137,7 +137,7 @@ def source_cancel_blocked(case: SourceCase) -> None:
 
 
 def source_close_blocked(case: SourceCase) -> None:
-    """If a source inherits from `Source`, and can be cancelled, `close` ends its copy."""
+    """If a source inherits from `Source` and can be cancelled, `close` ends its copy."""
     visit = _Visit(source_of(_blocked(case)()))
     name = visit.cancel(case)
     assert not visit.thread.is_alive(), f"{name} did not end when it was cancelled"
@@ -164,7 +164,7 @@ def source_close_blocked(case: SourceCase) -> None:
 
 
 def source_cancel_any_time(case: SourceCase) -> None:
-    """`cancel` may come at any time, more than once. A later call fails, or does its work."""
+    """`cancel` may be called at any time, more than once. A later call fails, or does its work."""
     plain = plainly(case)
     asked = 0
     for before in range(3):
@@ -215,7 +215,7 @@ def source_keep_alive(case: SourceCase) -> None:
 
 
 def source_finish(case: SourceCase) -> None:
-    """After all data was read, `finish` returns the name of a digest, or None."""
+    """After all data is read, `finish` returns the name of a digest, or None."""
     with opened(case.make) as source:
         _claimed(source, ChecksItself)
         read_all(source, listed(source))
@@ -223,7 +223,10 @@ def source_finish(case: SourceCase) -> None:
 
 
 def source_finish_early(case: SourceCase) -> None:
-    """`finish` may come after a part of the data, or none: a chain reads only what it needs."""
+    """`finish` may be called when only part of the data was read, or none.
+
+    A chain reads only what it needs.
+    """
     for share in (0, 2):
         with opened(case.make) as source:
             _claimed(source, ChecksItself)
@@ -248,7 +251,7 @@ def source_digest(case: SourceCase) -> None:
 
 
 def source_check_complete(case: SourceCase) -> None:
-    """`check_complete` finds nothing missing in a complete source, which is then read."""
+    """`check_complete` finds nothing missing in a complete source. The source can then be read."""
     plain = plainly(case)
     with opened(case.make) as source:
         checks = _claimed(source, ChecksEnd)
@@ -263,7 +266,10 @@ def source_check_complete(case: SourceCase) -> None:
 
 
 def source_rewind(case: SourceCase) -> None:
-    """After `rewind`, a source is read again, as the first time. It may also come before that."""
+    """After `rewind`, a source is read again, exactly as the first time.
+
+    `rewind` may also be called before the first time.
+    """
     plain = plainly(case)
     with opened(case.make) as source:
         rewinds = _claimed(source, Rewinds)
@@ -283,7 +289,7 @@ def source_rewind(case: SourceCase) -> None:
 
 
 def source_read_order(case: SourceCase) -> None:
-    """The passes of `read_order` have all data and all zeros, each byte once, and ascend."""
+    """The passes of `read_order` have all data and all zeros, each byte once. Each pass ascends."""
     with opened(case.make) as source:
         _claimed(source, HasReadOrder)
         for runs in passes(source, listed(source)):
@@ -294,7 +300,7 @@ def source_read_order(case: SourceCase) -> None:
 
 
 def source_salvage(case: SourceCase) -> None:
-    """`salvaging` returns a source of the same data. If nothing is wrong, it finds nothing."""
+    """`salvaging` returns a source of the same data. If nothing is damaged, it reports nothing."""
     plain = plainly(case)
     findings = Findings()
     with opened(case.make) as source:
@@ -309,7 +315,7 @@ def source_salvage(case: SourceCase) -> None:
 
 
 def source_salvage_damage(case: SourceCase) -> None:
-    """What `salvaging` returns notes damage in the findings, instead of raising it."""
+    """What `salvaging` returns records damage in the findings, instead of raising an error."""
     if case.failing is None:
         raise SkipTest("no failing= was given")
     findings = Findings()
@@ -323,12 +329,12 @@ def source_salvage_damage(case: SourceCase) -> None:
             error = e  # so damaged that nothing can be salvaged
     assert error or findings.damage or findings.problems or not findings.complete, (
         "the failing source was salvaged without an error, and the findings say that nothing is "
-        "wrong: damage and problems must be noted there"
+        "wrong: it must record damage and problems there"
     )
 
 
 def source_missing_until(case: SourceCase) -> None:
-    """`missing_until` reports no data as missing that is there."""
+    """`missing_until` never reports data as missing that is there."""
     with opened(case.make) as source:
         finds = _claimed(source, FindsMissing)
         extents = listed(source)
@@ -347,7 +353,7 @@ def source_missing_until(case: SourceCase) -> None:
 
 
 def source_wrapped(case: SourceCase) -> None:
-    """`wrapped` is a source, and in a reader it is a reader."""
+    """The `wrapped` of a source is a source, and the `wrapped` of a reader is a reader."""
     with opened(case.make) as source:
         wrapped = source_of(_claimed(source, Wraps).wrapped)
         listed(source)
@@ -442,7 +448,9 @@ class _Visit:
             )
             if time.monotonic() - since >= min(BLOCKED, case.limit / 8):
                 return self._call
-        raise AssertionError("the source that blocking() made did not block, but went on and on")
+        raise AssertionError(
+            "the source that blocking() made did not block: it never stopped reading"
+        )
 
     def close(self) -> None:
         """Close what is open, after the thread has ended."""

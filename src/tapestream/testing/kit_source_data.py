@@ -57,14 +57,17 @@ MOST_READERS = 8
 
 
 def source_names(case: SourceCase) -> None:
-    """A source has its six names. `max_readers` is at least 1, and `sequential` True or False."""
+    """A source has the six names of a source.
+
+    `max_readers` is at least 1, and `sequential` is True or False.
+    """
     with opened(case.make) as source:
         number_of(source, "max_readers", least=1)
         flag_of(source, "sequential")
 
 
 def source_info(case: SourceCase) -> None:
-    """`info` is a `BackupInfo`, even before `extents` was called."""
+    """`info` is a `BackupInfo`, even before `extents` is called."""
     with opened(case.make) as source:
         info_of(source)
         listed(source)
@@ -72,7 +75,7 @@ def source_info(case: SourceCase) -> None:
 
 
 def source_extents_cover(case: SourceCase) -> None:
-    """The extents cover the disk from 0 on, in order, without gaps or overlaps."""
+    """The extents cover the disk from offset 0, in order, without gaps or overlaps."""
     with opened(case.make) as source:
         Extents.of(source.extents())
 
@@ -105,7 +108,7 @@ def source_size(case: SourceCase) -> None:
 
 
 def source_context(case: SourceCase) -> None:
-    """`info.context` is "dirty" if the extents say what is dirty, and otherwise "zero"."""
+    """`info.context` is "dirty" if the extents say what is dirty, otherwise "zero"."""
     with opened(case.make) as source:
         extents = listed(source)
         context = info_of(source).context
@@ -128,15 +131,15 @@ def source_info_stays(case: SourceCase) -> None:
 
 
 def source_zeros(case: SourceCase) -> None:
-    """Where the extents say zeros, the disk has zeros: a copy does not read them."""
+    """Where the extents say that there are zeros, the disk has zeros: a copy does not read them."""
     if case.content is None:
         raise SkipTest("no content= was given")
     with opened(case.make) as source:
         for start, length, kind in listed(source).runs():
             found = bytes(case.content[start : start + length]) if kind is Kind.ZERO else b""
             assert not any(found), (
-                f"the extent of {length} bytes at {start} is zeros by the extents, but not in the "
-                f"content: a copy would lose what is there"
+                f"the extents say that {length} bytes at {start} are zeros, but the content has "
+                "data there: a copy would lose it"
             )
 
 
@@ -151,7 +154,7 @@ def source_reader(case: SourceCase) -> None:
 
 
 def source_content(case: SourceCase) -> None:
-    """`readinto` delivers the bytes of the disk from `start` on."""
+    """`readinto` reads the bytes of the disk that begin at `start`."""
     if case.content is None:
         raise SkipTest("no content= was given")
     extents, disk = plainly(case)
@@ -177,14 +180,14 @@ def source_fills(case: SourceCase) -> None:
             i = next(i for i, (a, b) in enumerate(zip(one, other, strict=True)) if a != b)
             kept = one[i] == NOISE and other[i] == NOISE ^ 0xFF
             assert not kept, (
-                f"readinto did not fill its buffer: the byte for offset {start + i} still is what "
+                f"readinto did not fill its buffer: the byte for offset {start + i} is still what "
                 "it was before the call. It must fill all of the buffer, or raise an error"
             )
             raise AssertionError(f"read twice, the disk differs at offset {start + i}")
 
 
 def source_returns(case: SourceCase) -> None:
-    """`readinto` returns None, and no count. Less than the whole buffer is an error."""
+    """`readinto` returns None, never a count. Reading less than the whole buffer is an error."""
 
     def counted(reader: Reader, start: int, length: int) -> bytearray:
         buffer = bytearray([NOISE]) * length
@@ -199,7 +202,7 @@ def source_returns(case: SourceCase) -> None:
 
 
 def source_bounds(case: SourceCase) -> None:
-    """`readinto` writes only into its buffer, and not into what is around it in memory."""
+    """`readinto` writes only into its buffer, not into the memory around it."""
     border = 4096
 
     def guarded(reader: Reader, start: int, length: int) -> bytearray:
@@ -216,7 +219,10 @@ def source_bounds(case: SourceCase) -> None:
 
 
 def source_buffers(case: SourceCase) -> None:
-    """When `readinto` returns, the buffer is used for other data: no part of it may be kept."""
+    """When `readinto` returns, its buffer is used for other data.
+
+    The reader must not keep any part of it.
+    """
     lent: list[tuple[int, bytearray, bytes]] = []
 
     def taken_back(reader: Reader, start: int, length: int) -> bytearray:
@@ -266,23 +272,23 @@ def source_single_bytes(case: SourceCase) -> None:
 
 
 def source_across_extents(case: SourceCase) -> None:
-    """A range may extend across extents. Its data is right, whatever is in the gaps."""
+    """A range may extend across extents. Its data is right; the gaps may contain anything."""
     with opened(case.make) as source:
         planned = requests(source, listed(source), THROUGH_GAPS)
         if all(request.segments < 2 for request in planned):
-            raise SkipTest("its disk has no two data extents near each other")
+            raise SkipTest("its disk has no two data extents close to each other")
     _read_like(case, THROUGH_GAPS, "reading across extents")
 
 
 def source_within_gaps(case: SourceCase) -> None:
-    """A range may begin or end in a gap between data, or have no data at all."""
+    """A range may begin or end in a gap between data, or contain no data at all."""
     gap = _require_gap(case)
     way = THROUGH_GAPS._replace(buffer=min(max(1, gap // 3), ODD.buffer))
     _read_like(case, way, f"reading through gaps in ranges of {way.buffer} bytes")
 
 
 def source_skips(case: SourceCase) -> None:
-    """A reader skips data that is not asked for."""
+    """A reader may be asked for a range further on: it skips the data before it."""
     plain = plainly(case)
     with opened(case.make) as source:
         extents = listed(source)
@@ -299,7 +305,7 @@ def source_skips(case: SourceCase) -> None:
 
 
 def source_max_readers(case: SourceCase) -> None:
-    """As many readers as `max_readers` says may be open together."""
+    """Up to `max_readers` readers may be open at the same time."""
     with opened(case.make) as source, ExitStack() as stack:
         listed(source)
         for _ in range(require_several(source, MOST_READERS)):
@@ -307,7 +313,7 @@ def source_max_readers(case: SourceCase) -> None:
 
 
 def source_independent(case: SourceCase) -> None:
-    """What one reader reads does not move another: each call says where."""
+    """Reading with one reader does not move another: each call says where to read."""
     plain = plainly(case)
     with opened(case.make) as source, ExitStack() as stack:
         count = require_several(source, 3)
@@ -323,7 +329,7 @@ def source_independent(case: SourceCase) -> None:
 
 
 def source_threads(case: SourceCase) -> None:
-    """Several readers read at the same time, each in a thread of its own."""
+    """Several readers may read at the same time, each in its own thread."""
     plain = plainly(case)
     with opened(case.make) as source, ExitStack() as stack:
         count = require_several(source, 4)

@@ -44,7 +44,7 @@ PATIENCE = 5.0
 
 
 def source_errors(case: SourceCase) -> None:
-    """What cannot be read is an error, in `finish` at the latest: the commit comes next."""
+    """Data that cannot be read is an error, at the latest in `finish`: the commit comes next."""
     error, in_close = _error_of(_failing(case))
     assert error or not in_close, (
         f"the failing source raised {type(in_close).__name__} only in its close(): too late, the "
@@ -57,7 +57,7 @@ def source_errors(case: SourceCase) -> None:
 
 
 def source_error_kind(case: SourceCase) -> None:
-    """An error about which the user can do something is a `TapestreamError`."""
+    """If the user can do something about an error, it is a `TapestreamError`."""
     error, _ = _error_of(_failing(case))
     if error is None:
         raise SkipTest("the failing source raised no error")
@@ -95,7 +95,10 @@ def source_close_twice(case: SourceCase) -> None:
 
 
 def source_close_early(case: SourceCase) -> None:
-    """`close` may come at any time: before `extents`, before a reader, after half of the data."""
+    """`close` may be called at any time.
+
+    Examples: before `extents`, before a reader is opened, after half of the data.
+    """
     for stage in range(4):
         with opened(case.make) as source:
             extents = listed(source) if stage else None

@@ -1,4 +1,4 @@
-"""How the conformance kit uses a sink: through `copy` or by hand; and what its target holds."""
+"""How the conformance kit uses a sink, by `copy` or by hand, and reads back its target."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Step(NamedTuple):
 
 @dataclass(frozen=True)
 class SinkCase(Case):
-    """A sink that is asked; see `check_sink` for what each of these is."""
+    """How to make the sink that is checked; see `check_sink`."""
 
     make: MakeSink
     read_back: ReadBack
@@ -117,7 +117,7 @@ class Target:
     def hold(self, disk: Disk) -> None:
         """Let this target hold a disk already."""
         if self.case.existing == "none":
-            raise SkipTest("no sink gets a target that holds something: existing is 'none'")
+            raise SkipTest("existing is 'none': no target holds anything before")
         with self.sink() as sink:
             Hand(sink, disk).begin().write_all().commit()
         self.expect(disk)
@@ -133,10 +133,10 @@ class Target:
     def expect(self, disk: Disk, before: bytes | None = None) -> None:
         """Make sure that the target holds a disk; see `Disk.difference`."""
         read = self.case.read_back(self.path)
-        assert read is not None, "nothing complete is there"
+        assert read is not None, "the target holds nothing complete"
         found, size = bytes(memoryview(read)), len(disk.content)
         if self.case.is_marked:  # a disk may be larger than its backup
-            assert len(found) <= size, f"{len(found)} bytes are there of a disk of {size}"
+            assert len(found) <= size, f"the target holds {len(found)} bytes of a disk of {size}"
         wrong = disk.difference(found, before)
         assert wrong is None, wrong
 
@@ -150,7 +150,7 @@ class Target:
         """
         found = self.content()
         if before is not None and self.case.existing == "kept":
-            assert found is not None, f"{when}, what was there before is gone"
+            assert found is not None, f"{when}, the old contents of the target are gone"
         if found is None:
             return
         is_old = before is not None and before.difference(found) is None

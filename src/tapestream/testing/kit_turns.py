@@ -1,4 +1,4 @@
-"""Threads that take turns in the middle of a line, so that what is not safe beside others shows."""
+"""Threads that take turns in the middle of a line, which shows what is not thread-safe."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from types import FrameType
 
-# How often another thread gets its turn: by chance, so that threads do not run in step.
+# Probability that another thread gets its turn. It is random, so threads do not run in step.
 CHANCE = 0.25
 # Seconds. Even the shortest sleep lets another thread run.
 PAUSE = 1e-6
-# The most pauses of one thread. A client of a server has thousands of steps in each call.
+# The most pauses of one thread: a client of a server has thousands of steps in each call.
 PAUSES = 2000
 
 
 def beside_each_other(work: Sequence[Sequence[Callable[[], object]]]) -> None:
-    """Make these calls, each list of them in a thread, and raise the first error of any."""
+    """Make these calls, each list in its own thread, and raise the first error."""
     errors: list[BaseException] = []
     start = threading.Barrier(len(work))
 
