@@ -18,6 +18,7 @@ from tapestream import (
     BackupInfo,
     Cancel,
     CopyResult,
+    CopyStatus,
     DiscardSink,
     Extent,
     Extents,
@@ -293,6 +294,20 @@ def test_cancelled_after_the_last_byte() -> None:
 
     with pytest.raises(OperationCancelledError, match="at the end"):
         copy(MemorySource(DISK, EXTENTS), sink, cancel=cancel, progress=Last(), **SMALL)
+    assert sink.state == "aborted"
+
+
+def test_cancelled_when_the_commit_is_announced() -> None:
+    """A progress bar with a button: its last report comes before the commit begins."""
+    cancel, sink = Cancel(), MemorySink()
+
+    class Button:
+        def report_status(self, status: CopyStatus) -> None:
+            if status.phase == "commit":
+                cancel.cancel("pressed")
+
+    with pytest.raises(OperationCancelledError, match="pressed"):
+        copy(MemorySource(DISK), sink, progress=Button(), cancel=cancel)
     assert sink.state == "aborted"
 
 

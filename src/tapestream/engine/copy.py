@@ -260,8 +260,8 @@ def transfer(src: SourceLike, dst: SinkLike, options: CopyOptions, run: Running)
         if not send_lost_again(mover, extents, verified):
             verified = None
     block_hash = hashing.block_hash() if hashing else None
-    run.check()
     watch.enter("commit")
+    run.check()  # only now: the report of the phase is the user's last chance to cancel
     receipt = done(dst, "commit")
     samples = watch.end(moved.written, moved.stalled)
     digests = ability(dst, Digests) if moved.digested == moved.written else None
