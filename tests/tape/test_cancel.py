@@ -180,6 +180,26 @@ def test_a_tape_change_is_cancelled(looks: bool) -> None:
     assert not [t for t in threading.enumerate() if t.name.startswith("tapestream")]
 
 
+@pytest.mark.parametrize("cancel", [None, Cancel()])
+def test_only_with_a_cancel_each_call_has_its_own_thread(cancel: Cancel | None) -> None:
+    """A function may keep what belongs to a thread, such as a connection to a database."""
+    seen: list[threading.Thread] = []
+    fake = FakeDrive(Cartridge(12 * RECORD, 4 * RECORD))
+
+    def load(request: VolumeRequest) -> None:
+        seen.append(threading.current_thread())
+        fake.swap(Cartridge(12 * RECORD, 4 * RECORD))
+
+    with impatient(TapeDrive("/dev/nst0", open_device=fake.open)) as drive:
+        sink = TarStreamSink(drive, record_size=RECORD, part_size=PART, on_volume_full=load)
+        with MemorySource(disk(1, 30 * RECORD)) as source, sink:
+            copy(source, sink, cancel=cancel)
+    assert len(seen) == 3
+    names = {thread.name for thread in seen}
+    assert names == ({"tapestream-load"} if cancel else {"tapestream-writer-0"})
+    assert len(set(seen)) == (3 if cancel else 1)
+
+
 def cancelled_after(seconds: float) -> Cancel:
     cancel = Cancel()
     threading.Timer(seconds, cancel.cancel, ["later"]).start()

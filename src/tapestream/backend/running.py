@@ -101,6 +101,11 @@ class Running:
         if self._error is not None:
             raise self._error
 
+    @property
+    def has_cancel(self) -> bool:
+        """True if a `Cancel` can end it."""
+        return self._cancel is not None
+
     def check_cancel(self) -> None:
         """Raise that this copy was cancelled, if it was."""
         if self._cancel is not None:

@@ -191,6 +191,11 @@ class Lease(Generic[_D]):
             raise TapeError(f"the wait for {self.drive.lock.name} was cancelled")
 
     @property
+    def has_cancel(self) -> bool:
+        """True if it was given a `Cancel`."""
+        return self._cancel is not None
+
+    @property
     def must_end(self) -> bool:
         """True if a wait must end: then `check_cancelled` raises."""
         return self.is_cancelled or (self._cancel is not None and self._cancel.cancelled)

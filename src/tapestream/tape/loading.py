@@ -1,6 +1,7 @@
-"""Calls the user's function that loads a tape, in a thread that a cancel leaves alone.
+"""Calls the user's function that loads a tape.
 
 Nothing can end that function but its own code: it may wait for an operator, or for a tape library.
+So if there is a `Cancel`, the function gets a thread of its own, which a cancel leaves alone.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ _D = TypeVar("_D")
 GRACE = 0.3
 
 
-def call_in_thread(load: Callable[[], _D], lease: Lease[TapeDrive]) -> _D:
-    """Call a function in a thread of its own, which may use the drive; return what it returns.
+def call(load: Callable[[], _D], lease: Lease[TapeDrive]) -> _D:
+    """Call a function, which may use the drive, and return what it returns.
 
-    If the wait is cancelled or interrupted, the function is left alone. It keeps the drive until it
-    returns: it may be in the middle of something.
+    Without a `Cancel`, it is called in this thread: it may use what belongs to one, such as a
+    connection to a database.
 
     Args:
         load: The function.
@@ -37,6 +38,19 @@ def call_in_thread(load: Callable[[], _D], lease: Lease[TapeDrive]) -> _D:
         TapeError: It was cancelled.
         OperationCancelledError: The same, by the lease's own `Cancel`.
         BaseException: What the function raised.
+    """
+    copy = current()
+    if lease.has_cancel or (copy is not None and copy.has_cancel):
+        return _call_in_thread(load, lease)
+    lease.acquire()
+    return load()
+
+
+def _call_in_thread(load: Callable[[], _D], lease: Lease[TapeDrive]) -> _D:
+    """Call a function in a thread of its own.
+
+    If the wait is cancelled or interrupted, the function is left alone. It keeps the drive until it
+    returns: it may be in the middle of something.
     """
     results: SimpleQueue[tuple[_D, None] | tuple[None, BaseException]] = SimpleQueue()
     # Whoever comes second, this thread when it gives up or the other one at its end, releases the

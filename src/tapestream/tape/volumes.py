@@ -19,7 +19,7 @@ from ..errors import (
     WrongTapeError,
 )
 from .drive import TapeDrive
-from .loading import call_in_thread
+from .loading import call
 
 log = logging.getLogger("tapestream.tape")
 
@@ -62,10 +62,10 @@ class VolumeRequest:
 
     @property
     def cancelled(self) -> bool:
-        """True when the copy was cancelled: return or raise soon, for nobody waits any more.
+        """True when the copy was cancelled, or interrupted: return or raise soon.
 
-        The copy ends within a second, whether the function has returned or not. The drive
-        stays in use until it has.
+        If a `Cancel` was given, the copy ends within a second, whether the function has returned or
+        not, and the drive stays in use until it has. Otherwise the copy waits for the function.
         """
         lease: Lease[TapeDrive] | None = vars(self)["_lease"]
         return lease is not None and lease.must_end
@@ -96,7 +96,7 @@ def request_volume(
     request = replace(request, lease=lease)
     for _ in range(MAX_REQUESTS):
         lease.drive.release()
-        lease.move(call_in_thread(partial(load, request), lease) or lease.drive)
+        lease.move(call(partial(load, request), lease) or lease.drive)
         lease.check_cancelled()  # do not begin on a tape that came after a cancel
         try:
             _wait_for_cartridge(lease)
