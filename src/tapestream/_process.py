@@ -1,4 +1,4 @@
-"""What belongs to one process: open files and connections, threads that wait, locks."""
+"""Objects that belong to one process, because they hold files, connections, threads or locks."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import NoReturn
 
 
 class OfThisProcess:
-    """An object that cannot be pickled or copied, and says so.
+    """An object that cannot be pickled or copied, and raises an error that says so.
 
-    Without this, Python's error names only a part of it, such as "cannot pickle 'FileIO' object".
+    Without this, Python's error would name only a part of it: "cannot pickle 'FileIO' object".
     """
 
     def __reduce__(self) -> NoReturn:

@@ -13,16 +13,16 @@ log = logging.getLogger("tapestream.cancel")
 
 
 class Cancel(OfThisProcess):
-    """Ends the operations to which it was given as `cancel=`.
+    """Ends the operations to which it was passed as `cancel=`.
 
-    Any thread may use it, and so may a signal handler. Several operations may share one: all of
-    them end. It cannot be used again after it was cancelled. It cannot be pickled: a copy of it in
+    Any thread may use it, and so may a signal handler. Several operations may share it: all of them
+    end. It cannot be reset: after a cancel, create a new one. It cannot be pickled: a copy of it in
     another process would end nothing.
     """
 
     # There is no lock: a signal handler may interrupt the thread that would hold it, in any of
-    # these methods. Each step is one operation on a list or a dict, which no other thread and no
-    # signal handler can interrupt.
+    # these methods. Each step is one operation on a list or a dict. No other thread and no signal
+    # handler can interrupt that.
 
     def __init__(self) -> None:
         """Make one that is not cancelled."""
@@ -33,10 +33,10 @@ class Cancel(OfThisProcess):
         """End all operations that use this, and those that are started with it later.
 
         This returns immediately: the operations end in their own threads, within about a second. If
-        this is called again, the first reason stays. An operation that has ended stays as it is.
+        it is called again, the first reason stays. An operation that has ended is not affected.
 
         Args:
-            reason: Why, for whoever reads the error.
+            reason: Why, for the reader of the error.
         """
         self._reasons.append(str(reason))
         for key in list(self._calls):
@@ -49,14 +49,14 @@ class Cancel(OfThisProcess):
 
     @property
     def reason(self) -> str | None:
-        """The reason that the first `cancel` gave; None if there was no cancel yet."""
+        """The reason passed to the first `cancel`; None if there was no cancel yet."""
         return self._reasons[0] if self._reasons else None
 
     def check(self) -> None:
-        """Go on if this was not cancelled.
+        """Raise if this was cancelled.
 
         Raises:
-            OperationCancelledError: It was.
+            OperationCancelledError: It was cancelled.
         """
         if self._reasons:
             raise OperationCancelledError(self._reasons[0])
@@ -65,13 +65,13 @@ class Cancel(OfThisProcess):
     def calling(self, call: Callable[[], object]) -> Iterator[None]:
         """Call a function if this is cancelled during the block, so that what blocks there ends.
 
-        It is called once, in the thread that cancels, or immediately if this was cancelled before.
-        It may still be running in that thread when the block ends. An error that it raises is
-        logged. The block goes on: call `check` at its end.
+        The function is called once, in the thread that cancels, or immediately if this was
+        cancelled before. It may still be running in that thread when the block ends. If it raises
+        an error, that is logged. The block continues: call `check` at its end.
 
-        That thread may be in a signal handler, which has interrupted any line of the program. So
-        the function must not wait for a lock: `socket.shutdown` and the `put` of a
-        `queue.SimpleQueue` are safe; a `threading.Event.set` can wait for ever.
+        The thread that cancels may be in a signal handler, which can interrupt any line of the
+        program. So the function must not wait for a lock: `socket.shutdown` and the `put` of a
+        `queue.SimpleQueue` are safe; `threading.Event.set` can wait forever.
 
         Args:
             call: The function; what it returns is ignored.
@@ -93,16 +93,16 @@ class Cancel(OfThisProcess):
         try:
             call()
         except Exception:
-            log.exception("a function that should be called at a cancel failed")
+            log.exception("a function that a cancel called has failed")
 
 
 @contextmanager
 def ended_by(cancel: Cancel | None, call: Callable[[], object]) -> Iterator[None]:
-    """Let a cancel end this block, if there is a `Cancel`.
+    """Let a `Cancel`, if there is one, end this block.
 
     Args:
-        cancel: It, or None.
-        call: Makes what blocks in the block fail. A signal handler may call it.
+        cancel: The `Cancel`, or None.
+        call: Makes a call that blocks in the block fail. A signal handler may call it.
 
     Raises:
         UsageError: `cancel` is neither a `Cancel` nor None.
@@ -119,11 +119,11 @@ def ended_by(cancel: Cancel | None, call: Callable[[], object]) -> Iterator[None
         except TapestreamError:
             cancel.check()
             raise
-    cancel.check()  # only now: until here, a cancel may have spoiled what the block made
+    cancel.check()  # only here: until now, a cancel may have made the result of the block useless
 
 
 def check_cancel(cancel: object) -> None:
-    """Make sure that a value can be a `cancel` argument; None is allowed.
+    """Make sure that a value is a `Cancel` or None.
 
     Raises:
         UsageError: It is neither a `Cancel` nor None.

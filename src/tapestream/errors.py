@@ -95,7 +95,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _pickling(cause: BaseException) -> BaseException:
-    """A copy of an error, without its cause; if that cannot be pickled, one with the same text."""
+    """A copy of an error, without its cause; an `Exception` if it cannot be pickled."""
     import pickle  # noqa: PLC0415 - hardly ever needed, and then it is loaded already
 
     if isinstance(cause, TapestreamError):
@@ -104,7 +104,7 @@ def _pickling(cause: BaseException) -> BaseException:
     else:
         alone = cause  # Python does not pickle its cause
     try:
-        # Many classes are pickled, but cannot be made again from what they keep.
+        # Objects of many classes can be pickled, but not unpickled.
         again = pickle.loads(pickle.dumps(alone))  # noqa: S301 - these are our own bytes
     except Exception:  # noqa: BLE001 - it may hold anything, such as a socket
         again = None
@@ -162,7 +162,7 @@ class OperationCancelledError(TapestreamError):
         reason: What `Cancel.cancel` was given as the reason; may be empty.
     """
 
-    hint = "Start it again, with a new Cancel, if that was not intended."
+    hint = "If that was not intended, start it again, with a new Cancel."
 
     def __init__(self, reason: str = "") -> None:
         super().__init__(f"the operation was cancelled{': ' if reason else ''}{reason}")

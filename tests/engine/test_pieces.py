@@ -65,7 +65,9 @@ def test_the_same_data_gives_the_same_pieces_wherever_it_begins() -> None:
 
 def test_a_piece_must_fit_into_a_buffer() -> None:
     sink = Pieces(65 * KIB)
-    with pytest.raises(UsageError, match=r"piece_size is 66560.*a buffer of this copy has 65536"):
+    with pytest.raises(
+        UsageError, match=r"piece_size is 66560 bytes.*a buffer of this copy has only 65536"
+    ):
         copy(MemorySource(DISK), sink, **BUFFERS)
     assert sink.state == "aborted"
     with pytest.raises(BackendError, match="piece_size is a str, not a whole number"):

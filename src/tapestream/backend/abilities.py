@@ -3,7 +3,7 @@
     ability(source, Rewinds)  ->  the source, what it wraps, or None
 
 A backend has an ability if it has its members. It should not inherit from the protocol: a method
-that it forgets would then do nothing. Code that needs an ability asks `ability` for it, and also
+that it forgets would then do nothing. Code that uses an ability gets it with `ability`, and also
 works without it:
 
 | Ability          | Members                                   | Of                     |
@@ -130,14 +130,17 @@ class Cancels(Protocol):
     def cancel(self) -> None:
         """Make a call that is blocking in another thread fail soon.
 
-        Called from another thread, again and again until the copy has ended, when the copy is given
-        up: by an error, a `Cancel`, or another thread that closes a source or sink. What the
-        blocked call then raises is dropped, or becomes the `__context__` of the copy's error. These
-        calls may block: all calls of a reader and of a writer; `extents`, `open_reader`, `finish`
-        and the calls of other abilities of a source; `begin`, `open_writer`, `lost` and `commit`
-        of a sink. A commit that fails for this must leave nothing that looks complete. A source or
-        sink is not cancelled any more when the sink is being aborted. Also called at the end of any
-        copy, even after the commit, if a `keep_alive` of the same backend does not return.
+        Called when the copy is ended early: by an error, a `Cancel`, or another thread that closes
+        a source or sink. It is called from another thread, repeatedly until the copy has ended. The
+        error of the blocked call is dropped, or becomes the `__context__` of the copy's error.
+
+        These calls may block: all calls of a reader and of a writer; `extents`, `open_reader`,
+        `finish` and the calls of other abilities of a source; `begin`, `open_writer`, `lost` and
+        `commit` of a sink. A commit that fails because of this must leave nothing that looks
+        complete. When the abort of the sink begins, sources and sinks are no longer cancelled.
+
+        Also called at the end of any copy, even after the commit, if a `keep_alive` of the same
+        backend does not return.
         """
 
 
@@ -212,11 +215,11 @@ class HasLocalServer(Protocol):
 
 
 class SkipsGaps(Protocol):
-    """A source for which each byte costs, such as one that is paid for by the byte."""
+    """A source where each byte costs, such as a store that charges for each byte."""
 
     @property
     def skips_gaps(self) -> bool:
-        """True to read only data, and nothing between it, unless `copy` is given a `max_gap`."""
+        """True to read only data, and no gaps between it, unless `copy` gets a `max_gap`."""
 
 
 class HasDigests(Protocol):
@@ -237,8 +240,8 @@ class ChecksItself(Protocol):
         """Check what can only be checked after the last byte was read.
 
         Called after all readers were closed, before the sink is committed. In a chain of backups,
-        only a part of the data was read, or none. A wrapper that replaces this must call `finish`
-        of the source that it wraps, and return what that returned.
+        only a part of the data may have been read, or none. A wrapper that replaces this must call
+        `finish` of the source that it wraps, and return its result.
 
         Returns:
             Name of the digest that all data was compared with, for `CopyResult.verified`; None if
@@ -389,9 +392,9 @@ class LendsMemory(Protocol):
     def memory(self, start: int, length: int) -> memoryview | None:
         """Lend the memory from which this data will be written.
 
-        The data is read into it, and given to `write` as usual, where it is then already in its
-        place. Called in other threads than the writer's, but in one at a time, for data that is not
-        yet written. The memory must keep the data until it was written.
+        The data is read into this memory, and passed to `write` as usual, which then finds it in
+        its place. Called from other threads than the writer's, but from one at a time, for data
+        that is not yet written. The memory must keep the data until it is written.
 
         Args:
             start: Offset of the data in the disk, in bytes.
@@ -424,14 +427,13 @@ class CoalescesZeros(Protocol):
 class HasPieceSize(Protocol):
     """A sink that stores a disk in pieces of a fixed size: parts of an object, deduplicated blocks.
 
-    Data is cut for a `write` only where a piece ends, so whole pieces of data come whole. A `write`
-    may hold several pieces. It begins and ends inside a piece where an extent does, and where a
-    segment does if the sink records digests, too.
+    Data is cut only where a piece ends. A `write` may hold several pieces. It begins or ends inside
+    a piece only where an extent does, or a segment if the sink records digests, too.
     """
 
     @property
     def piece_size(self) -> int:
-        """Bytes, counted from the beginning of the disk: a piece begins at each multiple of this.
+        """Size of a piece in bytes: a piece begins at each multiple of this offset in the disk.
 
         Must be at least 1, and no larger than a buffer of the copy.
         """

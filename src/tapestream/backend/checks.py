@@ -293,10 +293,10 @@ def check_piece_size(sink: SinkLike, buffer_size: int) -> None:
     size = piece_size(sink)
     if size > buffer_size:
         raise UsageError(
-            f"{class_of(sink)}.piece_size is {size}, and a buffer of this copy has {buffer_size} "
-            "bytes",
-            hint="Pass a larger buffer_size, and buffer_memory for at least two buffers. A "
-            "max_rate makes buffers smaller.",
+            f"{class_of(sink)}.piece_size is {size} bytes, but a buffer of this copy has only "
+            f"{buffer_size}",
+            hint="Pass a larger buffer_size, and a buffer_memory of at least two buffers. A "
+            "max_rate also makes buffers smaller.",
         )
 
 

@@ -46,8 +46,8 @@ from ..model.extents import Extent, Extents
 from ..model.info import BackupInfo
 from .closing import Closing
 
-# mypy takes this name as True. What only other type checkers see makes plain attributes possible in
-# classes that inherit: pyright refuses one where it finds a property in the base class.
+# mypy takes this name as True, other type checkers do not. Only they see the attributes below:
+# pyright would refuse a plain attribute in a subclass where the base class has a property.
 MYPY = False
 
 
@@ -219,7 +219,7 @@ class SinkLike(Protocol):
         """Give up: leave nothing that looks like a complete backup or a restored disk.
 
         May be called at any time, and more than once; does nothing after a commit. Before `begin`,
-        nothing has changed. If a commit would replace an older backup, that one stays as it is.
+        there is nothing to undo. An older backup that a commit would replace stays as it is.
         """
 
     @abstractmethod

@@ -21,8 +21,8 @@ from .abilities import cancel
 
 log = logging.getLogger("tapestream.copy")
 
-# Seconds. Whoever waits for the end of a copy cancels it again this often: a call may begin to
-# block just after it was cancelled.
+# Seconds between two cancels of a copy that is ending: a call may begin to block just after it was
+# cancelled.
 CANCEL_AGAIN = 0.2
 
 # Protects `_users` and every `Running`. It is reentrant: a signal handler may close a source while
@@ -107,7 +107,7 @@ class Running:
         return self._cancel is not None
 
     def check_cancel(self) -> None:
-        """Raise that this copy was cancelled, if it was."""
+        """Raise an error if this copy was cancelled."""
         if self._cancel is not None:
             self._cancel.check()
 

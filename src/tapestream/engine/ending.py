@@ -20,10 +20,10 @@ def operation(*backends: object, cancel: Cancel | None) -> Iterator[Running]:
 
     Args:
         backends: The sources and sinks that it uses.
-        cancel: Ends it; None if nothing does.
+        cancel: Ends the operation; None if nothing does.
 
     Raises:
-        UsageError: `cancel` is no `Cancel`, or another copy uses one of these backends.
+        UsageError: `cancel` is not a `Cancel`, or another copy uses one of these backends.
     """
     check_cancel(cancel)
     with running(*backends, cancel=cancel) as run:
@@ -36,7 +36,7 @@ def operation(*backends: object, cancel: Cancel | None) -> Iterator[Running]:
 
 @contextmanager
 def cancel_wins(run: Running) -> Iterator[None]:
-    """Raise that an operation was cancelled, in place of what that caused in a blocked call.
+    """If the operation was cancelled, raise that instead of the error that it caused in a call.
 
     Raises:
         OperationCancelledError: It was cancelled, and this block failed. The error of the block is
@@ -45,7 +45,7 @@ def cancel_wins(run: Running) -> Iterator[None]:
     try:
         yield
     except (NotDurableError, OperationCancelledError):
-        raise  # after the first of them, what was written is complete
+        raise  # a NotDurableError means that what was written is complete
     except Exception:
         run.check_cancel()
         raise
@@ -53,10 +53,10 @@ def cancel_wins(run: Running) -> Iterator[None]:
 
 @contextmanager
 def _stopping(run: Running, cancel: Cancel) -> Iterator[None]:
-    """Stop a running operation from a thread of its own if it is cancelled during this block.
+    """Stop a running operation from a separate thread if it is cancelled during this block.
 
-    The thread that cancels cannot do it: it may be in a signal handler, and have interrupted itself
-    where it holds a lock of a source or a sink.
+    The thread that cancels cannot do it: it may be in a signal handler that has interrupted that
+    thread while it holds a lock of a source or a sink.
     """
     asked: SimpleQueue[bool] = SimpleQueue()
     thread = threading.Thread(
@@ -76,7 +76,7 @@ def _stopping(run: Running, cancel: Cancel) -> Iterator[None]:
 
 
 def _stop_if_asked(asked: SimpleQueue[bool], run: Running, cancel: Cancel) -> None:
-    """Wait for True, and then stop the operation again and again; end at False."""
+    """Wait for True, then stop the operation repeatedly; end at False."""
     is_asked = asked.get()
     error = OperationCancelledError(cancel.reason or "")
     while is_asked:

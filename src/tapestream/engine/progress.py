@@ -21,7 +21,7 @@ Phase = Literal["extents", "data", "check", "commit", "waiting for drive", "wait
 _WAITS: dict[str | None, Phase] = {"drive": "waiting for drive", "tape": "waiting for tape"}
 # Seconds between two reports of the same phase.
 REPORT_EVERY = 0.9
-# The rate is that of so many calls of `Watch.tick`, about ten seconds.
+# The rate is measured over this many calls of `Watch.tick`, about ten seconds.
 RECENT = 50
 
 
@@ -43,7 +43,7 @@ class Progress(Protocol):
 
 @dataclass(frozen=True)
 class CopyStatus:
-    """What a copy does now, and how far it is.
+    """What a copy is doing, and how far it is.
 
     Attributes:
         phase: "extents" while it asks the source what to read, "data" while it reads and writes,
@@ -71,15 +71,15 @@ class ReportsStatus(Protocol):
     def report_status(self, status: CopyStatus, /) -> object:
         """Show the status.
 
-        Called whenever another phase begins, and about once a second while data is moved. Called
-        from the threads of the copy, but never twice at the same time, nor together with `update`.
-        An error raised here ends the copy.
+        Called whenever a phase begins, and about once a second while data moves. It is called from
+        the threads of the copy, but never twice at the same time, and never during `update`. An
+        error raised here ends the copy.
         """
         ...
 
 
 def check_progress(progress: object) -> None:
-    """Make sure that an object can take reports of a copy's progress; None is allowed.
+    """Make sure that an object can take reports of progress, or is None.
 
     Raises:
         UsageError: It has neither `update(n)` nor `report_status(status)`.
@@ -134,9 +134,9 @@ def reporter(
 
 
 class Watch:
-    """What a copy does, for its progress and for the samples of its result.
+    """How far a copy is, for its progress and for the samples of its result.
 
-    It is asked a few times a second, by the thread that called `copy`. No chunk pays for it.
+    The thread that called `copy` updates it a few times a second, so chunks do not pay for it.
 
     Args:
         progress: What the user passed.
@@ -147,7 +147,7 @@ class Watch:
         self._progress = progress
         self._report_status: Callable[[CopyStatus], object] | None
         self._report_status = getattr(progress, "report_status", None)
-        # Reentrant: a callback may close the source, and so end a wait that is reported.
+        # Reentrant: a callback may close the source. That ends a wait, which is reported.
         self._lock = threading.RLock()
         self._run = run
         self._waited_before = run.waited
@@ -164,7 +164,7 @@ class Watch:
         self._report()
 
     def begin(self, total: int) -> Callable[[int], None]:
-        """The extents are known. Returns a function that takes the bytes of every chunk.
+        """Note that the extents are known; return a function that takes the bytes of every chunk.
 
         Raises:
             UsageError: The total cannot be set.
@@ -175,7 +175,7 @@ class Watch:
         return report
 
     def enter(self, phase: Phase) -> None:
-        """Another phase begins."""
+        """Begin another phase."""
         self._phase = phase
         self._report()
 
@@ -189,7 +189,7 @@ class Watch:
             self._report()
 
     def end(self, written: int, stalled: float) -> tuple[CopySample, ...]:
-        """All samples of the copy, which has ended."""
+        """Take the last sample, and return all samples."""
         self._stalled = stalled
         self._samples.end(CopySample(self._seconds, written, self._waited))
         return tuple(self._samples.kept)

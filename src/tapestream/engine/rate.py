@@ -1,16 +1,16 @@
-"""Limits the bytes per second that copies ask for, and send.
+"""Limits the bytes per second that copies request and send.
 
-    RateLimit        what the user gives to one copy, or to several
-    Line             one direction of it: lets threads go when it is their turn
+    RateLimit        what the user passes to one copy, or to several
+    Line             one direction of a limit: lets threads continue when it is their turn
     Turns            whose turn it is, and when; no threads, no clock
     Pace             one copy's part of a limit
-    PacedReader, PacedWriter   wait before they ask for data, or send it
+    PacedReader, PacedWriter   wait before they request data, or send it
 
-The rule is a bucket that holds one buffer. It fills at the rate, and every request takes its bytes
-out before it is made. So no time, however short, sees more than the rate and one buffer. A request
-is at most half a buffer: if a thread wakes up late, the other half makes up for it.
+The limit is a token bucket that holds one buffer. It fills at the rate, and every request takes its
+bytes out of it first. So in any period, a copy moves at most the rate times the period, plus one
+buffer. A request is at most half a buffer: if a thread wakes up late, the other half compensates.
 
-If several copies wait, the one goes first that has had the fewest bytes since it began to wait.
+If several copies wait, the copy that has had the fewest bytes since it began to wait goes first.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ from .gap import MAX_GAP, PRIOR_COST
 from .queue import Cancelled
 
 PAGE = 4096
-# Seconds. A request takes at most this long at the rate: at a low one, a whole buffer would take
-# minutes, and the first of them would be a burst.
+# Seconds. A request takes at most this long at the rate. At a low rate, a whole buffer would take
+# minutes, and the first buffer would be a burst.
 LONGEST_REQUEST = 0.25
-# Seconds. A reader asks for this much in advance, so that a line that is hardly faster than the
-# limit is kept busy. At a low rate it asks for one range after another.
+# Seconds. A reader requests this much in advance, so that a connection that is hardly faster than
+# the limit is kept busy. At a low rate, it requests one range after another.
 AHEAD = 0.1
 
 
 class RateLimit(OfThisProcess):
     """A limit of bytes per second, for `max_rate` of one copy or of several together.
 
-    Copies that use the same limit, in threads of one process, share it evenly. A copy that needs
-    less than its part leaves the rest to the others. What is read and what is written are limited
-    separately, each to this rate.
+    Copies in threads of one process that use the same limit share it evenly. A copy that needs less
+    than its share leaves the rest to the others. Reading and writing are limited separately, each
+    to this rate.
 
     Args:
         bytes_per_second: The rate, at least 4096.
@@ -59,7 +59,7 @@ class RateLimit(OfThisProcess):
 
     @property
     def bytes_per_second(self) -> int:
-        """The rate. Another one can be set at any time, also for the copies that run."""
+        """The rate. It can be set at any time, also while copies run."""
         return self._lines[0].rate
 
     @bytes_per_second.setter
@@ -90,11 +90,11 @@ class Turn:
     """A request that waits for its turn.
 
     Attributes:
-        flow: Whose it is.
+        flow: The copy that made it.
         size: Bytes in it.
         burst: Bytes in a full bucket. A request that is larger waits until it is full.
         begins: The turn with the lowest number is next; see `Turns`.
-        woken: Notified when it may be the next.
+        woken: Notified when this turn may be next.
     """
 
     flow: Flow
@@ -105,10 +105,10 @@ class Turn:
 
 
 class Turns:
-    """Whose turn it is, and when. The caller says what time it is, and has the lock.
+    """Whose turn it is, and when. The caller passes the time, and holds the lock.
 
-    Each flow counts its own bytes, and the one that has the fewest is next. A flow that comes, or
-    comes back, begins where the others are: it gets nothing for the time before.
+    Each flow counts its own bytes, and the one with the fewest is next. A flow that joins, or joins
+    again, begins where the others are: it gets nothing for the time before.
 
     Args:
         rate: Bytes per second.
@@ -134,7 +134,7 @@ class Turns:
         return min(self._waiting, key=lambda turn: turn.begins, default=None)
 
     def of(self, flow: Flow) -> list[Turn]:
-        """The turns that a flow waits for."""
+        """The turns for which a flow waits."""
         return [turn for turn in self._waiting if turn.flow is flow]
 
     def seconds(self, turn: Turn, now: float) -> float:
@@ -149,7 +149,7 @@ class Turns:
         self._reached = turn.begins
 
     def leave(self, turn: Turn) -> None:
-        """Wait no longer, after the turn or instead of it."""
+        """Stop waiting for a turn, because it has come or is given up."""
         self._waiting.remove(turn)
 
     def change(self, rate: int, now: float) -> None:
@@ -166,7 +166,7 @@ class Line:
     """Lets threads go one after another, at a rate."""
 
     def __init__(self, rate: int) -> None:
-        # Reentrant: a signal handler may change the rate, or end a copy, while its thread has it.
+        # Reentrant: a signal handler may change the rate, or end a copy, while its thread holds it.
         self._lock = threading.RLock()
         self._turns = Turns(rate, time.monotonic())
 
@@ -182,7 +182,7 @@ class Line:
             self._wake_first()
 
     def take(self, flow: Flow, size: int, burst: int) -> None:
-        """Wait until so many bytes may be moved; see `Turn`.
+        """Wait until this many bytes may be moved; see `Turn`.
 
         Raises:
             Cancelled: The copy ends.
@@ -226,16 +226,16 @@ def _wake(turn: Turn) -> None:
 
 
 class Pace:
-    """What one copy may read and write of a limit.
+    """The share of one copy in a limit.
 
     Args:
-        limit: The limit, perhaps of several copies.
+        limit: The limit, which several copies may share.
         buffer_size: Bytes that may be moved without a wait.
 
     Attributes:
         size: Bytes in the largest request, and in the buffers.
         gap: The largest gap in bytes that takes no more time, at this rate, than a request. The
-            copy does not measure what requests take: most of that is the wait for their turn.
+            copy does not measure requests: most of their time would be the wait for a turn.
     """
 
     def __init__(self, limit: RateLimit, buffer_size: int) -> None:
@@ -249,11 +249,11 @@ class Pace:
 
     @property
     def is_fast(self) -> bool:
-        """True if the wait for a request is so short that requests are made in advance."""
+        """True if requests wait so briefly that they should be made in advance."""
         return self.size <= self._reads.rate * AHEAD
 
     def read(self, size: int) -> None:
-        """Wait until so many bytes may be requested.
+        """Wait until this many bytes may be requested.
 
         Raises:
             Cancelled: The copy ends.
@@ -261,7 +261,7 @@ class Pace:
         self._reads.take(self._reading, size, self._burst)
 
     def write(self, size: int) -> None:
-        """Wait until so many bytes may be sent.
+        """Wait until this many bytes may be sent.
 
         Raises:
             Cancelled: The copy ends.
@@ -275,7 +275,7 @@ class Pace:
 
 
 class PacedReader(ForwardingReader):
-    """Asks for data at a pace. What the engine announces is passed on in ranges of one request."""
+    """Requests data at a pace. It passes on what the engine announces, one request at a time."""
 
     def __init__(self, wrapped: Reader, pace: Pace) -> None:
         super().__init__(wrapped)
@@ -286,7 +286,7 @@ class PacedReader(ForwardingReader):
         self._requested: deque[float] = deque()  # when each request was made that is not yet read
 
     def prefetch(self, start: int, length: int) -> None:
-        """Note a range. It is requested when its time has come."""
+        """Note a range. It is requested when its turn has come."""
         self._wanted.append((start, start + length))
 
     @override
@@ -297,7 +297,7 @@ class PacedReader(ForwardingReader):
         self._requested.popleft()
 
     def cancel(self) -> None:
-        """End a wait for the rate, and cancel the other reader."""
+        """End a wait for the rate, and cancel the wrapped reader."""
         self._pace.cancel()
         cancel(self.wrapped)
 
@@ -308,7 +308,7 @@ class PacedReader(ForwardingReader):
         return may_be_early and time.monotonic() - self._requested[0] < AHEAD
 
     def _request(self, start: int, end: int) -> None:
-        """Request the first part of a range, and put the rest back. A chunk is such a part, too."""
+        """Request the first part of a range, and put the rest back. A chunk is cut the same way."""
         length = min(self._pace.size, end - start)
         if start + length < end:
             self._wanted.appendleft((start + length, end))
@@ -331,6 +331,6 @@ class PacedWriter(ForwardingWriter):
         super().write(start, buffer)
 
     def cancel(self) -> None:
-        """End a wait for the rate, and cancel the other writer."""
+        """End a wait for the rate, and cancel the wrapped writer."""
         self._pace.cancel()
         cancel(self.wrapped)

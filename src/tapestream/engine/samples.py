@@ -1,10 +1,10 @@
-"""A few samples of a copy, for a chart of it, however long it takes."""
+"""A limited number of samples of a copy, for a chart, however long the copy takes."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-# A chart shows no more, and a result stays small.
+# A chart cannot show more, and the result stays small.
 MAX_SAMPLES = 512
 
 
@@ -24,7 +24,7 @@ class CopySample(NamedTuple):
 
 
 class Samples:
-    """Keeps up to `MAX_SAMPLES` samples: if there are more, every second one goes.
+    """Keeps up to `MAX_SAMPLES` samples: if there are more, it drops every second one.
 
     Attributes:
         kept: The samples, in order. No value in them ever decreases.
@@ -33,10 +33,10 @@ class Samples:
     def __init__(self) -> None:
         self.kept = [CopySample(0.0, 0, 0.0)]
         self._seen = 0
-        self._every = 1  # of those that were seen, one in so many is kept
+        self._every = 1  # one in this many of those that were seen is kept
 
     def add(self, sample: CopySample) -> None:
-        """Take one more, perhaps."""
+        """Take one more sample; it may be dropped."""
         self._seen += 1
         if self._seen % self._every == 0:
             self._keep(sample)
@@ -45,10 +45,10 @@ class Samples:
             self._every *= 2
 
     def end(self, sample: CopySample) -> None:
-        """Take the last one, in any case."""
+        """Take the last sample, which is always kept."""
         self._keep(sample)
 
     def _keep(self, sample: CopySample) -> None:
-        # The waiting is read while other threads change it.
+        # `waited` is read while other threads change it, so it may seem to decrease.
         before = self.kept[-1].waited
         self.kept.append(sample._replace(waited=max(sample.waited, before)))

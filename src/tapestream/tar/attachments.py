@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class AttachmentReader:
-    """Reads the attachments of a volume, as far as they were not read yet.
+    """Reads the attachments of a volume that were not read yet.
 
     Args:
         volumes: The volume that is open. Its `attachments` get what is read.

@@ -10,7 +10,7 @@ from .medium import Lender
 class Layout:
     """Where the data members of one volume will be, and the memory from which they are written.
 
-    The members follow each other without anything between them, so their places are known.
+    The members follow each other without gaps, so their places are known.
 
     Args:
         extents: All extents of the disk.
@@ -32,7 +32,7 @@ class Layout:
     def memory(self, start: int, length: int) -> memoryview | None:
         """The memory for data of the disk; None if it is not within one member.
 
-        It looks only forward: None, too, for data in an extent before the last one asked for.
+        This only looks forward: it also returns None for data in an extent before the last one.
         """
         while start >= self._end:
             run = next(self._runs, None)

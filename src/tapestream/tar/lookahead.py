@@ -1,4 +1,4 @@
-"""Reads a stream, and looks ahead in it: what was read ahead stays to be read."""
+"""Reads a stream, and looks ahead in it: what it looked at is read again later."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class LookAhead:
         return data if count == length else data[:count]
 
     def _next_bytes(self, length: int) -> bytes:
-        """The next bytes of the stream, which stay to be read."""
+        """The next bytes of the stream; they are read again later."""
         ahead = memoryview(bytearray(length))
         self._push_back(ahead[: self._fill(ahead)])
         return bytes(self._ahead[:length])
