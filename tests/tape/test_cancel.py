@@ -200,6 +200,29 @@ def test_only_with_a_cancel_each_call_has_its_own_thread(cancel: Cancel | None) 
     assert len(set(seen)) == (3 if cancel else 1)
 
 
+def test_a_function_that_is_left_alone_leaves_the_device_closed() -> None:
+    """It uses the drive after the program has closed it."""
+    cancel, ended, scanned = Cancel(), threading.Event(), list[int]()
+    fake = FakeDrive(Cartridge(20 * RECORD, 4 * RECORD))
+
+    def load(request: VolumeRequest) -> None:
+        cancel.cancel("enough")
+        ended.wait()
+        scanned.append(len(list(request.drive.scan())))
+
+    with impatient(TapeDrive("/dev/nst0", open_device=fake.open)) as drive:
+        sink = TarStreamSink(drive, record_size=RECORD, part_size=PART, on_volume_full=load)
+        with MemorySource(disk(1, 30 * RECORD)) as source, sink:
+            assert reason_of(lambda: copy(source, sink, cancel=cancel)) == "enough"
+    ended.set()
+    for thread in threading.enumerate():
+        if thread.name == "tapestream-load":
+            thread.join()
+    assert scanned == [1]
+    with TapeDrive("/dev/nst0", open_device=fake.open) as other:  # it is not busy
+        assert len(list(other.scan())) == 1
+
+
 def cancelled_after(seconds: float) -> Cancel:
     cancel = Cancel()
     threading.Timer(seconds, cancel.cancel, ["later"]).start()

@@ -6,6 +6,7 @@ So if there is a `Cancel`, the function gets a thread of its own, which a cancel
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -16,7 +17,10 @@ from typing import TypeVar
 
 from ..backend.running import current
 from ..drive.lease import WAKE_UP, Lease
+from ..errors import TapeError
 from .drive import TapeDrive
+
+log = logging.getLogger("tapestream.tape")
 
 _D = TypeVar("_D")
 # Seconds. After a cancel, a function that looks at `VolumeRequest.cancelled` has this much time to
@@ -66,7 +70,7 @@ def _call_in_thread(load: Callable[[], _D], lease: Lease[TapeDrive]) -> _D:
         except BaseException as e:  # noqa: BLE001 - raised in the thread that waits
             results.put((None, e))
         if next(order):
-            left[0].release()
+            _give_back(left[0])
 
     thread = threading.Thread(target=run, name="tapestream-load", daemon=True)
     lease.acquire()
@@ -87,6 +91,19 @@ def _call_in_thread(load: Callable[[], _D], lease: Lease[TapeDrive]) -> _D:
     if error is not None:
         raise error
     return result  # type: ignore[return-value]
+
+
+def _give_back(lease: Lease[TapeDrive]) -> None:
+    """End the use of a drive by a function that was left alone.
+
+    The function may have opened the device again, after the caller of the copy had closed it.
+    """
+    try:
+        lease.drive.release()
+    except TapeError as e:  # nobody waits for the function any more
+        log.warning("%s could not be closed cleanly: %s", lease.drive.path, e)
+    finally:
+        lease.release()
 
 
 def _result(results: SimpleQueue[_D], lease: Lease[TapeDrive]) -> _D:
