@@ -1,4 +1,4 @@
-"""A source for a disk of a KubeVirt VM, as an example of a backend: docs/servers.md shows its use.
+"""A source for a disk of a KubeVirt VM, and an example of a backend. docs/servers.md shows its use.
 
 The status of a `VirtualMachineBackup` with `mode: Pull` names two endpoints for each disk:
 
@@ -24,7 +24,7 @@ from tapestream import BackupInfo, Extent, Extents, Reader, Source
 from tapestream.errors import ExtentsError, ServerError, ServerProtocolError, TicketError
 
 T = TypeVar("T")
-# What a map calls an extent in a full and in an incremental backup, where "zero" is clean, too.
+# What a map calls an extent, by context. In an incremental backup, "zero" alone is clean, too.
 NAMES = {
     "zero": ("data", "hole", "zero", "hole,zero"),
     "dirty": ("clean", "dirty", "zero", "dirty,zero"),
@@ -32,9 +32,9 @@ NAMES = {
 
 
 class Endpoint(Reader):
-    """An endpoint, over one connection; that of the data is a reader."""
+    """An endpoint, with one connection. The endpoint of the data is used as a reader."""
 
-    pauses: tuple[float, ...] = (0.1, 1, 5, 10, 30)  # seconds before another try
+    pauses: tuple[float, ...] = (0.1, 1, 5, 10, 30)  # seconds before each retry
 
     def __init__(self, url: str, token: str, tls: ssl.SSLContext) -> None:
         self.url, self.token = urlsplit(url), token
@@ -43,7 +43,7 @@ class Endpoint(Reader):
         self.cancelled = Event()
 
     def get(self, read: Callable[[HTTPResponse], T], **query: int) -> T:
-        """`read` a reply; try again if it breaks, or while the pod that answers is replaced."""
+        """Call `read` with a reply; retry if it breaks, or while the pod is replaced."""
         path = f"{self.url.path}?{urlencode(query)}"
         pauses = iter(self.pauses)
         while True:
@@ -66,7 +66,7 @@ class Endpoint(Reader):
                 raise error
 
     def connect(self) -> None:
-        """Connect, unless it is connected; `cancel` finds the socket before the TLS handshake."""
+        """Connect, if necessary; `cancel` can shut down the socket before the TLS handshake."""
         if self.http.sock is None:
             tcp = socket.create_connection((self.http.host, self.http.port), timeout=60)
             self.http.sock = self.tls.wrap_socket(
@@ -84,7 +84,7 @@ class Endpoint(Reader):
                 at += count
             if at < len(buffer) or reply.read(1):
                 raise ServerProtocolError(
-                    f"{self.url.geturl()} sent more or less than was asked for"
+                    f"{self.url.geturl()} sent more or less than was requested"
                 )
 
         self.get(fill, offset=start, length=len(buffer))
@@ -94,7 +94,7 @@ class Endpoint(Reader):
         self.cancelled.set()
         sock: socket.socket | None = self.http.sock
         if sock is not None:
-            with suppress(OSError):  # it has hung up
+            with suppress(OSError):  # it is disconnected already
                 socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
     def close(self) -> None:
@@ -141,7 +141,7 @@ class KubeVirtSource(Source):
         return extents
 
     def page(self, reply: HTTPResponse) -> tuple[list[Extent], int | None]:
-        """A part of the map, and where the next one begins."""
+        """A part of the map, and the offset of the next part."""
         try:
             page = json.load(reply)
             return [self.extent(**extent) for extent in page["extents"]], page["next_offset"]
@@ -154,7 +154,7 @@ class KubeVirtSource(Source):
         if description not in NAMES[context]:
             raise ExtentsError(
                 f"no extent in context {context!r} is {description!r}",
-                hint="Pass an info with the context that fits the type in the backup's status.",
+                hint="Pass an info with the context that matches the type in the backup's status.",
             )
         dirty = "dirty" in words if context == "dirty" else None
         return Extent(offset, length, zero="zero" in words, dirty=dirty)

@@ -38,8 +38,8 @@ SMALL_REPLY = 128 * 1024
 # Bytes of an error's text that we show: enough to see what is wrong; the rest could be anything.
 MAX_ERROR_TEXT = 1000
 CANNOT_WRITE = (
-    "Some servers only read, or take a disk only as a whole: restore to a raw image or a block "
-    "device, with RawImageSink."
+    "Some servers can only be read, or accept a disk only in a single request. Restore to a raw "
+    "image or a block device, with RawImageSink."
 )
 DAEMON_LOG = "On the host, /var/log/ovirt-imageio/daemon.log says why."
 
@@ -179,7 +179,7 @@ class Connection:
             "Content-Range": f"bytes {start}-{start + len(data) - 1}/*",
         }
         # A server without the flush feature flushes after every upload, and knows no "?flush=n".
-        # Of the others, imageio's flushes unless it gets "?flush=n", CloudStack's if it gets "y".
+        # imageio's server flushes unless it gets "?flush=n", CloudStack's only if it gets "y".
         suffix = f"?flush={'y' if flush else 'n'}" if self.can.flush else ""
         with self.foreign_errors(doing):
             self._send("PUT", suffix, headers, data)

@@ -40,7 +40,7 @@ WAKE_UP = 0.1
 
 
 class Cancellation:
-    """Lets another thread end what waits for a connection, and the making of that connection.
+    """Lets another thread end a call that waits for a connection, or that makes it.
 
     It has no lock, because a signal handler may call `cancel`.
 
@@ -53,7 +53,7 @@ class Cancellation:
         self._sock: socket.socket | None = None
 
     def watch(self, sock: socket.socket) -> None:
-        """Let `cancel` shut down this socket from now on. Do this before anything waits for it.
+        """Let `cancel` shut down this socket from now on. Call this before anything waits for it.
 
         Raises:
             ConnectionAbortedError: It was cancelled before.
@@ -62,10 +62,10 @@ class Cancellation:
         self.check()
 
     def check(self) -> None:
-        """Go on if this was not cancelled.
+        """Raise if this was cancelled.
 
         Raises:
-            ConnectionAbortedError: It was.
+            ConnectionAbortedError: It was cancelled.
         """
         if self.is_cancelled:
             raise ConnectionAbortedError("cancelled")
@@ -100,7 +100,7 @@ def connect_tcp(
         port: The port.
         timeout: Seconds to wait for each address of the host, and for the handshake.
         tls: How to check the server's certificate; None for plain TCP.
-        cancellation: Ends the connect; the socket stays in its care. None for one of its own.
+        cancellation: Ends the connect, and later shuts down the socket. None for a new one.
 
     Raises:
         OSError: The connect failed, or was cancelled; an `ssl.SSLError` if the handshake failed.
@@ -169,7 +169,7 @@ def _addresses(host: str, port: int, cancellation: Cancellation) -> list[tuple[A
     """Look up the addresses of a host, as `socket.getaddrinfo` returns them.
 
     The system's resolver waits up to half a minute for name servers that do not answer, and nothing
-    can interrupt it. So it is called in a thread of its own, which is left alone after a cancel.
+    can interrupt it. So it is called in its own thread, and after a cancel nobody waits for it.
     """
     look_up = partial(socket.getaddrinfo, host.encode("ascii"), port, 0, socket.SOCK_STREAM)
     with suppress(socket.gaierror):  # it is a name

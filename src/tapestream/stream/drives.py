@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 def drive_of(target: object) -> TapeDrive | None:
     """The drive, if the target is a drive or the path of one; None for other targets.
 
-    A drive that is opened here, by its path, is closed whenever its stream does not use it, so that
-    another stream can open it by its path, too. The modules for tapes are imported here, because
-    most programs need none.
+    A drive that is opened here by its path is closed whenever its stream does not use it, so that
+    another stream can open the same path. The modules for tapes are imported here, because most
+    programs do not need them.
     """
     name = path("target", target) if isinstance(target, (str, os.PathLike)) else None
     if name is not None and not is_tape(name):

@@ -53,13 +53,13 @@ class TarStreamSink(OfThisProcess, Sink):
     If others use the same `TapeDrive`, the sink waits for its turn. When a tape is full, the backup
     continues on another one, after everything that is on that one.
 
-    A file object may have `commit()` and `abort()`, both or none, such as one that uploads parts to
-    an object store. `commit` is called once, after the last `write` and after `flush` if it has
-    one: when it returns, the object must be complete and stored. If it raises, the copy fails.
-    `abort` is called once in all other cases: after an error, also one of `commit`, or when the
-    sink is closed without a commit. It should leave nothing, except what `commit` has completed.
-    Its own error is logged if another one came before, and raised otherwise. The file object is
-    never closed here.
+    A file object may also have both `commit()` and `abort()`, for example to upload parts to an
+    object store. `commit` is called once, after the last `write`, and after `flush` if it has that.
+    When it returns, the object must be complete and stored. If it raises, the copy fails. `abort`
+    is called once in all other cases: after an error, including one of `commit`, or when the sink
+    is closed without a commit. It should leave nothing, except what `commit` has completed. If
+    `abort` raises after another error, its own error is only logged. The sink never closes the file
+    object.
 
     Args:
         target: A path; "-" for standard output; a binary file object with `write`, which stays

@@ -62,7 +62,7 @@ class TarStreamSource(OfThisProcess, Source):
             `VolumeRequest`. It returns None if the tape is in the same drive, otherwise the tape's
             drive.
         cancel: Ends this constructor, which reads the beginning of the stream, and later any wait
-            for a turn at a drive. A copy is ended by its own.
+            for a turn at a drive. To end a copy, pass a `Cancel` to `copy`.
 
     Raises:
         LocalIOError: The target cannot be opened or read.
@@ -112,7 +112,7 @@ class TarStreamSource(OfThisProcess, Source):
                 self._stream = StreamSessions(medium, tape, expected)
                 self.findings = Findings() if allow_incomplete else None
                 if self._stream.is_shared:
-                    with suppress(StreamError, LocalIOError):  # raised when they are asked for
+                    with suppress(StreamError, LocalIOError):  # raised by a later `extents`
                         self.extents()
         except BaseException:
             medium.close()

@@ -1,7 +1,7 @@
 """Calls the user's function that loads a tape.
 
-Nothing can end that function but its own code: it may wait for an operator, or for a tape library.
-So if there is a `Cancel`, the function gets a thread of its own, which a cancel leaves alone.
+tapestream cannot end that function: it may be waiting for an operator, or for a tape library. So if
+there is a `Cancel`, the function runs in its own thread, and after a cancel nobody waits for it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .drive import TapeDrive
 log = logging.getLogger("tapestream.tape")
 
 _D = TypeVar("_D")
-# Seconds. After a cancel, a function that looks at `VolumeRequest.cancelled` has this much time to
+# Seconds. After a cancel, a function that checks `VolumeRequest.cancelled` has this much time to
 # return.
 GRACE = 0.3
 
@@ -31,16 +31,16 @@ GRACE = 0.3
 def call(load: Callable[[], _D], lease: Lease[TapeDrive]) -> _D:
     """Call a function, which may use the drive, and return what it returns.
 
-    Without a `Cancel`, it is called in this thread: it may use what belongs to one, such as a
-    connection to a database.
+    Without a `Cancel`, it is called in this thread, because it may use an object that belongs to a
+    thread, such as a connection to a database.
 
     Args:
         load: The function.
-        lease: The lease of the drive. After a cancel it holds nothing.
+        lease: The lease of the drive. After a cancel, it holds nothing.
 
     Raises:
         TapeError: It was cancelled.
-        OperationCancelledError: The same, by the lease's own `Cancel`.
+        OperationCancelledError: It was cancelled by the lease's own `Cancel`.
         BaseException: What the function raised.
     """
     copy = current()
@@ -51,14 +51,14 @@ def call(load: Callable[[], _D], lease: Lease[TapeDrive]) -> _D:
 
 
 def _call_in_thread(load: Callable[[], _D], lease: Lease[TapeDrive]) -> _D:
-    """Call a function in a thread of its own.
+    """Call a function in its own thread.
 
-    If the wait is cancelled or interrupted, the function is left alone. It keeps the drive until it
-    returns: it may be in the middle of something.
+    If the wait is cancelled or interrupted, this does not wait for the function any longer. The
+    function keeps the drive until it returns, because it may still be using it.
     """
     results: SimpleQueue[tuple[_D, None] | tuple[None, BaseException]] = SimpleQueue()
-    # Whoever comes second, this thread when it gives up or the other one at its end, releases the
-    # lease that was left to the function.
+    # The lease is left to the function. It is released by this thread when it gives up, or by the
+    # other one at its end: by whichever comes second.
     order = count()
     left: list[Lease[TapeDrive]] = []
     copy = current()
@@ -107,7 +107,7 @@ def _give_back(lease: Lease[TapeDrive]) -> None:
 
 
 def _result(results: SimpleQueue[_D], lease: Lease[TapeDrive]) -> _D:
-    """Wait for the result, but not for long after a cancel."""
+    """Wait for the result; after a cancel, only for a moment."""
     cancelled_at: float | None = None
     while True:
         with suppress(Empty):

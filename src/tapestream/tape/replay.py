@@ -1,4 +1,4 @@
-"""What of a tape file must be written again on the next tape, if this one does not hold it.
+"""The part of a tape file that must be written again on the next tape if this one gets full.
 
     preamble │ member │ member │ mem        the records of a tape file, in memory
                       ▲    ▲   ▲
@@ -90,9 +90,9 @@ class TapeFile:
         self.writer.forget(boundaries[0].offset if boundaries else accepted)
 
     def take_over(self, before: TapeFile) -> Iterator[memoryview]:
-        """Yield what the tape file before does not hold; it must be written to this one.
+        """Yield what the previous tape file does not hold. It must be written to this one.
 
-        Each record of the file before is free after it was written to this one.
+        Each record of the previous file is free after it was written to this one.
         """
         first = before._boundaries[0].offset
         shift = self.writer.length - first

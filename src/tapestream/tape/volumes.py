@@ -62,10 +62,10 @@ class VolumeRequest:
 
     @property
     def cancelled(self) -> bool:
-        """True when the copy was cancelled, or interrupted: return or raise soon.
+        """True when the copy was cancelled or interrupted: return or raise soon.
 
-        If a `Cancel` was given, the copy ends within a second, whether the function has returned or
-        not, and the drive stays in use until it has. Otherwise the copy waits for the function.
+        If a `Cancel` was passed, the copy ends within a second, even if the function has not
+        returned; the drive stays in use until it has. Otherwise, the copy waits for the function.
         """
         lease: Lease[TapeDrive] | None = vars(self)["_lease"]
         return lease is not None and lease.must_end

@@ -1,24 +1,27 @@
-"""A simulated tape drive: a double of Linux's driver `st`, its drive and its cartridges, in memory.
+"""A simulated tape drive: a double of Linux's `st` driver, its drive and its cartridges, in memory.
 
     drive = FakeDrive(Cartridge(capacity=8 * 1024**2, early_warning=1024**2))
     tape = TapeDrive("/dev/nst0", open_device=drive.open)
     drive.fail("write", 3)  # a medium error at the third record from now
     drive.power_cycle()  # while somebody has it open
 
-It exists for what a real drive cannot do: be anywhere, take no time, and fail at any record. It has
-the three layers of the real thing:
+Unlike a real drive, it is always there, takes no time, and fails at any record that you choose. It
+has three layers, as the real one:
 
 - A `Cartridge` holds records and filemarks.
 - A `FakeDrive` moves it, and raises `DriveError` where a SCSI drive returns sense data.
-- A `FakeDevice` is the driver: it turns those into error numbers, and counts files and records,
-  with the driver's own bugs.
+- A `FakeDevice` is the driver: it turns these errors into error numbers, and counts files and
+  records, with the driver's own bugs.
 
-The same tests run on it and on the real driver, kernels 6.1 and 6.12. The two differ in what the
-driver does after a reset of the drive: see `Resets`. In what those tests do not cover, do not
-believe it. It does not imitate partitions, setmarks, compression and time; that a drive which was
-switched off forgets its block size; that in fixed mode, after a read of a part of a block, the
-driver holds back what is written, until it is opened again; that in fixed mode a newer driver may
-miss a second reset before it got over the first.
+The same tests run on it and on the real driver, with kernels 6.1 and 6.12. These kernels differ in
+what the driver does after a reset of the drive: see `Resets`. Do not rely on behaviour that those
+tests do not cover. These are not simulated:
+
+- Partitions, setmarks, compression and time.
+- A drive forgets its block size when it is switched off.
+- In fixed mode, after a read of a part of a block, the driver holds back what is written, until the
+  device is opened again.
+- In fixed mode, a newer driver may miss a second reset while it still handles the first.
 """
 
 from __future__ import annotations
@@ -55,15 +58,15 @@ class Cartridge:
     """One tape: what is on it, and where it ends.
 
     Args:
-        capacity: In bytes; a record costs 8 more than its data, a filemark 4.
-        early_warning: How many bytes before the end the drive begins to warn.
-        protected: True if the write-protect tab is set; may be changed at any time.
+        capacity: In bytes. A record takes 8 bytes more than its data, and a filemark 4 bytes.
+        early_warning: The drive warns from this many bytes before the end on.
+        protected: True if the write-protect tab is set. It can be changed at any time.
         name: For messages.
 
     Attributes:
-        blocks: The records, in order; an empty one is a filemark.
+        blocks: The records, in order. An empty one is a filemark.
         used: How many bytes of the capacity they take.
-        bad: Positions whose record or filemark no drive can read; it can go over them.
+        bad: Positions whose record or filemark cannot be read. A drive can space over them.
     """
 
     def __init__(
@@ -121,27 +124,27 @@ def _cost(block: bytes) -> int:
 
 
 class Reason(Enum):
-    """Why a drive does not plainly succeed."""
+    """Why a command of a drive did not simply succeed."""
 
-    RESET = auto()  # it was, and says so once
-    NEW_MEDIUM = auto()  # it has another cartridge, and says so once
+    RESET = auto()  # the drive was reset; it reports this once
+    NEW_MEDIUM = auto()  # it has another cartridge; it reports this once
     NOT_READY = auto()
     PROTECTED = auto()
     MEDIUM = auto()
     FILEMARK = auto()
     BEGINNING = auto()
     BLANK = auto()  # the end of data
-    LENGTH = auto()  # a block of another size than asked for
-    EARLY_WARNING = auto()  # all was done
+    LENGTH = auto()  # a block of another size than requested
+    EARLY_WARNING = auto()  # the command was done completely
     OVERFLOW = auto()  # the end of the tape
 
 
 class DriveError(Exception):
-    """A drive's answer other than plain success.
+    """The answer of a drive to a command that did not simply succeed.
 
     Args:
         reason: Why.
-        left: How much of the count was not done: bytes of a write, else filemarks or records.
+        left: How much was not done: bytes for a write, otherwise filemarks or records.
         data: What had been read.
     """
 
@@ -153,15 +156,15 @@ class DriveError(Exception):
 
 
 class Resets(Enum):
-    """What the driver does after it has heard that the drive was reset."""
+    """What the driver does after the drive has reported a reset."""
 
-    # It fails once, and then goes on at the beginning of the tape; as does 6.1.
+    # It fails once, and then goes on at the beginning of the tape. Kernel 6.1 does this.
     FORGOTTEN = auto()
-    # It neither reads, writes, nor reports a position until somebody winds the tape to a place that
-    # is known, as with a rewind. So does 6.12.
+    # It does not read, write or report a position until the tape is wound to a known place, for
+    # example rewound. Kernel 6.12 does this.
     REMEMBERED = auto()
-    # Nor does it report its status. So did the first kernels that remembered, such as 6.13, before
-    # MTIOCGET was let through again. No test holds this one against a driver.
+    # It also does not report its status. The first kernels that remembered did this, such as 6.13,
+    # before they allowed MTIOCGET again. No test compares this with a real driver.
     STATUS_REFUSED = auto()
 
 
@@ -186,7 +189,7 @@ class Memory:
     block: int = 0
     mark: Mark = Mark.NOTHING
     protected: bool = False
-    position_unknown: bool = False  # after a reset, where the driver remembers that
+    position_unknown: bool = False  # after a reset, if the driver remembers resets
 
     def forget_place(self) -> None:
         """Count neither files nor records until the place is known again."""
@@ -202,18 +205,17 @@ class _Fault:
 
 @dataclass
 class FakeDrive:
-    """A drive: what an operator does to it, and what it does for the driver.
-
-    Pass its `open` as `open_device` of a `TapeDrive`.
+    """A simulated drive: pass its `open` as `open_device` of a `TapeDrive`.
 
     Attributes:
-        cartridge: The tape that is in it.
-        largest_block: Larger ones are refused with EINVAL, as are larger reads.
-        host_limit: The host adapter refuses larger transfers with EBUSY; None for no limit.
+        cartridge: The tape in the drive; None if there is none.
+        largest_block: Larger blocks, and larger reads, are refused with EINVAL.
+        host_limit: The host adapter refuses larger transfers with EBUSY. None for no limit.
         fast_eod: The driver goes to the end of data without counting files.
-        write_behind: The driver copies a record and reports its fate with the next call. `st` does
-            so in variable mode if it cannot hand the caller's memory to the adapter: if that does
-            not begin at a multiple of 4, or lies on more pages than the adapter takes at a time.
+        write_behind: The driver copies a record, and reports with the next call whether it was
+            written. `st` does so in variable mode if it cannot pass the caller's memory to the
+            adapter: if it does not begin at a multiple of 4, or has more pages than the adapter
+            can take.
         resets: What the driver does after a reset.
     """
 
@@ -235,7 +237,7 @@ class FakeDrive:
         self.loaded = self.cartridge is not None
 
     def open(self, path: str, *, read_only: bool = False) -> FakeDevice:
-        """Open it, as `StDevice` does; the path does not matter."""
+        """Open the drive, as `StDevice` does. The path does not matter."""
         self.fault("open")
         if self.in_use:
             raise _error(errno.EBUSY)
@@ -245,37 +247,37 @@ class FakeDrive:
 
     def load(self, cartridge: Cartridge) -> None:
         """Put a cartridge into the empty drive."""
-        assert self.cartridge is None, "there is a cartridge in it"
+        assert self.cartridge is None, "there is a cartridge in the drive"
         self.cartridge = cartridge
         self.loaded, self.news, self.position = True, Reason.NEW_MEDIUM, 0
 
     def eject(self) -> Cartridge | None:
-        """Take the cartridge out; None if there is none."""
+        """Take the cartridge out, and return it; None if there is none."""
         cartridge, self.cartridge = self.cartridge, None
         self.loaded, self.position = False, 0
         return cartridge
 
     def swap(self, cartridge: Cartridge) -> None:
-        """Put another cartridge in, while whoever has the drive open does not notice."""
+        """Change the cartridge. A program that has the drive open is not asked."""
         self.eject()
         self.load(cartridge)
 
     def power_cycle(self) -> None:
-        """Switch it off and on: it is then at the beginning, and the next call gets an EIO."""
+        """Switch it off and on. The tape is then at its beginning; the next call gets an EIO."""
         self.news, self.position = Reason.RESET, 0
 
     def move(self, block: int) -> None:
-        """Wind the tape there, as another host or a program does through sg. Nobody notices."""
+        """Wind the tape to a block without a report, as another host or a program with sg can."""
         self.position = block
 
     def fail(self, operation: Operation, nth: int = 1, number: int = errno.EIO) -> None:
-        """Let the nth `operation` from now fail; nothing of it is done.
+        """Make the nth `operation` from now fail, without doing anything.
 
         Args:
-            operation: What fails. A "filemark" is also the one that closing or rewinding writes.
+            operation: What fails. A "filemark" may also be one that a close or a rewind writes.
             nth: 1 for the next one.
-            number: The error. EIO during a write, a read, a filemark and so on is a medium error;
-                any other number comes from the host.
+            number: The error number. EIO of a write, a read, a filemark and so on is a medium
+                error. Any other number comes from the host.
         """
         self._faults[operation] = _Fault(nth, number)
 
@@ -335,7 +337,7 @@ class FakeDrive:
         return data
 
     def space(self, count: int, *, files: bool) -> None:
-        """Go over `count` filemarks or records, backwards when it is negative."""
+        """Go over `count` filemarks or records; backwards if it is negative."""
         blocks = self.begin("space").blocks
         step = 1 if count > 0 else -1
         left = abs(count)
@@ -381,12 +383,12 @@ class FakeDrive:
             raise DriveError(news)
 
     def remember(self, news: Reason | None) -> None:
-        """Let the driver know of a reset."""
+        """Report a reset to the driver."""
         if news is Reason.RESET and self.resets is not Resets.FORGOTTEN:
             self.memory.position_unknown = True
 
     def fault(self, operation: Operation) -> None:
-        """Fail if `fail` has said so.
+        """Fail if `fail` was called for this.
 
         Raises:
             DriveError: The medium is bad here.
@@ -409,7 +411,7 @@ class _Doing(Enum):
     WRITING = auto()
 
 
-# Before these the driver does not step back over what it read too much.
+# Before these, the driver does not step back over what it read in advance.
 _LEAVING = frozenset(
     {
         Command.REWIND,
@@ -421,7 +423,7 @@ _LEAVING = frozenset(
         Command.SEEK,
     }
 )
-# After a reset these are let through, where the driver remembers it.
+# If the driver remembers a reset, only these are allowed after it.
 _FIND_PLACE = frozenset(
     {Command.REWIND, Command.EJECT, Command.ERASE, Command.SEEK, Command.END_OF_DATA, Command.LOAD}
 )
