@@ -36,7 +36,7 @@ class Running:
     """A copy that runs.
 
     Args:
-        cancel: Ends it; None if nothing does.
+        cancel: Ends the copy; None if nothing does.
 
     Attributes:
         is_ending: True after its threads have ended. From then on, only the copy itself closes its
@@ -103,7 +103,7 @@ class Running:
 
     @property
     def has_cancel(self) -> bool:
-        """True if a `Cancel` can end it."""
+        """True if a `Cancel` can end this copy."""
         return self._cancel is not None
 
     def check_cancel(self) -> None:
@@ -124,19 +124,19 @@ class Running:
 
     @property
     def waits_for(self) -> str | None:
-        """What it waits for, such as "tape"; None if it does not wait."""
+        """What the copy waits for, such as "tape"; None if it does not wait."""
         waits = self._waits
         return waits[-1] if waits else None
 
     @property
     def waited(self) -> float:
-        """Seconds that it has waited so far."""
+        """Seconds for which the copy has waited so far."""
         with _lock:
             return self._waited + (time.monotonic() - self._waits_since if self._waits else 0.0)
 
     @contextmanager
     def waiting(self, what: str) -> Iterator[None]:
-        """Note that it waits for something during this block. Several threads may wait."""
+        """Note that the copy waits for something during this block. Several threads may wait."""
         with _lock:
             if not self._waits:
                 self._waits_since = time.monotonic()
@@ -168,7 +168,7 @@ class Running:
     def stop(self, error: BaseException) -> None:
         """Make this copy fail soon. It raises this error, unless it has failed already.
 
-        Called again and again until it has ended. While it is ending, this does nothing: a sink
+        Called repeatedly until the copy has ended. While it is ending, this does nothing: a sink
         that is being aborted must not be cancelled.
         """
         with _lock:

@@ -153,7 +153,7 @@ class Lease(Generic[_D]):
         scan the drive under this lease.
 
         Args:
-            waiting: Makes the context in which it waits, if it must.
+            waiting: Makes the context for a wait, if there is one.
 
         Raises:
             UsageError: This thread uses the drive under another lease: it would wait for itself.
@@ -192,7 +192,7 @@ class Lease(Generic[_D]):
 
     @property
     def has_cancel(self) -> bool:
-        """True if it was given a `Cancel`."""
+        """True if it has a `Cancel`."""
         return self._cancel is not None
 
     @property
@@ -205,7 +205,7 @@ class Lease(Generic[_D]):
         self._claim.used_by = thread
 
     def hand_over(self) -> Lease[_D]:
-        """Give the drive to a new lease, without giving it back; this one then holds nothing."""
+        """Pass the drive on to a new lease, without releasing it. This one then holds nothing."""
         other = Lease(self.drive)
         other._claim, self._claim = self._claim, other._claim
         return other

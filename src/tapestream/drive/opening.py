@@ -28,14 +28,14 @@ _KINDS: dict[int, type[LocalIOError]] = {
     errno.ENODEV: NotATapeError,
     errno.ENOTTY: NotATapeError,
 }
-_NOT_PERMITTED = "On most systems, whoever uses a tape drive must be in the group 'tape'."
+_NOT_PERMITTED = "On most systems, users of a tape drive must be in the group 'tape'."
 
 
 class OpenDevice(Protocol):
     """Opens the device of a drive: `StDevice`, or a replacement for it."""
 
     def __call__(self, path: str, *, read_only: bool) -> TapeDevice:
-        """Open the device; raise OSError if that fails."""
+        """Open the device, or raise an OSError."""
 
 
 def open_tape(open_device: OpenDevice, path: str, *, read_only: bool) -> tuple[TapeDevice, bool]:
@@ -61,5 +61,5 @@ def open_tape(open_device: OpenDevice, path: str, *, read_only: bool) -> tuple[T
 
 
 def translated(error: OSError, doing: str, hint: str | None = None) -> LocalIOError:
-    """Our error for an error of the driver; `doing` says what failed."""
+    """Our error for an error of the driver. `doing` says what failed."""
     return _KINDS.get(error.errno or 0, TapeError)(doing, error, hint=hint)

@@ -758,7 +758,7 @@ def _position(device: TapeDevice) -> tuple[int, bool]:
 
 
 def _found(device: TapeDevice) -> tuple[int | str, bool]:
-    """The same as `_position`, or why the drive does not report the position."""
+    """The position, as in `_position`, or the reason why the drive does not report it."""
     try:
         return _position(device)
     except OSError as e:

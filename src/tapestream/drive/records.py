@@ -41,9 +41,9 @@ _UNLOCKED = 32 * KIB
 
 
 class RecordPool:
-    """Page-aligned memory for records, made when needed and used again.
+    """Page-aligned memory for records, allocated when needed and used again.
 
-    It comes in slabs of adjacent records. For one thread at a time.
+    It comes in slabs of adjacent records. One thread at a time may use it.
 
     Args:
         size: Bytes in every record.
@@ -120,7 +120,7 @@ class RecordWriter:
         self._drive = drive
         self._block_size = block_size
         self._pool = pool
-        # The slabs that hold records which are kept, or will be written, by number in the file.
+        # The slabs with records that are kept or will be written, by number in the file.
         self._slabs: dict[int, memoryview] = {}
         self._first = 0  # number of the first slab that is kept
         self._lock = threading.Lock()
@@ -153,16 +153,16 @@ class RecordWriter:
             raise EndOfTapeError(f"{self._drive.path}: the tape is full")
 
     def memory(self, offset: int, length: int) -> memoryview | None:
-        """Lend the memory in which bytes of the file will be, after they were written.
+        """Lend the memory in which bytes of the file will be.
 
-        Data that is there already is not copied by `write`. May be called in another thread.
+        `write` does not copy data that is there already. May be called in another thread.
 
         Args:
-            offset: Offset in the file of the first byte, which is not yet written.
+            offset: Offset of the first byte in the file. It must not be written yet.
             length: How many bytes.
 
         Returns:
-            The memory; None if these bytes will not be next to each other.
+            The memory; None if these bytes will not be adjacent in memory.
         """
         number, at = divmod(offset, self._pool.count * self._pool.size)
         if at + length > self._pool.count * self._pool.size:
@@ -186,7 +186,7 @@ class RecordWriter:
                 self._slab(number)[:at] = lent[:at]
 
     def forget(self, offset: int | None = None) -> None:
-        """Free the records that end at `offset` or before it, by slabs; None frees all records."""
+        """Free all slabs whose records end at or before `offset`; None frees all slabs."""
         with self._lock:
             if offset is None:
                 self._slabs.clear()  # readers may still fill them: the pool must not get them

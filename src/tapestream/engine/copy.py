@@ -65,8 +65,8 @@ class CopyResult:
             which says where the backup is, and how many records were written, and how fast. For our
             other sinks, it is None.
         block_hash: Block hash of the disk that was read; None if it was not asked for.
-        samples: Up to 512 samples of how far it was, in order, for a chart. The first is that of
-            its beginning, the last that of its end.
+        samples: Up to 512 samples of how far the copy was, in order, for a chart. The first is
+            taken at the beginning, and the last at the end.
     """
 
     size: int
@@ -126,17 +126,18 @@ def copy(
         block_hash: Compute the block hash of the disk from what is read, as imageio's server
             does, and compare it with the one in the backup's info, if there is one. For full
             backups only.
-        progress: Its `update` is called with the number of bytes that were written, see `Progress`;
-            or its `report_status` with a `CopyStatus`, see `ReportsStatus`; or both.
+        progress: An object whose `update` is called with the number of bytes that were written, see
+            `Progress`; or whose `report_status` is called with a `CopyStatus`, see `ReportsStatus`;
+            or both.
         max_rate: The most bytes per second to read, and to write: a number, at least 4096, or a
-            `RateLimit`, which several copies may share. A range is requested only when its turn has
-            come, and is at most half a buffer long. Gaps that are read through count. What goes
-            into a stream is limited by the reading alone. None for no limit.
-        cancel: Its `cancel` ends the copy within about a second, whatever the copy waits for, but
-            not before a call of the operating system has ended that cannot be interrupted, such as
-            an fsync, or a record or a filemark of a tape. If it is cancelled before the sink's
-            `commit` begins, the sink is aborted. During the commit, whichever comes first decides:
-            the copy succeeds if the sink is committed.
+            `RateLimit`, which several copies may share. The copy waits before it requests a range,
+            which is at most half a buffer long. Gaps that are read through count. For a sequential
+            sink, only reading is limited. None for no limit.
+        cancel: Its `cancel` ends the copy within about a second, whatever the copy waits for. Only
+            a call of the operating system that cannot be interrupted ends first, such as an fsync,
+            or a record or a filemark of a tape. If it is cancelled before the sink's `commit`
+            begins, the sink is aborted. If it is cancelled during the commit, the copy succeeds if
+            the commit does.
 
     Returns:
         What was done. The sink is committed: file fsynced and renamed, disk flushed.
@@ -146,8 +147,8 @@ def copy(
             aborted.
         BackendError: Source or sink broke its contract; the sink was aborted.
         ClosedError: Source or sink was closed meanwhile; the sink was aborted.
-        OperationCancelledError: It was cancelled: all threads have ended and the sink was aborted.
-            If it was cancelled before it began, nothing was done.
+        OperationCancelledError: The copy was cancelled: all threads have ended, and the sink was
+            aborted. If it was cancelled before it began, nothing was done.
         UsageError: An argument cannot work, or another copy uses the source or the sink.
         TapestreamError: The copy failed; all threads have ended and the sink was aborted.
         KeyboardInterrupt: The copy was interrupted: all threads have ended and the sink was

@@ -104,7 +104,7 @@ class Mover:
                     readers[-1] = PacedReader(readers[-1], self.pace)
             while len(writers) < self.writers:
                 writers.append(writer_of(dst))
-                # What a stream is slow to take may come in a burst: a tape drive should not stop.
+                # After a stall, a stream may get its data in a burst: a tape drive should not stop.
                 if self.pace is not None and not dst.sequential:
                     writers[-1] = PacedWriter(writers[-1], self.pace)
             return pipeline.run(plan, readers, writers, self.pool, self.run)

@@ -55,8 +55,8 @@ class Pipeline:
         new_hash: See `Digests.new_hash`; None to make no digests.
         observe: Called after every request, with its limits and what it took.
         progress: Called with the number of data bytes in every chunk that was written.
-        watch: Called a few times a second, in the calling thread, with the bytes of data written
-            and the seconds that the writers have waited for data, both so far.
+        watch: Called a few times a second, in the calling thread, with the bytes of data written so
+            far, and the seconds for which the writers have waited for data so far.
         max_announced: A reader that has this many bytes still to read gets no further range.
         large_segment: The writer digests no request whose segments are shorter on average.
     """
@@ -106,10 +106,10 @@ class Pipeline:
         )
         # The writer may digest if there is only one reader: several readers share the digests.
         # Measured on 2 processors with sha256, compared with digests by the reader alone: 1.22
-        # times as fast over a unix socket, 1.03 to 1.1 times over TLS. To time every chunk, and to
-        # choose the threads for its digests and its writing by that, was no faster than this rule:
-        # 0.97 to 1.05 times over a unix socket, 0.9 times over TLS, 0.97 to 1.02 times for a raw
-        # image. A drive that is slower than this lets the window fill up, and the reader digests.
+        # times as fast over a unix socket, 1.03 to 1.1 times over TLS. A version that timed every
+        # chunk, and chose the threads by that, was not faster than this rule: 0.97 to 1.05 times
+        # over a unix socket, 0.9 times over TLS, 0.97 to 1.02 times for a raw image. With a drive
+        # that is slower than this, the window fills up, and the reader digests.
         shares = len(readers) == 1 and self.ordered
         read = partial(self._read, queue, writer_may_digest=shares)
         work = [

@@ -138,7 +138,7 @@ class _Cancel:
         with self._lock:
             if not (self._is_set or self._write.closed):
                 self._is_set = True
-                with suppress(BrokenPipeError):  # it came in the middle of `close`
+                with suppress(BrokenPipeError):  # `close` is running
                     self._write.write(b"x")
 
     def wait(self, fd: int, event: int) -> None:
@@ -221,7 +221,7 @@ def _write_what_fits(fd: int, data: memoryview) -> int:
     if stat.S_ISSOCK(os.fstat(fd).st_mode):
         with socket.socket(fileno=os.dup(fd)) as sock:
             return sock.send(data, socket.MSG_DONTWAIT)
-    # This many bytes fit when the pipe has room at all, see pipe(7).
+    # If a pipe has room at all, this many bytes fit: see pipe(7).
     return os.write(fd, data[: select.PIPE_BUF] if os.get_blocking(fd) else data)
 
 

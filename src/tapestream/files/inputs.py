@@ -43,7 +43,7 @@ class PlainInput(InputMedium):
         if self._start is None:
             raise UsageError(
                 f"{self.name} can be read only once",
-                hint="Restore from a file or a tape, or without the first pass.",
+                hint="Restore from a file or a tape, or without verify_first.",
             )
         try:
             self._seek(self._start, os.SEEK_SET)

@@ -149,10 +149,10 @@ class FileOutput(DescriptorOutput):
 
 
 class ObjectOutput(PlainOutput):
-    """Writes a file object of the caller by its methods, and leaves it open.
+    """Writes to a file object of the caller with its methods, and leaves it open.
 
-    Its `commit` or `abort` is called at the end if it has both. If it has only one of them, as the
-    files of fsspec do, that one means something else.
+    If it has both `commit` and `abort`, one of them is called at the end. If it has only one of
+    them, as the files of fsspec do, that one means something else.
     """
 
     def __init__(self, file: BinaryOutput) -> None:
@@ -175,7 +175,7 @@ class ObjectOutput(PlainOutput):
 
     @override
     def _finish(self) -> None:
-        """Flush it, fsync its file if it has a descriptor, and let it commit."""
+        """Flush the file object, fsync its file if it has a descriptor, and call its `commit`."""
         file = cast(Any, self._file)
         try:
             if hasattr(file, "flush"):
@@ -194,7 +194,7 @@ class ObjectOutput(PlainOutput):
 
     @override
     def abort(self) -> None:
-        """Let it abort. If it cannot: without its manifest, the tar does not look complete."""
+        """Call its `abort`. Even if that fails, a tar without a manifest does not look complete."""
         if self._ends:
             try:
                 cast(Any, self._file).abort()
@@ -254,7 +254,7 @@ def _open_special(name: str, cancel: Cancel | None) -> OpenFile:
 
 
 def _open_fifo(name: str, cancel: Cancel | None) -> io.FileIO:
-    """Wait for the reader of a fifo. An open that waits itself could not be cancelled."""
+    """Wait for the reader of a fifo. A blocking open could not be cancelled."""
     while True:
         try:
             return io.FileIO(os.open(name, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC), "wb")

@@ -337,6 +337,6 @@ def turn_to_scan(drive: TapeDrive, cancel: Cancel | None = None) -> AbstractCont
 
 
 def check_of(cancel: Cancel | None) -> Callable[[], object]:
-    """What a scan or a wait calls to find out whether it was cancelled."""
+    """A function that raises if a scan or a wait was cancelled."""
     check_cancel(cancel)
     return nothing if cancel is None else cancel.check

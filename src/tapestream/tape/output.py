@@ -111,7 +111,7 @@ class TapeOutput(OutputMedium):
         before, self._before = self._before, None
         with self._errors():
             for piece in self._file.take_over(before):
-                with suppress(VolumeFull):  # all of it must get into records, to be written again
+                with suppress(VolumeFull):  # all data must get into records, to be written again
                     _write(self._file, piece)
             if self._file.writer.is_full:
                 raise VolumeFull(self._file.start)
@@ -234,10 +234,10 @@ class TapeOutput(OutputMedium):
 
 
 def _write(file: TapeFile, data: memoryview | bytes) -> None:
-    """Put data into the records of a tape file, and write those that are full.
+    """Put data into the records of a tape file, and write the full records.
 
     Raises:
-        VolumeFull: The tape is full. The data is in records all the same.
+        VolumeFull: The tape is full. The data is in the records nevertheless.
     """
     try:
         file.writer.write(data)

@@ -102,7 +102,7 @@ class Manifest:
         """
         wanted, found = decode_object(MANIFEST, text), self._values()
         if wanted.keys() != found.keys():
-            raise CorruptStreamError(f"{MANIFEST} is damaged: the keys are not those it must have")
+            raise CorruptStreamError(f"{MANIFEST} is damaged: it does not have the expected keys")
         for key in found:
             if key not in ("members", "segments") and wanted[key] != found[key]:
                 yield CorruptStreamError(
@@ -114,7 +114,7 @@ class Manifest:
         is_list = isinstance(listed, list)
         if not is_list or (data_too and len(listed) * size != len(self.segments)):
             raise CorruptStreamError(
-                f"{MANIFEST} is damaged: it lists other segments than it should"
+                f"{MANIFEST} is damaged: it does not list the expected segments"
             )
         if data_too:
             vouched = segments(extents, preamble, self.start)

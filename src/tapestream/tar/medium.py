@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
-# Lends the memory for the bytes at an offset of the volume, given their length; or None.
+# Lends the memory for bytes of the volume, given their offset and length, or returns None.
 Lender = Callable[[int, int], "memoryview | None"]
 
 
@@ -74,9 +74,9 @@ class OutputMedium(Protocol):
         """
 
     def lender(self) -> Lender | None:
-        """What lends the memory from which this volume is written; None for no such memory.
+        """Lends the memory from which this volume is written; None if there is no such memory.
 
-        Data that is already in its place there is not copied by `write`. Nothing is lent after
+        `write` does not copy data that is already in its place there. Nothing is lent after
         `boundary(None)`.
         """
         return None

@@ -101,7 +101,7 @@ class TarReader(Reader):
 
     @property
     def is_unchecked(self) -> bool:
-        """True if all data was read, but `finish`, which checks the manifest, was left out."""
+        """True if all data was read, but `finish`, which checks the manifest, was not called."""
         at_end = self._member is None and self._next is None
         return at_end and not self._is_finishing and not self._volumes.is_cancelled
 
@@ -126,14 +126,14 @@ class TarReader(Reader):
         """Do nothing: the source closes the stream."""
 
     def _pass_over(self, end: int) -> None:
-        """Read the data before `end` that nobody needs, to check it."""
+        """Read the unused data before `end`, to check it."""
         while (start := self._next_data()) < end:
             if self._volumes.is_cancelled:
                 raise LocalIOError("cancelled")
             self._read(start, self._dropped[: end - start])
 
     def _next_data(self) -> int:
-        """Disk offset of the first data that was not read yet; the disk's size if all was."""
+        """Disk offset of the first data that was not read yet; the size of the disk at the end."""
         if self._member is not None:
             return self._position
         return self._next.start if self._next else self._extents.size

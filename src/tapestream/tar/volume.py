@@ -46,8 +46,8 @@ class Volumes:
         members: Reads the volume's other members.
         digests: By name, the digests of the members that are not data, computed from what was read.
         extents: All extents of the disk; None before they were read.
-        attachments: The files that are kept with the disk, as far as they were read.
-        is_listed: True after everything up to the first data member was read.
+        attachments: The files that are kept with the disk and were read so far.
+        is_listed: True when everything up to the first data member was read.
         zeros: The object that gives zeros for unreadable places; None if they are errors.
         is_cancelled: True after `cancel`.
 

@@ -66,7 +66,7 @@ class TarWriter(Writer):
             self._go_on(full.start)
 
     def memory(self, start: int, length: int) -> memoryview | None:
-        """Lend the memory from which data of the disk will be written; None to use another."""
+        """Lend the memory from which data of the disk will be written; None if there is none."""
         layout = self._layout
         return None if layout is None else layout.memory(start, length)
 
@@ -174,7 +174,7 @@ class TarWriter(Writer):
         self.begin()
 
     def _plan_layout(self) -> None:
-        """Plan where data will be in this volume, which ends with a complete member."""
+        """Plan where data will be in this volume, which so far ends with a complete member."""
         lend = self._medium.lender()
         if lend is not None and self._next is not None:
             part_size, offset = self._preamble.part_size, self._medium.length

@@ -106,8 +106,8 @@ def merge_chain(sources: Iterable[SourceLike], *, cancel: Cancel | None = None) 
 
     Args:
         sources: A full backup and the incremental ones up to a point in time, in any order.
-        cancel: Ends this while the extents are read. It does not end the copy of the source that is
-            returned: pass it to `copy`, too.
+        cancel: Ends this call, which reads the extents. It does not end a copy of the source that
+            is returned: pass it to `copy`, too.
 
     Returns:
         A source for one copy, into any sink; into a tar or a tape, only if no two of the sources
@@ -142,7 +142,7 @@ class _Chain(Source):
 
     Args:
         given: The sources, in any order.
-        run: The operation in which their extents are read, now.
+        run: The operation in which their extents are read.
     """
 
     def __init__(self, given: Sequence[SourceLike], run: Running) -> None:

@@ -91,7 +91,7 @@ def verify(source: SourceLike, **options: Unpack[CopyKeywords]) -> VerifyReport:
         salvages = ability(source, Salvages)
         view = None if salvages is None else salvages.salvaging(findings)
         if view is None:
-            findings.complete = True  # the source notes nothing, and raises its errors
+            findings.complete = True  # the source records nothing, but raises its errors
             data_bytes = _read(source, source.extents(), findings, checked, run)
         else:
             run.use(view)
@@ -113,7 +113,7 @@ def _read_past_damage(
     try:
         extents = source.extents()
     except (StreamError, LocalIOError) as e:
-        run.check()  # what is raised because this was cancelled is no damage
+        run.check()  # an error that a cancel caused is not damage
         findings.note(e.message)
         size = info_of(source).size
         if size:
