@@ -36,14 +36,20 @@ class Pieces(MemorySink):
     st.integers(1, 64 * KIB),
     st.sampled_from([{"sequential": True}, {"max_writers": 3}]),
     st.sampled_from([0, 5000, "auto"]),
+    st.sampled_from([None, 10**9]),
 )
 def test_whole_pieces_come_in_one_write(
-    extents: list[Extent], piece_size: int, options: dict[str, Any], max_gap: Any
+    extents: list[Extent],
+    piece_size: int,
+    options: dict[str, Any],
+    max_gap: Any,
+    max_rate: int | None,
 ) -> None:
+    piece_size = min(piece_size, 32 * KIB if max_rate else 64 * KIB)  # a limit halves the buffers
     size = extents[-1].start + extents[-1].length
     source = MemorySource(DISK[:size], extents)
     sink = Pieces(piece_size, **options)
-    copy(source, sink, max_gap=max_gap, **BUFFERS)
+    copy(source, sink, max_gap=max_gap, max_rate=max_rate, **BUFFERS)
     borders = {0, size, *(e.start for e in extents)}
     for start, length in sink.writes:
         assert start % piece_size == 0 or start in borders

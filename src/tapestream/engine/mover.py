@@ -73,7 +73,7 @@ class Mover:
         """Move the data and zeros of these passes, one after another; see `Pipeline`."""
         dst, gap = self.dst, self.gap
         limits, observe = _fixed(gap) if isinstance(gap, Limits) else (gap.limits, gap.observe)
-        digests = ability(dst, Digests)
+        digests, piece = ability(dst, Digests), piece_size(dst)
         request_size = REQUEST_SIZE if self.pace is None else self.pace.size
         plan = chain.from_iterable(
             plan_requests(
@@ -82,7 +82,7 @@ class Mover:
                 request_size=request_size,
                 buffer_size=self.pool.size,
                 limits=limits,
-                piece_size=piece_size(dst),
+                piece_size=piece,
             )
             for runs in passes
         )
@@ -101,7 +101,7 @@ class Mover:
             while len(readers) < self.readers:
                 readers.append(reader_of(self.src))
                 if self.pace is not None:
-                    readers[-1] = PacedReader(readers[-1], self.pace)
+                    readers[-1] = PacedReader(readers[-1], self.pace, piece)
             while len(writers) < self.writers:
                 writers.append(writer_of(dst))
                 # After a stall, a stream may get its data in a burst: a tape drive should not stop.

@@ -275,11 +275,19 @@ class Pace:
 
 
 class PacedReader(ForwardingReader):
-    """Requests data at a pace. It passes on what the engine announces, one request at a time."""
+    """Requests data at a pace. It passes on what the engine announces, one chunk at a time.
 
-    def __init__(self, wrapped: Reader, pace: Pace) -> None:
+    Args:
+        wrapped: The reader that gets the requests.
+        pace: When they may be made.
+        piece_size: The sink's, which says where chunks end; see `plan_requests`.
+    """
+
+    def __init__(self, wrapped: Reader, pace: Pace, piece_size: int) -> None:
         super().__init__(wrapped)
         self._pace = pace
+        self._piece_size = piece_size
+        self._chunk_size = pace.size - pace.size % piece_size
         self._prefetches = ability(wrapped, Prefetches)
         self.prefetch_depth = self._prefetches.prefetch_depth if self._prefetches else 1
         self._wanted: deque[tuple[int, int]] = deque()  # (start, end) of what is not yet requested
@@ -308,8 +316,8 @@ class PacedReader(ForwardingReader):
         return may_be_early and time.monotonic() - self._requested[0] < AHEAD
 
     def _request(self, start: int, end: int) -> None:
-        """Request the first part of a range, and put the rest back. A chunk is cut the same way."""
-        length = min(self._pace.size, end - start)
+        """Request the first chunk of a range, and put the rest back."""
+        length = min(self._chunk_size - start % self._piece_size, end - start)
         if start + length < end:
             self._wanted.appendleft((start + length, end))
         self._pace.read(length)
