@@ -260,6 +260,24 @@ def test_an_error_that_inherits() -> None:
     assert (again.shelf, again.errno) == (7, 71)
 
 
+class EmbeddersOSError(LocalIOError, OSError):
+    """What it holds is not in its `__dict__`."""
+
+    __slots__ = ("shelf",)
+
+    def __init__(self, shelf: int) -> None:
+        super().__init__("cannot reach it", OSError(71, "Protocol error"))
+        self.shelf = shelf
+
+
+def test_an_error_that_keeps_its_attributes_elsewhere() -> None:
+    error, outer = EmbeddersOSError(7), made(ServerError)
+    outer.__cause__ = error
+    for trip in TRIPS:
+        for again in (trip(error), trip(outer).__cause__):
+            assert (again.shelf, again.errno, str(again)) == (7, 71, str(error))
+
+
 class UnmakeableError(Exception):
     """Pickled without a complaint, but Python cannot make it again."""
 

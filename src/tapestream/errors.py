@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MemberDescriptorType
 from typing import Any
 
 
@@ -69,7 +70,23 @@ class TapestreamError(Exception):
     def __reduce__(self) -> tuple[Any, ...]:
         # By default, unpickling calls the class with the message. Most classes here take other
         # arguments, and so may the classes of others that inherit from them.
-        return _restored, (type(self), self.args, tuple(_causes(self))), self.__dict__
+        return _restored, (type(self), self.args, tuple(_causes(self))), _attributes(self)
+
+
+def _attributes(error: BaseException) -> dict[str, object]:
+    """All attributes of an error. Those of `__slots__`, and of OSError, are not in its `__dict__`.
+
+    A program may make such classes of ours, so that `except OSError` catches them, too.
+    """
+    members = {
+        name: getattr(error, name)
+        for cls in type(error).__mro__
+        for name, member in vars(cls).items()
+        if isinstance(member, MemberDescriptorType) and hasattr(error, name)
+        # None means that an OSError does not have it. To set it to None would change the text.
+        if cls is not OSError or getattr(error, name) is not None
+    }
+    return {**members, **vars(error)}
 
 
 def _restored(
@@ -100,7 +117,7 @@ def _pickling(cause: BaseException) -> BaseException:
 
     if isinstance(cause, TapestreamError):
         alone: BaseException = _restored(type(cause), cause.args)
-        vars(alone).update(vars(cause))
+        alone.__setstate__(_attributes(cause))
     else:
         alone = cause  # Python does not pickle its cause
     try:
