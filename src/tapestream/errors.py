@@ -76,14 +76,14 @@ class TapestreamError(Exception):
 def _attributes(error: BaseException) -> dict[str, object]:
     """All attributes of an error. Those of `__slots__`, and of OSError, are not in its `__dict__`.
 
-    A program may make such classes of ours, so that `except OSError` catches them, too.
+    A program may have subclasses of both, so that `except OSError` also catches our errors.
     """
     members = {
         name: getattr(error, name)
         for cls in type(error).__mro__
         for name, member in vars(cls).items()
         if isinstance(member, MemberDescriptorType) and hasattr(error, name)
-        # None means that an OSError does not have it. To set it to None would change the text.
+        # None means that an OSError does not have the attribute. Setting it would change the text.
         if cls is not OSError or getattr(error, name) is not None
     }
     return {**members, **vars(error)}

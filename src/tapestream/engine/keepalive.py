@@ -29,9 +29,9 @@ def keep_alive_during(
     interval: float = INTERVAL,
     patience: float = PATIENCE,
 ) -> Iterator[None]:
-    """Keep sources and sinks alive during this block, each from a thread of its own.
+    """Keep sources and sinks alive during this block, each from its own thread.
 
-    So a server that hangs delays no other one. A call that is still running at the end is
+    So a server that hangs does not delay the others. A call that is still running at the end is
     cancelled. Its thread outlives the block only if the backend cannot do that.
 
     Args:
@@ -69,7 +69,7 @@ def keep_alive_during(
 
 
 def _join(threads: Iterable[threading.Thread], patience: float) -> None:
-    """Wait so many seconds for all threads together."""
+    """Wait up to `patience` seconds for all threads together."""
     until = time.monotonic() + patience
     for thread in threads:
         if thread.is_alive():  # a thread whose start() was interrupted never began

@@ -279,8 +279,8 @@ class PacedReader(ForwardingReader):
 
     Args:
         wrapped: The reader that gets the requests.
-        pace: When they may be made.
-        piece_size: The sink's, which says where chunks end; see `plan_requests`.
+        pace: Decides when they may be made.
+        piece_size: The piece size of the sink: chunks end at multiples of it, see `plan_requests`.
     """
 
     def __init__(self, wrapped: Reader, pace: Pace, piece_size: int) -> None:

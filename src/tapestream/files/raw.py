@@ -29,7 +29,7 @@ log = logging.getLogger("tapestream.raw")
 # More threads than this do not make a local disk faster.
 MAX_THREADS = 8
 
-_NO_WRITES = "Nothing may write to it meanwhile: stop the VM, or read a snapshot."
+_NO_WRITES = "Nothing may write to the image during the copy: stop the VM, or read a snapshot."
 
 # If holes cannot be punched, zeros are written in pieces of this many bytes.
 _ZEROS = bytes(1024**2)

@@ -230,7 +230,7 @@ def connect_unix(
         path: Path of the socket, or an abstract address, which begins with a NUL character.
         timeout: Seconds for each later wait, until another is set.
         users: The uids of the users that we trust to listen there.
-        cancellation: Ends what waits for the connection; None for one of its own.
+        cancellation: Ends calls that wait for the connection. None for a new one.
 
     Raises:
         PermissionError: Another user listens there. Nothing was sent.

@@ -187,9 +187,9 @@ class TapeDrive(OfThisProcess, Closing):
         or until the iterator is closed. The tape then stands after the last entry that was yielded.
 
         Args:
-            cancel: Ends the scan, and the wait for a turn. What the drive is doing cannot be
-                interrupted: the scan ends when the drive has done that, such as winding past one
-                tape file. The tape may then stand anywhere.
+            cancel: Ends the scan, and the wait for a turn. A command of the drive cannot be
+                interrupted: the scan ends after the current command, such as winding past one
+                tape file. The tape may then be at any position.
 
         Raises:
             BlockSizeError: The drive is in fixed mode, and the tape has blocks of another size.

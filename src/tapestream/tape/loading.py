@@ -94,9 +94,9 @@ def _call_in_thread(load: Callable[[], _D], lease: Lease[TapeDrive]) -> _D:
 
 
 def _give_back(lease: Lease[TapeDrive]) -> None:
-    """End the use of a drive by a function that was left alone.
+    """Release the drive after a function for which the copy has not waited.
 
-    The function may have opened the device again, after the caller of the copy had closed it.
+    The function may have opened the device again after the caller of the copy had closed it.
     """
     try:
         lease.drive.release()
