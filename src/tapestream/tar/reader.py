@@ -245,22 +245,26 @@ class TarReader(Reader):
 
     def _fill(self, view: memoryview) -> None:
         """Read the next bytes of the member, with zeros for what is missing."""
-        found = self._walk.ends_within(len(view), self._member) if self._member else None
-        if found is None:
-            done = self._read_member(view)
-        else:
-            done = self._read_member(view[: found.offset - self._volumes.members.offset])
-            self._goes_on_at = found
-            if not self._has_ended:
-                self._volumes.members.skip_to(found.offset, found.header)
+        done = self._read_up_to_header(view)
         missing = len(view) - done
         if missing:
             view[done:] = bytes(missing)
             self._note_missing(self._position + done, missing)
 
+    def _read_up_to_header(self, view: memoryview) -> int:
+        """Read the next bytes of the member, which may end early; return how many there were."""
+        found = self._walk.ends_within(len(view), self._member) if self._member else None
+        if found is None:
+            return self._read_member(view)
+        done = self._read_member(view[: found.offset - self._volumes.members.offset])
+        self._goes_on_at = found
+        if not self._has_ended:
+            self._volumes.members.skip_to(found.offset, found.header)
+        return done
+
     def _read_member(self, view: memoryview) -> int:
         """Read the next bytes, on the volume that has them; return how many there were."""
-        while view and not self._has_ended:
+        if view and not self._has_ended:
             members, zeros = self._volumes.members, self._volumes.zeros
             before, begin = members.offset, zeros.offset - members.ahead if zeros else 0
             try:
@@ -269,8 +273,8 @@ class TarReader(Reader):
             except IncompleteStreamError as e:
                 done = members.offset - before
                 self._next_volume(e)
-                if not self._has_ended:
-                    continue
+                if not self._has_ended and self._goes_on_at is None:
+                    return self._read_up_to_header(view)
             except LocalIOError as e:
                 done = members.offset - before
                 self._end(e)
@@ -328,14 +332,30 @@ class TarReader(Reader):
                 f"volume {self._volumes.preamble.volume} goes on at disk offset {start}, "
                 f"but the one before ends at {resume_at}"
             )
-        for member in fmt.data_members(self._extents, self._part_size, start):
-            if member.start >= resume_at:
-                break
-            self._enter(member)
-            self._volumes.members.skip(member.length)
+        found = self._leave_out_members(start, resume_at)
         if self._member is not None:
-            self._enter(self._member)
-            self._volumes.members.skip(self._position - self._member.start)
+            length = self._position - self._member.start
+            if found is None or found.member == self._member:
+                found = self._walk.pass_over(self._member, length)
+            if found is not None and found.member is None and self._volumes.may_go_on:
+                found = found._replace(member=self._next)  # the next volume may have that one
+            self._goes_on_at = found
+
+    def _leave_out_members(self, start: int, end: int) -> Found | None:
+        """Skip the members between two disk offsets, which were read from the volume before.
+
+        Returns:
+            The header at which the volume then stands, if some of them are not there.
+        """
+        # They may be damaged here: that makes nothing suspect of what was read.
+        walk = VolumeWalk(self._volumes, Suspects())
+        found: Found | None = None
+        for member in fmt.data_members(self._extents, self._part_size, start):
+            if member.start >= end:
+                break
+            if found is None or found.member == member:
+                found = walk.pass_over(member, member.length)
+        return found
 
     def _check_volume(self, *, continues: bool) -> None:
         """Read from the manifest to the end of the volume."""

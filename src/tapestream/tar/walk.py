@@ -70,6 +70,24 @@ class VolumeWalk:
         self._last = member
         return None
 
+    def pass_over(self, member: fmt.Member, length: int) -> Found | None:
+        """Enter a data member, and skip its beginning, which was read from the volume before.
+
+        Returns:
+            None if the rest of the member comes next. If it is not there: the next good header, at
+            which the volume then stands.
+        """
+        found = self.enter(member)
+        while found is not None and found.member == member:
+            found = self.enter(member)
+        if found is None:
+            found = self.ends_within(length, member)
+            if found is None:
+                self._members.skip(length)
+            else:
+                self._members.skip_to(found.offset, found.header)
+        return found
+
     def ends_within(self, length: int, member: fmt.Member) -> Found | None:
         """A header within the next bytes of the entered member, which may end early."""
         if not self._data_end:
