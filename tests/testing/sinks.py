@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from tapestream import BackupInfo, Extents
 from tapestream.errors import LocalIOError, TapestreamError
@@ -134,6 +134,19 @@ def short_write(self: GoodWriter, start: int, buffer: memoryview) -> None:
 def skip_small(self: GoodWriter, start: int, length: int) -> None:
     if length > 4096:
         GoodWriter.zero(self, start, length)
+
+
+def whole_sectors(self: GoodWriter, start: int, length: int) -> None:
+    first, end = -(-start // 512) * 512, (start + length) // 512 * 512
+    GoodWriter.zero(self, first, max(end - first, 0))
+
+
+def whole_sectors_again(self: GoodWriter, start: int, buffer: memoryview) -> None:
+    """Read the sectors, change a part of them, and write them: not safe beside others."""
+    first, end = start // 512 * 512, -(-(start + len(buffer)) // 512) * 512
+    sectors = self.sink.disk[first:end]
+    sectors[start - first : start - first + len(buffer)] = buffer
+    self.sink.disk[first:end] = sectors
 
 
 def first_half(self: GoodWriter, start: int, length: int) -> None:
@@ -396,6 +409,14 @@ class CommitsLater(GoodSink):
             self.thread.join()
 
 
+class CommitsInAThread(CommitsLater):
+    """The same, but the thread is nearly always fast enough."""
+
+    def commit(self) -> None:
+        self.thread = threading.Thread(target=super(CommitsLater, self).commit)
+        self.thread.start()
+
+
 class NamesItAtTheEnd(GoodSink):
     """The disk is complete when its last byte is written; an abort takes that back."""
 
@@ -469,6 +490,56 @@ class AbortDeletesTheOld(GoodSink):
 
     def close(self) -> None:
         pass
+
+
+class MovesTheOld(GoodSink):
+    """The old disk is moved out of the way, and comes back in the abort."""
+
+    old: bytes | None = None
+
+    def begin(self, info: BackupInfo, extents: Extents) -> None:
+        super().begin(info, extents)
+        self.old = self.shelf.pop(self.path, None)
+
+    def commit(self) -> None:
+        super().commit()
+        self.old = None
+
+    def abort(self) -> None:
+        if self.old is not None:
+            self.shelf[self.path] = self.old
+
+
+class GoesOnAfterAnAbort(GoodSink):
+    """What an aborted copy wrote is used again, and not zeroed."""
+
+    partial: ClassVar[dict[Path, bytearray]] = {}
+
+    def begin(self, info: BackupInfo, extents: Extents) -> None:
+        found = self.partial.pop(self.path, bytearray())
+        self.disk = found[: info.size].ljust(info.size, b"\0")
+
+    def open_writer(self) -> Any:
+        class Writer(GoodWriter):
+            def zero(self, start: int, length: int) -> None:
+                pass
+
+        return Writer(self)
+
+    def commit(self) -> None:
+        super().commit()
+        self.disk = bytearray()
+
+    def abort(self) -> None:
+        if self.disk:
+            self.partial[self.path] = self.disk
+
+
+class KeepsTheTail(GoodSink):
+    """What follows the end of a smaller disk stays."""
+
+    def begin(self, info: BackupInfo, extents: Extents) -> None:
+        self.disk = bytearray(self.shelf.get(self.path, b"").ljust(info.size, b"\0"))
 
 
 class AbortDeletesTheNew(GoodSink):

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from tapestream import RawImageSink
 from tapestream.errors import UsageError
 from tapestream.testing import check_sink, sink_checks
 from tapestream.testing.kit_sink import SINK_CLAUSES
@@ -62,13 +63,21 @@ BROKEN = {
         "sink-incremental", sinks.ForgetsTheRest, options={"existing": "overwritten"}
     ),
     "a half write": Broken("sink-long-write", with_writer(write=sinks.short_write)),
-    "small zeros are skipped": Broken("sink-zero", with_writer(zero=sinks.skip_small)),
+    "small zeros are skipped": Broken(
+        "sink-zero", with_writer(zero=sinks.skip_small), also("resize")
+    ),
     "a part of a long zero": Broken("sink-long-write", with_writer(zero=sinks.first_half)),
-    "whole blocks only": Broken("sink-odd", with_writer(write=sinks.whole_blocks)),
+    "whole blocks only": Broken(
+        "sink-odd", with_writer(write=sinks.whole_blocks), also("zero", "writers")
+    ),
+    "zeros of whole sectors": Broken("sink-zero", with_writer(zero=sinks.whole_sectors)),
+    "a longer tail": Broken("sink-resize", sinks.KeepsTheTail, also("zero")),
     "zeros at the commit": Broken("sink-zero-then-data", sinks.ZeroAllAtCommit),
     "nothing is no disk": Broken("sink-empty", sinks.NeedsSomeData),
     "names in ASCII": Broken("sink-info", sinks.AsciiNames),
-    "zero ignored": Broken("sink-zero", with_writer(zero=lambda *_: None), also("long-write")),
+    "zero ignored": Broken(
+        "sink-zero", with_writer(zero=lambda *_: None), also("long-write", "resize")
+    ),
     "kept buffers": Broken("sink-buffers", sinks.KeepsBuffers, ALL),
     "buffer changed": Broken("sink-buffer-unchanged", with_writer(write=sinks.encrypts_in_place)),
     "a count": Broken("sink-returns", with_writer(write=sinks.counts)),
@@ -77,15 +86,21 @@ BROKEN = {
     "fewer writers": Broken("sink-max-writers", sinks.OnlyOneWriter, ALL),
     "a shared file": Broken("sink-writers", sinks.SharedFile),
     "a shared place": Broken("sink-writers", sinks.SharedPlace),
+    "shared sectors": Broken(
+        "sink-writers", with_writer(write=sinks.whole_sectors_again), also("odd", "zero")
+    ),
     "one thread": Broken("sink-threads", sinks.OneThread),
     "a shared list": Broken("sink-independent", sinks.SharedList),
-    "opens early": Broken("sink-untouched", sinks.OpensEarly, also("abort-keeps")),
+    "opens early": Broken("sink-untouched", sinks.OpensEarly, also("abort-keeps", "commit-last")),
     "refuses late": Broken("sink-refuses", sinks.RefusesLate),
     "commits later": Broken("sink-commit", sinks.CommitsLater),
+    "commits in a thread": Broken("sink-commit", sinks.CommitsInAThread, ALL),
     "complete before commit": Broken("sink-commit-last", sinks.NamesItAtTheEnd),
     "commits in close": Broken("sink-close", sinks.CommitsInClose),
     "abort leaves it": Broken("sink-abort", sinks.AbortLeavesIt, also("cancel-idle")),
     "abort deletes the old": Broken("sink-abort-keeps", sinks.AbortDeletesTheOld),
+    "the old is moved": Broken("sink-commit-last", sinks.MovesTheOld),
+    "goes on after an abort": Broken("sink-after-abort", sinks.GoesOnAfterAnAbort),
     "abort deletes the new": Broken(
         "sink-abort-after-commit", sinks.AbortDeletesTheNew, also("again")
     ),
@@ -164,6 +179,20 @@ def test_a_sink_that_hangs_is_found() -> None:
     with pytest.raises(AssertionError, match=r"it hangs: not done after 0.2 seconds; .*<lambda>"):
         check(make, read_back, size=SIZE, limit=0.2)
     over.set()
+
+
+def test_no_file_is_nothing_complete() -> None:
+    check = dict(sink_checks())["sink-abort"]
+    check(lambda path: RawImageSink(path / "disk"), lambda path: (path / "disk").read_bytes())
+
+
+def test_what_reading_back_raises_is_in_the_report() -> None:
+    make, _ = made_by(GoodSink)
+    check = dict(sink_checks())["sink-data"]
+    with pytest.raises(
+        AssertionError, match=r"^the target holds nothing complete: read_back\(\) raised .*no"
+    ):
+        check(make, lambda path: (path / "no").read_bytes(), size=SIZE)
 
 
 @pytest.mark.parametrize(

@@ -116,6 +116,21 @@ def test_a_check_that_hangs_is_a_failure_that_says_where() -> None:
     )
 
 
+def test_a_backend_that_hangs_again_and_again_is_asked_for_nothing_more() -> None:
+    over = threading.Event()
+
+    def never_returns(case: Case) -> None:
+        over.wait()
+
+    hangs = [Clause(f"hangs-{i}", "It ends.", never_returns) for i in range(2)]
+    report = examine([*hangs, *CLAUSES], Case(limit=0.05), {"hangs-1": "it is slow"})
+    over.set()
+    assert report.failed.keys() == {"hangs-0"}
+    assert report.expected.keys() == {"hangs-1"}
+    assert report.skipped.keys() == {clause.id for clause in CLAUSES}
+    assert report.skipped["says-why"].startswith("it hangs in hangs-0 and hangs-1; nothing more")
+
+
 def test_a_check_leaves_no_thread_behind() -> None:
     before = set(threading.enumerate())
     examine(CLAUSES, Case(), None)

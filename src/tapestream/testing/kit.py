@@ -24,6 +24,8 @@ from ..errors import UsageError
 # Seconds. A check takes milliseconds if the backend is in memory or in files, and a second or two
 # with a server. One that takes longer than this hangs.
 LIMIT = 30.0
+# A backend that hangs in this many clauses is asked for nothing more: it would take too long.
+MOST_HANGS = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +46,10 @@ class Case:
             )
         if not self.limit > 0:
             raise UsageError(f"limit must be more than 0 seconds, not {self.limit!r}")
+
+
+class HangsError(AssertionError):
+    """A check was not done within its limit."""
 
 
 C = TypeVar("C", bound=Case)
@@ -91,12 +97,14 @@ class Outcome:
         state: "passed", "failed", "skipped" (it cannot be checked), or "expected" (it failed, as
             the caller expected).
         why: What is wrong, or the reason. Empty if it passed.
+        hangs: True if the check was not done within its limit.
     """
 
     clause: str
     says: str
     state: Literal["passed", "failed", "skipped", "expected"]
     why: str = ""
+    hangs: bool = False
 
 
 @dataclass(frozen=True)
@@ -173,7 +181,15 @@ def examine(
         UsageError: A clause that is expected to fail does not exist.
     """
     expected = _known(expected_failures, clauses)
-    return ContractReport(tuple(_outcome(each, case, expected.get(each.id)) for each in clauses))
+    outcomes: list[Outcome] = []
+    for each in clauses:
+        hung = [outcome.clause for outcome in outcomes if outcome.hangs]
+        if len(hung) < MOST_HANGS:
+            outcomes.append(_outcome(each, case, expected.get(each.id)))
+        else:
+            reason = f"it hangs in {' and '.join(hung)}; nothing more is asked until that is mended"
+            outcomes.append(Outcome(each.id, each.says, "skipped", reason))
+    return ContractReport(tuple(outcomes))
 
 
 def checks(
@@ -220,7 +236,10 @@ def _outcome(clause: Clause[C], case: C, reason: str | None) -> Outcome:
     except SkipTest as e:
         return outcome("skipped", str(e))
     except Exception as e:  # noqa: BLE001 - whatever a backend raises is what the report is about
-        return outcome("failed", _explained(e)) if reason is None else outcome("expected", reason)
+        hangs = isinstance(e, HangsError)
+        if reason is None:
+            return outcome("failed", _explained(e), hangs)
+        return outcome("expected", reason, hangs)
     if reason is None:
         return outcome("passed")
     return outcome("failed", f"the backend keeps it: remove it from expected_failures ({reason})")
@@ -243,7 +262,7 @@ def within(seconds: float, do: Callable[[], None]) -> None:
     """Do something in a separate thread, and wait for it up to this many seconds.
 
     Raises:
-        AssertionError: It hangs. The text says which thread is where.
+        HangsError: It hangs. The text says which thread is where.
         BaseException: What it raises.
     """
     error: BaseException | None = None
@@ -263,7 +282,7 @@ def within(seconds: float, do: Callable[[], None]) -> None:
     thread.join(seconds)
     if thread.is_alive():
         ours = [each for each in threading.enumerate() if each not in before]
-        raise AssertionError(f"it hangs: not done after {seconds:g} seconds; {_where(ours)}")
+        raise HangsError(f"it hangs: not done after {seconds:g} seconds; {_where(ours)}")
     if error is not None:
         try:
             raise error
@@ -285,7 +304,7 @@ def _where(threads: Sequence[threading.Thread]) -> str:
 
 def _explained(error: Exception) -> str:
     """The text of an error; if it is an error of the backend, also where it was raised."""
-    if type(error) is AssertionError and str(error):
+    if type(error) in (AssertionError, HangsError) and str(error):
         return str(error)
     lines = traceback.extract_tb(error.__traceback__)
     return f"{type(error).__name__}: {error} (in {_line(lines[-1])})"

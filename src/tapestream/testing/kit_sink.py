@@ -43,10 +43,10 @@ def check_sink(
             directory as the name of its target. If `make` is called again with the same directory,
             the new sink has the same target, which then holds what was written before.
         read_back: Called with such a directory; returns all bytes of the disk that its target
-            holds. If there is nothing complete, it returns None or raises a `TapestreamError`. It
-            is also called while the sink is still open. If it cannot read then, it raises
-            `unittest.SkipTest`. An incremental backup leaves some ranges as they are. What this
-            returns for them matters only if the target is overwritten.
+            holds. If there is nothing complete, it returns None, or raises a `TapestreamError` or
+            a `FileNotFoundError`. It is also called while the sink is still open. If it cannot read
+            then, it raises `unittest.SkipTest`. An incremental backup leaves some ranges as they
+            are. What this returns for them matters only if the target is overwritten.
         existing: What happens to the old contents of a target when a new sink writes to it.
             "kept": they stay complete until the commit, such as an older file of the same name.
             "overwritten": they are changed in place, and nothing is complete until the commit.

@@ -190,15 +190,16 @@ def sink_cancel_idle(case: SinkCase) -> None:
         with target.sink() as sink:
             disk = mixed(case.size)
             hand = Hand(sink, disk).begin()
-            writer = hand.open()
-            cancels = [each for each in (ability(sink, Cancels), ability(writer, Cancels)) if each]
-            if not cancels:
-                raise SkipTest("neither it nor its writers have cancel()")
-            do(writer, hand.steps()[0])
-            for each in (*cancels, *cancels):
-                within(case.limit, each.cancel)
-            hand.close_writers()
-            sink.abort()
+            try:
+                cancels = [each for each in (sink, hand.open()) if ability(each, Cancels)]
+                if not cancels:
+                    raise SkipTest("neither it nor its writers have cancel()")
+                do(hand.writers[0], hand.steps()[0])
+                for each in (*cancels, *cancels):
+                    within(case.limit, of(each, Cancels).cancel)
+            finally:
+                hand.close_writers()
+                sink.abort()
         if case.is_marked:
             target.expect_no(disk, "after a cancel and an abort")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 from typing import Any, cast
 from unittest import SkipTest
@@ -12,6 +12,7 @@ from ..backend.protocols import SinkLike, Writer
 from .kit import within
 from .kit_disks import (
     BLOCK,
+    Disk,
     almost_blank,
     blank,
     empty,
@@ -27,6 +28,8 @@ from .kit_turns import beside_each_other
 
 # More writers at the same time do not find more.
 WRITERS = 8
+# Bytes. Two writers then write parts of the same block, whatever its size.
+ODD_PIECE = 2 * BLOCK + 1
 # The methods of a sink that do not return None.
 RETURN_SOMETHING = {"open_writer", "commit", "lost", "new_hash"}
 
@@ -62,8 +65,8 @@ def sink_fragments(case: SinkCase) -> None:
 
 def sink_odd(case: SinkCase) -> None:
     """Extents may begin and end at any byte, and a disk may have any size."""
+    case.takes(disk := odd(case.size), "a disk with an odd size")
     with case.target() as target:
-        target.takes(disk := odd(case.size), "a disk with an odd size")
         target.copy(disk)
         target.expect(disk)
 
@@ -73,8 +76,8 @@ def sink_empty(case: SinkCase) -> None:
     with case.target() as target:
         target.copy(disk := blank(case.size))
         target.expect(disk)
+    case.takes(disk := empty(), "a disk of no bytes")
     with case.target() as target:
-        target.takes(disk := empty(), "a disk of no bytes")
         target.copy(disk)
         target.expect(disk)
 
@@ -91,12 +94,9 @@ def sink_incremental(case: SinkCase) -> None:
 
     A target that is overwritten keeps the rest.
     """
+    before = full(case.size) if case.existing in ("overwritten", "unmarked") else None
+    case.takes(disk := incremental(case.size), "an incremental backup", before)
     with case.target() as target:
-        before = None
-        if case.existing in ("overwritten", "unmarked"):
-            target.hold(before := full(case.size))
-        target.takes(disk := incremental(case.size), "an incremental backup")
-    with case.target() as target:  # `takes` may have used up the other one
         if before is not None:
             target.hold(before)
         target.copy(disk)
@@ -109,6 +109,25 @@ def sink_zero(case: SinkCase) -> None:
         target.hold(full(case.size))
         target.copy(disk := mixed(case.size))
         target.expect(disk)
+    with suppress(SkipTest):
+        case.takes(disk := odd(case.size), "a disk with an odd size")
+        with case.target() as target:
+            target.hold(full(case.size))
+            target.copy(disk)
+            target.expect(disk)
+
+
+def sink_resize(case: SinkCase) -> None:
+    """A target may hold a larger disk, or a smaller one: of that, nothing is left."""
+    if not case.is_marked:
+        raise SkipTest("a disk has the size that it has: existing is 'unmarked'")
+    small, large = mixed(case.size), full(2 * case.size)
+    case.takes(large, "a disk of twice the size")
+    for old, new in (large, small), (small, large):
+        with case.target() as target:
+            target.hold(old)
+            target.copy(new)
+            target.expect(new)
 
 
 def sink_zero_then_data(case: SinkCase) -> None:
@@ -215,7 +234,14 @@ def sink_max_writers(case: SinkCase) -> None:
 
 def sink_writers(case: SinkCase) -> None:
     """Several writers may write at the same time, each in its own thread."""
-    with case.by_hand(mixed(case.size), piece=BLOCK) as hand:
+    _write_beside_each_other(case, mixed(case.size), BLOCK)
+    with suppress(SkipTest):
+        case.takes(disk := odd(case.size), "a disk with an odd size")
+        _write_beside_each_other(case, disk, ODD_PIECE)
+
+
+def _write_beside_each_other(case: SinkCase, disk: Disk, piece: int) -> None:
+    with case.by_hand(disk, piece) as hand:
         sink = hand.sink
         count = 1 if sink.sequential else min(sink.max_writers, WRITERS)
         if count < 2:
@@ -265,6 +291,7 @@ DATA = (
     sink_info,
     sink_incremental,
     sink_zero,
+    sink_resize,
     sink_zero_then_data,
     sink_order,
     sink_long_write,

@@ -11,6 +11,7 @@ from unittest import SkipTest
 from ..errors import TapestreamError
 from .kit_disks import Disk, empty, full, incremental, mixed, odd
 from .kit_target import Hand, SinkCase, Target, copied, do
+from .kit_turns import slow_threads
 
 # How often something is repeated to see whether it leaks each time.
 ROUNDS = 3
@@ -66,12 +67,20 @@ def sink_commit(case: SinkCase) -> None:
         with disk.source() as source:
             copied(source, sink)
         target.expect(disk)
+    with case.target() as target, slow_threads() as slow, target.sink() as sink:
+        hand = Hand(sink, disk).begin()
+        writer = hand.open()
+        for step in hand.steps():
+            do(writer, step)
+        slow.set()
+        hand.finish_writers().commit()
+        target.expect(disk, when="after a commit, with the threads of the sink slowed down")
 
 
 def sink_commit_last(case: SinkCase) -> None:
     """Before `commit`, nothing looks complete, even after every writer was closed.
 
-    After a power failure there is then no backup, and the user can see that.
+    An old backup that `commit` would replace is still there: a power failure does not lose it.
     """
     needs_marks(case)
     with case.target() as target, target.sink() as sink:
@@ -79,6 +88,16 @@ def sink_commit_last(case: SinkCase) -> None:
         hand = Hand(sink, disk).begin().write_all()
         target.expect_no(disk, "before the commit")
         hand.commit()
+    if case.existing == "none":
+        return
+    old = full(case.size)
+    for name, disk, stopped in stops(case):
+        with case.target() as target:
+            target.hold(old)
+            with target.sink() as sink:
+                stopped(Hand(sink, disk))
+                target.expect_no(disk, f"{name}, without an abort", before=old)
+                sink.abort()
 
 
 def sink_close(case: SinkCase) -> None:
@@ -123,6 +142,22 @@ def sink_abort_keeps(case: SinkCase) -> None:
                 stopped(Hand(sink, disk))
                 sink.abort()
             target.expect_no(disk, f"after an abort {name}", before=old)
+
+
+def sink_after_abort(case: SinkCase) -> None:
+    """After an abort, a new sink can write to the same target.
+
+    Nothing shows of what was written before the abort.
+    """
+    if case.existing == "none":
+        raise SkipTest("no sink gets the target of another: existing is 'none'")
+    for name, aborted, stopped in stops(case, full(case.size)):
+        with case.target() as target:
+            with target.sink() as sink:
+                stopped(Hand(sink, aborted))
+                sink.abort()
+            target.copy(disk := mixed(case.size))
+            target.expect(disk, when=f"after another copy was aborted {name}")
 
 
 def sink_abort_after_commit(case: SinkCase) -> None:
@@ -200,9 +235,11 @@ def needs_marks(case: SinkCase) -> None:
         raise SkipTest("existing is 'unmarked': the target does not show whether it is complete")
 
 
-def stops(case: SinkCase) -> Iterator[tuple[str, Disk, Callable[[Hand], object]]]:
+def stops(
+    case: SinkCase, disk: Disk | None = None
+) -> Iterator[tuple[str, Disk, Callable[[Hand], object]]]:
     """The places at which a copy can end: what they are called, the disk, and the calls so far."""
-    disk = mixed(case.size)
+    disk = disk or mixed(case.size)
 
     def half(hand: Hand) -> None:
         writer = hand.begin().open()
@@ -254,7 +291,11 @@ def _left_by(case: SinkCase, *, committed: bool) -> tuple[int, int]:
     with case.target() as target:
         before = _open_now()
         with target.sink() as sink:
-            hand = Hand(sink, mixed(case.size)).begin().write_all()
+            hand = Hand(sink, mixed(case.size)).begin()
+            writer = hand.open()  # kept: Python would release what the writer does not
+            for step in hand.steps():
+                do(writer, step)
+            hand.finish_writers()
             if committed:
                 hand.commit()
         after = _open_now()
@@ -273,6 +314,7 @@ END = (
     sink_close,
     sink_abort,
     sink_abort_keeps,
+    sink_after_abort,
     sink_abort_after_commit,
     sink_again,
     sink_releases,

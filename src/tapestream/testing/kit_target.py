@@ -32,6 +32,8 @@ Existing = Literal["kept", "overwritten", "unmarked", "none"]
 UNIT = 16 * BLOCK
 # Bytes that the kit writes in one call, unless a check is about large or small ones.
 PIECE = 16 * 1024
+# What `read_back` raises if there is nothing complete.
+NOTHING_THERE = (TapestreamError, FileNotFoundError)
 
 
 class Step(NamedTuple):
@@ -92,6 +94,28 @@ class SinkCase(Case):
                 hand.commit()
             target.expect(disk)
 
+    def takes(self, disk: Disk, what: str, before: Disk | None = None) -> None:
+        """Make sure that a new sink does not refuse a disk.
+
+        Args:
+            disk: The disk.
+            what: What the disk is, for the reason to skip.
+            before: What the target holds; None if that is a new one.
+
+        Raises:
+            SkipTest: It does.
+        """
+        with self.target() as target:
+            if before is not None:
+                target.hold(before)
+            with target.sink() as sink:
+                try:
+                    Hand(sink, disk).begin()
+                except TapestreamError as e:
+                    raise SkipTest(f"it refuses {what}: {e}") from e
+                finally:
+                    sink.abort()
+
     @property
     def is_marked(self) -> bool:
         """True if the target shows whether it is complete."""
@@ -125,20 +149,29 @@ class Target:
     def content(self) -> bytes | None:
         """What the target holds; None if that is nothing complete."""
         try:
-            found = self.case.read_back(self.path)
-        except TapestreamError:
+            return self._read()
+        except NOTHING_THERE:
             return None
+
+    def _read(self) -> bytes | None:
+        found = self.case.read_back(self.path)
         return None if found is None else bytes(memoryview(found))
 
-    def expect(self, disk: Disk, before: bytes | None = None) -> None:
+    def expect(self, disk: Disk, before: bytes | None = None, when: str = "") -> None:
         """Make sure that the target holds a disk; see `Disk.difference`."""
-        read = self.case.read_back(self.path)
-        assert read is not None, "the target holds nothing complete"
-        found, size = bytes(memoryview(read)), len(disk.content)
+        said = f"{when}, " if when else ""
+        try:
+            found, why = self._read(), ""
+        except NOTHING_THERE as e:
+            found, why = None, f": read_back() raised {type(e).__name__}: {e}"
+        assert found is not None, f"the target holds nothing complete{why}"
+        size = len(disk.content)
         if self.case.is_marked:  # a disk may be larger than its backup
-            assert len(found) <= size, f"the target holds {len(found)} bytes of a disk of {size}"
+            assert len(found) <= size, (
+                f"{said}the target holds {len(found)} bytes of a disk of {size}"
+            )
         wrong = disk.difference(found, before)
-        assert wrong is None, wrong
+        assert wrong is None, f"{said}{wrong}"
 
     def expect_no(self, disk: Disk, when: str, before: Disk | None = None) -> None:
         """Make sure that nothing complete is in the target, except what it held before.
@@ -156,20 +189,6 @@ class Target:
         is_old = before is not None and before.difference(found) is None
         same = "the whole disk" if disk.difference(found) is None else "another disk"
         assert is_old, f"{when}, {len(found)} bytes look like a complete backup: {same}"
-
-    def takes(self, disk: Disk, what: str) -> None:
-        """Make sure that a sink for this target does not refuse a disk.
-
-        Raises:
-            SkipTest: It does.
-        """
-        with self.sink() as sink:
-            try:
-                Hand(sink, disk).begin()
-            except TapestreamError as e:
-                raise SkipTest(f"it refuses {what}: {e}") from e
-            finally:
-                sink.abort()
 
 
 def copied(source: SourceLike, sink: SinkLike) -> CopyResult:

@@ -6,7 +6,8 @@ import random
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -18,6 +19,8 @@ CHANCE = 0.25
 PAUSE = 1e-6
 # The most pauses of one thread: a client of a server has thousands of steps in each call.
 PAUSES = 2000
+# Seconds. A commit that does not wait for a thread is over by then, and so is the look at the disk.
+LATE = 0.3
 
 
 def beside_each_other(work: Sequence[Sequence[Callable[[], object]]]) -> None:
@@ -46,6 +49,35 @@ def beside_each_other(work: Sequence[Sequence[Callable[[], object]]]) -> None:
         thread.join()
     if errors:
         raise errors[0]
+
+
+@contextmanager
+def slow_threads() -> Iterator[threading.Event]:
+    """Let threads that start in this block pause once, as soon as the event is set.
+
+    So whatever should wait for a thread, but does not, comes too early.
+    """
+    event = threading.Event()
+    before = threading.gettrace()
+    threading.settrace(_Late(event))
+    try:
+        yield event
+    finally:
+        threading.settrace(before)
+
+
+class _Late:
+    """A trace function that ends with a pause."""
+
+    def __init__(self, event: threading.Event) -> None:
+        self._event = event
+
+    def __call__(self, _frame: FrameType, _event: str, _arg: object) -> _Late | None:
+        if not self._event.is_set():
+            return self
+        sys.settrace(None)
+        time.sleep(LATE)
+        return None
 
 
 class _Turns:
