@@ -478,3 +478,18 @@ def test_without_it_there_is_no_thread_more() -> None:
     assert "tapestream-cancel" not in seen
     copy(Looking(DISK), MemorySink(), cancel=Cancel())
     assert "tapestream-cancel" in seen
+
+
+def test_the_thread_that_stops_a_copy_cannot_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name == "tapestream-cancel":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    sink = MemorySink()
+    with pytest.raises(LocalIOError, match="cannot start the thread tapestream-cancel"):
+        copy(MemorySource(DISK), sink, cancel=Cancel())
+    assert sink.state == "aborted"

@@ -233,7 +233,7 @@ def running(*backends: object, cancel: Cancel | None = None) -> Iterator[Running
 
     Args:
         backends: The sources and sinks.
-        cancel: What ends the copy, for its `check`; see `engine.ending.operation`.
+        cancel: What ends the copy, for its `check`; see `engine.ending.stopping`.
 
     Raises:
         UsageError: Another copy uses one of them.

@@ -23,12 +23,12 @@ from ..backend.checks import (
     source_of,
 )
 from ..backend.protocols import SinkLike, SourceLike
-from ..backend.running import Running
-from ..cancel import Cancel
+from ..backend.running import Running, running
+from ..cancel import Cancel, check_cancel
 from ..errors import UsageError
 from ..model.blockhash import BlockHash
 from ..model.extents import Kind
-from .ending import cancel_wins, operation
+from .ending import cancel_wins, stopping
 from .hashing import HashingSource
 from .keepalive import INTERVAL, PATIENCE, keep_alive_during
 from .missing import MissingAsZeros
@@ -190,10 +190,15 @@ def copying(
         UsageError: These are not a source and a sink, or another copy uses one of them.
         OperationCancelledError: It was cancelled.
     """
-    with operation(sink_of(dst), cancel=cancel) as run, aborted_on_error(dst, run):
+    check_cancel(cancel)
+    with running(sink_of(dst), cancel=cancel) as run, aborted_on_error(dst, run):
         run.check()
         run.use(source_of(src))
-        with keep_alive_during(src, dst, run=run, interval=interval, patience=patience):
+        # These end before the sink is aborted: nothing uses or cancels it then.
+        with (
+            stopping(run, cancel),
+            keep_alive_during(src, dst, run=run, interval=interval, patience=patience),
+        ):
             yield run
 
 

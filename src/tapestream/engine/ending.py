@@ -8,30 +8,10 @@ from contextlib import contextmanager
 from functools import partial
 from queue import Empty, SimpleQueue
 
-from ..backend.running import CANCEL_AGAIN, Running, running
-from ..cancel import Cancel, check_cancel
+from ..backend.running import CANCEL_AGAIN, Running
+from ..cancel import Cancel
 from ..errors import NotDurableError, OperationCancelledError
 from .threads import start
-
-
-@contextmanager
-def operation(*backends: object, cancel: Cancel | None) -> Iterator[Running]:
-    """Make this block, in this thread, an operation that `cancel` ends.
-
-    Args:
-        backends: The sources and sinks that it uses.
-        cancel: Ends the operation; None if nothing does.
-
-    Raises:
-        UsageError: `cancel` is not a `Cancel`, or another copy uses one of these backends.
-    """
-    check_cancel(cancel)
-    with running(*backends, cancel=cancel) as run:
-        if cancel is None or cancel.cancelled:  # then `run.check` raises before anything is done
-            yield run
-            return
-        with _stopping(run, cancel):
-            yield run
 
 
 @contextmanager
@@ -52,12 +32,22 @@ def cancel_wins(run: Running) -> Iterator[None]:
 
 
 @contextmanager
-def _stopping(run: Running, cancel: Cancel) -> Iterator[None]:
-    """Stop a running operation from a separate thread if it is cancelled during this block.
+def stopping(run: Running, cancel: Cancel | None) -> Iterator[None]:
+    """Stop a running operation from a separate thread if it is cancelled before this block ends.
 
     The thread that cancels cannot do it: it may be in a signal handler that has interrupted that
     thread while it holds a lock of a source or a sink.
+
+    Args:
+        run: The operation.
+        cancel: Ends it; None if nothing does.
+
+    Raises:
+        LocalIOError: The system allows no further thread.
     """
+    if cancel is None:
+        yield
+        return
     asked: SimpleQueue[bool] = SimpleQueue()
     thread = threading.Thread(
         target=_stop_if_asked, args=(asked, run, cancel), name="tapestream-cancel", daemon=True

@@ -19,15 +19,15 @@ from ..backend.checks import (
     source_of,
 )
 from ..backend.protocols import Reader, SinkLike, Source, SourceLike
-from ..backend.running import Running, uses
-from ..cancel import Cancel
+from ..backend.running import Running, running, uses
+from ..cancel import Cancel, check_cancel
 from ..engine.copy import (
     CopyResult,
     aborted_on_error,
     require_disk_order,
     transfer,
 )
-from ..engine.ending import cancel_wins, operation
+from ..engine.ending import cancel_wins, stopping
 from ..engine.keepalive import keep_alive_during
 from ..engine.options import CopyKeywords, CopyOptions
 from ..engine.threads import enough_memory
@@ -77,13 +77,15 @@ def restore_chain(
             twice, which a pipe is not. Nothing was written.
         TapestreamError: A stream is damaged, or the copy failed; the message names the backup.
     """
-    sink = sink_of(sink)
+    sink, cancel = sink_of(sink), options.get("cancel")
+    check_cancel(cancel)
     with (
-        operation(sink, cancel=options.get("cancel")) as run,
+        running(sink, cancel=cancel) as run,
         aborted_on_error(sink, run),
         ExitStack() as stack,
     ):
         run.check()
+        stack.enter_context(stopping(run, cancel))
         flag("verify_first", verify_first)
         checked = CopyOptions.of(options)
         given = _given(sources)
@@ -118,7 +120,8 @@ def merge_chain(sources: Iterable[SourceLike], *, cancel: Cancel | None = None) 
         OperationCancelledError: It was cancelled.
         TapestreamError: The extents of one cannot be read, or a stream was cut.
     """
-    with operation(cancel=cancel) as run, cancel_wins(run):
+    check_cancel(cancel)
+    with running(cancel=cancel) as run, cancel_wins(run), stopping(run, cancel):
         run.check()
         given = _given(sources)
         run.use(*given)
