@@ -24,7 +24,7 @@ from ..errors import UsageError
 # Seconds. A check takes milliseconds if the backend is in memory or in files, and a second or two
 # with a server. One that takes longer than this hangs.
 LIMIT = 30.0
-# A backend that hangs in this many clauses is asked for nothing more: it would take too long.
+# If a backend hangs in this many clauses, the rest is not checked: that would take too long.
 MOST_HANGS = 2
 
 
@@ -187,7 +187,7 @@ def examine(
         if len(hung) < MOST_HANGS:
             outcomes.append(_outcome(each, case, expected.get(each.id)))
         else:
-            reason = f"it hangs in {' and '.join(hung)}; nothing more is asked until that is mended"
+            reason = f"it hangs in {' and '.join(hung)}: correct that first"
             outcomes.append(Outcome(each.id, each.says, "skipped", reason))
     return ContractReport(tuple(outcomes))
 

@@ -116,7 +116,7 @@ def fragmented(size: int, seed: int = 3) -> Disk:
 
 
 def odd(size: int, seed: int = 4) -> Disk:
-    """Extents that begin and end anywhere, some of one byte; its size is odd, and not larger."""
+    """Extents that begin and end anywhere, some of one byte. The size is odd, up to `size`."""
     lengths = [(4097, Kind.DATA), (1, Kind.ZERO), (1, Kind.DATA), (70_001, Kind.ZERO)]
     left = (size - 1) // 2 * 2 + 1 - sum(length for length, _ in lengths)
     return laid_out([*lengths, (left, Kind.DATA)], seed)

@@ -28,7 +28,7 @@ from .kit_turns import beside_each_other
 
 # More writers at the same time do not find more.
 WRITERS = 8
-# Bytes. Two writers then write parts of the same block, whatever its size.
+# Bytes. With this, two writers write parts of the same block, whatever the size of a block.
 ODD_PIECE = 2 * BLOCK + 1
 # The methods of a sink that do not return None.
 RETURN_SOMETHING = {"open_writer", "commit", "lost", "new_hash"}
@@ -118,9 +118,9 @@ def sink_zero(case: SinkCase) -> None:
 
 
 def sink_resize(case: SinkCase) -> None:
-    """A target may hold a larger disk, or a smaller one: of that, nothing is left."""
+    """A target may hold a larger or a smaller disk before. Nothing of that is left."""
     if not case.is_marked:
-        raise SkipTest("a disk has the size that it has: existing is 'unmarked'")
+        raise SkipTest("existing is 'unmarked': a disk cannot change its size")
     small, large = mixed(case.size), full(2 * case.size)
     case.takes(large, "a disk of twice the size")
     for old, new in (large, small), (small, large):

@@ -147,10 +147,10 @@ def sink_abort_keeps(case: SinkCase) -> None:
 def sink_after_abort(case: SinkCase) -> None:
     """After an abort, a new sink can write to the same target.
 
-    Nothing shows of what was written before the abort.
+    Nothing that was written before the abort is left in it.
     """
     if case.existing == "none":
-        raise SkipTest("no sink gets the target of another: existing is 'none'")
+        raise SkipTest("existing is 'none': no sink gets the target of another one")
     for name, aborted, stopped in stops(case, full(case.size)):
         with case.target() as target:
             with target.sink() as sink:
@@ -292,7 +292,7 @@ def _left_by(case: SinkCase, *, committed: bool) -> tuple[int, int]:
         before = _open_now()
         with target.sink() as sink:
             hand = Hand(sink, mixed(case.size)).begin()
-            writer = hand.open()  # kept: Python would release what the writer does not
+            writer = hand.open()  # kept, so that Python does not release what the writer should
             for step in hand.steps():
                 do(writer, step)
             hand.finish_writers()

@@ -100,7 +100,7 @@ class SinkCase(Case):
         Args:
             disk: The disk.
             what: What the disk is, for the reason to skip.
-            before: What the target holds; None if that is a new one.
+            before: What the target holds; None for a new target.
 
         Raises:
             SkipTest: It does.

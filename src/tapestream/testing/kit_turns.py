@@ -19,7 +19,7 @@ CHANCE = 0.25
 PAUSE = 1e-6
 # The most pauses of one thread: a client of a server has thousands of steps in each call.
 PAUSES = 2000
-# Seconds. A commit that does not wait for a thread is over by then, and so is the look at the disk.
+# Seconds. If a commit does not wait for a thread, the disk is checked before this time is over.
 LATE = 0.3
 
 
@@ -55,7 +55,7 @@ def beside_each_other(work: Sequence[Sequence[Callable[[], object]]]) -> None:
 def slow_threads() -> Iterator[threading.Event]:
     """Let threads that start in this block pause once, as soon as the event is set.
 
-    So whatever should wait for a thread, but does not, comes too early.
+    If something should wait for such a thread, but does not, it then comes too early.
     """
     event = threading.Event()
     before = threading.gettrace()
