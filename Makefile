@@ -129,7 +129,7 @@ test-tape: system-tape venv ## Run the tape tests against Linux's own tape drive
 	for suite in $(TAPE_SUITES); do [ -e $$logs/$$suite.passed ]; done; rm -r $$logs
 
 .PHONY: check
-check: lint test live test-tape ## All that a change has to pass: lint and all tests.
+check: lint test test-lowest live test-tape ## All that a change has to pass: lint and all tests.
 
 .PHONY: clean
 clean: ## Remove the virtual environment, caches and build products.
