@@ -69,7 +69,7 @@ from tapestream.testing import (
     MemorySource,
     Pattern,
 )
-from tapestream.testing.kit import Outcome
+from tapestream.testing.kit.frame import Outcome
 
 
 class Zeros(Reader):

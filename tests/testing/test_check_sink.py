@@ -16,7 +16,7 @@ import pytest
 from tapestream import RawImageSink
 from tapestream.errors import UsageError
 from tapestream.testing import check_sink, sink_checks
-from tapestream.testing.kit_sink import SINK_CLAUSES
+from tapestream.testing.kit.sink import SINK_CLAUSES
 
 from . import sinks
 from .sinks import GoodSink, Shelf, made_by, with_sink, with_writer

@@ -13,8 +13,8 @@ import pytest
 
 from tapestream.errors import UsageError
 from tapestream.testing import ContractReport, check_source, source_checks
-from tapestream.testing.kit import LIMIT
-from tapestream.testing.kit_source import SOURCE_CLAUSES
+from tapestream.testing.kit.frame import LIMIT
+from tapestream.testing.kit.source import SOURCE_CLAUSES
 
 from .sources import (
     ALL_BROKEN,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from tapestream.testing.kit_sink import SINK_CLAUSES
-from tapestream.testing.kit_source import SOURCE_CLAUSES
+from tapestream.testing.kit.sink import SINK_CLAUSES
+from tapestream.testing.kit.source import SOURCE_CLAUSES
 
 PAGE = Path(__file__).parents[2] / "docs" / "own-backend.md"
 ROW = re.compile(r'^\| <a id="(.+?)"></a>`\1` \| (.+) \|$', re.MULTILINE)

@@ -9,7 +9,7 @@ from unittest import SkipTest
 import pytest
 
 from tapestream.errors import UsageError
-from tapestream.testing.kit import Case, Clause, checks, examine
+from tapestream.testing.kit.frame import Case, Clause, checks, examine
 
 
 def keeps_its_word(case: Case) -> None:

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
         virtual_size,
         write_pattern,
     )
-    from .kit import ContractReport
-    from .kit_sink import check_sink, sink_checks
-    from .kit_source import check_source, source_checks
+    from .kit.frame import ContractReport
+    from .kit.sink import check_sink, sink_checks
+    from .kit.source import check_source, source_checks
     from .memory import MemorySink, MemorySource, Pattern
 else:
     # The same names once more; tests/test_names.py compares them.
@@ -35,9 +35,9 @@ else:
             ".drive": "Cartridge FakeDrive",
             ".images": "ImageServer compare_images create_image image_info serve_image "
             "virtual_size write_pattern",
-            ".kit": "ContractReport",
-            ".kit_sink": "check_sink sink_checks",
-            ".kit_source": "check_source source_checks",
+            ".kit.frame": "ContractReport",
+            ".kit.sink": "check_sink sink_checks",
+            ".kit.source": "check_source source_checks",
             ".memory": "MemorySink MemorySource Pattern",
         },
     )

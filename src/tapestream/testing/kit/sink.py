@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from .kit import LIMIT, Clause, ContractReport, checks, examine
-from .kit_disks import SIZE
-from .kit_sink_abilities import ABILITIES
-from .kit_sink_data import DATA
-from .kit_sink_end import END
-from .kit_target import Existing, MakeSink, ReadBack, SinkCase
+from .disks import SIZE
+from .frame import LIMIT, Clause, ContractReport, checks, examine
+from .sink_abilities import ABILITIES
+from .sink_data import DATA
+from .sink_end import END
+from .target import Existing, MakeSink, ReadBack, SinkCase
 
 SINK_CLAUSES = tuple(Clause.of(check) for check in (*DATA, *END, *ABILITIES))
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from .kit import LIMIT, Clause, ContractReport, checks, examine
-from .kit_reading import MakeSource, SourceCase
-from .kit_source_abilities import ABILITIES
-from .kit_source_data import DATA
-from .kit_source_end import END
-from .memory import Content
+from ..memory import Content
+from .frame import LIMIT, Clause, ContractReport, checks, examine
+from .reading import MakeSource, SourceCase
+from .source_abilities import ABILITIES
+from .source_data import DATA
+from .source_end import END
 
 SOURCE_CLAUSES = tuple(Clause.of(check) for check in (*DATA, *END, *ABILITIES))
 

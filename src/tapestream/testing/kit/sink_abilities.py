@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import TypeVar
 from unittest import SkipTest
 
-from ..backend.abilities import (
+from ...backend.abilities import (
     Cancels,
     CoalescesZeros,
     Digests,
@@ -24,13 +24,13 @@ from ..backend.abilities import (
     Wraps,
     ability,
 )
-from ..backend.checks import check_sink, lost_of, memory_of, new_hash_of
-from ..cancel import Cancel
-from ..engine.copy import copy
-from ..errors import OperationCancelledError
-from .kit import within
-from .kit_disks import fragmented, mixed
-from .kit_target import Hand, SinkCase, copied, do, flush
+from ...backend.checks import check_sink, lost_of, memory_of, new_hash_of
+from ...cancel import Cancel
+from ...engine.copy import copy
+from ...errors import OperationCancelledError
+from .disks import fragmented, mixed
+from .frame import within
+from .target import Hand, SinkCase, copied, do, flush
 
 OF_SINK = (Cancels, CoalescesZeros, Digests, KeepsAlive, LosesWrites, Streams, Wraps)
 OF_WRITER = (Cancels, Flushes, LendsMemory, TakesDigests, Wraps)

@@ -11,7 +11,7 @@ from functools import partial
 from itertools import pairwise, zip_longest
 from unittest import SkipTest
 
-from ..backend.checks import (
+from ...backend.checks import (
     check_unchanged,
     flag_of,
     info_of,
@@ -19,10 +19,11 @@ from ..backend.checks import (
     read_order,
     reader_of,
 )
-from ..backend.protocols import Reader
-from ..engine.copy import copy
-from ..model.extents import Extents, Kind
-from .kit_reading import (
+from ...backend.protocols import Reader
+from ...engine.copy import copy
+from ...model.extents import Extents, Kind
+from ..memory import MemorySink
+from .reading import (
     NOISE,
     ODD,
     PLAIN,
@@ -46,8 +47,7 @@ from .kit_reading import (
     require_several,
     steps,
 )
-from .kit_turns import beside_each_other
-from .memory import MemorySink
+from .turns import beside_each_other
 
 # Readers that are opened together. The engine opens four, or as many as the caller asks for.
 MOST_READERS = 8

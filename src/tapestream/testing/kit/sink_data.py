@@ -7,10 +7,9 @@ from functools import partial
 from typing import Any, cast
 from unittest import SkipTest
 
-from ..backend.checks import check_sink, sink_of
-from ..backend.protocols import SinkLike, Writer
-from .kit import within
-from .kit_disks import (
+from ...backend.checks import check_sink, sink_of
+from ...backend.protocols import SinkLike, Writer
+from .disks import (
     BLOCK,
     Disk,
     almost_blank,
@@ -23,8 +22,9 @@ from .kit_disks import (
     named,
     odd,
 )
-from .kit_target import Hand, SinkCase, calls, do, flush
-from .kit_turns import beside_each_other
+from .frame import within
+from .target import Hand, SinkCase, calls, do, flush
+from .turns import beside_each_other
 
 # More writers at the same time do not find more.
 WRITERS = 8

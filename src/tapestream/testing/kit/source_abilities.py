@@ -16,7 +16,7 @@ from threading import Thread
 from typing import TypeVar
 from unittest import SkipTest
 
-from ..backend.abilities import (
+from ...backend.abilities import (
     Cancels,
     ChecksEnd,
     ChecksItself,
@@ -30,16 +30,17 @@ from ..backend.abilities import (
     Wraps,
     ability,
 )
-from ..backend.checks import check_source as check_values
-from ..backend.checks import class_of, digest_name_of, missing_until, reader_of, source_of
-from ..backend.checks import finish as checked_finish
-from ..backend.closing import Closing
-from ..backend.protocols import Reader, SourceLike
-from ..engine.copy import copy
-from ..errors import TapestreamError, UsageError
-from ..model.damage import Findings
-from .kit import within
-from .kit_reading import (
+from ...backend.checks import check_source as check_values
+from ...backend.checks import class_of, digest_name_of, missing_until, reader_of, source_of
+from ...backend.checks import finish as checked_finish
+from ...backend.closing import Closing
+from ...backend.protocols import Reader, SourceLike
+from ...engine.copy import copy
+from ...errors import TapestreamError, UsageError
+from ...model.damage import Findings
+from ..memory import MemorySink
+from .frame import within
+from .reading import (
     SMALL,
     MakeSource,
     SourceCase,
@@ -57,8 +58,7 @@ from .kit_reading import (
     require_data,
     steps,
 )
-from .kit_turns import beside_each_other
-from .memory import MemorySink
+from .turns import beside_each_other
 
 A = TypeVar("A")
 

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from unittest import SkipTest
 
-from ..errors import TapestreamError
-from .kit_disks import Disk, empty, full, incremental, mixed, odd
-from .kit_target import Hand, SinkCase, Target, copied, do
-from .kit_turns import slow_threads
+from ...errors import TapestreamError
+from .disks import Disk, empty, full, incremental, mixed, odd
+from .target import Hand, SinkCase, Target, copied, do
+from .turns import slow_threads
 
 # How often something is repeated to see whether it leaks each time.
 ROUNDS = 3

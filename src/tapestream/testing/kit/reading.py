@@ -14,16 +14,16 @@ from itertools import chain
 from typing import NamedTuple
 from unittest import SkipTest
 
-from ..backend.abilities import ChecksItself, Prefetches, ability
-from ..backend.checks import read_order, reader_of, source_of
-from ..backend.protocols import Reader, SourceLike
-from ..engine.gap import Limits
-from ..engine.options import BUFFER_SIZE, REQUEST_SIZE
-from ..engine.plan import Request, plan_requests
-from ..errors import UsageError
-from ..model.extents import Extents, Kind, Run
-from .kit import Case
-from .memory import Content
+from ...backend.abilities import ChecksItself, Prefetches, ability
+from ...backend.checks import read_order, reader_of, source_of
+from ...backend.protocols import Reader, SourceLike
+from ...engine.gap import Limits
+from ...engine.options import BUFFER_SIZE, REQUEST_SIZE
+from ...engine.plan import Request, plan_requests
+from ...errors import UsageError
+from ...model.extents import Extents, Kind, Run
+from ..memory import Content
+from .frame import Case
 
 # What a buffer holds before a reader fills it.
 NOISE = 0xA5

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 
-from ..model.extents import Extent, Extents, Kind
-from ..model.info import BackupInfo
-from .memory import Hook, MemorySource, nothing
+from ...model.extents import Extent, Extents, Kind
+from ...model.info import BackupInfo
+from ..memory import Hook, MemorySource, nothing
 
 # Bytes. Most storage takes offsets and lengths that are multiples of this.
 BLOCK = 4096

@@ -13,16 +13,16 @@ from unittest import SkipTest
 
 from typing_extensions import Buffer
 
-from ..arguments import number
-from ..backend.abilities import Digests, Flushes, TakesDigests, ability
-from ..backend.checks import check_sink, done, new_hash_of, piece_size, sink_of, writer_of
-from ..backend.protocols import SinkLike, SourceLike, Writer
-from ..engine.copy import CopyResult, copy
-from ..errors import TapestreamError, UsageError
-from ..model.extents import Extent, Kind, cut
-from .kit import Case
-from .kit_disks import BLOCK, SIZE, Disk
-from .memory import Hook, nothing
+from ...arguments import number
+from ...backend.abilities import Digests, Flushes, TakesDigests, ability
+from ...backend.checks import check_sink, done, new_hash_of, piece_size, sink_of, writer_of
+from ...backend.protocols import SinkLike, SourceLike, Writer
+from ...engine.copy import CopyResult, copy
+from ...errors import TapestreamError, UsageError
+from ...model.extents import Extent, Kind, cut
+from ..memory import Hook, nothing
+from .disks import BLOCK, SIZE, Disk
+from .frame import Case
 
 MakeSink = Callable[[Path], SinkLike]
 ReadBack = Callable[[Path], Buffer | None]

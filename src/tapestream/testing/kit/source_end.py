@@ -12,13 +12,13 @@ import time
 from contextlib import suppress
 from unittest import SkipTest
 
-from ..backend.checks import (
+from ...backend.checks import (
     fill,
     reader_of,
 )
-from ..backend.protocols import Reader, SourceLike
-from ..errors import TapestreamError
-from .kit_reading import (
+from ...backend.protocols import Reader, SourceLike
+from ...errors import TapestreamError
+from .reading import (
     NOISE,
     SMALL,
     MakeSource,

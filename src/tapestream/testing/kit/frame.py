@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Generic, Literal, ParamSpec, TypeVar
 from unittest import SkipTest
 
-from ..errors import UsageError
+from ...errors import UsageError
 
 # Seconds. A check takes milliseconds if the backend is in memory or in files, and a second or two
 # with a server. One that takes longer than this hangs.

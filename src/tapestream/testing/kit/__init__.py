@@ -1,0 +1,1 @@
+"""The kit that checks a backend against the contract, clause by clause."""
