@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import gc
+import mmap
+import weakref
+from typing import cast
 
 import pytest
 
@@ -92,3 +96,34 @@ def test_large_buffers_over_several_tapes(room: int) -> None:
     assert len(station.requests) > 1
     expected = disk[: 1500 * KIB] + bytes(100 * KIB) + disk[1600 * KIB :]
     assert station.restore() == expected
+
+
+@pytest.mark.parametrize("early", [0, 3 * MIB])
+def test_the_memory_of_a_full_tape_is_freed(early: int) -> None:
+    """Immediately, and not only when Python looks for cycles."""
+    slabs: dict[int, weakref.ref[mmap.mmap]] = {}
+    alive: list[int] = []
+
+    class Watched(FakeDevice):
+        def write(self, record: memoryview) -> int:
+            slabs[id(record.obj)] = weakref.ref(cast("mmap.mmap", record.obj))
+            alive.append(sum(ref() is not None for ref in slabs.values()))
+            return super().write(record)
+
+    def open_device(path: str, *, read_only: bool) -> TapeDevice:
+        return Watched(station.double, read_only=read_only)
+
+    tapes = [Cartridge(20 * MIB, early) for _ in range(5)]
+    station = Stacker(*tapes, open_device=open_device)
+    gc.disable()
+    try:
+        station.backup(
+            noise(MIB) * 80,
+            record_size=MIB,
+            part_size=MIB,
+            on_volume_full=station.next_tape,
+        )
+    finally:
+        gc.enable()
+    assert len(station.requests) >= 4
+    assert max(alive) <= 4
