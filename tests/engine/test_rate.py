@@ -477,6 +477,14 @@ def test_a_rate_that_cannot_be(wrong: Any) -> None:
         copy(MemorySource(b""), DiscardSink(), max_rate=wrong)
 
 
+def test_a_rate_that_no_link_has() -> None:
+    with pytest.raises(UsageError, match="bytes_per_second must be at most 1000000000000000000"):
+        RateLimit(10**400)
+    with pytest.raises(UsageError, match="must be at most 1000000000000000000"):
+        copy(MemorySource(b""), DiscardSink(), max_rate=10**400)
+    assert copy(MemorySource(b"x"), DiscardSink(), max_rate=10**18).data_bytes == 1
+
+
 def test_copies_from_a_real_daemon(tmp_path: Path, daemon: ImageioDaemon) -> None:
     """`python -m tests.rates` does this for a minute, and reports how exact it was."""
     rate = 16 * MIB

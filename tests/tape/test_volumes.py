@@ -19,6 +19,7 @@ from tapestream.errors import (
     IncompleteStreamError,
     NoMediumError,
     TapeError,
+    UsageError,
     WriteProtectedError,
     WrongTapeError,
     WrongVolumeError,
@@ -287,6 +288,19 @@ def test_damage_on_a_torn_volume_is_found(given_set: TapeSet, data: st.DataObjec
     damage_data(data.draw(st.sampled_from(torn), label="torn"))
     with pytest.raises(DigestMismatchError):
         station.restore(station.shelf.index(found[0].tape))
+
+
+@pytest.mark.parametrize("returned", [True, False, "/dev/nst1", 0])
+def test_a_function_that_returns_no_drive(returned: Any) -> None:
+    station = Stacker(Cartridge(600 * KIB))
+
+    def next_tape(request: VolumeRequest) -> Any:
+        station.next_tape(request)
+        return returned
+
+    with pytest.raises(UsageError, match=f"returned a {type(returned).__name__}") as e:
+        station.backup(DISK, on_volume_full=next_tape)
+    assert "Return the TapeDrive" in e.value.hint
 
 
 def damage_data(volume: Volume) -> None:

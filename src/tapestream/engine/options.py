@@ -14,7 +14,7 @@ from ..errors import UsageError
 from .buffers import BufferPool
 from .gap import AutoGap, Limits
 from .progress import Progress, ReportsStatus, check_progress
-from .rate import PAGE, Pace, RateLimit
+from .rate import FASTEST, PAGE, Pace, RateLimit
 
 MIB = 1024**2
 
@@ -84,7 +84,7 @@ class CopyOptions:
         flag("block_hash", self.block_hash)
         check_progress(self.progress)
         if self.max_rate is not None and not isinstance(self.max_rate, RateLimit):
-            number("max_rate, unless it is a RateLimit,", self.max_rate, least=PAGE)
+            number("max_rate, unless it is a RateLimit,", self.max_rate, least=PAGE, most=FASTEST)
         check_cancel(self.cancel)
 
     def readers(self, src: SourceLike) -> int:

@@ -31,6 +31,7 @@ from .gap import MAX_GAP, PRIOR_COST
 from .queue import Cancelled
 
 PAGE = 4096
+FASTEST = 10**18
 # Seconds. A request takes at most this long at the rate. At a low rate, a whole buffer would take
 # minutes, and the first buffer would be a burst.
 LONGEST_REQUEST = 0.25
@@ -47,14 +48,14 @@ class RateLimit(OfThisProcess):
     to this rate.
 
     Args:
-        bytes_per_second: The rate, at least 4096.
+        bytes_per_second: The rate, from 4096 to 10**18.
 
     Raises:
         UsageError: It is not a whole number, or too small.
     """
 
     def __init__(self, bytes_per_second: int) -> None:
-        rate = number("bytes_per_second", bytes_per_second, least=PAGE)
+        rate = number("bytes_per_second", bytes_per_second, least=PAGE, most=FASTEST)
         self._lines = Line(rate), Line(rate)
 
     @property
@@ -64,7 +65,7 @@ class RateLimit(OfThisProcess):
 
     @bytes_per_second.setter
     def bytes_per_second(self, rate: int) -> None:
-        number("bytes_per_second", rate, least=PAGE)
+        number("bytes_per_second", rate, least=PAGE, most=FASTEST)
         for line in self._lines:
             line.rate = rate
 

@@ -15,6 +15,7 @@ from ..errors import (
     NoMediumError,
     TapeError,
     UnreadableLabelError,
+    UsageError,
     WriteProtectedError,
     WrongTapeError,
 )
@@ -96,7 +97,7 @@ def request_volume(
     request = replace(request, lease=lease)
     for _ in range(MAX_REQUESTS):
         lease.drive.release()
-        lease.move(call(partial(load, request), lease) or lease.drive)
+        lease.move(_drive(call(partial(load, request), lease)) or lease.drive)
         lease.check_cancelled()  # do not begin on a tape that came after a cancel
         try:
             _wait_for_cartridge(lease)
@@ -106,6 +107,15 @@ def request_volume(
             problem = e
             request = replace(request, drive=lease.drive, problem=e.message, lease=lease)
     raise problem
+
+
+def _drive(returned: object) -> TapeDrive | None:
+    if returned is not None and not isinstance(returned, TapeDrive):
+        raise UsageError(
+            f"the function that loads the next tape returned a {type(returned).__name__}",
+            hint="Return the TapeDrive that has the tape, or None if it is the same drive.",
+        )
+    return returned
 
 
 def _wait_for_cartridge(lease: Lease[TapeDrive]) -> None:
