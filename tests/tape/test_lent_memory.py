@@ -6,20 +6,35 @@ import ctypes
 import gc
 import mmap
 import weakref
+from dataclasses import replace
 from typing import cast
 
 import pytest
 
-from tapestream import Extent, Reader, TarStreamSink, copy
-from tapestream.backend import ForwardingReader, ForwardingSource
+from tapestream import (
+    BackupInfo,
+    Extent,
+    Extents,
+    Reader,
+    TarStreamSink,
+    TarStreamSource,
+    Writer,
+    copy,
+)
+from tapestream.backend import (
+    ForwardingReader,
+    ForwardingSink,
+    ForwardingSource,
+    ForwardingWriter,
+)
 from tapestream.drive.device import TapeDevice
 from tapestream.drive.records import SLAB
 from tapestream.tape import TapeDrive
 from tapestream.testing.drive import Cartridge, FakeDevice, FakeDrive
-from tapestream.testing.memory import MemorySource, Pattern
+from tapestream.testing.memory import MemorySink, MemorySource, Pattern
 from tests.disks import noise
 
-from .backups import Stacker
+from .backups import Stacker, quick_copy
 
 KIB, MIB = 1024, 1024**2
 
@@ -54,6 +69,51 @@ class WatchedReader(ForwardingReader):
     def readinto(self, start: int, buffer: memoryview) -> None:
         self.read.note(buffer)
         super().readinto(start, buffer)
+
+
+class Shifted(ForwardingSink):
+    """Puts a disk into a larger one, after this many bytes of data."""
+
+    def __init__(self, wrapped: TarStreamSink, before: bytes) -> None:
+        super().__init__(wrapped)
+        self.before = before
+
+    def begin(self, info: BackupInfo, extents: Extents) -> None:
+        shift = len(self.before)
+        moved = [Extent(e.start + shift, e.length, zero=e.zero) for e in extents]
+        first = Extent(0, shift)
+        super().begin(replace(info, size=info.size + shift), Extents.of([first, *moved]))
+
+    def open_writer(self) -> Writer:
+        writer = super().open_writer()
+        writer.write(0, memoryview(self.before))
+        return ShiftedWriter(writer, len(self.before))
+
+
+class ShiftedWriter(ForwardingWriter):
+    def __init__(self, wrapped: Writer, shift: int) -> None:
+        super().__init__(wrapped)
+        self.shift = shift
+
+    def write(self, start: int, buffer: memoryview) -> None:
+        super().write(start + self.shift, buffer)
+
+    def zero(self, start: int, length: int) -> None:
+        super().zero(start + self.shift, length)
+
+
+def test_a_wrapper_that_writes_elsewhere_lends_nothing() -> None:
+    """Otherwise data would be read into places where other data is still to be written from."""
+    before, disk = noise(300 * KIB), noise(3000 * KIB)
+    station = Stacker()
+    with (
+        MemorySource(disk) as source,
+        TarStreamSink(station.tape, checksum=None, record_size=64 * KIB) as sink,
+    ):
+        quick_copy(source, Shifted(sink, before))
+    with TarStreamSource(station.tape, file=0) as source, MemorySink() as restored:
+        quick_copy(source, restored)
+    assert restored.disk == before + disk
 
 
 @pytest.mark.parametrize("checksum", [None, "sha256"])

@@ -387,7 +387,10 @@ class TakesDigests(Protocol):
 
 
 class LendsMemory(Protocol):
-    """A writer of a sequential sink that would otherwise copy the data to write it."""
+    """A writer of a sequential sink that would otherwise copy the data to write it.
+
+    Only the writer that the sink opened is asked, not one that it wraps.
+    """
 
     def memory(self, start: int, length: int) -> memoryview | None:
         """Lend the memory from which this data will be written.

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import cast
 
 from ..backend.abilities import Flushes, Hash, LendsMemory, Prefetches, TakesDigests, ability
 from ..backend.checks import done, fill, memory_of, write, zero
@@ -38,6 +39,12 @@ LARGE_SEGMENT = 256 * 1024
 
 def _ignore(*_: object) -> None:
     pass
+
+
+def _lender(writer: Writer) -> LendsMemory | None:
+    """The writer if it lends memory itself: a wrapper may write to another place."""
+    lends: object = ability(writer, LendsMemory)
+    return cast("LendsMemory", lends) if lends is writer else None
 
 
 def _lend_nothing(*_: int) -> None:
@@ -95,7 +102,7 @@ class Pipeline:
             BaseException: The first error of any worker, or KeyboardInterrupt. All workers have
                 ended; readers and writers are still to be closed.
         """
-        lends = ability(writers[0], LendsMemory) if self.ordered else None
+        lends = _lender(writers[0]) if self.ordered else None
         queue = ChunkQueue(
             plan,
             pool,
