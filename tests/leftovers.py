@@ -7,6 +7,7 @@ import gc
 import os
 import threading
 import time
+from collections.abc import Collection
 
 # After so many seconds a thread that should end is taken for one that never will.
 PATIENCE = 10.0
@@ -21,13 +22,14 @@ def open_files() -> set[str]:
     return found
 
 
-def threads(begin: str = "") -> list[str]:
-    """The names of all other threads that begin so, and do not end soon."""
+def threads(begin: str = "", before: Collection[threading.Thread] = ()) -> list[str]:
+    """The names of all other threads that begin so, and do not end soon; not of those before."""
     until = time.monotonic() + PATIENCE
     while left := [
         thread.name
         for thread in threading.enumerate()
         if thread is not threading.main_thread() and thread.name.startswith(begin)
+        if thread not in before
     ]:
         if time.monotonic() > until:
             break

@@ -205,6 +205,7 @@ CALLS = [
 
 @pytest.mark.parametrize("call", CALLS)
 def test_a_call_that_blocks_is_ended(call: str) -> None:
+    before = threading.enumerate()
     cancel, gate = Cancel(), Gate(call)
     source, sink = Source(gate), Sink(gate)
     with running(lambda: copy(source, sink, cancel=cancel, **SMALL)) as future:
@@ -217,7 +218,7 @@ def test_a_call_that_blocks_is_ended(call: str) -> None:
     assert error.reason == "job 7 was deleted"
     assert sink.state == "aborted"
     assert gate.aborts == 1
-    assert threads("tapestream") == []
+    assert threads("tapestream", before) == []
     # Never by the thread that cancels: it could be a signal handler in the midst of such a call.
     assert "MainThread" not in gate.cancelled_by
 
@@ -270,9 +271,10 @@ def test_cancelled_before_it_begins(kind: Any, old: bytes | None, tmp_path: Path
 
 
 def test_cancelled_after_the_end() -> None:
+    before = threading.enumerate()
     cancel, sink = Cancel(), MemorySink()
     result = copy(MemorySource(DISK, EXTENTS), sink, cancel=cancel)
-    assert threads("tapestream") == []
+    assert threads("tapestream", before) == []
     cancel.cancel("too late")
     assert sink.state == "committed"
     assert isinstance(result, CopyResult)

@@ -374,6 +374,7 @@ def cancel(_: MemorySource, cancel: Cancel) -> None:
 def test_a_wait_for_the_rate_ends_with_the_copy(
     end: Callable[[MemorySource, Cancel], None], error: type[BaseException]
 ) -> None:
+    before = threading.enumerate()
     limit, cancels = RateLimit(8 * MIB), Cancel()
     src = MemorySource(bytes(16 * MIB), before_read=slowed(limit))
     timer = threading.Timer(0.3, end, [src, cancels])
@@ -383,11 +384,12 @@ def test_a_wait_for_the_rate_ends_with_the_copy(
         copy(src, DiscardSink(), max_rate=limit, cancel=cancels)
     timer.join()
     assert time.monotonic() - began < 20  # the next request would have to wait for minutes
-    assert threads("tapestream") == []
+    assert threads("tapestream", before) == []
 
 
 @pytest.mark.parametrize("what_waits", ["a read of the copy", "a read of the other side"])
 def test_a_comparison_that_waits_for_the_rate_is_cancelled(what_waits: str) -> None:
+    before = threading.enumerate()
     limit, cancels = RateLimit(8 * MIB), Cancel()
     zeros = [Extent(0, 16 * MIB, zero=True)] if "other" in what_waits else None
     a = MemorySource(bytes(16 * MIB), zeros, before_read=slowed(limit))
@@ -399,7 +401,7 @@ def test_a_comparison_that_waits_for_the_rate_is_cancelled(what_waits: str) -> N
         compare(a, b, max_rate=limit, cancel=cancels)
     timer.join()
     assert time.monotonic() - began < 20
-    assert threads("tapestream") == []
+    assert threads("tapestream", before) == []
 
 
 def test_a_wait_for_the_rate_ends_with_an_error() -> None:

@@ -138,6 +138,7 @@ READING = ["extents", "open_reader", "readinto", "finish"]
     ],
 )
 def test_a_source_that_hangs_is_cancelled(work: Work, at: str) -> None:
+    before = threading.enumerate()
     cancel, sink = Cancel(), MemorySink()
     sources = [Stuck(day.tar(), at if day is WEEK[1] else None) for day in WEEK]
     with ThreadPoolExecutor() as pool:
@@ -147,7 +148,7 @@ def test_a_source_that_hangs_is_cancelled(work: Work, at: str) -> None:
         with pytest.raises(OperationCancelledError, match="the disk was deleted"):
             future.result(LONG)
     assert sink.state in ("aborted", "new")
-    assert threads("tapestream") == []
+    assert threads("tapestream", before) == []
 
 
 @pytest.mark.parametrize("work", [restored, merged])
@@ -204,6 +205,7 @@ def test_cancelled_before_the_sources_are_opened() -> None:
     "work", [restored, verified_and_restored, merged, verified, compared, compared_with_it]
 )
 def test_a_cancel_that_is_not_used_changes_nothing(work: Work) -> None:
+    before = threading.enumerate()
     sources: list[Source] = [Stuck(day.tar()) for day in WEEK]
     assert work(sources, MemorySink(), Cancel())
-    assert threads("tapestream") == []
+    assert threads("tapestream", before) == []
