@@ -31,6 +31,7 @@ from .interrupts import (
     CANCEL,
     OURS,
     Job,
+    Outcome,
     Place,
     Tracer,
     all_jobs,
@@ -104,19 +105,13 @@ IN_MEMORY = Job(in_memory, judge_memory, clean=forget)
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TimedOutcome(Outcome):
     """What came of one cancel.
 
     Attributes:
-        place: Where it came.
-        hit: The line was executed.
-        wrong: What is wrong; None if nothing is.
         seconds: How long the job went on.
     """
 
-    place: Place
-    hit: bool
-    wrong: str | None
     seconds: float
 
 
@@ -138,7 +133,7 @@ def sample(job: Job, count: int, rng: random.Random) -> list[Place]:
     return lines + [Place(*key, rng.randint(1, counts[key])) for key in moments]
 
 
-def cancel(job: Job, place: Place) -> Outcome:
+def cancel(job: Job, place: Place) -> TimedOutcome:
     """Cancel a job at one moment, and judge what is left."""
     with tempfile.TemporaryDirectory() as name, warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
@@ -158,7 +153,7 @@ def cancel(job: Job, place: Place) -> Outcome:
         if wrong is None and tracer.hit:
             job.clean(directory)
             wrong = second_try(job, directory)
-    return Outcome(place, tracer.hit, wrong, seconds)
+    return TimedOutcome(place, tracer.hit, wrong, seconds)
 
 
 def _run(job: Job, directory: Path, tracer: AnyThread) -> tuple[str | None, bool]:
