@@ -69,6 +69,17 @@ def test_imports_point_downwards(folder: str) -> None:
     assert wrong == []
 
 
+def test_what_is_learnt_depends_on_nothing_else_of_the_engine() -> None:
+    """So it can be tested with simulated servers alone."""
+    wrong = [
+        f"{path.relative_to(ROOT)} imports {module}"
+        for path in sorted((ROOT / "engine/learning").rglob("*.py"))
+        for module in imports(path)
+        if module.startswith("engine.") and not module.startswith("engine.learning.")
+    ]
+    assert wrong == []
+
+
 def test_nobody_imports_the_package_itself() -> None:
     wrong = [str(path) for path in ROOT.rglob("*.py") if "" in imports(path)]
     assert wrong == []

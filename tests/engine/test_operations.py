@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tapestream.engine.gap import Limits
+from tapestream.engine.learning.gap import Limits
 from tapestream.engine.operations import Operation, coalesced, one_by_one
 from tapestream.engine.plan import Chunk, plan_requests
 from tapestream.model.extents import Extent, Extents

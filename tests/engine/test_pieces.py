@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tapestream import Extent, copy
 from tapestream.backend import ForwardingSource
-from tapestream.engine.gap import AutoGap, Limits
+from tapestream.engine.learning.gap import AutoGap, Limits
 from tapestream.engine.options import REQUEST_SIZE, CopyOptions
 from tapestream.errors import BackendError, UsageError
 from tapestream.testing import MemorySink, MemorySource

@@ -16,7 +16,7 @@ import pytest
 from typing_extensions import Buffer
 
 from tapestream.engine.buffers import BufferPool
-from tapestream.engine.gap import Limits
+from tapestream.engine.learning.gap import Limits
 from tapestream.engine.pipeline import Pipeline
 from tapestream.engine.plan import plan_requests
 from tapestream.engine.queue import Counts

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tapestream.engine.gap import Limits
+from tapestream.engine.learning.gap import Limits
 from tapestream.engine.plan import MAX_PIECES, Request, lost_parts, plan_requests
 from tapestream.model.extents import Extent, Extents, Kind
 from tests.strategies import extent_lists

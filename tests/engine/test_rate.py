@@ -33,7 +33,7 @@ from tapestream import (
     verify,
 )
 from tapestream.backend import ForwardingReader, ForwardingSource
-from tapestream.engine.gap import Limits
+from tapestream.engine.learning.gap import Limits
 from tapestream.engine.options import CopyOptions
 from tapestream.engine.rate import Flow, Turns
 from tapestream.errors import ClosedError, LocalIOError, UsageError

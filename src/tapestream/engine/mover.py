@@ -13,7 +13,7 @@ from ..backend.protocols import Reader, SinkLike, SourceLike, Writer
 from ..backend.running import Running
 from ..model.extents import Run
 from .buffers import BufferPool
-from .gap import AutoGap, Limits, Sample
+from .learning.gap import AutoGap, Limits, Sample
 from .options import REQUEST_SIZE, CopyOptions
 from .pipeline import Pipeline
 from .plan import plan_requests

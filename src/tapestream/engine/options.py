@@ -12,7 +12,7 @@ from ..backend.protocols import SinkLike, SourceLike
 from ..cancel import Cancel, check_cancel
 from ..errors import UsageError
 from .buffers import BufferPool
-from .gap import AutoGap, Limits
+from .learning.gap import AutoGap, Limits
 from .progress import Progress, ReportsStatus, check_progress
 from .rate import FASTEST, PAGE, Pace, RateLimit
 

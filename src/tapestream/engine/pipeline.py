@@ -21,7 +21,7 @@ from ..backend.checks import done, fill, memory_of, write, zero
 from ..backend.protocols import Reader, Writer
 from ..backend.running import Running
 from .buffers import BufferPool
-from .gap import Limits, Sample
+from .learning.gap import Limits, Sample
 from .operations import coalesced, data_of, one_by_one
 from .plan import Chunk, Request
 from .queue import ChunkQueue, Counts, FilledChunk, SegmentDigest

@@ -18,7 +18,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from ..model.extents import Kind, Run, Segment, cut
-from .gap import Limits
+from .learning.gap import Limits
 
 # A disk that was trimmed everywhere has many zero extents without data: they must not become one
 # request for one writer.

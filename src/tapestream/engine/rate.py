@@ -27,7 +27,7 @@ from ..backend.abilities import Prefetches, ability, cancel
 from ..backend.checks import done
 from ..backend.forwarding import ForwardingReader, ForwardingWriter
 from ..backend.protocols import Reader, Writer
-from .gap import MAX_GAP, PRIOR_COST
+from .learning.gap import MAX_GAP, PRIOR_COST
 from .queue import Cancelled
 
 PAGE = 4096

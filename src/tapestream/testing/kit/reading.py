@@ -17,7 +17,7 @@ from unittest import SkipTest
 from ...backend.abilities import ChecksItself, Prefetches, ability
 from ...backend.checks import read_order, reader_of, source_of
 from ...backend.protocols import Reader, SourceLike
-from ...engine.gap import Limits
+from ...engine.learning.gap import Limits
 from ...engine.options import BUFFER_SIZE, REQUEST_SIZE
 from ...engine.plan import Request, plan_requests
 from ...errors import UsageError

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tapestream.engine.gap import (
+from tapestream.engine.learning.gap import (
     MAX_GAP,
     PRIOR_COST,
     TRIAL_SPAN,
