@@ -12,7 +12,7 @@ import tapestream
 
 ROOT = Path(tapestream.__file__).parent
 # Every folder may import these, and itself.
-COMMON = {"errors", "arguments", "cancel", "_version", "_lazy", "_typing", "_process"}
+COMMON = {"errors", "arguments", "cancel", "_version", "_lazy", "_log", "_typing", "_process"}
 # Folders, and single modules of them, that a folder may import besides.
 ALLOWED = {
     "model": set(),

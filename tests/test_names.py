@@ -147,6 +147,23 @@ def test_a_backup_into_a_file_loads_nothing_of_tapes() -> None:
     assert {"ctypes", "platform", "sqlite3", "urllib3", "uuid"}.isdisjoint(loaded)
 
 
+def test_a_backup_loads_only_what_it_uses() -> None:
+    """The import is most of the time that an incremental backup of few changes takes."""
+    code = (
+        "import sys\n"
+        "from tapestream import ImageioHTTPSource, TarStreamSink, copy\n"
+        "print(*sys.modules)"
+    )
+    unused = {
+        "logging",
+        "tapestream.engine.hashing",
+        "tapestream.engine.status",
+        "tapestream.model.damage",
+        "tapestream.tar.reader",
+    }
+    assert unused.isdisjoint(run(code).split())
+
+
 def test_the_names_of_each_module_can_be_loaded_alone() -> None:
     modules = []
     for package in PACKAGES:

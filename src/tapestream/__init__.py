@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from .backend.protocols import Reader, Sink, Source, Writer
     from .cancel import Cancel
     from .engine.copy import CopyResult, copy
-    from .engine.progress import CopyStatus
     from .engine.rate import RateLimit
     from .engine.samples import CopySample
+    from .engine.status import CopyStatus
     from .errors import OperationCancelledError, TapestreamError
     from .files.raw import RawImageSink, RawImageSource
     from .imageio.sink import ImageioUploadSink
@@ -46,9 +46,9 @@ else:
             ".backend.protocols": "Reader Sink Source Writer",
             ".cancel": "Cancel",
             ".engine.copy": "CopyResult copy",
-            ".engine.progress": "CopyStatus",
             ".engine.rate": "RateLimit",
             ".engine.samples": "CopySample",
+            ".engine.status": "CopyStatus",
             ".errors": "OperationCancelledError TapestreamError",
             ".files.raw": "RawImageSink RawImageSource",
             ".imageio.sink": "ImageioUploadSink",

@@ -29,7 +29,7 @@ def lazy(
         if name not in module_of:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         members[name] = found = getattr(import_module(module_of[name], package), name)
-        _leave_logging_to_the_program()
+        leave_logging_to_the_program()
         return found
 
     def __dir__() -> list[str]:  # noqa: N807
@@ -38,7 +38,7 @@ def lazy(
     return __getattr__, __dir__
 
 
-def _leave_logging_to_the_program() -> None:
+def leave_logging_to_the_program() -> None:
     """Print no warning for a program that has not set up logging, as is usual for a library.
 
     Nothing is done before logging is imported: that takes longer than all of this package.

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from ._log import Log
 from ._process import OfThisProcess
 from .errors import OperationCancelledError, TapestreamError, UsageError
 
-log = logging.getLogger("tapestream.cancel")
+log = Log("tapestream.cancel")
 
 
 class Cancel(OfThisProcess):

@@ -8,7 +8,6 @@ import itertools
 import json
 import tarfile
 import zlib
-from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any
 
@@ -193,7 +192,7 @@ def test_data_members_cover_the_data(extents: list[Extent], part_size: int) -> N
 
 @given(extent_lists(), st.sampled_from([512, 1024, 1536, 4096]))
 def test_segments_cover_the_members(extents: list[Extent], part_size: int) -> None:
-    preamble = replace(PREAMBLE, part_size=part_size)
+    preamble = PREAMBLE._replace(part_size=part_size)
     listed = Extents.of(extents)
     by_member: dict[Member, list[tuple[int, int]]] = {}
     for member, segment in segments(listed, preamble):
@@ -214,7 +213,7 @@ def test_what_follows_from_the_extents_alone(
     listed = Extents.of(extents)
     members = list(data_members(listed, part_size))
     assert data_length(listed, part_size) == sum(512 + padded(m.length) for m in members)
-    preamble = replace(PREAMBLE, part_size=part_size)
+    preamble = PREAMBLE._replace(part_size=part_size)
     assert count_segments(listed, part_size) == len(list(segments(listed, preamble)))
     behind = [m for m in members if m.start >= begin]
     assert list(data_members(listed, part_size, begin)) == behind
@@ -397,7 +396,7 @@ def test_members_that_are_refused(listed: Any) -> None:
     problem = preamble.members_problem
     assert problem is not None
     assert problem.startswith("backup-info.json is damaged: ")
-    assert replace(preamble, members_problem=None) == PREAMBLE
+    assert preamble._replace(members_problem=None) == PREAMBLE
 
 
 def test_unknown_keys_are_ignored() -> None:
@@ -406,7 +405,7 @@ def test_unknown_keys_are_ignored() -> None:
 
 @pytest.mark.parametrize("part_size", [512, 1024**2, 1024**3, 7 * 1024**3, MAX_MEMBER - 511])
 def test_segments_divide_parts(part_size: int) -> None:
-    size = replace(PREAMBLE, part_size=part_size).segment_size
+    size = PREAMBLE._replace(part_size=part_size).segment_size
     assert size <= MAX_SEGMENT
     assert part_size % size == 0
 
@@ -528,7 +527,7 @@ def test_any_text_decodes_or_is_a_stream_error(text: bytes) -> None:
 # --- The manifest ---
 
 LISTED = Extents.of([Extent(0, 1000), Extent(1000, 24, zero=True), Extent(1024, 3000)])
-LAYOUT = replace(PREAMBLE, part_size=1024)  # and segments of as much: 1 and 3
+LAYOUT = PREAMBLE._replace(part_size=1024)  # and segments of as much: 1 and 3
 FOUND = Manifest(
     checksum="sha256",
     data_extents=2,
@@ -574,12 +573,12 @@ def test_manifest_as_written() -> None:
 def test_a_manifest_of_any_length(algorithm: str, count: int) -> None:
     size = len(digest_of(algorithm, b""))
     digests = [i.to_bytes(size, "big") for i in range(count)]
-    manifest = replace(FOUND, checksum=algorithm, segments=b"".join(digests))
+    manifest = FOUND._replace(checksum=algorithm, segments=b"".join(digests))
     assert json.loads(text_of(manifest))["segments"] == [d.hex() for d in digests]
 
 
 def test_manifest_without_checksum() -> None:
-    manifest = replace(FOUND, checksum=None, members={}, segments=b"")
+    manifest = FOUND._replace(checksum=None, members={}, segments=b"")
     assert json.loads(text_of(manifest))["segments"] == []
     assert not list(manifest.differences(text_of(manifest), LISTED, LAYOUT))
 

@@ -44,13 +44,14 @@ from typing import TYPE_CHECKING, Protocol, TypeVar, cast
 
 from .._typing import Buffer
 from ..errors import BackendError
-from ..model.damage import Findings
 from ..model.extents import Run
 
 if TYPE_CHECKING:
+    from ..model.damage import Findings
     from .protocols import SourceLike
 else:
-    SourceLike = object  # for typing.get_type_hints: the protocols need this module
+    # For typing.get_type_hints: the protocols need this module, and a backup has no damage.
+    Findings = SourceLike = object
 
 A = TypeVar("A")
 

@@ -6,10 +6,10 @@ backend must not become a backup of garbage.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar, cast
 
+from .._log import Log
 from ..errors import BackendError, ExtentsError, UsageError
 from ..model.extents import Extents, Kind, Run
 from ..model.info import BackupInfo
@@ -38,7 +38,7 @@ from .protocols import Reader, SinkLike, SourceLike, Writer
 
 Core = TypeVar("Core")
 
-log = logging.getLogger("tapestream.copy")
+log = Log("tapestream.copy")
 
 
 def source_of(source: object) -> SourceLike:

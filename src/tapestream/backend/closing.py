@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 from abc import abstractmethod
 from collections.abc import Callable
 from functools import partial, wraps
 from types import FunctionType
 from typing import Any, Protocol
 
+from .._log import Log
 from .._typing import Self
 from .running import end_copy, joins
 
-log = logging.getLogger("tapestream.copy")
+log = Log("tapestream.copy")
 
 
 class Closing(Protocol):

@@ -11,12 +11,16 @@ from copy import copy
 from typing import TYPE_CHECKING, Any
 
 from .._typing import override
-from ..model.damage import Findings
 from ..model.extents import Extent, Extents
 from ..model.info import BackupInfo
 from .abilities import Salvages, ability
 from .checks import done, fill, reader_of, sink_of, source_of, write, writer_of, zero
 from .protocols import MYPY, Reader, Sink, SinkLike, Source, SourceLike, Writer
+
+if TYPE_CHECKING:
+    from ..model.damage import Findings
+else:
+    Findings = object  # for typing.get_type_hints: a backup has no damage
 
 
 class ForwardingSource(Source):

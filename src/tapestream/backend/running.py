@@ -9,17 +9,17 @@ opens gets the same number, and the thread would read or write that file instead
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 
+from .._log import Log
 from ..cancel import Cancel
 from ..errors import ClosedError, UsageError
 from .abilities import cancel
 
-log = logging.getLogger("tapestream.copy")
+log = Log("tapestream.copy")
 
 # Seconds between two cancels of a copy that is ending: a call may begin to block just after it was
 # cancelled.

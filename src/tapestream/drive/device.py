@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import logging
 import os
 import struct
 import threading
@@ -18,9 +17,10 @@ from contextlib import contextmanager
 from enum import IntEnum, IntFlag
 from typing import NamedTuple, Protocol
 
+from .._log import Log
 from .._process import OfThisProcess
 
-log = logging.getLogger("tapestream.tape")
+log = Log("tapestream.tape")
 
 
 class Command(IntEnum):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 import stat
 
+from .._log import Log
 from ..errors import NotATapeError
 
-log = logging.getLogger("tapestream.tape")
+log = Log("tapestream.tape")
 
 # Major number of SCSI tapes, and the no-rewind bit of their minor numbers, from the kernel's
 # Documentation/admin-guide/devices.txt.

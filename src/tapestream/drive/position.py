@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
+from .._log import Log
 from ..arguments import function, number
 from ..arguments import path as checked_path
 from ..errors import (
@@ -24,7 +24,7 @@ from .opening import OpenDevice, open_tape, translated
 from .paths import check_path
 from .status import TapeStatus, tape_status
 
-log = logging.getLogger("tapestream.tape")
+log = Log("tapestream.tape")
 
 # Seconds between two checks whether a drive is ready. LTO takes 15 s to load a cartridge, and hours
 # for the first load of a blank LTO-9 cartridge.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..backend.abilities import Digests, FindsMissing, HasReadOrder, ability
 from ..backend.checks import (
@@ -27,9 +27,8 @@ from ..backend.running import Running, running
 from ..cancel import Cancel, check_cancel
 from ..errors import UsageError
 from ..model.blockhash import BlockHash
-from ..model.extents import Kind
+from ..model.extents import Extents, Kind
 from .ending import cancel_wins, stopping
-from .hashing import HashingSource
 from .keepalive import INTERVAL, PATIENCE, keep_alive_during
 from .missing import MissingAsZeros
 from .mover import Mover
@@ -39,6 +38,9 @@ from .rate import RateLimit
 from .repair import send_lost_again
 from .samples import CopySample
 from .threads import enough_memory, logged
+
+if TYPE_CHECKING:
+    from .hashing import HashingSource
 
 
 @dataclass(frozen=True)
@@ -239,7 +241,7 @@ def transfer(src: SourceLike, dst: SinkLike, options: CopyOptions, run: Running)
     passes = read_order(src, extents)
     if dst.sequential or options.block_hash:
         require_disk_order(src)
-    hashing = HashingSource(src, extents) if options.block_hash else None
+    hashing = _hashing(src, extents) if options.block_hash else None
     report = watch.begin(data.bytes)
     pace = options.pace()
     with closing(options.pool(pace)) as pool:
@@ -249,7 +251,7 @@ def transfer(src: SourceLike, dst: SinkLike, options: CopyOptions, run: Running)
         mover = Mover.of(src, dst, options, pool, run, pace=pace)
         finds = None if dst.sequential else ability(hashing or src, FindsMissing)
         left = MissingAsZeros(finds, extents) if finds else None
-        moved = replace(mover, src=hashing or src).move(
+        moved = mover._replace(src=hashing or src).move(
             passes or [left.runs() if left else extents.runs()],
             new_hash=new_hash_of(dst),
             progress=report,
@@ -290,6 +292,12 @@ def transfer(src: SourceLike, dst: SinkLike, options: CopyOptions, run: Running)
         block_hash=block_hash,
         samples=samples,
     )
+
+
+def _hashing(src: SourceLike, extents: Extents) -> HashingSource:
+    from .hashing import HashingSource  # noqa: PLC0415 - few copies compute a block hash
+
+    return HashingSource(src, extents)
 
 
 def require_disk_order(source: SourceLike) -> None:

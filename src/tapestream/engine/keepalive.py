@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
+from .._log import Log
 from ..backend.abilities import KeepsAlive, ability, cancel
 from ..backend.protocols import SinkLike, SourceLike
 from ..backend.running import Running
 from .threads import logged, start
 
-log = logging.getLogger("tapestream.copy")
+log = Log("tapestream.copy")
 
 # Seconds. By default, oVirt gives up a transfer if nobody uses it for three times as long (see its
 # TransferImageClientInactivityTimeoutInSeconds), and a tape change takes longer than that.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import chain
+from typing import NamedTuple
 
 from ..backend.abilities import Digests, Hash, ability
 from ..backend.checks import coalesce_zeros, is_streaming, piece_size, reader_of, writer_of
@@ -22,8 +22,7 @@ from .rate import Pace, PacedReader, PacedWriter
 from .threads import logged
 
 
-@dataclass(frozen=True)
-class Mover:
+class Mover(NamedTuple):
     """Moves data from a source to a sink.
 
     Args:

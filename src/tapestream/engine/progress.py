@@ -7,15 +7,17 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Set
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from inspect import signature
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..backend.running import Running
 from ..errors import UsageError
 from .samples import CopySample, Samples
 
-Phase = Literal["extents", "data", "check", "commit", "waiting for drive", "waiting for tape"]
+if TYPE_CHECKING:
+    from .status import CopyStatus, Phase
+else:
+    CopyStatus = Any  # for typing.get_type_hints; most copies report no status
 
 # What a copy may wait for: see `waiting` in `backend.running`.
 _WAITS: dict[str | None, Phase] = {"drive": "waiting for drive", "tape": "waiting for tape"}
@@ -39,30 +41,6 @@ class Progress(Protocol):
         raised here ends the copy.
         """
         ...
-
-
-@dataclass(frozen=True)
-class CopyStatus:
-    """What a copy is doing, and how far it is.
-
-    Attributes:
-        phase: "extents" while it asks the source what to read, "data" while it reads and writes,
-            "check" while the source checks itself, and "commit" while the sink makes everything
-            final. "waiting for drive" while another backup has the drive, and "waiting for tape"
-            while it waits for the next tape to be loaded: both may come in any other phase.
-        data_bytes: Bytes of data written so far.
-        total: Bytes of data to write; 0 in the phase "extents".
-        seconds: Seconds since the copy began.
-        waited: Seconds for which the sink waited for data, or the copy for a drive or a tape.
-        rate: Bytes of data per second in the last ten seconds.
-    """
-
-    phase: Phase
-    data_bytes: int
-    total: int
-    seconds: float
-    waited: float
-    rate: float
 
 
 class ReportsStatus(Protocol):
@@ -205,6 +183,8 @@ class Watch:
     def _report(self) -> None:
         if self._report_status is None:
             return
+        from .status import CopyStatus  # noqa: PLC0415 - most copies report no status
+
         with self._lock:
             seconds = self._reported = self._seconds
             since, before = self._recent[0]

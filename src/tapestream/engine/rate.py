@@ -18,7 +18,6 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass
 
 from .._process import OfThisProcess
 from .._typing import override
@@ -73,7 +72,6 @@ class RateLimit(OfThisProcess):
         return f"RateLimit({self.bytes_per_second})"
 
 
-@dataclass
 class Flow:
     """What one copy takes from a line.
 
@@ -82,11 +80,11 @@ class Flow:
         has_ended: True if it must wait no longer.
     """
 
-    reached: float = 0
-    has_ended: bool = False
+    def __init__(self) -> None:
+        self.reached = 0.0
+        self.has_ended = False
 
 
-@dataclass(eq=False)
 class Turn:
     """A request that waits for its turn.
 
@@ -98,11 +96,12 @@ class Turn:
         woken: Notified when this turn may be next.
     """
 
-    flow: Flow
-    size: int
-    burst: int
-    begins: float
-    woken: threading.Condition | None = None
+    def __init__(self, flow: Flow, size: int, burst: int, begins: float) -> None:
+        self.flow = flow
+        self.size = size
+        self.burst = burst
+        self.begins = begins
+        self.woken: threading.Condition | None = None
 
 
 class Turns:

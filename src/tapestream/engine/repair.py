@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from itertools import count
 
+from .._log import Log
 from ..backend.checks import finish, lost_of, read_order, rewind
 from ..backend.protocols import SourceLike
 from ..errors import LostWritesError, UsageError
@@ -13,7 +13,7 @@ from ..model.extents import Extents
 from .mover import Mover
 from .plan import lost_parts
 
-log = logging.getLogger("tapestream.copy")
+log = Log("tapestream.copy")
 
 # How often lost data is sent again: a server may restart again and again, and the copy must end.
 REPAIRS = 4

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from .._log import Log
 from ..errors import LocalIOError
 
-log = logging.getLogger("tapestream.copy")
+log = Log("tapestream.copy")
 
 
 def start(thread: threading.Thread) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import io
-import logging
 import os
 import select
 import socket
@@ -14,9 +13,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 
+from .._log import Log
 from ..errors import LocalIOError
 
-log = logging.getLogger("tapestream.files")
+log = Log("tapestream.files")
 
 # Bytes. A pipe holds 64 KiB by default: too little for two busy processes.
 PIPE_SIZE = 1024**2

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import io
-import logging
 import os
 import stat
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
+from .._log import Log
 from .._process import OfThisProcess
 from .._typing import override
 from ..arguments import number
@@ -24,7 +24,7 @@ from .formats import format_at, known_format
 from .locks import lock_exclusive, lock_shared
 from .sparse import data_and_holes, punch_hole
 
-log = logging.getLogger("tapestream.raw")
+log = Log("tapestream.raw")
 
 # More threads than this do not make a local disk faster.
 MAX_THREADS = 8

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 
+from .._log import Log
 from .capabilities import Capabilities
 
-log = logging.getLogger("tapestream.imageio")
+log = Log("tapestream.imageio")
 
 
 class Stretches:

@@ -12,9 +12,9 @@
 from __future__ import annotations
 
 import json
-import logging
 from functools import partial
 
+from .._log import Log
 from ..errors import (
     ExtentsError,
     ServerError,
@@ -29,7 +29,7 @@ from .connection import Connection
 from .queries import Beyond, get_extents, get_size, look_beyond
 from .retry import retry
 
-log = logging.getLogger("tapestream.imageio")
+log = Log("tapestream.imageio")
 
 # How often to try again to read a byte after the end. Some servers fail here instead of saying that
 # there is no such byte, and a check of the list is not worth the pauses of many tries.
@@ -153,8 +153,8 @@ class Listing:
             if last.has_more and last.size is not None and last.size > size:
                 raise _ends_early(size, last.size)
             # A server that can read the last byte, and not the one after it, has shown its end.
-            level = logging.INFO if last.has_more else logging.WARNING
-            log.log(level, "The server did not say whether its disk ends at byte %d", size)
+            say = log.info if last.has_more else log.warning
+            say("The server did not say whether its disk ends at byte %d", size)
             return extents
         allowed = beyond.size
         if allowed is None or allowed >= size:

@@ -6,16 +6,16 @@ All functions raise a `TransferError` if the server refuses or fails.
 from __future__ import annotations
 
 import json
-import logging
 from typing import NamedTuple
 
+from .._log import Log
 from .._version import __version__
 from ..errors import ServerError, ServerProtocolError, UnsupportedError
 from ..model.blockhash import ALGORITHM, BLOCK_SIZE, BlockHash
 from .capabilities import Capabilities
 from .connection import DAEMON_LOG, Connection, content_length, total_size
 
-log = logging.getLogger("tapestream.imageio")
+log = Log("tapestream.imageio")
 
 CANNOT_OPEN = (
     "The server runs, but cannot open the disk. Check in the engine whether the VM was switched "

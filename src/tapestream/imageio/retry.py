@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import time
 from collections.abc import Callable
 from datetime import datetime
 from typing import TypeVar
 
+from .._log import Log
 from ..errors import ServerError, TicketError, TransferError
 from .connection import DAEMON_LOG, Connection
 from .queries import CANNOT_OPEN, get_capabilities
 
-log = logging.getLogger("tapestream.imageio")
+log = Log("tapestream.imageio")
 
 T = TypeVar("T")
 

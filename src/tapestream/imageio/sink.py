@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from contextlib import closing
 from heapq import merge
 
+from .._log import Log
 from .._process import OfThisProcess
 from .._typing import override
 from ..arguments import flag, number
@@ -29,7 +29,7 @@ from .target import Target, not_zero
 from .transfer import CONNECTIONS, open_transfer
 from .writer import HTTPWriter
 
-log = logging.getLogger("tapestream.imageio")
+log = Log("tapestream.imageio")
 
 MIB = 1024**2
 

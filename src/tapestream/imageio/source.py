@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from dataclasses import replace
 from typing import Literal
 
+from .._log import Log
 from .._process import OfThisProcess
 from .._typing import override
 from ..arguments import flag
@@ -23,7 +23,7 @@ from .queries import get_block_hash
 from .reader import HTTPReader
 from .transfer import CONNECTIONS, open_transfer
 
-log = logging.getLogger("tapestream.imageio")
+log = Log("tapestream.imageio")
 
 
 class ImageioHTTPSource(OfThisProcess, Source):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
+from .._log import Log
 from ..errors import ExtentsError, ServerError, TargetSizeError, TicketError, TransferError
 from ..model.extents import Extent, Extents, Kind
 from .connection import Connection
@@ -14,7 +14,7 @@ from .retry import retry
 from .transfer import FIRST_REQUEST
 from .upload import NOT_IMPLEMENTED
 
-log = logging.getLogger("tapestream.imageio")
+log = Log("tapestream.imageio")
 
 T = TypeVar("T")
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 
+from .._log import Log
 from ..arguments import flag, number, path
 from ..cancel import Cancel, check_cancel, ended_by
 from ..errors import ServerUnreachableError, TransferError
@@ -20,7 +20,7 @@ from .retry import retry
 from .sockets import tls_context, trusted_users
 from .url import TransferURL
 
-log = logging.getLogger("tapestream.imageio")
+log = Log("tapestream.imageio")
 
 # How many connections a reader or a writer uses in turn: the server works on one while the data of
 # the other is under way. More are no faster, and cost the server more.

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from functools import partial
 
+from .._log import Log
 from ..errors import ServerError, ServerUnreachableError, TransferError
 from .keepalive import KeptConnection
 from .ledger import Ledger
@@ -13,7 +13,7 @@ from .queries import get_capabilities
 from .retry import Tries
 from .transfer import Transfer
 
-log = logging.getLogger("tapestream.imageio")
+log = Log("tapestream.imageio")
 
 # A server that lacks a feature refuses it with one of these.
 NOT_IMPLEMENTED = (404, 405, 501)

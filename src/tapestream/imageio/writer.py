@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 from itertools import cycle
 
+from .._log import Log
 from .._typing import override
 from ..backend.protocols import Writer
 from ..errors import ServerError
@@ -12,7 +12,7 @@ from .ledger import Ledger, Stretches
 from .transfer import CONNECTIONS, PIPELINED, Transfer
 from .upload import NOT_IMPLEMENTED, Upload
 
-log = logging.getLogger("tapestream.imageio")
+log = Log("tapestream.imageio")
 
 # Zeros to upload, in pieces of this size, to a server that cannot zero.
 _ZEROS = bytes(4 * 1024**2)

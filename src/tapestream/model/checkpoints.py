@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 
+from .._log import Log
 from ..errors import ChainError, UsageError
 from .info import BackupInfo, local_time
 
-log = logging.getLogger("tapestream.chain")
+log = Log("tapestream.chain")
 
 
 def order_by_checkpoint(

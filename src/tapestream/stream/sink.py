@@ -164,7 +164,7 @@ class TarStreamSink(OfThisProcess, Sink):
         created = info.created or _now()
         preamble = self._preamble(replace(info, created=created), extents)
         if len(preamble.encode()) > fmt.MAX_INFO:  # a hundred thousand attachments may be
-            preamble = replace(preamble, members=None)
+            preamble = preamble._replace(members=None)
         if len(preamble.encode()) > fmt.MAX_INFO:
             raise UsageError(f"the metadata makes {fmt.INFO} larger than {fmt.MAX_INFO} bytes")
         _check_manifest(preamble, extents, self._attachments)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
+from .._log import Log
 from .._process import OfThisProcess
 from ..arguments import flag, function, number
 from ..backend.protocols import Reader, Source
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 else:
     TapeDrive = LoadVolume = Any  # for typing.get_type_hints; most programs read no tape
 
-log = logging.getLogger("tapestream.tar")
+log = Log("tapestream.tar")
 
 
 class TarStreamSource(OfThisProcess, Source):

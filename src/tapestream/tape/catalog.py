@@ -6,7 +6,6 @@ It only saves time: everything in it is also on the tapes.
 from __future__ import annotations
 
 import json
-import logging
 import os
 import sqlite3
 import threading
@@ -16,6 +15,7 @@ from contextlib import contextmanager
 from datetime import datetime, timezone
 from typing import Any
 
+from .._log import Log
 from .._process import OfThisProcess
 from .._typing import Unpack
 from ..arguments import path as checked_path
@@ -29,7 +29,7 @@ from .report import TapeLabel, TapeReport
 from .scan import TapeEntry, holds_data, unreadable_label
 from .search import check_search, search
 
-log = logging.getLogger("tapestream.tape")
+log = Log("tapestream.tape")
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS tape (label TEXT PRIMARY KEY);

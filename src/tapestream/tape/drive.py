@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 
+from .._log import Log
 from .._process import OfThisProcess
 from .._typing import Unpack
 from ..arguments import flag
@@ -30,7 +30,7 @@ from .report import TapeLabel
 from .scan import TapeEntry, first_label, is_empty, nothing, scan
 from .search import check_search, search
 
-log = logging.getLogger("tapestream.tape")
+log = Log("tapestream.tape")
 
 
 class TapeDrive(OfThisProcess, Closing):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 
+from .._log import Log
 from .._typing import override
 from ..backend.running import waiting
 from ..cancel import Cancel
@@ -28,7 +28,7 @@ from .drive import TapeDrive
 from .scan import TapeEntry, holds_data, read_entry, scan
 from .volumes import LoadVolume, VolumeRequest, place_in_words, request_volume
 
-log = logging.getLogger("tapestream.tape")
+log = Log("tapestream.tape")
 
 
 class TapeInput(InputMedium):

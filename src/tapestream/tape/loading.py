@@ -6,7 +6,6 @@ there is a `Cancel`, the function runs in its own thread, and after a cancel nob
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable
@@ -15,12 +14,13 @@ from itertools import count
 from queue import Empty, SimpleQueue
 from typing import TypeVar
 
+from .._log import Log
 from ..backend.running import current
 from ..drive.lease import WAKE_UP, Lease
 from ..errors import TapeError
 from .drive import TapeDrive
 
-log = logging.getLogger("tapestream.tape")
+log = Log("tapestream.tape")
 
 _D = TypeVar("_D")
 # Seconds. After a cancel, a function that checks `VolumeRequest.cancelled` has this much time to

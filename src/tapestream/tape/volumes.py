@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import InitVar, dataclass, replace
 from functools import partial
 
+from .._log import Log
 from ..backend.running import waiting
 from ..drive.lease import Lease
 from ..errors import (
@@ -22,7 +22,7 @@ from ..errors import (
 from .drive import TapeDrive
 from .loading import call
 
-log = logging.getLogger("tapestream.tape")
+log = Log("tapestream.tape")
 
 # How often to ask for a tape before giving up.
 MAX_REQUESTS = 10

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ..errors import CorruptStreamError, DigestMismatchError
@@ -18,8 +17,7 @@ from .preamble import Preamble
 _DIGESTS_PER_CHUNK = 10_000
 
 
-@dataclass(frozen=True)
-class Manifest:
+class Manifest(NamedTuple):
     """The contents of `manifest.json`: what the stream must contain.
 
     If a tape ended before its manifest could be written, the manifest on the next volume covers

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..errors import CorruptStreamError, ForeignStreamError, NewerFormatError, UsageError
 from ..model.info import BackupInfo
@@ -36,7 +35,7 @@ def resembles(name: str, other: str) -> bool:
 
 # Characters that a terminal obeys and nobody sees: C1 controls, line separators, and marks that
 # change the direction of the text after them.
-_UNSEEN = re.compile("[\x80-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+_UNSEEN = "[\x80-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]"
 
 
 def check_new_name(name: str) -> None:
@@ -47,7 +46,7 @@ def check_new_name(name: str) -> None:
     Raises:
         UsageError: The name has control characters or direction marks.
     """
-    if _UNSEEN.search(name):
+    if re.search(_UNSEEN, name):
         raise UsageError(
             f"an attachment's name must have no control characters and no marks of direction, "
             f"unlike {name!r}"
@@ -74,8 +73,7 @@ def attachment_member(name: str) -> str:
     return member
 
 
-@dataclass(frozen=True)
-class Preamble:
+class Preamble(NamedTuple):
     """The contents of `backup-info.json`: the backup, and how this stream is laid out.
 
     Attributes:

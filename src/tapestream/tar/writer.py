@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
 
 from .._typing import override
 from ..backend.protocols import Writer
@@ -166,7 +165,7 @@ class TarWriter(Writer):
         """
         if start is not None:
             number = self._preamble.volume + 1
-            self._preamble = replace(self._preamble, volume=number, volume_start=start)
+            self._preamble = self._preamble._replace(volume=number, volume_start=start)
         preamble = self._preamble
         self._layout = None
         volume = VolumeId(preamble.set_id or "", preamble.volume, describe(preamble.info))

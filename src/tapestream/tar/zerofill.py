@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import logging
-
+from .._log import Log
 from ..errors import LocalIOError
 from .medium import InputMedium
 
-log = logging.getLogger("tapestream.tar")
+log = Log("tapestream.tar")
 
 # Bytes to skip after an error: a sector, and twice as many after each further error in a row, up to
 # MOST. Otherwise a dead disk would be tried for days.
