@@ -1,4 +1,4 @@
-"""What tests and demos need: memory backends, a tape drive, a real imageio daemon, disk images.
+"""What tests and demos need: doubles of a tape drive and an engine, a real daemon, disk images.
 
 The daemon needs the optional dependencies (`pip install "tapestream[testing]"`), the images the
 qemu tools (`qemu-utils` on Debian, `qemu-img` and `qemu-nbd` elsewhere).
@@ -13,6 +13,8 @@ from .._lazy import lazy
 if TYPE_CHECKING:
     from .daemon import ImageioDaemon
     from .drive import Cartridge, FakeDrive
+    from .engine.double import EngineDouble
+    from .engine.entities import DiskDouble, EngineCall, EngineLeftovers, EnginePhases, VmDouble
     from .images import (
         ImageServer,
         compare_images,
@@ -33,6 +35,8 @@ else:
         {
             ".daemon": "ImageioDaemon",
             ".drive": "Cartridge FakeDrive",
+            ".engine.double": "EngineDouble",
+            ".engine.entities": "DiskDouble EngineCall EngineLeftovers EnginePhases VmDouble",
             ".images": "ImageServer compare_images create_image image_info serve_image "
             "virtual_size write_pattern",
             ".kit.frame": "ContractReport",
@@ -45,12 +49,18 @@ else:
 __all__ = [
     "Cartridge",
     "ContractReport",
+    "DiskDouble",
+    "EngineCall",
+    "EngineDouble",
+    "EngineLeftovers",
+    "EnginePhases",
     "FakeDrive",
     "ImageServer",
     "ImageioDaemon",
     "MemorySink",
     "MemorySource",
     "Pattern",
+    "VmDouble",
     "check_sink",
     "check_source",
     "compare_images",

@@ -280,15 +280,11 @@ class ImageioDaemon(OfThisProcess):
         return answer
 
     def _write_certificates(self) -> tuple[Path, Path]:
-        try:
-            import trustme  # noqa: PLC0415 - optional dependency
-        except ImportError as e:
-            raise ImportError(f"ImageioDaemon needs trustme: {_INSTALL_HINT}") from e
         key_file = self._directory / "server-key.pem"
         cert_file = self._directory / "server.pem"
         if cert_file.exists():
             return key_file, cert_file
-        authority = trustme.CA()
+        authority = certificate_authority()
         authority.cert_pem.write_to_path(self.cafile)
         server = authority.issue_cert("127.0.0.1", "localhost")
         key_file.touch(mode=0o600)
@@ -327,6 +323,19 @@ class ImageioDaemon(OfThisProcess):
     def _failure(self, what: str) -> str:
         tail = "\n".join(self.read_log().splitlines()[-20:])
         return f"ovirt-imageio {what}; the end of {self.log_file}:\n{tail}"
+
+
+def certificate_authority() -> Any:
+    """Return a new certificate authority: a `trustme.CA`.
+
+    Raises:
+        ImportError: The optional dependencies are not installed.
+    """
+    try:
+        import trustme  # noqa: PLC0415 - optional dependency
+    except ImportError as e:
+        raise ImportError(f"trustme not found: {_INSTALL_HINT}") from e
+    return trustme.CA()
 
 
 def _find_program() -> str:

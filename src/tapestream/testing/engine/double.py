@@ -1,0 +1,329 @@
+"""The double of an oVirt engine that tests start: what is in it, what goes wrong, what is left."""
+
+from __future__ import annotations
+
+import configparser
+import contextlib
+import ssl
+import threading
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from ..._process import OfThisProcess
+from ..._typing import Self
+from ..daemon import ImageioDaemon, certificate_authority
+from ..images import create_image
+from .commands import Commands, existing_disk
+from .entities import (
+    Attachment,
+    DiskDouble,
+    EngineCall,
+    EngineLeftovers,
+    EnginePhases,
+    Host,
+    Inventory,
+    StorageDomain,
+    VmDouble,
+    new_id,
+)
+from .faults import FaultError, Script
+from .routes import Engine, answer
+from .server import Desk, EngineServer, Tokens
+
+_OVF = (
+    '<?xml version="1.0" encoding="UTF-8"?>\n'
+    '<ovf:Envelope xmlns:ovf="http://schemas.dmtf.org/ovf/envelope/1/">'
+    "<Content><Name>{}</Name></Content></ovf:Envelope>\n"
+)
+# What a request of the API can have as a method.
+_METHODS = ("GET", "POST", "PUT", "DELETE")
+
+
+class EngineDouble(OfThisProcess):
+    """A double of an oVirt engine: its REST API, as far as backup and restore need it.
+
+    It is no engine. But what is behind it is real: an imageio daemon and qemu-nbd serve qcow2
+    images with bitmaps. A backup copies the images as they are at that moment, so a test may write
+    to a disk at any time. The engine SDK talks to it, and SDK examples such as `backup_vm.py` run
+    with it::
+
+        with EngineDouble(directory) as engine:
+            vm = engine.add_vm("mail", [64 * 1024**2])
+            write_pattern(vm.disks[0].path, ["write -P 1 0 1M"])
+            ...  # a program: engine.url, engine.username, engine.password, engine.cafile
+            assert engine.leftovers().nothing_open
+
+    Requests are checked, also for elements that no engine knows, and are carried out one by one.
+    Nothing happens by itself: an object moves to its next phase when a client looks at it, time
+    passes with `pass_time`. All requests are in `calls`.
+
+    Args:
+        directory: Directory for images, copies, certificates and the daemon; it is created if it
+            does not exist. Give each double a directory of its own.
+        daemon: A daemon that runs already, and goes on running: many doubles in turn then start
+            faster. By default, the double starts and stops one of its own.
+        storage_domains: The names of its storage domains; the first one has the disks of `add_vm`.
+        token_lifetime: Seconds of the virtual clock until a token expires.
+
+    Attributes:
+        username: The one user.
+        password: The user's password.
+        cafile: Certificate of the authority that signed the engine's certificate. The host, with
+            the imageio daemon, has another: `daemon.cafile`.
+        daemon: The imageio daemon of the host.
+        phases: The phases that clients see, which a test may change: delays, failures, objects
+            that are stuck.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        daemon: ImageioDaemon | None = None,
+        storage_domains: Sequence[str] = ("data",),
+        token_lifetime: float = 3600.0,
+    ) -> None:
+        if isinstance(storage_domains, str) or not storage_domains:
+            raise ValueError("storage_domains must be a sequence of at least one name")
+        self.username = "admin@internal"
+        self.password = "the password"
+        self.cafile = directory / "engine-ca.pem"
+        self.daemon = daemon or ImageioDaemon(directory / "host")
+        self._owns_daemon = daemon is None
+        self.phases = EnginePhases()
+        self._directory = directory
+        domains = [StorageDomain(new_id(), name) for name in storage_domains]
+        self._inventory = Inventory(storage_domains={domain.id: domain for domain in domains})
+        self._commands = Commands(directory, self.daemon, self._inventory, self.phases)
+        tokens = Tokens(self.username, self.password, token_lifetime)
+        engine = Engine(self._inventory, self._commands)
+        self._desk = Desk(tokens, partial(answer, engine))
+        self._server: EngineServer | None = None
+        self._cleanup = contextlib.ExitStack()
+
+    # Life
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start the daemon and the server, and return when both answer requests.
+
+        Raises:
+            ImportError: The optional dependencies are not installed.
+            RuntimeError: It runs already, or the daemon did not start. Nothing is left running.
+        """
+        if self._server is not None:
+            raise RuntimeError("the engine double is running already")
+        self._directory.mkdir(parents=True, exist_ok=True)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        authority = certificate_authority()
+        authority.cert_pem.write_to_path(self.cafile)
+        authority.issue_cert("127.0.0.1", "localhost").configure_cert(context)
+        with contextlib.ExitStack() as cleanup:
+            if self._owns_daemon:
+                cleanup.enter_context(self.daemon)
+            cleanup.callback(self._commands.stop_serving)
+            server = EngineServer(context, self._desk)
+            cleanup.callback(server.server_close)
+            thread = threading.Thread(target=server.serve_forever, args=(0.05,), name="engine")
+            thread.start()
+            cleanup.callback(thread.join)
+            cleanup.callback(server.end_connections)
+            cleanup.callback(server.shutdown)
+            self._server = server
+            self._cleanup = cleanup.pop_all()
+
+    def stop(self) -> None:
+        """Stop everything that runs; does nothing when nothing does. The images stay."""
+        self._server = None
+        self._cleanup.close()
+
+    @property
+    def url(self) -> str:
+        """The engine's URL, `https://127.0.0.1:PORT`; RuntimeError unless the double runs.
+
+        The API is below it, at `/ovirt-engine/api`.
+        """
+        if self._server is None:
+            raise RuntimeError("the engine double is not running: call start() first")
+        return f"https://127.0.0.1:{self._server.server_port}"
+
+    @property
+    def host(self) -> Host:
+        """The one host. With another `status` than "up", no backup or transfer can start."""
+        return self._inventory.host
+
+    @property
+    def vms(self) -> list[VmDouble]:
+        """All VMs, also those that clients have created."""
+        return list(self._inventory.vms.values())
+
+    @property
+    def disks(self) -> list[DiskDouble]:
+        """All disks, also those that clients have created."""
+        return list(self._inventory.disks.values())
+
+    @property
+    def calls(self) -> list[EngineCall]:
+        """The requests so far, without passwords, tokens and transfer URLs."""
+        with self._desk.lock:
+            return list(self._desk.calls)
+
+    def write_config(self, home: Path, section: str = "engine") -> Path:
+        """Write `.config/ovirt.conf` into a home directory, as the SDK's examples read it.
+
+        They verify the engine and the host with one `cafile`: it has both certificates.
+
+        Args:
+            home: The directory.
+            section: The name to choose this engine by, as in `backup_vm.py -c engine`.
+
+        Returns:
+            The path of the file, which only its owner can read.
+        """
+        both = self._directory / "engine-and-host-ca.pem"
+        both.write_bytes(self.cafile.read_bytes() + self.daemon.cafile.read_bytes())
+        config = configparser.RawConfigParser()
+        config[section] = {
+            "engine_url": self.url,
+            "username": self.username,
+            "password": self.password,
+            "cafile": str(both),
+            "secure": "true",
+        }
+        path = home / ".config" / "ovirt.conf"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch(mode=0o600)
+        with path.open("w", encoding="utf-8") as f:
+            config.write(f)
+        return path
+
+    # What is in it
+
+    def add_vm(
+        self, name: str, disks: Sequence[int | Path] = (), *, status: str = "up"
+    ) -> VmDouble:
+        """Add a VM with disks.
+
+        Args:
+            name: Its name.
+            disks: For each disk, the size in bytes of an empty qcow2 image to create, or the path
+                of an image that exists: qcow2 or raw. The first disk is bootable.
+            status: Its status, such as "up" or "down".
+
+        Returns:
+            The VM. A test may change its `status` and its disks' `status`, and write to the disks.
+        """
+        with self._desk.lock:
+            vm = VmDouble(new_id(), name, status, _OVF.format(name))
+            domain = next(iter(self._inventory.storage_domains.values()))
+            for number, image in enumerate(disks, 1):
+                id_, disk_name = new_id(), f"{name}_Disk{number}"
+                path = image if isinstance(image, Path) else self._new_image(id_, image)
+                disk = existing_disk(path, id_, disk_name, domain)
+                self._inventory.disks[id_] = disk
+                vm.attachments.append(Attachment(disk, bootable=number == 1))
+            self._inventory.vms[vm.id] = vm
+            return vm
+
+    def _new_image(self, id_: str, size: int) -> Path:
+        path = self._directory / "disks" / f"{id_}.qcow2"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        create_image(path, size)
+        return path
+
+    # What goes wrong
+
+    def refuse(
+        self,
+        method: str,
+        path: str,
+        status: int = 409,
+        detail: str = "[The double was told to refuse this.]",
+        *,
+        skip: int = 0,
+        times: int = 1,
+    ) -> None:
+        """Answer requests with an error, without carrying them out.
+
+        Args:
+            method: Their method.
+            path: Their path below `/ovirt-engine/api`, such as `/vms/*/backups/*/finalize`; `*`
+                stands for any characters.
+            status: The HTTP status.
+            detail: What the error says.
+            skip: How many such requests are carried out before.
+            times: How many requests are refused.
+        """
+        fault = FaultError(status, detail)
+        self._add(Script(method, path, fault, carry_out=False, skip=skip, times=times))
+
+    def drop(
+        self, method: str, path: str, *, carry_out: bool = False, skip: int = 0, times: int = 1
+    ) -> None:
+        """Close the connection of requests instead of answering them.
+
+        Args:
+            method: Their method.
+            path: Their path, as in `refuse`.
+            carry_out: Do what is asked for first: only the reply is lost.
+            skip: How many such requests are answered before.
+            times: How many connections are closed.
+        """
+        self._add(Script(method, path, None, carry_out=carry_out, skip=skip, times=times))
+
+    def _add(self, script: Script) -> None:
+        if script.method not in _METHODS or not script.path.startswith("/"):
+            what = f"{script.method!r} {script.path!r}"
+            raise ValueError(f'{what} is no request of the API, as "GET", "/vms/*" is')
+        with self._desk.lock:
+            self._desk.scripts.append(script)
+
+    def expire_tokens(self) -> None:
+        """Let every token expire: the next request with one gets 401."""
+        with self._desk.lock:
+            self._desk.tokens.expire()
+
+    def lose_checkpoint(self, vm: VmDouble, checkpoint_id: str) -> None:
+        """Let a checkpoint become "invalid", as when a host finds that its bitmap is damaged."""
+        with self._desk.lock:
+            for checkpoint in vm.checkpoints:
+                if checkpoint.id == checkpoint_id:
+                    checkpoint.progress.phases = ("invalid",)
+                    return
+        raise ValueError(f"{vm.name} has no checkpoint {checkpoint_id}")
+
+    def pass_time(self, seconds: float) -> None:
+        """Let the virtual clock go on: tokens expire, and idle transfers end.
+
+        The double does not look at the data of a transfer: it was idle since it was started or
+        extended.
+        """
+        with self._desk.lock:
+            self._desk.tokens.now += seconds
+            self._commands.pass_time(seconds)
+
+    # What is left
+
+    def leftovers(self) -> EngineLeftovers:
+        """Return what programs have left, after the engine had all the time that it needs.
+
+        Each object moves to the last of its phases first: a backup that is finalizing is then
+        "succeeded", and nobody's fault.
+        """
+        with self._desk.lock:
+            self._commands.settle()
+            inventory = self._inventory
+            return EngineLeftovers(
+                tuple(t.id for t in inventory.transfers.values() if t.is_open),
+                tuple(b.id for b in inventory.backups.values() if b.is_open),
+                tuple(d.id for d in inventory.disks.values() if d.status != "ok"),
+                tuple(c.id for vm in inventory.vms.values() for c in vm.checkpoints),
+                self._desk.tokens.valid,
+            )
