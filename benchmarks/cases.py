@@ -3,33 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
-from benchmarks.model import KIB, MIB, Contender, Table
+from benchmarks.model import ALL_OF_A_BACKUP, KIB, MIB, Contender, Table
 
 STREAM = "imageio, one stream"
-LETTER = "proof of concept"
 DOWNLOAD = "client.download"
 UPLOAD = "client.upload"
+CURL = "curl, whole image"
 NBDCOPY = "nbdcopy"
 GNU_TAR = "GNU tar -cS"
 TCP = "plain TCP"
-BARE = "bare loop, sha256"
-BARE_PLAIN = "bare loop, no digests"
 SHA256SUM = "sha256sum of the tar"
 SERVER_HASH = "the server's /checksum"
 EACH = "tapestream, one copy each"
 CLIENT = "import ovirt_imageio.client"
 NOTHING = "nothing"
+SCRIPT = "a script with imageio's client"
 TO_NULL = "the same tar into /dev/null"
 FROM_FILE = "the same tar from a file"
 
 OURS = "tapestream"
-OURS_BARE = "tapestream, no name used"
-OURS_CRC32 = "tapestream, crc32"
+OURS_ALL = "tapestream, all that a backup imports"
+OURS_NAMES = "tapestream, the names alone"
 OURS_HASHED = "tapestream, and block hash"
 OURS_PLAIN = "tapestream, no digests"
-OURS_READ = "tapestream, copy to DiscardSink"
 OURS_VERIFY = "tapestream, verify"
 TO_TAPE = "tapestream to the drive"
 FROM_TAPE = "tapestream from the drive"
@@ -41,60 +39,104 @@ DISKS = {
     "filesystem": "an ext4 file system",
     "scattered": "scattered changes (64 KiB data, 2 MiB hole)",
 }
-# The slow peers need ten seconds for so much of a fragmented disk; of less, half of our time would
-# be start-up.
+# The slow peers need seconds for so much of a fragmented disk.
 PARTS = {
     "contiguous": "contiguous",
     "fragmented": "fragmented/2",
-    "filesystem": "filesystem/2",
-    "scattered": "scattered/4",
+    "filesystem": "filesystem/4",
+    "scattered": "scattered/8",
 }
+# So long that the start of a process hardly counts.
+LONG = "contiguous*4"
 CHANNELS = {"unix": "unix socket", "tls": "TLS"}
+SERVERS = {
+    "fresh": "a new qemu-nbd each time",
+    "warm": "a qemu-nbd that has served",
+    "vm-first": "first backup after power-on",
+    "vm-later": "later backup",
+}
 
 
-def _backup(disk: str, channel: str) -> Table:
-    contenders = [
+def short(label: str) -> str:
+    """The row of a contender on a quarter of the disk."""
+    return f"{label}, a quarter"
+
+
+def _one_stream() -> tuple[Contender, ...]:
+    """Us, and the peer that all backups are compared with."""
+    return (
         Contender(OURS_PLAIN, "ours.backup", {"checksum": None}, "tape"),
-        Contender(OURS_CRC32, "ours.backup", {"checksum": "crc32"}, "tape"),
         Contender(OURS, "ours.backup", {"checksum": "sha256"}, "tape"),
-        Contender(OURS_HASHED, "ours.backup", {"block_hash": True}, "tape"),
         Contender(STREAM, "imageio.stream", produces="raw"),
-        Contender(LETTER, "letter.backup", produces="tar"),
-        Contender(DOWNLOAD, "imageio.download", produces="qcow2"),
-    ]
-    if disk != "scattered":
-        contenders.append(
-            Contender("curl, whole image", "tools.curl", produces="raw", needs="curl")
-        )
-    if channel == "unix":
-        contenders.append(Contender(NBDCOPY, "tools.nbdcopy", produces="raw", needs="nbdcopy"))
+    )
+
+
+def _backup(disk: str, channel: str, server: str) -> Table:
+    contenders = [*_one_stream()]
     if disk == "contiguous":
         contenders += [
-            Contender(BARE_PLAIN, "bare.loop", {"digest": False}, "raw"),
-            Contender(BARE, "bare.loop", {"digest": True}, "raw"),
+            replace(c, label=short(c.label), disk=PARTS["contiguous"]) for c in _one_stream()
         ]
+        if channel == "unix":
+            contenders.append(Contender(NBDCOPY, "tools.nbdcopy", produces="raw", needs="nbdcopy"))
+    if disk == "fragmented":
+        contenders.append(Contender(CURL, "tools.curl", produces="raw", needs="curl"))
+    if disk == "filesystem":
+        contenders.append(Contender(DOWNLOAD, "imageio.download", produces="qcow2"))
     return Table(
-        f"backup-{disk}/{channel}",
-        f"Backup of {DISKS[disk]}, {CHANNELS[channel]}",
+        f"backup-{disk}/{channel}-{server}",
+        f"Backup of {DISKS[disk]}, {CHANNELS[channel]}, {SERVERS[server]}",
         "Backup",
-        PARTS[disk],
+        LONG if disk == "contiguous" else PARTS[disk],
         tuple(contenders),
         STREAM,
         tls=channel == "tls",
+        server=server,
+    )
+
+
+def _vm(channel: str, server: str) -> Table:
+    return Table(
+        f"backup-vm/{channel}-{server.removeprefix('vm-')}",
+        f"Backup of a running VM's disk, {CHANNELS[channel]}, {SERVERS[server]}",
+        "Backup",
+        PARTS["contiguous"],
+        _one_stream(),
+        STREAM,
+        tls=channel == "tls",
+        server=server,
+    )
+
+
+def _small(changes: int, channel: str) -> Table:
+    what = f"{changes or 'no'} changes"
+    return Table(
+        f"backup-small/{channel}-{changes}",
+        f"Incremental backup of a disk of 100 GiB with {what}, {CHANNELS[channel]}",
+        "Small",
+        f"{changes}",
+        (
+            Contender(OURS, "scripts.ours", produces="tape"),
+            Contender(SCRIPT, "scripts.imageio", produces="raw"),
+        ),
+        SCRIPT,
+        tls=channel == "tls",
+        least_rounds=9,
     )
 
 
 def _restore(disk: str, channel: str) -> Table:
+    joined = Contender(OURS_JOINED, "restores.restore", {"max_gap": 128 * KIB}, "disk")
     return Table(
         f"restore-{disk}/{channel}",
         f"Restore of {DISKS[disk]}, {CHANNELS[channel]}",
         "Restore",
         PARTS[disk],
         (
-            Contender(OURS, "ours.restore", produces="disk"),
-            Contender(OURS_JOINED, "ours.restore", {"max_gap": 128 * KIB}, "disk"),
-            Contender(STREAM, "imageio.stream_upload", produces="disk"),
-            Contender(UPLOAD, "imageio.upload", produces="disk"),
+            Contender(OURS, "restores.restore", produces="disk"),
+            *([] if disk == "contiguous" else [joined]),
+            Contender(STREAM, "uploads.stream", produces="disk"),
+            Contender(UPLOAD, "uploads.upload", produces="disk"),
         ),
         UPLOAD,
         tls=channel == "tls",
@@ -108,8 +150,8 @@ def _local(disk: str) -> Table:
         "Local",
         PARTS[disk],
         (
-            Contender(OURS_PLAIN, "ours.local", {"checksum": None}, "tape"),
-            Contender(OURS, "ours.local", {"checksum": "sha256"}, "tape"),
+            Contender(OURS_PLAIN, "checks.local", {"checksum": None}, "tape"),
+            Contender(OURS, "checks.local", {"checksum": "sha256"}, "tape"),
             Contender(GNU_TAR, "tools.gnu_tar", produces="gnu"),
         ),
         GNU_TAR,
@@ -123,10 +165,9 @@ def _verify() -> Table:
         "TarOfDisk",
         PARTS["contiguous"],
         (
-            Contender(OURS_READ, "ours.read_tar"),
-            Contender(OURS_VERIFY, "ours.verify_tar"),
-            Contender("tapestream, verify=False", "ours.read_tar", {"verify": False}),
-            Contender("tapestream, compare with transfer", "ours.compare_with_transfer"),
+            Contender(OURS_VERIFY, "checks.verify_tar"),
+            Contender("tapestream, verify=False", "checks.read_tar", {"verify": False}),
+            Contender("tapestream, compare with transfer", "checks.compare_with_transfer"),
             Contender(SHA256SUM, "tools.sha256sum", needs="sha256sum"),
         ),
         SHA256SUM,
@@ -167,8 +208,8 @@ def _block_hash(disk: str) -> Table:
         "BlockHash",
         PARTS[disk],
         (
-            Contender("tapestream, from what it reads", "ours.hash_disk", produces="hash"),
-            Contender(SERVER_HASH, "ours.ask_server", produces="hash"),
+            Contender("tapestream, from what it reads", "checks.hash_disk", produces="hash"),
+            Contender(SERVER_HASH, "checks.ask_server", produces="hash"),
             Contender("client.checksum, local image", "imageio.checksum", produces="hash"),
         ),
         SERVER_HASH,
@@ -180,17 +221,11 @@ def _chain() -> Table:
         "restore-chain/unix",
         "Restore of a full backup and 6 incremental ones, each of 15 % of the disk, unix socket",
         "Chain",
-        "contiguous/2",
+        "contiguous/4",
         (
-            Contender("tapestream, restore_chain", "ours.restore_all", produces="disk"),
-            Contender(
-                "tapestream, restore_chain, verify_first",
-                "ours.restore_all",
-                {"verify_first": True},
-                "disk",
-            ),
-            Contender(EACH, "ours.restore_each", produces="disk"),
-            Contender("tapestream, merge_chain to a tar", "ours.merge", produces="tape"),
+            Contender("tapestream, restore_chain", "restores.restore_all", produces="disk"),
+            Contender(EACH, "restores.restore_each", produces="disk"),
+            Contender("tapestream, merge_chain to a tar", "restores.merge", produces="tape"),
         ),
         EACH,
     )
@@ -201,21 +236,21 @@ def gap_label(gap: int) -> str:
     return f"max_gap {gap // KIB} KiB"
 
 
-GAPS = (0, 16 * KIB, 64 * KIB, 256 * KIB, MIB)
+GAPS = (0, 64 * KIB, MIB)
 
 
 def _lines() -> Iterator[Table]:
-    plain = Contender(TCP, "tools.line")
+    plain = Contender(TCP, "tcp.line")
     stream = Contender(STREAM, "imageio.stream", produces="raw")
+    ours = Contender(OURS, "ours.backup", produces="tape")
     yield Table(
         "line-1gbit/contiguous",
         "Backup of a contiguous disk over a line of 1 Gbit/s, TLS",
         "Line",
-        "contiguous/2",
-        (Contender(OURS, "ours.backup", produces="tape"), stream, plain),
-        TCP,
+        "contiguous/4",
+        (ours, stream, plain),
+        STREAM,
         tls=True,
-        most_rounds=3,
     )
     fixed = (
         Contender(gap_label(gap), "ours.backup", {"max_gap": gap}, "tape", x=gap) for gap in GAPS
@@ -224,11 +259,11 @@ def _lines() -> Iterator[Table]:
         "line-1gbit/fragmented",
         "Backup of a fragmented disk over a line of 1 Gbit/s, TLS",
         "Line",
-        "fragmented/2",
-        (Contender(OURS, "ours.backup", produces="tape"), *fixed, stream, plain),
-        TCP,
+        PARTS["fragmented"],
+        (ours, *fixed, stream),
+        STREAM,
         tls=True,
-        most_rounds=3,
+        least_rounds=5,
     )
 
 
@@ -244,59 +279,49 @@ def _curve(  # noqa: PLR0917
     most_rounds: int = 100,
 ) -> Table:
     first = contenders[0].label
-    return Table(name, title, stage, disk, tuple(contenders), first, tls, axis, most_rounds)
+    return Table(
+        name, title, stage, disk, tuple(contenders), first, tls, axis, most_rounds=most_rounds
+    )
 
 
 def _extents(action: str, title: str) -> Table:
     points = [
         Contender(f"{10**n:,}", f"synthetic.{action}_tar", x=10**n, produces="tape")
-        for n in (3, 4, 5, 6)
+        for n in (4, 5, 6)
     ]
     name = f"scale-extents/{action}"
-    return _curve(name, title, "ManyExtents", points, "extents", most_rounds=2)
+    return _curve(name, title, "ManyExtents", points, "extents", most_rounds=1)
 
 
 def _sizes() -> Table:
-    points = [Contender(f"{n} GiB", "ours.backup", x=n) for n in (1, 4, 16)]
+    points = [Contender(f"{n} GiB", "ours.backup", x=n) for n in (1, 16)]
     title = "Backup of growing disks, unix socket"
-    return _curve("scale-size/unix", title, "Sizes", points, "GiB", most_rounds=2)
-
-
-def _workers(disk: str, channel: str) -> Table:
-    points = [
-        Contender(f"{n} workers", "ours.backup", {"max_workers": n}, "tape", x=n)
-        for n in (1, 2, 4, 8)
-    ]
-    return _curve(
-        f"scale-workers/{disk}-{channel}",
-        f"Backup of {DISKS[disk]} by workers, {CHANNELS[channel]}",
-        "Backup",
-        points,
-        "workers",
-        PARTS[disk],
-        tls=channel == "tls",
-        most_rounds=3,
-    )
+    return _curve("scale-size/unix", title, "Sizes", points, "GiB", most_rounds=1)
 
 
 def _imports() -> Table:
-    backup = "from tapestream import ImageioHTTPSource, TarStreamSink, copy"
     codes = {
         NOTHING: "",
-        OURS_BARE: "import tapestream",
-        OURS: backup,
+        OURS_NAMES: "from tapestream import ImageioHTTPSource, TarStreamSink, copy",
+        OURS_ALL: ALL_OF_A_BACKUP,
         CLIENT: "import ovirt_imageio.client",
     }
-    contenders = [
-        Contender(label, "imports.fresh", {"code": code, "times": 3})
-        for label, code in codes.items()
-    ]
+    contenders = tuple(
+        Contender(label, "scripts.code", {"code": code}) for label, code in codes.items()
+    )
     title = "Imports in a fresh interpreter"
-    return Table("import/fresh", title, "Imports", "", tuple(contenders), CLIENT)
+    return Table("import/fresh", title, "Imports", "", contenders, CLIENT, least_rounds=9)
 
 
 TABLES: tuple[Table, ...] = (
-    *(_backup(disk, channel) for disk in DISKS for channel in CHANNELS),
+    *(
+        _backup(disk, channel, server)
+        for disk in DISKS
+        for channel in CHANNELS
+        for server in ("fresh", "warm")
+    ),
+    *(_vm(channel, server) for channel in CHANNELS for server in ("vm-first", "vm-later")),
+    *(_small(changes, channel) for changes in (1000, 0) for channel in CHANNELS),
     _restore("contiguous", "unix"),
     _restore("contiguous", "tls"),
     _restore("fragmented", "unix"),
@@ -305,8 +330,7 @@ TABLES: tuple[Table, ...] = (
     _verify(),
     *_tape(None, "plain", "no digests"),
     *_tape("sha256", "sha256", "sha256"),
-    _block_hash("contiguous"),
-    _block_hash("fragmented"),
+    _block_hash("filesystem"),
     _local("contiguous"),
     _local("filesystem"),
     *_lines(),
@@ -314,68 +338,4 @@ TABLES: tuple[Table, ...] = (
     _extents("write", "Backup of made-up disks by number of extents"),
     _extents("read", "Reading their tars back"),
     _sizes(),
-    _workers("contiguous", "unix"),
-    _workers("contiguous", "tls"),
-    _workers("fragmented", "unix"),
 )
-
-
-@dataclass(frozen=True)
-class Target:
-    """What we want to come of a comparison.
-
-    Attributes:
-        text: In words.
-        table: Name of the table.
-        label: Our row in it.
-        against: The rows to compare with; the best of them counts. Empty for an absolute.
-        measure: "rate", "cpu" or "peak".
-        wanted: The ratio, or the absolute: a rate at least, a cost at most.
-    """
-
-    text: str
-    table: str
-    label: str
-    against: tuple[str, ...]
-    measure: str
-    wanted: float
-
-
-def _targets() -> Iterator[Target]:
-    for channel, plain in (("unix", 1.3), ("tls", 1.1)):
-        table = f"backup-contiguous/{channel}"
-        what = f"backup, contiguous, {CHANNELS[channel]}"
-        yield Target(f"{what}, digests off", table, OURS_PLAIN, (STREAM,), "rate", plain)
-        yield Target(f"{what}, digests on", table, OURS, (STREAM,), "rate", 1.0)
-        yield Target(f"CPU of {what}, digests off", table, OURS_PLAIN, (STREAM,), "cpu", 1.2)
-    for variant, wanted in (("plain", 0.8), ("sha256", 0.9)):
-        text = f"a drive that takes no time, {variant}"
-        yield Target(text, f"tape-write/{variant}", TO_TAPE, (TO_NULL,), "rate", wanted)
-    table, what = "backup-contiguous/unix", "backup, contiguous, unix socket"
-    yield Target(f"{what}, digests on", table, OURS, (LETTER,), "rate", 1.5)
-    yield Target(f"{what}, digests on", table, OURS, (DOWNLOAD,), "rate", 2.0)
-    yield Target(f"{what}, digests off", table, OURS_PLAIN, (NBDCOPY,), "rate", 0.5)
-    for channel, wanted in (("unix", 3.5), ("tls", 2.5)):
-        text = f"backup, fragmented, {CHANNELS[channel]}, digests on"
-        yield Target(text, f"backup-fragmented/{channel}", OURS, (STREAM,), "rate", wanted)
-    text = "restore, contiguous, digests checked"
-    yield Target(text, "restore-contiguous/unix", OURS, (UPLOAD,), "rate", 1.0)
-    table = "restore-fragmented/unix"
-    yield Target("restore, fragmented, sparseness kept", table, OURS, (UPLOAD,), "rate", 2.0)
-    yield Target("restore, fragmented, gaps joined", table, OURS_JOINED, (UPLOAD,), "rate", 4.0)
-    text = "local raw image, digests off"
-    yield Target(text, "local-raw/contiguous", OURS_PLAIN, (GNU_TAR,), "rate", 1.0)
-    yield Target("1 Gbit/s, contiguous", "line-1gbit/contiguous", OURS, (TCP,), "rate", 0.95)
-    gaps = tuple(map(gap_label, GAPS))
-    text = "1 Gbit/s, fragmented, against the best fixed gap"
-    yield Target(text, "line-1gbit/fragmented", OURS, gaps, "rate", 0.95)
-    peak = (128 + 150) * MIB  # the default of `buffer_memory`, and what all else may take
-    for action in ("write", "read"):
-        text = f"peak memory, 1,000,000 extents, {action}"
-        yield Target(text, f"scale-extents/{action}", "1,000,000", (), "peak", peak)
-    text = "CPU of importing what a backup needs"
-    yield Target(text, "import/fresh", OURS, (CLIENT,), "cpu", 1.3)
-    yield Target("peak memory, 16 GiB", "scale-size/unix", "16 GiB", (), "peak", peak)
-
-
-TARGETS = tuple(_targets())

@@ -1,88 +1,87 @@
-"""Bar charts and curves as SVG, readable on light and on dark pages."""
+"""The chart of how far ahead or behind we are, as SVG, readable on light and on dark pages."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 
-WIDTH = 720
-LABELS = 190
-ROW = 28
-TOP = 40
+# Narrow, so that a phone shows it without making the letters much smaller.
+WIDTH = 440
+LEFT, RIGHT = 172, 386  # where the bars may be
+ROW, HEADING, TOP, BOTTOM = 19, 26, 62, 22
 
 STYLE = """\
 <style>
-  text { font: 13px sans-serif; fill: #24292f; }
-  .title { font-weight: bold; }
-  .ours { fill: #0969da; }
-  .peer { fill: #8c959f; }
-  .line { fill: none; stroke: #0969da; stroke-width: 2; }
-  .mark { stroke: #24292f; }
-  .grid { stroke: #8c959f; stroke-opacity: 0.4; }
+  text { font: 12px sans-serif; fill: #24292f; }
+  .heading { font-weight: bold; }
+  .scale { font-size: 11px; fill: #57606a; }
+  .missed { font-weight: bold; fill: #bc4c00; }
+  .ahead { fill: #0969da; }
+  .behind { fill: #e16f24; }
+  .grid { stroke: #8c959f; stroke-opacity: 0.35; }
+  .even { stroke: #57606a; }
+  .wanted { stroke: #24292f; stroke-width: 2.5; }
   @media (prefers-color-scheme: dark) {
     text { fill: #e6edf3; }
-    .ours { fill: #4493f8; }
-    .peer { fill: #6e7681; }
-    .line { stroke: #4493f8; }
-    .mark { stroke: #e6edf3; }
+    .scale { fill: #9198a1; }
+    .missed { fill: #ffa657; }
+    .ahead { fill: #4493f8; }
+    .behind { fill: #db6d28; }
+    .even { stroke: #9198a1; }
+    .wanted { stroke: #e6edf3; }
   }
 </style>"""
 
 
 @dataclass(frozen=True)
 class Bar:
-    """A bar, with its value and the range that it was measured in."""
+    """A case.
 
+    Attributes:
+        group: The heading that it is under.
+        label: Which case of these.
+        ratio: How many times better than the peer we are; below 1, worse.
+        wanted: What we want that to be; None if we do not say.
+    """
+
+    group: str
     label: str
-    value: float
-    span: tuple[float, float]
-    ours: bool
+    ratio: float
+    wanted: float | None
 
 
-def bars(title: str, rows: Sequence[Bar]) -> str:
-    """A horizontal bar for each row, with a mark from its smallest to its largest value."""
-    scale = (WIDTH - LABELS - 70) / max(row.span[1] for row in rows)
-    shapes = [_text(10, 22, title, kind="title")]
-    for i, row in enumerate(rows):
-        y, middle = TOP + i * ROW, TOP + i * ROW + 10
-        low, high = (LABELS + value * scale for value in row.span)
-        shapes += [
-            _text(LABELS - 8, y + 15, row.label, anchor="end"),
-            _bar("ours" if row.ours else "peer", LABELS, y, row.value * scale),
-            _line("mark", low, middle, high, middle),
-            _text(max(high, LABELS + row.value * scale) + 8, y + 15, f"{row.value:.0f}"),
-        ]
-    return _svg(TOP + len(rows) * ROW + 10, title, shapes)
+def overview(title: str, bars: Sequence[Bar]) -> str:
+    """A bar for each case, to the right from 1.0 where we are ahead, to the left where behind.
 
-
-def curve(title: str, axis: str, points: Sequence[tuple[float, float]]) -> str:
-    """Values over a logarithmic x axis; the y axis begins at 0."""
-    left, right, bottom, height = 60, WIDTH - 50, 250, 300
-    first, last = math.log(points[0][0]), math.log(points[-1][0])
-    top = max(y for _, y in points) * 1.1
-
-    def place(x: float, y: float) -> tuple[float, float]:
-        across = (math.log(x) - first) / (last - first)
-        return left + across * (right - left), bottom - y / top * (bottom - TOP)
-
-    placed = [place(x, y) for x, y in points]
-    shapes = [_text(10, 22, title, kind="title"), _line("grid", left, bottom, right, bottom)]
-    shapes.append(_text((left + right) / 2, height - 10, axis, anchor="middle"))
-    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in placed)
-    shapes.append(f'<polyline class="line" points="{path}"/>')
-    for (x, y), (left_of, above) in zip(points, placed, strict=True):
-        shapes += [
-            _line("grid", left_of, TOP, left_of, bottom),
-            f'<circle class="ours" cx="{left_of:.1f}" cy="{above:.1f}" r="4"/>',
-            _text(left_of, bottom + 18, f"{x:,g}" if x < 1e4 else f"{x:,.0f}", anchor="middle"),
-            _text(left_of, above - 9, f"{y:.3g}" if y < 100 else f"{y:.0f}", anchor="middle"),
-        ]
-    return _svg(height, title, shapes)
-
-
-def _svg(height: int, title: str, shapes: Iterable[str]) -> str:
+    The scale is logarithmic: twice as good is as far from 1.0 as half as good.
+    """
+    values = [1.0, *(b.ratio for b in bars), *(b.wanted for b in bars if b.wanted)]
+    scale = _Scale(min(0.5, *values), max(4.0, *values))
+    y = float(TOP)
+    rows: list[str] = []
+    group = ""
+    for bar in bars:
+        if bar.group != group:
+            group = bar.group
+            y += HEADING
+            rows.append(_text(6, y - 8, group, kind="heading"))
+        rows += _row(bar, scale, y)
+        y += ROW
+    legend = [
+        _text(6, 18, title, kind="heading"),
+        _rect("ahead", 6, 28, 12),
+        _text(22, 38, "ahead"),
+        _rect("behind", 68, 28, 12),
+        _text(84, 38, "behind"),
+        _line("wanted", 140, 26, 140, 42),
+        _text(148, 38, "target"),
+        _text(196, 38, "1.23", kind="missed"),
+        _text(226, 38, "target missed"),
+    ]
+    shapes = [*legend, *_grid(scale, y), *rows]
+    height = round(y + BOTTOM)
     body = "\n".join(shapes)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" '
@@ -91,13 +90,46 @@ def _svg(height: int, title: str, shapes: Iterable[str]) -> str:
     )
 
 
+class _Scale:
+    """Where a ratio is, from left to right."""
+
+    def __init__(self, least: float, most: float) -> None:
+        self.least, self.most = least, most
+
+    def __call__(self, ratio: float) -> float:
+        across = math.log(ratio / self.least) / math.log(self.most / self.least)
+        return LEFT + across * (RIGHT - LEFT)
+
+
+def _grid(scale: _Scale, bottom: float) -> Iterator[str]:
+    exponents = range(math.ceil(math.log2(scale.least)), math.floor(math.log2(scale.most)) + 1)
+    for ratio in (2.0**exponent for exponent in exponents):
+        x = scale(ratio)
+        yield _line("even" if ratio == 1 else "grid", x, TOP, x, bottom)
+        for y in (TOP - 5, bottom + 15):
+            yield _text(x, y, f"{ratio:g}x", anchor="middle", kind="scale")
+
+
+def _row(bar: Bar, scale: _Scale, y: float) -> Iterator[str]:
+    even, end = scale(1), scale(bar.ratio)
+    missed = bar.wanted is not None and bar.ratio < bar.wanted
+    yield _text(LEFT - 6, y + 12, bar.label, anchor="end")
+    kind = "ahead" if bar.ratio >= 1 else "behind"
+    yield _rect(kind, min(even, end), y + 2, max(abs(end - even), 1))
+    if bar.wanted is not None:
+        yield _line("wanted", scale(bar.wanted), y, scale(bar.wanted), y + ROW - 3)
+    value = f"{bar.ratio:.2f}" if bar.ratio < 10 else f"{bar.ratio:.0f}"
+    yield _text(WIDTH - 6, y + 12, value, anchor="end", kind="missed" if missed else "")
+
+
 def _text(x: float, y: float, text: str, *, anchor: str = "start", kind: str = "") -> str:
     kind = f' class="{kind}"' if kind else ""
     return f'<text{kind} x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
 
 
-def _bar(kind: str, x: float, y: float, width: float) -> str:
-    return f'<rect class="{kind}" x="{x}" y="{y}" width="{width:.1f}" height="20"/>'
+def _rect(kind: str, x: float, y: float, width: float) -> str:
+    where = f'x="{x:.1f}" y="{y:.1f}" width="{width:.1f}"'
+    return f'<rect class="{kind}" {where} height="12"/>'
 
 
 def _line(kind: str, x1: float, y1: float, x2: float, y2: float) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 from collections.abc import Callable, Sequence
@@ -15,8 +16,10 @@ from benchmarks.model import GIB, KIB, MIB
 from tapestream import BackupInfo, Extent, RawImageSource, TarStreamSink, copy
 from tapestream.model.extents import Extents
 from tapestream.model.info import Context
+from tapestream.testing import create_image, virtual_size
 
 CHUNK = 64 * KIB
+BITMAP = "changed"
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,7 @@ class Disk:
     """A disk in two formats.
 
     Attributes:
-        raw: Sparse.
+        raw: Sparse; once, if the disk is that several times.
         qcow2: Clusters of 64 KiB.
         size: Virtual size in bytes.
         data_bytes: Bytes of data that the qcow2 image reports.
@@ -43,33 +46,40 @@ def default_work_dir(size: int) -> Path | None:
     shm = Path("/dev/shm")
     if not shm.is_dir():
         return None
-    memory = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    available = re.search(r"MemAvailable:\s*(\d+) kB", Path("/proc/meminfo").read_text())
+    memory = int(available[1]) * KIB if available else 0
     room = min(shutil.disk_usage(shm).free, memory)
-    return shm if room > 8 * size + 3 * GIB else None
+    return shm if room > 9 * size + 2 * GIB else None
 
 
 def build(name: str, directory: Path, size: int) -> Disk:
     """Build a disk, or find the one that was built before.
 
     Args:
-        name: A key of `DISKS`, and after a "/" which part of the size it shall have: "contiguous/2"
-            is half as large.
+        name: A key of `DISKS`, and how large it shall be: "contiguous/2" is half as large, and
+            "contiguous*4" is the whole disk four times, one after the other.
         directory: Where the images are kept.
         size: Bytes of data of a whole disk.
     """
+    name, _, times = name.partition("*")
     kind, _, part = name.partition("/")
-    amount = size // int(part or 1) // MIB * MIB
+    amount = max(1, size // int(part or 1) // MIB) * MIB
     raw = directory / f"{kind}-{amount // MIB}.raw"
-    qcow2 = raw.with_suffix(".qcow2")
-    if not qcow2.exists():
-        print(f"building {qcow2.name}", flush=True)
+    qcow2 = directory / f"{raw.stem}{f'-times-{times}' if times else ''}.qcow2"
+    if not raw.exists():
+        print(f"building {raw.name}", flush=True)
         unfinished = raw.with_suffix(".unfinished")
-        DISKS[kind](raw, amount)
-        _run("qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw, unfinished)
+        DISKS[kind](unfinished, amount)
+        unfinished.rename(raw)
+    if not qcow2.exists():
+        unfinished = qcow2.with_suffix(".unfinished")
+        # Of several images it makes one.
+        images = [raw] * int(times or 1)
+        _run("qemu-img", "convert", "-f", "raw", "-O", "qcow2", *images, unfinished)
         unfinished.rename(qcow2)
     shown = _run("qemu-img", "map", "--output=json", qcow2)
     data = [e["length"] for e in json.loads(shown) if e["data"] and not e["zero"]]
-    return Disk(raw, qcow2, raw.stat().st_size, sum(data), len(data))
+    return Disk(raw, qcow2, virtual_size(qcow2), sum(data), len(data))
 
 
 @dataclass(frozen=True)
@@ -124,6 +134,20 @@ class _ChangedSource(RawImageSource):
 
     def extents(self) -> Extents:
         return Extents.of(self._extents) if self._extents else super().extents()
+
+
+def small_changes(directory: Path, size: int, count: int) -> Path:
+    """A qcow2 image of so many clusters of data, evenly spread, all of them in a dirty bitmap."""
+    path = directory / f"changes-{size // MIB}-{count}.qcow2"
+    if not path.exists():
+        unfinished = path.with_suffix(".unfinished")
+        create_image(unfinished, size)
+        _run("qemu-img", "bitmap", "--add", unfinished, BITMAP)
+        step = size // max(count, 1) // CHUNK * CHUNK
+        writes = "".join(f"write -q -P {1 + i % 250} {i * step} 64k\n" for i in range(count))
+        _run("qemu-io", "-f", "qcow2", unfinished, text=writes or "quit\n")
+        unfinished.rename(path)
+    return path
 
 
 def sparse_file(directory: Path, size: int) -> Path:

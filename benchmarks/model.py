@@ -8,8 +8,12 @@ from typing import Any
 
 KIB, MIB, GIB = 1024, 1024**2, 1024**3
 
-# Bytes of data of a whole disk: as large as a run of all cases in a quarter of an hour allows.
-DEFAULT_SIZE = 768 * MIB
+# Bytes of data of a whole disk: as large as a run of all cases in half an hour allows.
+DEFAULT_SIZE = GIB
+# Stands for importing what a backup has imported at its end.
+ALL_OF_A_BACKUP = "ALL OF A BACKUP"
+# What is transferred by the runs that are looked at, and not timed.
+CHECKED_SIZE = 32 * MIB
 
 
 @dataclass(frozen=True)
@@ -21,10 +25,11 @@ class Contender:
         program: What runs in the fresh process: MODULE.FUNCTION in `benchmarks.contenders`.
         options: Given to that function as they are.
         produces: What it writes to `Job.target`, so that it can be checked: "tape" is a tar of
-            ours, "tar" one of the proof of concept, "gnu" one of GNU tar, "raw" and "qcow2" are
-            images, "disk" is the disk behind the ticket, "" cannot be looked at.
+            ours, "gnu" one of GNU tar, "raw" and "qcow2" are images, "disk" is the disk behind the
+            ticket, "" cannot be looked at.
         needs: The tool that it runs; without it the row is left out.
         x: Its place on the x axis, where the table is a curve.
+        disk: A disk of its own; "" for that of the table.
     """
 
     label: str
@@ -33,6 +38,7 @@ class Contender:
     produces: str = ""
     needs: str = ""
     x: float = 0
+    disk: str = ""
 
 
 @dataclass(frozen=True)
@@ -44,10 +50,12 @@ class Table:
         title: Its heading.
         stage: What it is run on: a class of `benchmarks.stages`.
         disk: A disk of `benchmarks.disks`; "" where the stage brings its own.
+        server: What serves the disk of a backup: a key of `benchmarks.servers.SERVERS`.
         contenders: The rows.
         baseline: Label of the row that all others are compared to.
         tls: Over TLS and TCP; otherwise over the unix socket.
         axis: What `Contender.x` means, where the table is a curve.
+        least_rounds: Fewer rounds than this tell nothing.
         most_rounds: More rounds than this take too long.
     """
 
@@ -59,6 +67,8 @@ class Table:
     baseline: str
     tls: bool = False
     axis: str = ""
+    server: str = "fresh"
+    least_rounds: int = 1
     most_rounds: int = 100
 
     @property
@@ -96,14 +106,14 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a contender's process tells, on its standard output, as JSON.
+    """What a run of a contender took, as its parent process saw it.
 
     Attributes:
         began: When it began, in seconds of the monotonic clock.
-        seconds: Wall time of the transfer.
+        seconds: Wall time of the whole process, from its start to its end.
         cpu: User and system seconds, those of its child processes included.
         machine: The same of all processes of the machine, so of the servers, too.
-        peak: Largest resident set in bytes: of the process, or of the tool that it ran.
+        peak: Largest resident set of the process, in bytes.
     """
 
     began: float

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks import report
-from benchmarks.cases import DOWNLOAD, OURS, OURS_PLAIN, STREAM, TABLES
+from benchmarks.cases import OURS, OURS_PLAIN, STREAM, TABLES
 from benchmarks.disks import default_work_dir
 from benchmarks.model import DEFAULT_SIZE, GIB, Contender, Table
 from benchmarks.stages import STAGES, Setting, Stage
@@ -63,12 +63,15 @@ This is what it shows:
   the processors hardly ever wait.
 """
 
-PROFILED = {
-    "backup-contiguous/unix": (OURS_PLAIN, STREAM, OURS, DOWNLOAD),
-    "backup-contiguous/tls": (OURS_PLAIN, STREAM, OURS),
-    "backup-fragmented/unix": (OURS_PLAIN, STREAM, OURS),
-    "backup-fragmented/tls": (OURS_PLAIN, STREAM, OURS),
-}
+LABELS = (OURS_PLAIN, STREAM, OURS)
+PROFILED = (
+    "backup-contiguous/unix-fresh",
+    "backup-contiguous/unix-warm",
+    "backup-contiguous/tls-fresh",
+    "backup-contiguous/tls-warm",
+    "backup-fragmented/unix-fresh",
+    "backup-fragmented/tls-fresh",
+)
 ROUNDS = 3
 PERIOD = 250_000  # nanoseconds between two looks at a processor
 WARM_UP = 0.5  # seconds until perf looks
@@ -128,7 +131,7 @@ def _profiles(work: Path) -> Iterator[tuple[Table, dict[str, Profile]]]:
         for table in TABLES:
             if table.name not in PROFILED:
                 continue
-            wanted = [c for c in table.contenders if c.label in PROFILED[table.name]]
+            wanted = [c for c in table.contenders if c.label in LABELS]
             with STAGES[table.stage](table, Setting(work, DEFAULT_SIZE, daemon)) as stage:
                 yield table, {c.label: _profile(stage, c, work / "perf.data") for c in wanted}
 

@@ -66,6 +66,7 @@ class Measured:
         name: That of the table.
         rounds: How many outcomes each row has.
         date: Of the measurement.
+        took: Seconds for all of it, with the preparations.
         rows: By label.
     """
 
@@ -73,6 +74,7 @@ class Measured:
     rounds: int
     date: str
     rows: dict[str, Row]
+    took: float = 0
 
     @classmethod
     def begin(cls, table: Table, rounds: int) -> Measured:

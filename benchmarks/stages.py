@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import subprocess
@@ -12,21 +11,26 @@ import tarfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ovirt_imageio import client
 
 from benchmarks import line
 from benchmarks.disks import (
+    BITMAP,
+    CHUNK,
     Disk,
     back_up_changes,
     build,
     local_data,
     many_extents,
+    small_changes,
     sparse_file,
 )
-from benchmarks.model import DEFAULT_SIZE, GIB, MIB, Contender, Job, Outcome, Table
+from benchmarks.model import ALL_OF_A_BACKUP, DEFAULT_SIZE, GIB, MIB, Contender, Job, Outcome, Table
+from benchmarks.process import FailedError, start
+from benchmarks.servers import SERVERS, Serve, SkippedError
 from tapestream import (
     DiscardSink,
     ImageioHTTPSource,
@@ -39,16 +43,7 @@ from tapestream import (
 )
 from tapestream.testing import ImageioDaemon, compare_images, create_image, serve_image
 
-ROOT = Path(__file__).parents[1]
 TICKET_SECONDS = 3600
-
-
-class SkippedError(Exception):
-    """The case cannot be run here; the text says why."""
-
-
-class FailedError(Exception):
-    """A contender failed, or transferred something else than it should."""
 
 
 @dataclass(frozen=True)
@@ -64,22 +59,6 @@ class Setting:
     work: Path
     size: int
     daemon: ImageioDaemon
-
-
-def start(job: Job, *, pass_fds: Sequence[int] = ()) -> Outcome:
-    """Run a job in a fresh process, in the network namespace of this thread."""
-    result = subprocess.run(
-        [sys.executable, "-m", "benchmarks.contenders"],
-        input=json.dumps(asdict(job)),
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=ROOT,
-        pass_fds=pass_fds,
-    )
-    if result.returncode:
-        raise FailedError(f"{job.program} failed:\n{result.stderr}")
-    return Outcome(**json.loads(result.stdout))
 
 
 class Stage(ABC):
@@ -119,15 +98,21 @@ class Stage(ABC):
     def run(self, contender: Contender, *, check: bool) -> Outcome:
         """Run a contender once; with `check`, look at what it transferred."""
 
+    def start(self, job: Job, *, pass_fds: Sequence[int] = ()) -> Outcome:
+        """Run a job in a fresh process, in the network namespace of this thread."""
+        return start(job, self.work / "compiled", pass_fds=pass_fds)
+
     def job(self, contender: Contender) -> Job:
         """The job of a contender, as far as it is the same on all stages."""
         return Job(contender.program, options=dict(contender.options))
 
     @contextlib.contextmanager
-    def transfer(self, job: Job, image: str, size: int, *, write: bool = False) -> Iterator[Job]:
+    def transfer(
+        self, job: Job, image: str, size: int, *, write: bool = False, dirty: bool = False
+    ) -> Iterator[Job]:
         """Give a job a ticket for an image, for the length of the block."""
         ops = ["read", "write"] if write else ["read"]
-        url = self.daemon.add_ticket(image, size, ops=ops, timeout=TICKET_SECONDS)
+        url = self.daemon.add_ticket(image, size, ops=ops, dirty=dirty, timeout=TICKET_SECONDS)
         try:
             yield replace(
                 job,
@@ -147,13 +132,23 @@ class Stage(ABC):
         return replace(job, target=str(self.target)) if keep else job
 
 
+@dataclass(frozen=True)
+class Image:
+    """An image and its format."""
+
+    path: Path
+    format: str
+
+
 class OneDisk(Stage):
     """All contenders have the same disk."""
 
     disk: Disk
+    truth: Image
 
     def prepare(self) -> None:
         self.disk = build(self.table.disk, self.work, self.size)
+        self.truth = Image(self.disk.qcow2, "qcow2")
 
     def data_bytes(self, contender: Contender) -> int:
         return self.disk.data_bytes
@@ -161,18 +156,14 @@ class OneDisk(Stage):
     def check(self, contender: Contender) -> None:
         """Make sure that what was produced is the disk."""
         found = self.target
-        if contender.produces == "qcow2":
-            return self._compare(contender, found, "qcow2")
-        if contender.produces == "raw":
-            return self._compare(contender, found, "raw")
+        if contender.produces in {"qcow2", "raw"}:
+            return self._compare(contender, found, contender.produces)
         image = self.work / "restored"
         image.unlink(missing_ok=True)
         try:
             if contender.produces == "tape":
                 with TarStreamSource(found) as source, RawImageSink(image) as sink:
                     copy(source, sink)
-            elif contender.produces == "tar":
-                _unpack(found, image)
             else:
                 rename = f"--transform=s,.*,{image.name},"
                 subprocess.run(["tar", "-xf", found, rename, "-C", self.work], check=True)
@@ -182,31 +173,37 @@ class OneDisk(Stage):
 
     def _compare(self, contender: Contender, found: Path, fmt: str) -> None:
         try:
-            compare_images(self.disk.raw, found, a_format="raw", b_format=fmt)
+            compare_images(self.truth.path, found, a_format=self.truth.format, b_format=fmt)
         except AssertionError as e:
             raise FailedError(f"{contender.label}: {e}") from e
 
 
 class Backup(OneDisk):
-    """From the daemon into /dev/null.
-
-    Each transfer has a qemu-nbd of its own, as oVirt starts one: one that served others before has
-    kept memory of theirs, and has less work.
-    """
+    """From the daemon into /dev/null; a contender may have a disk of its own."""
 
     def prepare(self) -> None:
         super().prepare()
+        self.disks: dict[str, Disk] = {}
+        self.serve: dict[str, Serve] = {}
+        for name in {self.table.disk, *(c.disk for c in self.table.contenders if c.disk)}:
+            disk = self.disks[name] = build(name, self.work, self.size)
+            server = SERVERS[self.table.server](disk.qcow2, self.work)
+            self.serve[name] = self.stack.enter_context(server)
         self.source = self.disk.qcow2
+
+    def data_bytes(self, contender: Contender) -> int:
+        return self.disks[contender.disk or self.table.disk].data_bytes
 
     def run(self, contender: Contender, *, check: bool) -> Outcome:
         job = replace(self.job(contender), source=str(self.source))
         job = self.produced(contender, job, check=check)
+        name = contender.disk or self.table.disk
         try:
             with (
-                serve_image(self.disk.qcow2) as image,
-                self.transfer(job, image, self.disk.size) as ready,
+                self.serve[name]() as image,
+                self.transfer(job, image, self.disks[name].size) as ready,
             ):
-                outcome = start(ready)
+                outcome = self.start(ready)
             if check and contender.produces:
                 self.check(contender)
         finally:
@@ -224,7 +221,7 @@ class BlockHash(Backup):
 
 
 class Restore(OneDisk):
-    """From a tar, or an image, into a new qcow2 disk, which is compared after each run."""
+    """From a tar, or an image, into a new qcow2 disk."""
 
     def prepare(self) -> None:
         super().prepare()
@@ -241,15 +238,16 @@ class Restore(OneDisk):
     def run(self, contender: Contender, *, check: bool) -> Outcome:
         self.target.unlink(missing_ok=True)
         create_image(self.target, self.disk.size)
-        source = self.disk.qcow2 if contender.program == "imageio.upload" else self.tar
+        source = self.disk.qcow2 if contender.program == "uploads.upload" else self.tar
         job = replace(self.job(contender), source=str(source))
         try:
             with (
                 serve_image(self.target, read_only=False) as image,
                 self.transfer(job, image, self.disk.size, write=True) as ready,
             ):
-                outcome = start(ready)
-            self._compare(contender, self.target, "qcow2")
+                outcome = self.start(ready)
+            if check:
+                self._compare(contender, self.target, "qcow2")
         finally:
             self.target.unlink(missing_ok=True)
         return outcome
@@ -275,14 +273,14 @@ class Chain(Restore):
         self.stack.callback(shutil.rmtree, self.tar, ignore_errors=True)
         chain = back_up_changes(self.disk, self.tar)
         self.stack.callback(chain.raw.unlink)
-        self.disk = replace(self.disk, raw=chain.raw)
+        self.truth = Image(chain.raw, "raw")
 
     def run(self, contender: Contender, *, check: bool) -> Outcome:
         if contender.produces == "disk":
             return super().run(contender, check=check)
         job = replace(self.job(contender), source=str(self.tar))
         try:
-            outcome = start(self.produced(contender, job, check=check))
+            outcome = self.start(self.produced(contender, job, check=check))
             if check:
                 self.check(contender)
         finally:
@@ -299,7 +297,7 @@ class Local(OneDisk):
     def run(self, contender: Contender, *, check: bool) -> Outcome:
         job = replace(self.job(contender), source=str(self.disk.raw))
         try:
-            outcome = start(self.produced(contender, job, check=check))
+            outcome = self.start(self.produced(contender, job, check=check))
             if check:
                 self.check(contender)
         finally:
@@ -329,9 +327,9 @@ class Line(OneDisk):
                 self.transfer(job, image, self.disk.size) as ready,
             ):
                 far = ready.url.replace("127.0.0.1", line.SERVER)
-                far = self.plain if contender.program == "tools.line" else far
+                far = self.plain if contender.program == "tcp.line" else far
                 with line.inside(self.client):
-                    outcome = start(replace(ready, url=far, cafile=""))
+                    outcome = self.start(replace(ready, url=far, cafile=""))
             if check and contender.produces:
                 self.check(contender)
         finally:
@@ -372,7 +370,7 @@ class Sizes(Stage):
         path = sparse_file(self.work, size)
         try:
             with self.transfer(self.job(contender), f"file://{path}", size) as ready:
-                return self._through_check(ready, size) if check else start(ready)
+                return self._through_check(ready, size) if check else self.start(ready)
         finally:
             path.unlink()
 
@@ -382,7 +380,7 @@ class Sizes(Stage):
 
         def backup() -> Outcome:
             try:
-                return start(replace(job, target=f"/dev/fd/{write}"), pass_fds=(write,))
+                return self.start(replace(job, target=f"/dev/fd/{write}"), pass_fds=(write,))
             finally:
                 os.close(write)
 
@@ -402,12 +400,15 @@ class ManyExtents(Stage):
         self.files: dict[int, tuple[Path, Path]] = {}
 
     def data_bytes(self, contender: Contender) -> int:
-        return int(contender.x) // 2 * 4096
+        return self._count(contender) // 2 * 4096
+
+    def _count(self, contender: Contender) -> int:
+        return int(contender.x) * self.size // DEFAULT_SIZE // 2 * 2
 
     def run(self, contender: Contender, *, check: bool) -> Outcome:
-        extents, tar = self._files(int(contender.x))
+        extents, tar = self._files(self._count(contender))
         reads = contender.program == "synthetic.read_tar" or check
-        return start(
+        return self.start(
             Job("synthetic.read_tar", source=str(tar), options={"check": check})
             if reads
             else Job("synthetic.write_tar", source=str(extents))
@@ -418,23 +419,81 @@ class ManyExtents(Stage):
             extents, tar = many_extents(self.work, count), self.work / f"extents-{count}.tar"
             self.stack.callback(extents.unlink)
             self.stack.callback(tar.unlink, missing_ok=True)
-            start(Job("synthetic.write_tar", source=str(extents), target=str(tar)))
+            self.start(Job("synthetic.write_tar", source=str(extents), target=str(tar)))
             self.files[count] = extents, tar
         return self.files[count]
 
 
-class Imports(Stage):
-    """Interpreters that import something; their compiled files are kept between the rounds."""
-
-    def prepare(self) -> None:
-        pass
+class Timed(Stage):
+    """Small things, whose time counts, and not their bytes."""
 
     def data_bytes(self, contender: Contender) -> int:
-        """A million for each import, so that a rate in MB/s is one of imports per second."""
-        return 10**6 * int(contender.options["times"])
+        """A million for each run, so that a rate in MB/s is one of runs per second."""
+        return 10**6
+
+
+class Imports(Timed):
+    """Interpreters that import something."""
+
+    def prepare(self) -> None:
+        """Look at what a backup imports, also what it imports late."""
+        with (
+            serve_image(build("contiguous", self.work, MIB).qcow2) as image,
+            self.transfer(Job("ours.backup"), image, MIB) as ready,
+        ):
+            code = _BACKUP_AND_SHOW_IMPORTS
+            command = [sys.executable, "-c", code, ready.url, ready.cafile]
+            shown = subprocess.run(command, capture_output=True, text=True, check=True)
+        self.code = f"import {shown.stdout}"
 
     def run(self, contender: Contender, *, check: bool) -> Outcome:
-        return start(replace(self.job(contender), target=str(self.work / "compiled")))
+        code = contender.options["code"].replace(ALL_OF_A_BACKUP, self.code)
+        return self.start(Job(contender.program, options={"code": code}))
+
+
+_BACKUP_AND_SHOW_IMPORTS = """
+import sys
+known = set(sys.modules)
+from tapestream import ImageioHTTPSource, TarStreamSink, copy
+_, url, cafile = sys.argv
+with ImageioHTTPSource(url, cafile=cafile) as source, TarStreamSink("/dev/null") as sink:
+    copy(source, sink)
+print(", ".join(name for name in sys.modules if name not in known))
+"""
+
+
+class Small(Timed):
+    """Whole processes of an incremental backup of a large disk, of which little changed."""
+
+    def prepare(self) -> None:
+        # Of a smaller disk in a smaller run.
+        self.disk_size = 100 * self.size // CHUNK * CHUNK
+        self.image = small_changes(self.work, self.disk_size, int(self.table.disk))
+        self.url = self.stack.enter_context(serve_image(self.image, bitmap=BITMAP))
+
+    def run(self, contender: Contender, *, check: bool) -> Outcome:
+        # A file in memory: the peer's image needs one that can be made longer.
+        job = replace(self.job(contender), target=str(self.target))
+        self.target.unlink(missing_ok=True)
+        with self.transfer(job, self.url, self.disk_size, dirty=True) as ready:
+            outcome = self.start(ready)
+        if check:
+            self._check(contender)
+        self.target.unlink()
+        return outcome
+
+    def _check(self, contender: Contender) -> None:
+        """The disk has no other data than what changed."""
+        found = self.target
+        if contender.produces == "tape":
+            found = self.work / "restored"
+            _unpack(self.target, found, self.disk_size)
+        try:
+            compare_images(self.image, found, b_format="raw")
+        except AssertionError as e:
+            raise FailedError(f"{contender.label}: {e}") from e
+        found.unlink()
+        self.target.touch()
 
 
 class NoDrive(Stage):
@@ -461,7 +520,7 @@ class NoDrive(Stage):
         return outcome
 
     def _start(self, job: Job, size: int = 0) -> Outcome:
-        return start(replace(job, size=size or self.size))
+        return self.start(replace(job, size=size or self.size))
 
 
 STAGES: dict[str, type[Stage]] = {
@@ -477,18 +536,19 @@ STAGES: dict[str, type[Stage]] = {
         NoDrive,
         Restore,
         Sizes,
+        Small,
         TarOfDisk,
     )
 }
 
 
-def _unpack(tar_file: Path, image: Path) -> None:
-    """Put the data members of any tar where their names say."""
+def _unpack(tar_file: Path, image: Path, size: int) -> None:
+    """Put the data members of a tar where their names say."""
     with tarfile.open(tar_file) as tar, image.open("wb") as out:
         for member in tar:
             if member.name.startswith("extent-"):
                 data = tar.extractfile(member)
                 assert data is not None
                 out.seek(int(member.name.partition("@")[2]))
-                while chunk := data.read(MIB):
-                    out.write(chunk)
+                shutil.copyfileobj(data, out)
+        out.truncate(size)

@@ -2,32 +2,42 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
-from benchmarks import profile
+from benchmarks import profile, report
+from benchmarks.cases import TABLES
+from benchmarks.model import GIB, MIB, Outcome
+from benchmarks.results import Measured, Row
 
 ROOT = Path(__file__).parents[1]
+NEEDS_QEMU = pytest.mark.skipif(
+    shutil.which("qemu-system-x86_64") is None, reason="needs qemu-system-x86_64"
+)
 
 
 @pytest.mark.parametrize(
     ("case", "row"),
     [
-        ("backup-fragmented", "tapestream, no digests"),
+        ("backup-fragmented/unix-warm", "curl, whole image"),
+        ("backup-small/unix-1000", "a script with imageio's client"),
         ("restore-fragmented", "client.upload"),
         ("import", "import ovirt_imageio.client"),
-        ("tape-write", "the same tar into /dev/null"),
-        ("tape-read", "the same tar from a file"),
+        ("tape-write/plain", "the same tar into /dev/null"),
+        ("tape-read/plain", "the same tar from a file"),
+        pytest.param("backup-vm/unix-later", "imageio, one stream", marks=NEEDS_QEMU),
     ],
 )
 def test_case_runs(case: str, row: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks", "--quick", "--size=8", f"--work={tmp_path}"]
     result = subprocess.run([*command, case], capture_output=True, text=True, cwd=ROOT, check=False)
     assert result.returncode == 0, result.stderr
-    assert "\ntapestream " in result.stdout
+    assert "\ntapestream" in result.stdout
     assert f"\n{row} " in result.stdout
 
 
@@ -36,6 +46,47 @@ def test_unknown_case() -> None:
     result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     assert result.returncode == 2
     assert "backup-contiguous" in result.stderr
+
+
+def results(**seconds: float) -> dict[str, Measured]:
+    """All tables; each row took a second, or what is given for the label that begins so."""
+    measured = {}
+    for table in TABLES:
+        measured[table.name] = Measured(table.name, 1, "2026-01-01", {})
+        for contender in table.contenders:
+            took = seconds.get(contender.label.partition(",")[0].replace(" ", "_"), 1.0)
+            part = 4 if contender.disk else 1
+            outcome = Outcome(0.0, took / part, took / part, took, MIB)
+            row = Row(contender.label, contender.x, GIB // part, [outcome])
+            measured[table.name].rows[contender.label] = row
+    return measured
+
+
+def test_page_says_what_is_ahead_and_what_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report, "DOCS", tmp_path)
+    report.write(results(tapestream=0.5), GIB)
+    page = (tmp_path / "performance.md").read_text()
+    for line in (
+        "| Backup, contiguous disk: unix, fresh | imageio, one stream | at least 1.3x | 2.00x |",
+        "| Restore, digests checked: fragmented, gaps joined | the best of them | at least 4x |",
+        "| Imports of a backup: until the last one, time | import ovirt_imageio.client |",
+        "| unix socket, a new qemu-nbd each time | tapestream | 0.00 | 0.50 | 2147 |",
+    ):
+        assert f"\n{line}" in page
+    for table in TABLES:
+        assert f"### {table.title}\n" in page
+    chart = ElementTree.parse(tmp_path / "charts" / "overview.svg")
+    kinds = [shape.get("class") for shape in chart.iter()]
+    assert kinds.count("behind") == 1  # in the legend
+    assert "| 2.00x | **missed** |" in page
+
+
+def test_page_without_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "DOCS", tmp_path)
+    report.write({}, GIB)
+    assert "met |" not in (tmp_path / "performance.md").read_text()
 
 
 def test_profile_knows_the_kinds_of_work() -> None:

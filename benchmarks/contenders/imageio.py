@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import json
-import tarfile
 from pathlib import Path
-from unittest import mock
+from typing import TYPE_CHECKING
 
 from ovirt_imageio import client
 from ovirt_imageio._internal.backends import http
 
-from benchmarks.model import Job
+if TYPE_CHECKING:
+    from benchmarks.model import Job
 
 
 def stream(job: Job) -> None:
     """A single connection, one GET per data extent, straight into a file."""
-    _stay_with_tls(job)
+    stay_with_tls(job)
     with (
-        _connect(job) as connection,
+        connect(job) as connection,
         Path(job.target).open("wb", buffering=0) as out,
     ):
         for extent in connection.extents("zero"):
@@ -26,33 +25,9 @@ def stream(job: Job) -> None:
                 connection.write_to(out, extent.start, extent.length)
 
 
-def stream_upload(job: Job) -> None:
-    """A single connection, one PUT per member of our tar, one zero request per hole."""
-    _stay_with_tls(job)
-    with (
-        _connect(job) as connection,
-        tarfile.open(job.source) as tar,
-    ):
-        for member in tar:
-            data = tar.extractfile(member)
-            assert data is not None
-            if member.name == "extents.json":
-                for extent in json.load(data):
-                    if extent["zero"]:
-                        connection.zero(extent["start"], extent["length"])
-            elif member.name.startswith("extent-"):
-                connection.read_from(data, int(member.name.partition("@")[2]), member.size)
-        connection.flush()
-
-
 def download(job: Job) -> None:
-    _stay_with_tls(job)
+    stay_with_tls(job)
     client.download(job.url, job.target, job.cafile)
-
-
-def upload(job: Job) -> None:
-    _stay_with_tls(job)
-    client.upload(job.source, job.url, job.cafile, **job.options)
 
 
 def checksum(job: Job) -> None:
@@ -60,12 +35,12 @@ def checksum(job: Job) -> None:
     Path(job.target).write_text(client.checksum(job.source)["checksum"])
 
 
-def _connect(job: Job) -> client.ImageioClient:
+def connect(job: Job) -> client.ImageioClient:
     return client.ImageioClient(job.url, cafile=job.cafile or None, secure=bool(job.cafile))
 
 
-def _stay_with_tls(job: Job) -> None:
+def stay_with_tls(job: Job) -> None:
     # The client switches to the unix socket of a server on its own host, and has no option not
     # to. This process ends with the job: nobody wants the method back.
     if not job.unix_socket:
-        mock.patch.object(http.Backend, "_optimize_connection").start()
+        http.Backend._optimize_connection = lambda *_: None  # noqa: SLF001

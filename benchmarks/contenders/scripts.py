@@ -1,11 +1,8 @@
-"""Whole processes of a small incremental backup, from the start of the interpreter to its end."""
+"""Scripts as a user writes them: those of a small incremental backup, and imports alone."""
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
-from pathlib import Path
 
 from benchmarks.model import Job
 
@@ -47,24 +44,18 @@ with (
 """
 
 
-def imageio(job: Job) -> None:
-    _run(CLIENT, job)
+def imageio(job: Job) -> list[str]:
+    return _command(CLIENT, job)
 
 
-def ours(job: Job) -> None:
-    _run(OURS, job)
+def ours(job: Job) -> list[str]:
+    return _command(OURS, job)
 
 
-def _run(script: str, job: Job) -> None:
-    """Run a script in an interpreter of its own.
+def code(job: Job) -> list[str]:
+    """Some code as it is, such as an import."""
+    return [sys.executable, "-c", job.options["code"]]
 
-    Python's compiled files are kept beside the target, as those of an installed package are kept,
-    whatever the environment of the benchmark says about them.
-    """
-    environment = {
-        **os.environ,
-        "PYTHONPYCACHEPREFIX": str(Path(job.target).with_suffix(".pycache")),
-    }
-    environment.pop("PYTHONDONTWRITEBYTECODE", None)
-    command = [sys.executable, "-c", script, job.url, job.cafile, job.unix_socket, job.target]
-    subprocess.run(command, env=environment, check=True)
+
+def _command(script: str, job: Job) -> list[str]:
+    return [sys.executable, "-c", script, job.url, job.cafile, job.unix_socket, job.target]
