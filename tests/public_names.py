@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tapestream
+import tapestream.archive as archives
 import tapestream.backend as backends
 import tapestream.tape as tapes
 import tapestream.testing as tests
@@ -40,6 +41,16 @@ NAMES: tuple[object, ...] = (
     tapestream.merge_chain,
     tapestream.restore_chain,
     tapestream.verify,
+    archives.Archive,
+    archives.Chain,
+    archives.FileBackup,
+    archives.RestorePoint,
+    archives.Skipped,
+    archives.StoredBackup,
+    archives.TapeBackup,
+    archives.file_name,
+    archives.read_catalog,
+    archives.read_folder,
     backends.Cancels,
     backends.ChecksEnd,
     backends.ChecksItself,

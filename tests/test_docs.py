@@ -33,6 +33,7 @@ from tapestream import (
     ImageioHTTPSource,
     TarStreamSink,
     TarStreamSource,
+    archive,
     copy,
     errors,
     tape,
@@ -55,7 +56,8 @@ API = ROOT / "docs" / "api.md"
 PAGES = [README, ROOT / "CHANGELOG.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
 MIB = 1024**2
 SIZE = 16 * MIB
-# Those of `tapestream.tape`; its other names are told of in these.
+# Those of `tapestream.archive` and `tapestream.tape`; their other names are told of in these.
+ARCHIVE_SECTIONS = ["Archive", "file_name", "read_catalog", "read_folder"]
 TAPE_SECTIONS = ["Catalog", "TapeDrive", "TapeEntry", "TapeStatus", "VolumeRequest"]
 
 
@@ -411,7 +413,7 @@ def test_make_targets_exist(page: Path) -> None:
 def test_examples_import_only_what_is_public(page: Path) -> None:
     public = {
         "tapestream",
-        *(f"tapestream.{name}" for name in ("backend", "errors", "tape", "testing")),
+        *(f"tapestream.{name}" for name in ("archive", "backend", "errors", "tape", "testing")),
     }
     for language in ("python", "py"):
         for block in code_blocks(page, language):
@@ -459,7 +461,7 @@ def anchors(page: Path) -> set[str]:
 
 def test_every_public_name_has_its_section_in_the_reference() -> None:
     headings = re.findall(r"^### (\w+)$", API.read_text(encoding="utf-8"), re.MULTILINE)
-    assert sorted(headings) == sorted([*tapestream.__all__, *TAPE_SECTIONS])
+    assert sorted(headings) == sorted([*tapestream.__all__, *TAPE_SECTIONS, *ARCHIVE_SECTIONS])
 
 
 def test_every_public_name_for_tapes_is_in_the_reference() -> None:
@@ -468,12 +470,21 @@ def test_every_public_name_for_tapes_is_in_the_reference() -> None:
         assert f"`{name}`" in section or f"### {name}\n" in section
 
 
-@pytest.mark.parametrize("described", [tape.TapeDrive, tape.Catalog])
+def test_every_public_name_for_archives_is_in_the_reference() -> None:
+    section = API.read_text(encoding="utf-8").split("\n## Archive\n")[1].split("\n## ")[0]
+    for name in archive.__all__:
+        assert f"`{name}`" in section or f"### {name}\n" in section
+
+
+@pytest.mark.parametrize("described", [tape.TapeDrive, tape.Catalog, archive.Archive])
 def test_every_member_is_in_the_reference(described: type) -> None:
     members = documented_members(described)
     names = {name for each in described.__mro__[:-1] for name in vars(each)}
     public = {name for name in names if not name.startswith("_")}
-    attributes = {"path", "raw"} if described is tape.TapeDrive else set()
+    attributes = {
+        tape.TapeDrive: {"path", "raw"},
+        archive.Archive: {"backups", "unfinished", "ignored", "unreadable"},
+    }.get(described, set())
     assert set(members) == public | attributes
     for name, call in members.items():
         if "(" in call:
@@ -524,7 +535,8 @@ def default_of(node: ast.expr | None) -> object:
 
 
 def public_name(name: str) -> Any:
-    return getattr(tape if name in tape.__all__ else tapestream, name)
+    home = next((m for m in (tape, archive) if name in m.__all__), tapestream)
+    return getattr(home, name)
 
 
 def real_arguments(function: Callable[..., object]) -> list[Argument]:
@@ -560,7 +572,8 @@ def test_everything_that_can_be_called_has_a_signature_in_the_reference() -> Non
         "TapestreamError",
         "VerifyReport",
     }
-    assert documented - set(tape.__all__) | protocols | given_to_the_user == set(tapestream.__all__)
+    documented -= {*tape.__all__, *archive.__all__}
+    assert documented | protocols | given_to_the_user == set(tapestream.__all__)
 
 
 @pytest.mark.parametrize(

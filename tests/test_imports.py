@@ -25,6 +25,7 @@ ALLOWED = {
     "tape": {"model", "backend", "files", "tar", "drive"},
     "stream": {"model", "backend", "files", "tar", "tape", "drive"},
     "workflows": {"model", "backend", "engine"},
+    "archive": {"model", "backend", "files", "tar", "tape", "stream"},
     "testing": {"model", "backend", "engine", "drive"},
 }
 FOLDERS = sorted(path.parent.name for path in ROOT.glob("*/__init__.py"))

@@ -15,11 +15,18 @@ from types import ModuleType
 import pytest
 
 import tapestream
+import tapestream.archive
 import tapestream.backend
 import tapestream.tape
 import tapestream.testing
 
-PACKAGES = (tapestream, tapestream.backend, tapestream.tape, tapestream.testing)
+PACKAGES = (
+    tapestream,
+    tapestream.archive,
+    tapestream.backend,
+    tapestream.tape,
+    tapestream.testing,
+)
 NAMES = [(package.__name__, name) for package in PACKAGES for name in package.__all__]
 # What a program that only imports us need not pay for, with our own modules that need it.
 EXPENSIVE = {

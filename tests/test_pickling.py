@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 import tapestream
+import tapestream.archive
 from tapestream import (
     BackupInfo,
     BlockHash,
@@ -38,6 +39,7 @@ from tapestream import (
     VerifyReport,
 )
 from tapestream._process import OfThisProcess
+from tapestream.archive import Archive, Chain, FileBackup, RestorePoint, Skipped, TapeBackup
 from tapestream.backend import (
     ForwardingReader,
     ForwardingSink,
@@ -134,6 +136,8 @@ FOUND = Findings()
 FOUND.add(DAMAGE)
 FOUND.note("a problem")
 VOLUME = CatalogVolume("A1", 1, 1, True, False)
+FILE = FileBackup("disk.tar", INFO, 10240, None, (1, 2))
+CHAIN = Chain((FILE,))
 
 # Values of the public classes, and of those that are found in them.
 VALUES: list[object] = [
@@ -163,6 +167,12 @@ VALUES: list[object] = [
     CatalogBackup(INFO, "set", (VOLUME,), True),
     CatalogBackup(INFO, "set", (VOLUME,), True).expected,
     Expected(INFO, "set", 1, "A1", whole_info=True),
+    FILE,
+    CHAIN,
+    RestorePoint(INFO, INFO.created, CHAIN),
+    Skipped("notes.txt", "not a backup"),
+    TapeBackup(CatalogBackup(INFO, "set", (VOLUME,), True)),
+    Archive([FILE], unreadable=[Skipped("bad.tar", "damaged")]),
     ContractReport((Outcome("a-clause", "It must be so.", "failed", "It is not."),)),
     Cartridge(name="A1"),
     EngineCall("GET", "/vms", {"search": "name=mail"}, "", 200),
@@ -182,8 +192,8 @@ VALUES: list[object] = [
 
 def public_classes() -> list[type]:
     """Every public class that can be made: no protocol, and nothing abstract."""
-    packages = [tapestream, tapestream.backend, tapestream.errors, tapestream.tape]
-    packages.append(tapestream.testing)
+    packages = [tapestream, tapestream.archive, tapestream.backend, tapestream.errors]
+    packages += [tapestream.tape, tapestream.testing]
     found = {
         value
         for package in packages

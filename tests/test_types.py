@@ -19,6 +19,7 @@ from types import ModuleType
 import pytest
 
 import tapestream
+import tapestream.archive
 import tapestream.backend
 import tapestream.errors
 import tapestream.tape
@@ -110,7 +111,13 @@ def test_pyright_accepts_the_examples_and_the_code_of_users(
 
 def public_callables() -> Iterator[tuple[str, object]]:
     """Every public function and class, and every public method that we define."""
-    packages = (tapestream, tapestream.backend, tapestream.tape, tapestream.testing)
+    packages = (
+        tapestream,
+        tapestream.archive,
+        tapestream.backend,
+        tapestream.tape,
+        tapestream.testing,
+    )
     found: dict[str, object] = {
         f"{package.__name__}.{name}": getattr(package, name)
         for package in packages

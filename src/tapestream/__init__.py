@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from ._lazy import lazy
 
 if TYPE_CHECKING:
+    from . import archive as archive
     from . import backend as backend
     from . import errors as errors
     from . import tape as tape
@@ -42,6 +43,7 @@ else:
     __getattr__, __dir__ = lazy(
         __name__,
         {
+            ".archive": "",
             ".backend": "",
             ".backend.protocols": "Reader Sink Source Writer",
             ".cancel": "Cancel",

@@ -10,6 +10,7 @@ The branches say where the fault lies::
     TransferError                   in the imageio server, or in the network
     StreamError                     in the tar stream
     ExtentsError, TargetSizeError   in the disk
+    ChainError                      in the list of backups
 
 The message says what is wrong, and `hint` says what to do next.
 
@@ -23,7 +24,12 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MemberDescriptorType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from datetime import datetime
+else:
+    datetime = Any  # for typing.get_type_hints; hardly any program needs it here
 
 
 class TapestreamError(Exception):
@@ -341,6 +347,35 @@ class ChainError(TapestreamError):
         "Pass one full backup of the disk, and every incremental one from there to the point in "
         "time to restore; their checkpoint ids show what belongs together."
     )
+
+
+class NoRestorePointError(ChainError):
+    """The backups that are here do not lead to the point in time that was asked for.
+
+    Attributes:
+        checkpoint: The checkpoint of which no complete backup is here; None if it is not known.
+        places: Where the backups are that are damaged or were aborted.
+        newest: The newest point at or before that time that can be restored; None if there is none.
+    """
+
+    hint = (
+        "Look for another copy of the backup that is missing or not complete, or restore an "
+        "earlier point in time: Archive.restore_points lists all of them."
+    )
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        checkpoint: str | None = None,
+        places: tuple[str, ...] = (),
+        newest: datetime | None = None,
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.checkpoint = checkpoint
+        self.places = places
+        self.newest = newest
 
 
 class TransferError(TapestreamError):

@@ -1,0 +1,83 @@
+"""The same questions to a catalog of tapes: on the double of a drive, not on a real one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tapestream import TarStreamSink, copy, restore_chain
+from tapestream.archive import Archive, TapeBackup, read_catalog, read_folder
+from tapestream.errors import NoRestorePointError, UsageError
+from tapestream.tape import Catalog, CatalogBackup, CatalogVolume, TapeDrive
+from tapestream.testing.drive import Cartridge, FakeDrive
+from tapestream.testing.memory import MemorySink
+from tests.chains import WEEK, Link
+
+
+def written(one: Link, target: TapeDrive | Path) -> object:
+    with one.memory() as source, TarStreamSink(target) as sink:
+        return copy(source, sink, buffer_size=4096, buffer_memory=16384).receipt
+
+
+@pytest.fixture
+def drive() -> TapeDrive:
+    drive = TapeDrive("/dev/nst0", open_device=FakeDrive(Cartridge()).open)
+    drive.write_label("T1")
+    return drive
+
+
+@pytest.fixture
+def catalog(tmp_path: Path) -> Catalog:
+    return Catalog(tmp_path / "catalog")
+
+
+def test_a_chain_on_tape_is_found_and_restored(drive: TapeDrive, catalog: Catalog) -> None:
+    with drive, catalog:
+        for day in WEEK:
+            catalog.add(written(day, drive))  # type: ignore[arg-type]
+        for number, day in enumerate(WEEK, 1):
+            chain = read_catalog(catalog, drive).find(disk="disk", at=day.info.created)
+            assert [one.place for one in chain.backups] == [
+                f"tape T1, file {file}" for file in range(1, number + 1)
+            ]
+            sink = MemorySink()
+            with chain.open() as sources:
+                restore_chain(sources, sink, buffer_size=4096, buffer_memory=16384)
+            assert bytes(sink.disk) == day.disk
+
+
+def test_without_a_drive_a_chain_is_only_found(drive: TapeDrive, catalog: Catalog) -> None:
+    with drive, catalog:
+        catalog.add(written(WEEK[0], drive))  # type: ignore[arg-type]
+        chain = read_catalog(catalog).find()
+    with pytest.raises(UsageError, match=r"tape T1, file 1: there is no drive"), chain.open():
+        raise AssertionError("it was opened")
+
+
+def test_a_chain_on_tape_and_in_a_folder(
+    drive: TapeDrive, catalog: Catalog, tmp_path: Path
+) -> None:
+    with drive, catalog:
+        catalog.add(written(WEEK[0], drive))  # type: ignore[arg-type]
+        written(WEEK[1], tmp_path / "monday.tar")
+        folder = read_folder(tmp_path)
+        with pytest.raises(NoRestorePointError, match="starts from checkpoint c1"):
+            folder.find()
+        chain = (folder + read_catalog(catalog, drive)).find()
+        sink = MemorySink()
+        with chain.open() as sources:
+            restore_chain(sources, sink, buffer_size=4096, buffer_memory=16384)
+        assert bytes(sink.disk) == WEEK[1].disk
+
+
+def test_what_the_catalog_does_not_know_to_be_complete() -> None:
+    volumes = tuple(CatalogVolume(f"T{n}", 3 - n, n, True, True) for n in (1, 2))
+    entry = CatalogBackup(WEEK[0].info, "set", volumes, complete=False)
+    archive = Archive([TapeBackup(entry)])
+    with pytest.raises(
+        NoRestorePointError,
+        match=r"\(tape T1, file 2, tape T2, file 1\) is not complete: the catalog does not know",
+    ):
+        archive.find()
+    assert archive.good_checkpoints("vm", "disk") == []
