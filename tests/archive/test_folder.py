@@ -239,13 +239,10 @@ def reason(archive: Archive, which: str, path: Path) -> str:
     return str(found)
 
 
-def first_member(**fields: object) -> bytes:
-    """A tar that begins as described, and has nothing else."""
+def first_member(volume: int) -> bytes:
+    """A tar that begins as this volume of a backup, and has nothing else."""
     info = BackupInfo(disk_id="d", checkpoint_id="c")
-    text = replace(
-        Preamble(info, None, fmt.MIB, 512, members=()),
-        **fields,  # type: ignore[arg-type]
-    ).encode()
+    text = Preamble(info, None, fmt.MIB, 512, set_id="s", volume=volume, members=()).encode()
     header = fmt.HeaderWriter(0).header(fmt.INFO, len(text))
     return header + text + bytes(fmt.padding(len(text)))
 
@@ -257,7 +254,7 @@ def test_files_that_are_no_backups(good: Path, tmp_path: Path) -> None:
     (tmp_path / "empty.tar").touch()
     (tmp_path / "README").write_text("Ask the operator.\n")
     (tmp_path / "disk.raw").write_bytes(bytes(8192))
-    (tmp_path / "volume2.tar").write_bytes(first_member(volume=2, set_id="s"))
+    (tmp_path / "volume2.tar").write_bytes(first_member(2))
     (tmp_path / "image.raw.partial").write_bytes(bytes(8192))
     (tmp_path / ".new.tar.12.partial").touch()
     archive = read_folder(tmp_path)
