@@ -71,9 +71,17 @@ def serve(transfer: Transfer, daemon: ImageioDaemon) -> None:
             dirty=backup is not None and backup.mode(disk) == "incremental",
             inactivity_timeout=transfer.inactivity_timeout,
         )
-        stack.callback(daemon.remove_ticket, url)
+        stack.callback(_remove_ticket, daemon, url)
         transfer.url = url
         transfer.serving = stack.pop_all()
+
+
+def _remove_ticket(daemon: ImageioDaemon, url: str) -> None:
+    try:
+        daemon.pid  # noqa: B018 - a property that fails
+    except RuntimeError:
+        return  # a test has ended the daemon, and the ticket with it
+    daemon.remove_ticket(url)
 
 
 def _bitmap_for(disk: DiskDouble, backup: Backup | None) -> str | None:
