@@ -9,7 +9,7 @@ import pytest
 from tapestream import TarStreamSink, copy, restore_chain
 from tapestream.archive import Archive, TapeBackup, read_catalog, read_folder
 from tapestream.errors import NoRestorePointError, UsageError
-from tapestream.tape import Catalog, CatalogBackup, CatalogVolume, TapeDrive
+from tapestream.tape import Catalog, CatalogBackup, CatalogVolume, TapeDrive, VolumeRequest
 from tapestream.testing.drive import Cartridge, FakeDrive
 from tapestream.testing.memory import MemorySink
 from tests.chains import WEEK, Link
@@ -45,6 +45,39 @@ def test_a_chain_on_tape_is_found_and_restored(drive: TapeDrive, catalog: Catalo
             with chain.open() as sources:
                 restore_chain(sources, sink, buffer_size=4096, buffer_memory=16384)
             assert bytes(sink.disk) == day.disk
+
+
+def test_a_chain_on_two_tapes_in_one_drive(catalog: Catalog) -> None:
+    """Each tape is loaded to open its backup, and again to read it."""
+    tapes = {"T1": Cartridge(), "T2": Cartridge()}
+    double = FakeDrive()
+    loaded: list[str] = []
+
+    def load(label: str) -> None:
+        drive.release()
+        double.swap(tapes[label])
+        loaded.append(label)
+
+    def drive_for(backup: CatalogBackup) -> TapeDrive:
+        load(backup.volumes[0].label)
+        return drive
+
+    def on_next_volume(request: VolumeRequest) -> None:
+        load("T1" if request.set_id == sets[0] else "T2")
+
+    with TapeDrive("/dev/nst0", open_device=double.open) as drive, catalog:
+        for label, day in zip(tapes, WEEK, strict=False):
+            load(label)
+            drive.write_label(label)
+            catalog.add(written(day, drive))  # type: ignore[arg-type]
+        sets = [entry.set_id for entry in reversed(catalog.find())]
+        loaded.clear()
+        chain = read_catalog(catalog, drive_for, on_next_volume=on_next_volume).find()
+        sink = MemorySink()
+        with chain.open() as sources:
+            assert loaded == ["T1", "T2"]
+            restore_chain(sources, sink, buffer_size=4096, buffer_memory=16384)
+        assert bytes(sink.disk) == WEEK[1].disk
 
 
 def test_without_a_drive_a_chain_is_only_found(drive: TapeDrive, catalog: Catalog) -> None:

@@ -105,7 +105,7 @@ def read_folder(folder: str | os.PathLike[str]) -> Archive:
                 ignored.append(Skipped(path, e.message))
             else:
                 # The hint of a compressed file says how to read it.
-                hint = f". {e.hint}" if isinstance(e, ForeignStreamError) else ""
+                hint = f". {e.hint}".rstrip(".") if isinstance(e, ForeignStreamError) else ""
                 unreadable.append(Skipped(path, e.message + hint))
     return Archive(backups, unfinished=unfinished, ignored=ignored, unreadable=unreadable)
 

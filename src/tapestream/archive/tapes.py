@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -28,12 +28,13 @@ class TapeBackup:
 
     Attributes:
         entry: What the catalog knows about it: its info, and where its volumes are.
-        drive: The drive to read it with; None if it cannot be opened.
+        drive: The drive to read it with; or a function that loads its first tape, and returns the
+            drive. None if it cannot be opened.
         on_next_volume: Loads the next tape, as for `TarStreamSource`.
     """
 
     entry: CatalogBackup
-    drive: TapeDrive | None = None
+    drive: TapeDrive | Callable[[CatalogBackup], TapeDrive] | None = None
     on_next_volume: LoadVolume | None = None
 
     @property
@@ -61,7 +62,7 @@ class TapeBackup:
         return first.label, first.file
 
     def open(self, *, cancel: Cancel | None = None) -> Source:
-        """Open it, if its first tape is in the drive; see `StoredBackup.open`.
+        """Open it, on its first tape; see `StoredBackup.open`.
 
         Raises:
             UsageError: It is not known with which drive.
@@ -71,14 +72,15 @@ class TapeBackup:
                 f"{self.place}: there is no drive to read it with",
                 hint="Pass the drive to read_catalog.",
             )
+        drive = self.drive(self.entry) if callable(self.drive) else self.drive
         return TarStreamSource(
-            self.drive, expect=self.entry, on_next_volume=self.on_next_volume, cancel=cancel
+            drive, expect=self.entry, on_next_volume=self.on_next_volume, cancel=cancel
         )
 
 
 def read_catalog(
     catalog: Catalog,
-    drive: TapeDrive | None = None,
+    drive: TapeDrive | Callable[[CatalogBackup], TapeDrive] | None = None,
     *,
     on_next_volume: LoadVolume | None = None,
 ) -> Archive:
@@ -86,8 +88,11 @@ def read_catalog(
 
     Args:
         catalog: The catalog; it may be closed afterwards.
-        drive: The drive to open backups with. None to find them only.
-        on_next_volume: Loads the tape on which a backup continues, as for `TarStreamSource`.
+        drive: The drive to open backups with. If they are on several tapes, a function that is
+            called with each `CatalogBackup` before it is opened: it loads the tape on which the
+            backup begins, and returns the drive. None to find backups only.
+        on_next_volume: Loads a tape that is needed again, or on which a backup continues, as for
+            `TarStreamSource`.
 
     Raises:
         LocalIOError: The catalog cannot be read.
