@@ -317,9 +317,12 @@ members = st.builds(
         checksum=st.sampled_from([*ALGORITHMS, None]),
         part_size=st.integers(1, MAX_MEMBER // BLOCK).map(lambda n: n * BLOCK),
         record_size=st.integers(1, 2048).map(lambda n: n * BLOCK),
+        set_id=st.none(),
         volume=st.integers(1, 2**31),
+        volume_start=st.just(0),
         software=st.text("abc 1.2", max_size=20),
         members=st.none() | members,
+        members_problem=st.none(),
     )
 )
 def test_preamble_round_trip(preamble: Preamble) -> None:
