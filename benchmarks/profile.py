@@ -52,9 +52,6 @@ This is what it shows:
   single stream. It does more in the interpreter, because it handles the replies to smaller
   requests, and passes chunks through the pipeline. This lets the server read ahead, and saves
   qemu-nbd page faults, so all processes together have less to do.
-- **client.download with digests.** For a GiB, tapestream and its servers need about half of the
-  processor time of client.download and its servers, although client.download computes no digests.
-  A third of that half is sha256. So twice the speed is possible only if no processor ever waits.
 - **A fragmented disk.** Both interpreters work on each range of 64 KiB: the daemon on the holes
   that qemu-nbd reports in the data, the client on the header, the digest and the way through the
   pipeline. Over a unix socket, none of the three processes is always busy, because they wait for

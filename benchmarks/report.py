@@ -28,24 +28,28 @@ INTRODUCTION = """\
 Written by `make bench` (`python -m benchmarks --write`): do not edit.
 
 The chart shows how many times as fast as another tool tapestream is. 2x is twice as fast, 0.5x is
-half as fast. In the cases that count processor time or start-up, 2x is half as much.
+half as fast. Where processor time or imports count, 2x is half as much. {counts}
 
 ![How far ahead or behind](charts/overview.svg)
 
 - Unless a row names another tool, backups are compared with **one stream**: a connection of
-  imageio's own client, with one GET for each extent, into a file, without a digest. A row with
-  "sha256" compares our copy with digests with that.
-- **fresh**: each transfer has a new qemu-nbd, as oVirt starts one for a VM that is down.
-- **warm**: one qemu-nbd serves all transfers of the table. The running VM's qemu is the same on the
-  second night, shown as "later"; "first" is its first backup after power-on.
-- Restores are compared with the faster of one stream and imageio's `client.upload`. Small backups
-  are compared with a script of 20 lines over imageio's client.
+  imageio's own client, with one GET for each extent, into a file, without digests. A row with
+  "sha256" compares our copy with digests, which is the default, with that. The others compare our
+  copy without digests.
+- **fresh**: each transfer has a new qemu-nbd. oVirt starts one for the disk of a VM that is down.
+- **warm**: one qemu-nbd serves all transfers. A running VM is served by its own qemu: "first" is
+  its first backup after power-on, "later" is a backup of a VM that was backed up before.
+- Restores are compared with the faster of one stream and imageio's `client.upload`, small backups
+  with a script of 20 lines over imageio's client, and imports with `import ovirt_imageio.client`.
+- "A drive that takes no time" shows what the way to a tape costs. It is compared with the same tar
+  to or from a file. "Without a server" is compared with `sha256sum` and GNU tar.
 
 Why fresh and warm differ: a qemu gets memory from the kernel for each request, which costs more
 than reading, and keeps some of it. A qemu that has served large requests has less work.
-**What the contenders warmed for each other:** before the first measured round, the warm qemu served
-each contender of the table once, in the order of the table, and then all take turns. So each is
-served by a qemu that has seen the long GETs of one stream, and our requests.
+What the contenders warm for each other: before the first measured round, the warm qemu serves each
+contender of the table once, and then all take turns. So each is served by a qemu that has seen the
+long GETs of one stream and the requests of tapestream, and on a unix socket also those of the other
+tools in the table.
 """
 
 READING = """\
@@ -70,7 +74,8 @@ disk in a separate run with less data, before anything was timed.
 STEADY = """\
 Each contender backed up two contiguous disks, of {short:g} and {long:g} GiB. The difference shows
 what a further GiB takes: the steady rate. The rest is start-up: the interpreter, imports,
-connections, and what is slower at the beginning.
+connections, and what is slower at the beginning. It is below 0 where the beginning was faster than
+the rest, and where a median happened to be.
 """
 
 Cells = Sequence[str]
@@ -109,7 +114,10 @@ def overview(results: dict[str, Measured]) -> str:
 
 
 def _page(results: dict[str, Measured], size: int) -> Iterator[str]:
-    yield from (INTRODUCTION, "## Targets\n", *_targets(results))
+    rows = _target_rows(results)
+    yield INTRODUCTION.format(counts=_counts(rows))
+    yield "## Targets\n"
+    yield markdown(("case", "compared with", "wanted", "measured", ""), rows)
     yield from ("## Conditions\n", bullets(_conditions(results, size)))
     yield from ("## How to read the tables\n", READING)
     steady = [*_steady(results)]
@@ -192,8 +200,9 @@ def _header(table: Table) -> Cells:
 
 
 def _cells(table: Table, measured: Measured) -> Iterator[Cells]:
-    baseline = measured.rows[table.baseline]
     for row in measured.rows.values():
+        is_short = row.label == short(row.label.removesuffix(short("")))
+        baseline = measured.rows[short(table.baseline) if is_short else table.baseline]
         peak = f"{row.peak / MIB:.0f}"
         if table.stage == "ManyExtents":
             count = row.data_bytes / 2048  # every other extent of 4096 bytes is data
@@ -220,28 +229,28 @@ def _cells(table: Table, measured: Measured) -> Iterator[Cells]:
             )
 
 
-def _targets(results: dict[str, Measured]) -> Iterator[str]:
-    header = ("case", "compared with", "wanted", "measured", "")
+def _target_rows(results: dict[str, Measured]) -> list[Cells]:
+    """What was missed comes first."""
     rows = [
         *(_judged(target, results) for target in TARGETS if target.wanted is not None),
         *(_judged_peak(target, results) for target in PEAK_TARGETS),
     ]
-    verdicts = [row[-1] for row in rows]
-    counts = [
-        f"{verdicts.count(v)} {v.strip('*')}" for v in (MET, MISSED, UNKNOWN) if v in verdicts
-    ]
-    yield f"{', '.join(counts)}.\n"
-    yield markdown(header, rows)
+    return sorted(rows, key=lambda row: row[-1] != MISSED)
+
+
+def _counts(rows: Sequence[Cells]) -> str:
+    met, missed = ([row[-1] for row in rows].count(verdict) for verdict in (MET, MISSED))
+    return f"Of {len(rows)} targets, {met} were met, and {missed} were missed."
 
 
 def _judged(target: Target, results: dict[str, Measured]) -> Cells:
-    against = target.against[0] if len(target.against) == 1 else "the best of them"
+    against = target.against[0] if len(target.against) == 1 else "the fastest of them"
     text = f"{target.group}: {target.text}"
     ratio = compare(target, results)
     less = target.measure != "speed"
     wanted = f"at most {target.wanted:g}x" if less else f"at least {target.wanted:g}x"
     if less:
-        text += {"cpu": "", "time": ", time"}[target.measure]
+        text += ", time" if target.measure == "time" else ""
     if ratio is None or target.wanted_ratio is None:
         return text, against, wanted, "", UNKNOWN
     found = f"{1 / ratio if less else ratio:.2f}x"

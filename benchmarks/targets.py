@@ -101,7 +101,8 @@ def _backup_targets() -> Iterator[Target]:
                 table = f"backup-{disk}/{channel}-{server}"
                 plain, sha256 = wanted.get((disk, channel, server), (None, None))
                 text = f"{where}, {server}"
-                yield Target(group, text, table, OURS_PLAIN, (STREAM,), "speed", plain)
+                if disk == "contiguous":
+                    yield Target(group, text, table, OURS_PLAIN, (STREAM,), "speed", plain)
                 yield Target(group, f"{text}, sha256", table, OURS, (STREAM,), "speed", sha256)
                 if (disk, channel) == ("fragmented", "unix"):
                     yield Target(
@@ -128,11 +129,12 @@ def _small_targets() -> Iterator[Target]:
 
 
 def _cpu_targets() -> Iterator[Target]:
-    group = "CPU of the client, contiguous"
+    group = "Processor time of the client"
     for channel, where in SHORT_CHANNELS.items():
         for server in ("fresh", "warm"):
             table = f"backup-contiguous/{channel}-{server}"
-            yield Target(group, f"{where}, {server}", table, OURS_PLAIN, (STREAM,), "cpu", 1.15)
+            text = f"contiguous, {where}, {server}"
+            yield Target(group, text, table, OURS_PLAIN, (STREAM,), "cpu", 1.15)
 
 
 def _restore_targets() -> Iterator[Target]:
@@ -168,7 +170,7 @@ def _local_targets() -> Iterator[Target]:
             table = f"tape-{way}/{variant}"
             least = wanted if way == "write" else None
             yield Target(group, text, table, label, (peer,), "speed", least)
-    group = "Local"
+    group = "Without a server"
     yield Target(
         group, "verify a tar", "verify/contiguous", OURS_VERIFY, (SHA256SUM,), "speed", None
     )
