@@ -125,6 +125,12 @@ def truth(disk: DiskDouble, directory: Path) -> bytes:
     return raw.read_bytes()
 
 
+def plain_connection(engine: EngineDouble) -> http.client.HTTPSConnection:
+    """A connection to the double without the SDK."""
+    context = ssl.create_default_context(cafile=str(engine.cafile))
+    return http.client.HTTPSConnection(urlsplit(engine.url).netloc, context=context, timeout=30)
+
+
 def plain(
     engine: EngineDouble,
     method: str,
@@ -135,13 +141,10 @@ def plain(
     content_type: str = "application/xml",
 ) -> tuple[int, str]:
     """A request as no SDK sends it."""
-    parts = urlsplit(engine.url)
-    context = ssl.create_default_context(cafile=str(engine.cafile))
     headers = {"Content-Type": content_type}
     if token is not None:
         headers["Authorization"] = f"Bearer {token}"
-    connection = http.client.HTTPSConnection(parts.netloc, context=context, timeout=30)
-    with contextlib.closing(connection):
+    with contextlib.closing(plain_connection(engine)) as connection:
         connection.request(method, path, body.encode(), headers)
         response = connection.getresponse()
         return response.status, response.read().decode()

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
+import json
+import socket
 from collections.abc import Callable
 
 import pytest
 
-from tapestream.testing import EngineDouble, VmDouble
+from tapestream.testing import EngineDouble, VmDouble, write_pattern
 
 from .clients import (
     MIB,
     UPLOAD,
     connected,
+    content,
     dirty,
+    finish,
+    log_in,
+    plain_connection,
     reach,
     ready_backup,
     sdk,
@@ -201,6 +209,43 @@ def test_a_connection_breaks(engine: EngineDouble, vm: VmDouble, *, carry_out: b
         assert len(engine.leftovers().backups) == carry_out
         backups = system.vms_service().vm_service(vm.id).backups_service()
         assert len(backups.list()) == carry_out
+
+
+def test_a_function_is_called_when_a_request_comes(engine: EngineDouble, vm: VmDouble) -> None:
+    [disk] = vm.disks
+    seen: list[int] = []
+
+    def write_and_count() -> None:
+        seen.append(len(vm.checkpoints))
+        write_pattern(disk.path, ["write -P 7 0 1M"])
+
+    engine.when("POST", "/vms/*/backups", write_and_count)
+    with connected(engine) as system:
+        backup, _ = ready_backup(system, vm)
+        assert seen == [0]
+        assert content(engine, transferring(system, disk, backup)) == b"\7" * MIB
+
+
+def test_a_client_that_is_killed(engine: EngineDouble, vm: VmDouble) -> None:
+    """The request of a killed client is carried out; the next client finds what it left."""
+    body = f'<backup><disks><disk id="{vm.disks[0].id}"/></disks></backup>'
+    with contextlib.closing(plain_connection(engine)) as connection:
+
+        def kill() -> None:
+            connection.sock.shutdown(socket.SHUT_RDWR)
+
+        engine.when("POST", "/vms/*/backups", kill)
+        token = json.loads(log_in(engine)[1])["access_token"]
+        headers = {"Content-Type": "application/xml", "Authorization": f"Bearer {token}"}
+        path = f"/ovirt-engine/api/vms/{vm.id}/backups"
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            connection.request("POST", path, body, headers)
+            connection.getresponse()
+    with connected(engine) as system:
+        backups = system.vms_service().vm_service(vm.id).backups_service()
+        [left] = backups.list()
+        assert engine.leftovers().backups == (left.id,)
+        finish(backups.backup_service(left.id))
 
 
 def idle(engine: EngineDouble, vm: VmDouble, *seconds: float, **options: object) -> str:

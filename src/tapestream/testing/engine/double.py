@@ -6,9 +6,10 @@ import configparser
 import contextlib
 import ssl
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any, NoReturn
 
 from ..._process import OfThisProcess
 from ..._typing import Self
@@ -27,7 +28,7 @@ from .entities import (
     VmDouble,
     new_id,
 )
-from .faults import FaultError, Script
+from .faults import DroppedError, FaultError, Script
 from .routes import Engine, answer
 from .server import Desk, EngineServer, Tokens
 
@@ -238,7 +239,7 @@ class EngineDouble(OfThisProcess):
         create_image(path, size)
         return path
 
-    # What goes wrong
+    # What goes wrong. If several of these match a request, the one asked for first happens.
 
     def refuse(
         self,
@@ -261,8 +262,11 @@ class EngineDouble(OfThisProcess):
             skip: How many such requests are carried out before.
             times: How many requests are refused.
         """
-        fault = FaultError(status, detail)
-        self._add(Script(method, path, fault, carry_out=False, skip=skip, times=times))
+
+        def answer_with_fault(_carry_out: Callable[[], Any]) -> NoReturn:
+            raise FaultError(status, detail)
+
+        self._add(Script(method, path, answer_with_fault, skip, times))
 
     def drop(
         self, method: str, path: str, *, carry_out: bool = False, skip: int = 0, times: int = 1
@@ -276,7 +280,41 @@ class EngineDouble(OfThisProcess):
             skip: How many such requests are answered before.
             times: How many connections are closed.
         """
-        self._add(Script(method, path, None, carry_out=carry_out, skip=skip, times=times))
+
+        def close(do: Callable[[], Any]) -> NoReturn:
+            if carry_out:
+                do()
+            raise DroppedError
+
+        self._add(Script(method, path, close, skip, times))
+
+    def when(
+        self,
+        method: str,
+        path: str,
+        call: Callable[[], object],
+        *,
+        skip: int = 0,
+        times: int = 1,
+    ) -> None:
+        """Call a function when a request comes, before it is carried out.
+
+        The function may end the program that has sent the request, write to a disk, or change the
+        double. Other requests wait for it.
+
+        Args:
+            method: The request's method.
+            path: Its path, as in `refuse`.
+            call: The function, which is called in a thread of the server.
+            skip: How many such requests come before.
+            times: For how many requests it is called.
+        """
+
+        def call_first(do: Callable[[], Any]) -> Any:
+            call()
+            return do()
+
+        self._add(Script(method, path, call_first, skip, times))
 
     def _add(self, script: Script) -> None:
         if script.method not in _METHODS or not script.path.startswith("/"):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import NoReturn
+from typing import Any
 
 
 class FaultError(Exception):
@@ -49,16 +50,14 @@ class Script:
     Attributes:
         method: The method.
         path: The path below `/ovirt-engine/api`; `*` stands for any characters.
-        fault: The reply, or None to close the connection.
-        carry_out: Do what is asked for first.
+        act: What happens: it is called with what carries out the request, and returns the reply.
         skip: How many matching requests come before.
         times: How many requests it happens to.
     """
 
     method: str
     path: str
-    fault: FaultError | None
-    carry_out: bool
+    act: Callable[[Callable[[], Any]], Any]
     skip: int
     times: int
 
@@ -71,7 +70,3 @@ class Script:
             return False
         self.times -= 1
         return True
-
-    def raise_(self) -> NoReturn:
-        """Let it happen."""
-        raise DroppedError if self.fault is None else self.fault

@@ -219,9 +219,7 @@ class _Handler(BaseHTTPRequestHandler):
         script = next((s for s in desk.scripts if s.takes(request.method, request.path)), None)
         if script is None:
             return desk.answer(request)
-        if script.carry_out:
-            desk.answer(request)
-        return script.raise_()
+        return cast("Reply", script.act(lambda: desk.answer(request)))
 
     def _all_content(self, query: dict[str, str]) -> bool:
         # The SDK sends it as a header, too, as earlier engines wanted it.
