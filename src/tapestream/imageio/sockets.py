@@ -208,7 +208,10 @@ def tls_context(cafile: str | None, *, secure: bool) -> ssl.SSLContext:
         LocalIOError: The file system failed.
     """
     try:
-        context = ssl.create_default_context(cafile=cafile)
+        if secure or cafile is not None:
+            context = ssl.create_default_context(cafile=cafile)
+        else:  # nothing is checked, and loading the CAs of the system would take 0.1 seconds
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     except (ssl.SSLError, FileNotFoundError, IsADirectoryError, PermissionError) as e:
         raise UsageError(f"the cafile {cafile!r} cannot be loaded: {e}") from e
     except OSError as e:
