@@ -199,6 +199,8 @@ class ImageioHTTPSource(OfThisProcess, Source):
 
     @override
     def open_reader(self) -> HTTPReader:
+        # Only here: `keep_alive` is called in another thread, and could drop this reader.
+        self._readers = [reader for reader in self._readers if not reader.is_closed]
         reader = HTTPReader(self._transfer, self._retries)
         self._readers.append(reader)
         return reader
@@ -208,7 +210,6 @@ class ImageioHTTPSource(OfThisProcess, Source):
 
         A new connection is made only if none is open.
         """
-        self._readers = [reader for reader in self._readers if not reader.is_closed]
         keep_alive(self._transfer, [each for reader in self._readers for each in reader.downloads])
 
     def cancel(self) -> None:

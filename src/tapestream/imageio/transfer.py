@@ -80,7 +80,8 @@ class Transfer:
 
     def cancel(self) -> None:
         """Make other threads' calls that wait for the server in a `connection` fail."""
-        for connection in tuple(self._asking):
+        # list() copies a set in one step, also without the GIL. tuple() iterates over it.
+        for connection in list(self._asking):
             connection.cancel()
 
     def keep_alive(self) -> None:
