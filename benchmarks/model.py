@@ -13,7 +13,7 @@ DEFAULT_SIZE = GIB
 # Stands for importing what a backup has imported at its end.
 ALL_OF_A_BACKUP = "ALL OF A BACKUP"
 # What is transferred by the runs that are looked at, and not timed.
-CHECKED_SIZE = 32 * MIB
+CHECKED_SIZE = 16 * MIB
 
 
 @dataclass(frozen=True)

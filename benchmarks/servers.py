@@ -47,7 +47,7 @@ def vm_first(image: Path, work: Path) -> Iterator[Serve]:
 
         @contextlib.contextmanager
         def serve() -> Iterator[str]:
-            with Machine(work, {VM_DISK: copy}) as machine, machine.backup("first") as backup:
+            with _machine(copy, work) as machine, machine.backup("first") as backup:
                 yield backup.exports[VM_DISK].url
                 machine.kill()  # so that the image stays without the checkpoint
 
@@ -58,7 +58,7 @@ def vm_first(image: Path, work: Path) -> Iterator[Serve]:
 def vm_later(image: Path, work: Path) -> Iterator[Serve]:
     """A later backup of a running VM: one VM for all transfers, each of them a new backup job."""
     checkpoints = itertools.count()
-    with _vm_image(image, work) as copy, Machine(work, {VM_DISK: copy}) as machine:
+    with _vm_image(image, work) as copy, _machine(copy, work) as machine:
 
         @contextlib.contextmanager
         def serve() -> Iterator[str]:
@@ -81,6 +81,16 @@ def _vm_image(image: Path, work: Path) -> Iterator[Path]:
         copy.unlink()
         for scratch in work.glob(f"{VM_DISK}-scratch-*"):
             scratch.unlink()
+
+
+@contextlib.contextmanager
+def _machine(image: Path, work: Path) -> Iterator[Machine]:
+    with contextlib.ExitStack() as stack:
+        try:
+            machine = stack.enter_context(Machine(work, {VM_DISK: image}))
+        except (OSError, RuntimeError) as e:
+            raise SkippedError(f"the VM does not start: {e}") from e
+        yield machine
 
 
 SERVERS: dict[str, Callable[[Path, Path], AbstractContextManager[Serve]]] = {

@@ -508,7 +508,7 @@ class NoDrive(Stage):
 
     def data_bytes(self, contender: Contender) -> int:
         # What is only dropped takes no room. Much of it: new memory costs something once.
-        return self.size if self.reads else 4 * self.size
+        return self.size if self.reads else 2 * self.size
 
     def run(self, contender: Contender, *, check: bool) -> Outcome:
         job = replace(self.job(contender), source=str(self.tar))
