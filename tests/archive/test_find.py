@@ -42,7 +42,7 @@ def week(*, without: str = "", broken: str = "") -> list[Stored]:
 # Against the model
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(disks=histories(), data=st.data())
 def test_every_point_in_time_is_answered_as_by_the_model(
     disks: dict[str, list[Stored]], data: st.DataObject
@@ -73,7 +73,7 @@ def test_every_point_in_time_is_answered_as_by_the_model(
                 assert archive.find(at=caught.value.newest, **ids).backups
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(disks=histories(), data=st.data())
 def test_without_what_is_superseded_every_answer_is_the_same(
     disks: dict[str, list[Stored]], data: st.DataObject
@@ -218,8 +218,20 @@ def test_no_backup_of_a_chain_is_later_than_what_was_asked_for() -> None:
 
 def test_two_backups_of_one_moment() -> None:
     """Of two unrelated ones, one that can be restored is taken."""
-    archive = Archive([backup("x", "lost", night=1), *week()[:2]])
+    names = ["lost", "x", "y", "z"]
+    broken = [backup(names[n], names[n - 1], night=1) for n in (1, 2, 3)]
+    archive = Archive([*broken, *week()[:2]])
     assert places(archive.find()) == ["sun.tar", "mon.tar"]
+
+
+def test_a_broken_backup_is_not_hidden_by_a_wrong_clock() -> None:
+    """It follows Monday's, although its own time says that it is older."""
+    full, monday, tuesday, *_ = week(broken="tue")
+    tuesday = replace(tuesday, info=replace(tuesday.info, created=START))
+    archive = Archive([full, monday, tuesday])
+    with pytest.raises(NoRestorePointError, match=r"tue.tar\) is not complete"):
+        archive.find()
+    assert [p.checkpoint_id for p in archive.restore_points()] == ["tue", "mon", "sun"]
 
 
 def test_a_backup_without_a_time_is_the_oldest() -> None:

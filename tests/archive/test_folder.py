@@ -149,7 +149,7 @@ def check_said(error: NoRestorePointError, made: list[Stored], cannot_be_read: l
 
 
 @settings(
-    max_examples=20, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
+    max_examples=12, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
 )
 @given(data=st.data())
 def test_forty_tars_are_answered_as_by_the_model(
