@@ -446,7 +446,7 @@ def test_a_missing_link() -> None:
 
 
 def test_an_aborted_link() -> None:
-    archive = Archive(week(broken="tue"))
+    archive = Archive([*week(broken="tue"), backup("later", night=9)])
     with pytest.raises(
         NoRestorePointError,
         match=r"wed.tar\) starts from checkpoint tue, and the incremental backup tue .*\(tue.tar\) "

@@ -257,6 +257,7 @@ def test_files_that_are_no_backups(good: Path, tmp_path: Path) -> None:
     (tmp_path / "volume2.tar").write_bytes(first_member(2))
     (tmp_path / "image.raw.partial").write_bytes(bytes(8192))
     (tmp_path / ".new.tar.12.partial").touch()
+    (tmp_path / ".begun.tar.12.partial").write_bytes(good.read_bytes()[:100])
     archive = read_folder(tmp_path)
     assert [one.place for one in archive.backups] == [str(good)]
     assert (archive.unreadable, archive.unfinished) == ((), ())
@@ -269,6 +270,7 @@ def test_files_that_are_no_backups(good: Path, tmp_path: Path) -> None:
         "volume2.tar": "it is volume 2 of a backup, without its first one",
         "image.raw.partial": "does not begin with",
         ".new.tar.12.partial": "it is empty",
+        ".begun.tar.12.partial": "ends after 100 bytes",
     }.items():
         assert said in reason(archive, "ignored", tmp_path / name), name
 
