@@ -274,6 +274,16 @@ def test_times_as_people_write_them(text: str, found: str) -> None:
 
 
 @pytest.mark.usefixtures("in_berlin")
+def test_a_time_without_seconds_is_the_whole_minute() -> None:
+    """People write what a list shows them, and it shows no seconds."""
+    archive = Archive([backup("sun", created=START + timedelta(seconds=37))])
+    assert places(archive.find(at="2026-11-01 23:00")) == ["sun.tar"]
+    assert places(archive.find(at="2026-11-01 23:00:37")) == ["sun.tar"]
+    with pytest.raises(NoRestorePointError):
+        archive.find(at="2026-11-01 23:00:36")
+
+
+@pytest.mark.usefixtures("in_berlin")
 @pytest.mark.parametrize(
     ("text", "hour"),
     [("02:30", 0), ("02:30 CEST", 0), ("02:30 CET", 1)],
