@@ -624,3 +624,88 @@ def test_a_reader_hears_of_ranges_ahead(
     transfer(disk, extents, readers=readers, reader=Ahead, max_announced=most)
     assert bytes(disk.copy) == expected(disk, extents)
     assert max(heard) == expected_ahead
+
+
+class Threads:
+    """Which threads write, and for how long each write takes."""
+
+    def __init__(self, disk: Disk, seconds: Callable[[int], float] = lambda start: 0) -> None:
+        self._seconds = seconds
+        self.names: list[str] = []
+        disk.before_write = self._note
+
+    def _note(self, start: int) -> None:
+        self.names.append(threading.current_thread().name.rpartition("-")[0])
+        time.sleep(self._seconds(start))
+
+
+ALL = 100 * BUFFER
+
+
+def test_whoever_reads_writes_what_costs_nothing() -> None:
+    disk = Disk(ALL)
+    threads = Threads(disk)
+    transfer(disk, disk.extents(every=ALL))
+    assert disk.copy == disk.content
+    # A busy machine can make single writes take long; then the writer's thread has the next one.
+    assert threads.names.count("tapestream-reader") > 50
+    assert threads.names[0] == "tapestream-writer"
+
+
+@pytest.mark.parametrize("readers", [1, 3])
+def test_the_writers_thread_writes_what_takes_long(readers: int) -> None:
+    disk = Disk(ALL)
+    threads = Threads(disk, lambda start: 0.001)
+    transfer(disk, disk.extents(every=ALL), readers=readers)
+    assert disk.copy == disk.content
+    assert set(threads.names) == {"tapestream-writer"}
+
+
+def test_a_sink_that_becomes_slow_holds_the_reader_up_once() -> None:
+    disk = Disk(ALL)
+    threads = Threads(disk, lambda start: 0.001 if start >= ALL // 2 else 0)
+    transfer(disk, disk.extents(every=ALL))
+    assert disk.copy == disk.content
+    assert threads.names[:50].count("tapestream-reader") > 20
+    assert threads.names[51:].count("tapestream-reader") == 0
+
+
+def test_the_writers_thread_writes_a_stream() -> None:
+    """Only that keeps a tape drive running while the source pauses."""
+    disk = Disk(ALL)
+    threads = Threads(disk)
+    transfer(disk, disk.extents(every=ALL), streaming=True)
+    assert disk.copy == disk.content
+    assert set(threads.names) == {"tapestream-writer"}
+
+
+def test_the_writers_thread_writes_what_it_digests() -> None:
+    disk = Disk(ALL)
+    threads = Threads(disk, lambda start: 0)
+
+    class Slow:
+        digest_size = 32
+
+        def update(self, data: Buffer, /) -> None:
+            time.sleep(0.001)
+
+        def digest(self) -> bytes:
+            return b""
+
+    transfer(disk, disk.extents(every=ALL), new_hash=Slow, large_segment=0)
+    assert disk.copy == disk.content
+    assert "tapestream-writer" in threads.names
+
+
+@pytest.mark.parametrize("readers", [1, 3])
+def test_an_error_of_a_write_in_a_readers_thread(readers: int) -> None:
+    disk = Disk(ALL)
+
+    def fail(start: int) -> None:
+        if start >= ALL // 2:
+            raise OSError(28, "no space")
+
+    disk.before_write = fail
+    with pytest.raises(OSError, match="no space"):
+        transfer(disk, disk.extents(every=ALL), readers=readers)
+    assert disk.copy[: ALL // 2] == disk.content[: ALL // 2]

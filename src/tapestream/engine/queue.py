@@ -145,26 +145,38 @@ class ChunkQueue:
         since = self._idle_since
         return self.counts.stalled + (0.0 if since is None else time.monotonic() - since)
 
-    def put(self, filled: FilledChunk) -> None:
-        """Give a filled chunk to the writers."""
+    def put(self, filled: FilledChunk, *, wake: bool = True) -> None:
+        """Give a filled chunk to the writers.
+
+        Args:
+            filled: The chunk.
+            wake: False if the caller calls `take_due` next.
+        """
         with self._lock:
             self._check()
             self._ready[filled.number] = filled
+            if not wake:
+                return
             if self._filling:
                 if self._is_full():
                     self._work.notify()
             elif not self._ordered or filled.number == self._taken:
                 self._work.notify()
 
+    def take_due(self) -> FilledChunk | None:
+        """A chunk to write now; None if none is due, or if another thread is writing."""
+        with self._lock:
+            self._check()
+            return self._take()
+
     def take(self) -> FilledChunk | None:
         """Wait for a chunk to write; None after all have been taken."""
         with self._lock:
             while True:
                 self._check()
-                number = self._next_ready()
-                if number is not None:
-                    self._begin_writing()
-                    return self._ready.pop(number)
+                filled = self._take()
+                if filled is not None:
+                    return filled
                 if self._all_taken():
                     return None
                 self._work.wait()
@@ -204,6 +216,15 @@ class ChunkQueue:
                 self.error = error
             self._room.notify_all()
             self._work.notify_all()
+
+    def _take(self) -> FilledChunk | None:
+        if self._ordered and self._writing:
+            return None
+        number = self._next_ready()
+        if number is None:
+            return None
+        self._begin_writing()
+        return self._ready.pop(number)
 
     def _begin_writing(self) -> None:
         self._taken += 1
