@@ -166,7 +166,7 @@ class Pipeline:
                     if not writer_digests:
                         digests = hasher.digests(chunk, buffer)
                 filled = FilledChunk(number, chunk, buffer, digests)
-                if here is None or not here.costs_little:
+                if here is None or writer_digests or not here.costs_little:
                     queue.put(filled)
                     continue
                 began = time.monotonic()

@@ -41,6 +41,11 @@ class FilledChunk(NamedTuple):
     buffer: memoryview | None
     digests: Sequence[SegmentDigest] | None
 
+    @property
+    def writer_digests(self) -> bool:
+        """True if the writer must make its digests."""
+        return self.digests is None and self.buffer is not None
+
 
 @dataclass
 class Counts:
@@ -164,9 +169,15 @@ class ChunkQueue:
                 self._work.notify()
 
     def take_due(self) -> FilledChunk | None:
-        """A chunk to write now; None if none is due, or if another thread is writing."""
+        """A chunk to write now; None if none is due, or if it is for the writer's own thread.
+
+        That writes what it digests itself, and is left alone while it writes.
+        """
         with self._lock:
             self._check()
+            number = self._next_ready()
+            if number is None or self._ready[number].writer_digests:
+                return None
             return self._take()
 
     def take(self) -> FilledChunk | None:
