@@ -52,7 +52,7 @@ def test_a_program_that_sets_up_logging_later_sees_messages() -> None:
 
 @pytest.mark.parametrize("level", ["debug", "info", "warning", "exception"])
 def test_a_record_says_where_it_comes_from(level: str, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.DEBUG)
+    caplog.set_level(logging.DEBUG, logger="tapestream.imageio")
     log = Log("tapestream.imageio")
     try:
         raise ValueError("the cause")
