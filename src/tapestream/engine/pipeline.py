@@ -39,8 +39,8 @@ MAX_ANNOUNCED = 32 * 1024**2
 # interpreter.
 LARGE_SEGMENT = 256 * 1024
 
-# Seconds. It takes longer to pass a chunk to another thread: two wake-ups, and turns of two threads
-# in the interpreter (measured: 0.5 ms of processor time for 2 MiB).
+# Seconds. To pass a chunk to another thread takes two wake-ups, and turns of two threads in the
+# interpreter (measured for 2 MiB: 0.1 ms of processor time over a unix socket, 0.3 ms over TLS).
 LITTLE = 0.0003
 
 
