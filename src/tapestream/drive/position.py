@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 
 from .._log import Log
 from ..arguments import function, number
@@ -725,13 +725,30 @@ class PositionedDrive:
         if self._protected:
             raise WriteProtectedError(f"{self.path}: the cartridge is write-protected")
 
-    @contextmanager
-    def _errors(self, doing: str) -> Iterator[None]:
-        try:
-            yield
-        except OSError as e:
-            self._position_is_checked = False
-            raise translated(e, f"{self.path}: {doing}") from e
+    def _errors(self, doing: str) -> _Errors:
+        return _Errors(self, doing)
+
+
+class _Errors:
+    """Translates the driver's errors.
+
+    This is not a generator for `contextmanager`: since Python 3.12, an error that such a generator
+    translates is in a cycle with contextlib's frame, and would keep the memory of the record that
+    did not fit until Python looks for cycles.
+    """
+
+    __slots__ = ("_doing", "_drive")
+
+    def __init__(self, drive: PositionedDrive, doing: str) -> None:
+        self._drive, self._doing = drive, doing
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, OSError):
+            self._drive._position_is_checked = False  # noqa: SLF001
+            raise translated(error, f"{self._drive.path}: {self._doing}") from error
 
 
 def _sleep(seconds: float, check: Callable[[], object] | None) -> None:
