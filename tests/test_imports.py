@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,12 @@ ALLOWED = {
     "workflows": {"model", "backend", "engine"},
     "archive": {"model", "backend", "files", "tar", "tape", "stream"},
     "testing": {"model", "backend", "engine", "drive"},
+    "cli": set(),
+}
+# These are programs: they use the public names only, as any other program does.
+PROGRAMS = {"cli"}
+PUBLIC = {"tapestream"} | {
+    f"tapestream.{name}" for name in ("archive", "backend", "errors", "tape", "testing")
 }
 FOLDERS = sorted(path.parent.name for path in ROOT.glob("*/__init__.py"))
 # These do not keep their rule yet.
@@ -84,6 +91,27 @@ def test_what_is_learnt_depends_on_nothing_else_of_the_engine() -> None:
 def test_nobody_imports_the_package_itself() -> None:
     wrong = [str(path) for path in ROOT.rglob("*.py") if "" in imports(path)]
     assert wrong == []
+
+
+@pytest.mark.parametrize("folder", sorted(PROGRAMS))
+def test_programs_use_public_names_only(folder: str) -> None:
+    """They say `import tapestream`, and then `tapestream.copy`: see `_lazy`."""
+    wrong = [
+        f"{path.relative_to(ROOT)}:{node.lineno} uses {ast.unparse(node)}"
+        for path in sorted((ROOT / folder).rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute)
+        and ast.unparse(node.value) in PUBLIC
+        and f"{ast.unparse(node)}" not in PUBLIC
+        and not _is_public(ast.unparse(node.value), node.attr)
+    ]
+    assert wrong == []
+
+
+def _is_public(module: str, name: str) -> bool:
+    names = getattr(import_module(module), "__all__", None)
+    # `errors` has no list: its classes are public.
+    return name in names if names is not None else name[0].isupper()
 
 
 def test_a_package_does_not_import_its_modules() -> None:

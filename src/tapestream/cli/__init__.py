@@ -1,0 +1,1 @@
+"""The command line: the thinnest layer over the public names of tapestream."""

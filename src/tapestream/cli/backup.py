@@ -1,0 +1,143 @@
+"""`tapestream backup`: a disk through a transfer that somebody else has started."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import tapestream
+
+from .copying import add_checksum_option, add_rate_option, checksum_of, copied
+from .parsing import Commands, add_command
+from .status import Status
+from .urls import add_url_options, proxy_url, url_of_options
+
+if TYPE_CHECKING:
+    from .context import Context
+
+_DETAILS = """\
+URL is the transfer_url of a download transfer. TARGET is a file, a folder (the file gets a name
+that says what it is), a tape drive such as /dev/nst0, a fifo, or - for standard output. A file
+gets its name when it is complete.
+"""
+
+
+def add_commands(commands: Commands) -> None:
+    """Add `backup`."""
+    parser = add_command(
+        commands,
+        "backup",
+        run_backup,
+        "back up a disk, through a download transfer",
+        details=_DETAILS,
+        usage="[URL] TARGET [OPTIONS]",
+    )
+    parser.add_argument("places", nargs="+", metavar="URL TARGET", help="from where, and to where")
+    add_url_options(parser)
+    about = parser.add_argument_group(
+        "about the backup", "It is written into the tar, and a restore finds the backup by it."
+    )
+    about.add_argument("--vm", metavar="NAME", help="name of the VM")
+    about.add_argument("--vm-id", metavar="ID")
+    about.add_argument("--disk", metavar="NAME", help="name of the disk")
+    about.add_argument("--disk-id", metavar="ID", help="needed for incremental backups")
+    about.add_argument("--backup-id", metavar="ID", help="oVirt's id of the backup")
+    about.add_argument("--checkpoint", metavar="ID", help="the checkpoint that the backup created")
+    about.add_argument(
+        "--parent", metavar="ID", help="the checkpoint that an incremental backup starts from"
+    )
+    about.add_argument(
+        "--attach",
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="keep this file with the disk, such as the OVF of the VM; may be repeated",
+    )
+    parser.add_argument(
+        "--incremental", action="store_true", help="back up only what changed since --parent"
+    )
+    parser.add_argument(
+        "--or-full",
+        action="store_true",
+        help="with --incremental: take a full backup if the disk does not know what changed",
+    )
+    add_checksum_option(parser)
+    add_rate_option(parser)
+
+
+def run_backup(args: argparse.Namespace, context: Context) -> Status:
+    """Back up one disk."""
+    url, target = _places(args, context)
+    info = tapestream.BackupInfo(
+        vm_id=args.vm_id,
+        vm_name=args.vm,
+        disk_id=args.disk_id,
+        disk_name=args.disk,
+        backup_id=args.backup_id,
+        checkpoint_id=args.checkpoint,
+        parent_checkpoint_id=args.parent,
+        created=datetime.now(timezone.utc),
+    )
+    attachments = {Path(path).name: _contents(path) for path in args.attach}
+    if target == "-":
+        context.out.stream_on_stdout()
+    with tapestream.ImageioHTTPSource(
+        url,
+        context="dirty" if args.incremental else "zero",
+        fallback="full" if args.or_full else None,
+        cafile=args.cafile,
+        proxy_url=proxy_url(args, context),
+        info=info,
+        cancel=context.cancel,
+    ) as source:
+        target = _file_in(target, source) if os.path.isdir(target) else target
+        with (
+            tapestream.TarStreamSink(
+                target,
+                checksum=checksum_of(args),
+                attachments=attachments,
+                cancel=context.cancel,
+            ) as sink,
+            context.out.progress(args.disk or args.disk_id or "backup") as progress,
+        ):
+            result = tapestream.copy(
+                source, sink, max_rate=args.max_rate, progress=progress, cancel=context.cancel
+            )
+    values, text = copied(result, target=target)
+    place = "standard output" if target == "-" else target
+    context.out.result(values, f"{place}: {text}")
+    return Status.GOOD
+
+
+def _places(args: argparse.Namespace, context: Context) -> tuple[str, str]:
+    """The URL and the target."""
+    url = url_of_options(args, context)
+    given = list(args.places)
+    if url is None and len(given) > 1:
+        url = given.pop(0)
+    if url is None or len(given) != 1:
+        raise tapestream.errors.UsageError(
+            "backup needs one URL and one TARGET",
+            hint="For example: tapestream backup --url-file FILE disk.tar",
+        )
+    return url, str(given[0])
+
+
+def _file_in(folder: str, source: tapestream.ImageioHTTPSource) -> str:
+    """A new name in a folder, after what the backup is."""
+    source.extents()  # only now it is known whether it is a full backup
+    try:
+        taken = os.listdir(folder)
+    except OSError as e:
+        raise tapestream.errors.LocalIOError(f"cannot read {folder}", e) from e
+    return os.path.join(folder, tapestream.archive.file_name(source.info, taken=taken))
+
+
+def _contents(path: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as e:
+        raise tapestream.errors.LocalIOError(f"cannot read {path}", e) from e

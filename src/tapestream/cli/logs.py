@@ -1,0 +1,34 @@
+"""Shows what the library logs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from .._typing import override
+from .output import Output
+
+
+@contextmanager
+def logging_to(out: Output, *, verbose: bool) -> Iterator[None]:
+    """Show warnings of the library, and with `verbose` everything it logs, in this block."""
+    handler = _Handler(out)
+    logger = logging.getLogger("tapestream")
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG if verbose else logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+
+
+class _Handler(logging.Handler):
+    def __init__(self, out: Output) -> None:
+        super().__init__()
+        self._out = out
+
+    @override
+    def emit(self, record: logging.LogRecord) -> None:
+        show = self._out.warning if record.levelno >= logging.WARNING else self._out.note
+        show(self.format(record))

@@ -1,0 +1,61 @@
+"""The program `tapestream`: reads the arguments, runs the command, and ends with its status."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from functools import partial
+from importlib import import_module
+
+import tapestream
+
+from .._version import __version__
+from .parsing import Parser, new_parser
+from .status import MEANINGS
+
+# The modules of commands, in the order of the help. Each has an `add_commands`.
+GROUPS = ("backup",)
+
+_NOTICE = "Ending. Press Ctrl-C again if this takes too long.\n"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line, and return the exit status.
+
+    Args:
+        argv: The arguments; None for those of the process.
+    """
+    args = make_parser().parse_args(argv)
+    from .context import Context  # noqa: PLC0415 - `tapestream --help` needs none of these
+    from .failures import exit_status  # noqa: PLC0415
+    from .logs import logging_to  # noqa: PLC0415
+    from .output import ForPeople, ForPrograms  # noqa: PLC0415
+    from .signals import Signals  # noqa: PLC0415
+
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # names may have any characters
+    out = ForPrograms() if args.json else ForPeople(quiet=args.quiet)
+    cancel = tapestream.Cancel()
+    is_watched = not args.json and sys.stderr.isatty()
+    signals = Signals(cancel, _NOTICE if is_watched else None)
+    run = partial(args.run, args, Context(out, cancel, signals))
+    with signals.caught(), logging_to(out, verbose=args.verbose):
+        return exit_status(run, out, signals, verbose=args.verbose)
+
+
+def make_parser() -> Parser:
+    """Make the parser of all commands."""
+    statuses = "\n".join(f"  {status:3}  {meaning}" for status, meaning in MEANINGS.items())
+    parser = new_parser(
+        "tapestream",
+        "Stream oVirt VM disk backups to tape, pipe or file as a plain tar, and back.",
+        f"exit status:\n{statuses}",
+    )
+    parser.add_argument("--version", action="version", version=f"tapestream {__version__}")
+    commands = parser.add_subparsers(
+        title="commands", metavar="COMMAND", dest="command", required=True
+    )
+    for group in GROUPS:
+        import_module(f".{group}", __package__).add_commands(commands)
+    return parser

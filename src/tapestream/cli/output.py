@@ -1,0 +1,212 @@
+"""Where commands show things: for people, or as one JSON object a line.
+
+    |                 | for people             | with --json |
+    | show, result    | standard output        | an object on standard output |
+    | progress, note  | standard error         | the same |
+    | warning, error  | standard error         | the same |
+
+If the stream of a backup goes to standard output, everything else goes to standard error.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Protocol, TextIO
+
+import tapestream
+
+from .._typing import override
+from .status import Status
+
+if TYPE_CHECKING:
+    from .progress import Shown
+
+
+class ReportsStatus(Protocol):
+    """What `tapestream.copy` takes as its `progress`."""
+
+    def report_status(self, status: tapestream.CopyStatus, /) -> object:
+        """Show what the copy is doing."""
+
+
+class Output(Protocol):
+    """Where a command shows what it does."""
+
+    def stream_on_stdout(self) -> None:
+        """Standard output gets the stream of a backup: from now on, show everything elsewhere."""
+
+    def show(self, event: str, values: Mapping[str, object], text: str) -> None:
+        """Show a part of what was asked for, such as a row of a table.
+
+        Args:
+            event: The kind of the object, for programs.
+            values: What the object has besides.
+            text: The same for people; may have several lines.
+        """
+
+    def result(self, values: Mapping[str, object], text: str) -> None:
+        """Show how a command has ended; called once, at the end. With --quiet, people see none."""
+
+    def note(self, text: str) -> None:
+        """Show what is good to know. With --quiet, people see none."""
+
+    def warning(self, text: str) -> None:
+        """Show what must be known."""
+
+    def error(self, error: BaseException, status: Status) -> None:
+        """Show why a command failed: what is wrong, and what to do next."""
+
+    def progress(self, what: str) -> AbstractContextManager[ReportsStatus | None]:
+        """Show, in a with block, how far a copy is: gives the `progress` of `tapestream.copy`.
+
+        Args:
+            what: What is copied, in a few words.
+        """
+
+
+class ForPeople(Output):
+    """Lines of text.
+
+    Args:
+        quiet: Show neither progress nor notes, nor how the command has ended.
+    """
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._quiet = quiet
+        self._shown: Shown | None = None
+        self._stdout_is_taken = False
+
+    @override
+    def stream_on_stdout(self) -> None:
+        self._stdout_is_taken = True
+
+    @override
+    def show(self, event: str, values: Mapping[str, object], text: str) -> None:
+        self._write(sys.stderr if self._stdout_is_taken else sys.stdout, text)
+
+    @override
+    def result(self, values: Mapping[str, object], text: str) -> None:
+        if not self._quiet:
+            self.show("result", values, text)
+
+    @override
+    def note(self, text: str) -> None:
+        if not self._quiet:
+            self._write(sys.stderr, text)
+
+    @override
+    def warning(self, text: str) -> None:
+        self._write(sys.stderr, f"tapestream: warning: {text}")
+
+    @override
+    def error(self, error: BaseException, status: Status) -> None:
+        lines = [f"tapestream: {message_of(error)}", hint_of(error)]
+        self._write(sys.stderr, "\n".join(filter(None, lines)))
+
+    @override
+    @contextmanager
+    def progress(self, what: str) -> Iterator[ReportsStatus | None]:
+        if self._quiet:
+            yield None
+            return
+        from .progress import new_progress  # noqa: PLC0415 - few commands copy anything
+
+        with new_progress(what) as shown:
+            self._shown = shown
+            try:
+                yield shown
+            finally:
+                self._shown = None
+
+    def _write(self, file: TextIO, text: str) -> None:
+        if self._shown is not None and file.isatty():
+            self._shown.print_above(text)
+        else:
+            print(text, file=file, flush=True)
+
+
+class ForPrograms(Output):
+    """One JSON object a line."""
+
+    def __init__(self) -> None:
+        self._file = sys.stdout
+
+    @override
+    def stream_on_stdout(self) -> None:
+        self._file = sys.stderr
+
+    @override
+    def show(self, event: str, values: Mapping[str, object], text: str) -> None:
+        self._print({"event": event, **values})
+
+    @override
+    def result(self, values: Mapping[str, object], text: str) -> None:
+        self._print({"event": "result", **values})
+
+    @override
+    def note(self, text: str) -> None:
+        self._print({"event": "note", "text": text})
+
+    @override
+    def warning(self, text: str) -> None:
+        self._print({"event": "warning", "text": text})
+
+    @override
+    def error(self, error: BaseException, status: Status) -> None:
+        self._print(
+            {
+                "event": "error",
+                "error": type(error).__name__,
+                "message": message_of(error),
+                "hint": hint_of(error),
+                "status": int(status),
+            }
+        )
+
+    @override
+    @contextmanager
+    def progress(self, what: str) -> Iterator[ReportsStatus | None]:
+        yield _ProgressObjects(what, self._print)
+
+    def _print(self, values: Mapping[str, object]) -> None:
+        # In one call: threads of a copy report their progress, too.
+        self._file.write(json.dumps(values) + "\n")
+        self._file.flush()
+
+
+class _ProgressObjects:
+    def __init__(self, what: str, write: Callable[[Mapping[str, object]], object]) -> None:
+        self._what = what
+        self._write = write
+
+    def report_status(self, status: tapestream.CopyStatus) -> None:
+        """Print an object."""
+        self._write(
+            {
+                "event": "progress",
+                "what": self._what,
+                "phase": status.phase,
+                "bytes": status.data_bytes,
+                "total": status.total,
+                "rate": round(status.rate),
+                "stalled": round(status.waited, 1),
+                "seconds": round(status.seconds, 1),
+            }
+        )
+
+
+def message_of(error: BaseException) -> str:
+    """What is wrong, without what to do next."""
+    if isinstance(error, tapestream.TapestreamError):
+        return error.message
+    return f"{type(error).__name__}: {error}"
+
+
+def hint_of(error: BaseException) -> str:
+    """What to do next."""
+    if isinstance(error, tapestream.TapestreamError):
+        return error.hint
+    return "This is a fault of tapestream: please report it, with the lines that -v shows."

@@ -1,0 +1,81 @@
+"""Runs the program `tapestream` as a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import tapestream
+
+PROGRAM = (sys.executable, "-m", "tapestream")
+# A hang must not stop all tests. Nothing here takes more than a few seconds.
+LIMIT = 60
+SOURCE = str(Path(tapestream.__file__).parents[1])
+
+
+def environment(**more: str) -> dict[str, str]:
+    """The environment of the program: that of the tests, with the source that is tested."""
+    return {**os.environ, "PYTHONPATH": SOURCE, "COLUMNS": "80", **more}
+
+
+class Ended(NamedTuple):
+    """How the program has ended."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def objects(self) -> list[dict[str, Any]]:
+        """What --json printed."""
+        return [json.loads(line) for line in self.out.splitlines()]
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """The last of these objects."""
+        return self.objects[-1]
+
+
+def run(
+    *arguments: str | Path,
+    stdin: bytes | None = None,
+    cwd: Path | None = None,
+    pass_fds: Sequence[int] = (),
+    **variables: str,
+) -> Ended:
+    """Run the program to its end.
+
+    Args:
+        arguments: Its arguments.
+        stdin: What it reads; nothing when not given.
+        cwd: Where it runs.
+        pass_fds: Descriptors that it inherits.
+        variables: Environment variables.
+    """
+    ended = subprocess.run(
+        [*PROGRAM, *map(str, arguments)],
+        input=b"" if stdin is None else stdin,
+        capture_output=True,
+        cwd=cwd,
+        pass_fds=pass_fds,
+        env=environment(**variables),
+        timeout=LIMIT,
+        check=False,
+    )
+    return Ended(ended.returncode, ended.stdout.decode(), ended.stderr.decode())
+
+
+def start(*arguments: str | Path, **options: Any) -> subprocess.Popen[bytes]:
+    """Start the program, with pipes for its output."""
+    return subprocess.Popen(
+        [*PROGRAM, *map(str, arguments)],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        **options,
+    )

@@ -1,0 +1,64 @@
+"""What all commands have in common: help, statuses, errors, and that the program starts fast."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from .program import environment, run
+
+TICKET = "7a3f-secret"
+URL = f"https://host:54322/images/{TICKET}"
+
+
+@pytest.mark.parametrize("arguments", ["--help", "--version", "backup --help"])
+def test_what_is_slow_to_load_is_not_loaded_for_help(arguments: str) -> None:
+    code = (
+        "import sys; from tapestream.cli.main import main\n"
+        f"try: main({arguments.split()!r})\n"
+        "except SystemExit: pass\n"
+        "slow = {'ssl', 'sqlite3', 'rich', 'http', 'logging', 'threading'}\n"
+        "print('loaded:', sorted(slow & set(sys.modules)))"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True
+    )
+    assert ended.stdout.splitlines()[-1] == "loaded: []"
+
+
+def test_the_console_script_is_the_same_program() -> None:
+    text = (Path(__file__).parents[2] / "pyproject.toml").read_text()
+    line = next(line for line in text.splitlines() if line.startswith("tapestream = "))
+    module, _, name = line.split('"')[1].partition(":")
+    assert callable(getattr(import_module(module), name))
+
+
+def test_help_fits_into_80_columns() -> None:
+    for arguments in ["--help"], ["backup", "--help"]:
+        assert max(map(len, run(*arguments).out.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["nonsense"], ["backup"], ["backup", "disk.tar"], ["backup", "--max-rate=1x"]]
+)
+def test_wrong_usage_has_a_status_of_its_own(arguments: list[str]) -> None:
+    ended = run(*arguments)
+    assert (ended.status, ended.out) == (64, "")
+    assert 1 <= len(ended.err.splitlines()) <= 2
+
+
+def test_a_wrong_argument_that_is_a_url_is_not_shown() -> None:
+    ended = run("backup", URL, "disk.tar", "more", URL)
+    assert ended.status == 64
+    assert TICKET not in ended.err
+
+
+def test_options_may_stand_before_and_after_the_command() -> None:
+    for arguments in ["--json", "backup", "x.tar"], ["backup", "x.tar", "--json"]:
+        ended = run(*arguments)
+        assert ended.result["event"] == "error"
+        assert ended.result["status"] == ended.status == 64
