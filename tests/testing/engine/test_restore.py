@@ -92,6 +92,7 @@ def test_a_disk_that_is_busy_has_no_transfer(engine: EngineDouble) -> None:
 
 def test_a_vm_from_its_configuration(engine: EngineDouble) -> None:
     old = engine.add_vm("mail", [MIB])
+    old.memory = 2048
     with connected(engine) as system:
         vms = system.vms_service()
         assert vms.vm_service(old.id).get().initialization is None
@@ -102,6 +103,9 @@ def test_a_vm_from_its_configuration(engine: EngineDouble) -> None:
         cluster = types.Cluster(name="Default")
         with pytest.raises(sdk.Error, match="name is already in use"):
             vms.add(types.Vm(initialization=initialization, cluster=cluster))
+        with pytest.raises(sdk.Error, match="VM id already exists"):
+            vms.add(types.Vm(name="mail-2", initialization=initialization, cluster=cluster))
+        initialization.regenerate_ids = True
         vm = vms.add(types.Vm(name="mail-2", initialization=initialization, cluster=cluster))
         assert vm.status == types.VmStatus.DOWN
         disk = add_disk(system).get()
@@ -118,7 +122,122 @@ def test_a_vm_from_its_configuration(engine: EngineDouble) -> None:
         with pytest.raises(sdk.Error, match="already attached"):
             attachments.add(attachment)
     assert [vm.name for vm in engine.vms] == ["mail", "mail-2"]
+    assert engine.vms[1].memory == 2048
     assert [each.id for each in engine.vms[1].disks] == [disk.id]
+
+
+def from_ovf(ovf: str, **options: Any) -> Any:
+    """What creates a VM from a configuration."""
+    configuration = types.Configuration(data=ovf, type=types.ConfigurationType.OVF)
+    initialization = types.Initialization(
+        configuration=configuration, regenerate_ids=options.pop("regenerate_ids", None)
+    )
+    cluster = types.Cluster(name=options.pop("cluster", "Default"))
+    return types.Vm(initialization=initialization, cluster=cluster, **options)
+
+
+def attachment_of(disk: Any, *, bootable: bool) -> Any:
+    virtio = types.DiskInterface.VIRTIO
+    return types.DiskAttachment(
+        disk=types.Disk(id=disk.id), interface=virtio, bootable=bootable, pass_discard=True
+    )
+
+
+def test_a_vm_is_removed(engine: EngineDouble) -> None:
+    vm, kept = engine.add_vm("mail", [MIB, MIB]), engine.add_vm("news", [MIB])
+    removed, detached = vm.disks
+    with connected(engine) as system:
+        service = system.vms_service().vm_service(vm.id)
+        with pytest.raises(sdk.Error, match="is not down"):
+            service.remove()
+        vm.status = "down"
+        detached.status = "locked"
+        with pytest.raises(sdk.Error, match="Disks are locked: mail_Disk2"):
+            service.remove(detach_only=True)
+        detached.status = "ok"
+        vm.attachments.pop()
+        service.remove()
+        with pytest.raises(sdk.NotFoundError):
+            service.get()
+        kept.status = "down"
+        system.vms_service().vm_service(kept.id).remove(detach_only=True)
+    assert engine.vms == []
+    assert engine.disks == [detached, *kept.disks]
+    assert not removed.path.exists()
+
+
+def test_a_new_vm_takes_its_old_disks_if_nobody_has_them(engine: EngineDouble) -> None:
+    """So does oVirt: a program that restores beside them must take them out of the OVF."""
+    old = engine.add_vm("mail", [MIB, MIB], status="down")
+    ovf, (first, second) = old.ovf, old.disks
+    assert 'ovf:boot="true"' in ovf
+    with connected(engine) as system:
+        vms = system.vms_service()
+        vms.vm_service(old.id).remove(detach_only=True)
+        engine.add_vm("news").attachments.append(old.attachments[1])
+        vm = vms.add(from_ovf(ovf))
+        assert vm.id == old.id
+        [attached] = vms.vm_service(vm.id).disk_attachments_service().list()
+        assert attached.disk.id == first.id != second.id
+
+
+def test_a_vm_takes_its_time(engine: EngineDouble) -> None:
+    engine.phases.vm_add = ("image_locked", "image_locked", "down")
+    ovf = engine.add_vm("mail").ovf
+    with connected(engine) as system:
+        disk = add_disk(system).get()
+        vms = system.vms_service()
+        vm = vms.add(from_ovf(ovf, name="new", regenerate_ids=True))
+        service = vms.vm_service(vm.id)
+        with pytest.raises(sdk.Error, match="The VM is locked"):
+            service.disk_attachments_service().add(attachment_of(disk, bootable=True))
+        states = [service.get().status.value for _ in range(3)]
+        assert states == ["image_locked", "down", "down"]
+        service.disk_attachments_service().add(attachment_of(disk, bootable=True))
+        [attached] = service.disk_attachments_service().list()
+        assert attached.pass_discard
+        assert attached.interface == types.DiskInterface.VIRTIO
+        other = add_disk(system).get()
+        with pytest.raises(sdk.Error, match="restored is already marked as boot"):
+            service.disk_attachments_service().add(attachment_of(other, bootable=True))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right", "why"),
+    [
+        ("<", "&lt;", "the OVF is no XML"),
+        ("xmlns:ovf=", "xmlns:ns0=", "unbound prefix"),
+        ("ovf:", "ns0:", "does not name http://schemas.dmtf.org/ovf/envelope/1/ 'ovf'"),
+        ("Content", "System", "the OVF has no VM"),
+        ("<Name>mail</Name>", "", "a VM without a name"),
+    ],
+)
+def test_an_ovf_that_the_engine_does_not_understand(
+    engine: EngineDouble, wrong: str, right: str, why: str
+) -> None:
+    ovf = engine.add_vm("mail", [MIB]).ovf.replace(wrong, right)
+    if "ns0" in right:
+        ovf = ovf.replace("xmlns:ovf", "xmlns:ns0")
+    with connected(engine) as system, pytest.raises(sdk.Error) as failed:
+        system.vms_service().add(from_ovf(ovf, name="new"))
+    assert why in str(failed.value)
+    assert len(engine.vms) == 1
+
+
+def test_clusters(tmp_path: Path, engine: EngineDouble) -> None:
+    with EngineDouble(tmp_path / "two", daemon=engine.daemon, clusters=["a", "b"]) as two:
+        ovf = two.add_vm("mail").ovf
+        assert "<ClusterName>a</ClusterName>" in ovf
+        with connected(two) as system:
+            assert [each.name for each in system.clusters_service().list()] == ["a", "b"]
+            [b] = system.clusters_service().list(search="name=b")
+            with pytest.raises(sdk.Error, match="Cluster: id=None, name=c"):
+                system.vms_service().add(from_ovf(ovf, name="x", cluster="c"))
+            system.vms_service().add(from_ovf(ovf, name="x", cluster="b", regenerate_ids=True))
+            [vm] = system.vms_service().list(search="name=x")
+            assert system.clusters_service().list(search=f"id={b.id}")[0].name == vm.cluster.name
+    with pytest.raises(ValueError, match="clusters must be"):
+        EngineDouble(tmp_path / "none", clusters=[])
 
 
 def test_jobs_are_found_by_their_correlation_id(engine: EngineDouble) -> None:

@@ -13,11 +13,12 @@ from pathlib import Path
 from ..._process import OfThisProcess
 from ..daemon import ImageioDaemon
 from ..images import create_image, image_info
-from . import storage, vocabulary
+from . import ovf, storage, vocabulary
 from .entities import (
     Attachment,
     Backup,
     Checkpoint,
+    Cluster,
     DiskDouble,
     EnginePhases,
     Event,
@@ -40,6 +41,10 @@ _EVENTS = {
     "finalized": (10792, "normal", "Backup {} for VM {} finalized."),
     "failed": (10795, "error", "Backup {} for VM {} failed."),
 }
+
+
+# What has phases.
+_Found = Backup | Transfer | DiskDouble | VmDouble | Checkpoint | Job
 
 
 class Commands(OfThisProcess):
@@ -92,34 +97,69 @@ class Commands(OfThisProcess):
         self._forget_disk(disk)
 
     def add_vm(self, request: ET.Element) -> VmDouble:
-        """Create a VM, without disks, from the configuration of another one."""
-        vocabulary.required(request, "initialization/configuration/data", "cluster/name")
-        ovf = request.findtext("initialization/configuration/data", "")
+        """Create a VM from the configuration of another one.
+
+        It keeps the id of the other VM, unless new ids are asked for. Disks of the configuration
+        that exist, and that no VM has, are attached to it.
+        """
+        cluster_id = vocabulary.id_in(request, "cluster")
+        cluster_path = ["cluster/name"] if cluster_id is None else []
+        vocabulary.required(request, "initialization/configuration/data", *cluster_path)
+        vocabulary.required(request, "initialization/configuration/type")
         try:
-            ET.fromstring(ovf)
-        except ET.ParseError as e:
-            raise invalid(f"the OVF is no XML: {e}") from None
-        name = request.findtext("name") or _name_in_ovf(ovf)
+            found = ovf.read(request.findtext("initialization/configuration/data", ""))
+        except ovf.OvfError as e:
+            raise invalid(str(e)) from None
+        cluster = self._cluster(cluster_id, request.findtext("cluster/name"))
+        name = request.findtext("name") or found.name
         if any(vm.name == name for vm in self._inventory.vms.values()):
             raise refused("Cannot add VM. The VM name is already in use, please choose another.")
-        cluster = request.findtext("cluster/name", "")
-        vm = VmDouble(new_id(), name, "down", ovf, cluster)
+        renewed = request.findtext("initialization/regenerate_ids") == "true"
+        if not renewed and found.vm_id in self._inventory.vms:
+            raise refused(f"Cannot import VM. VM id already exists (name: {name}).")
+        vm = VmDouble(new_id() if renewed else found.vm_id, name, cluster.name, found.memory)
+        vm.progress = Progress(self._phases.vm_add)
         self._inventory.vms[vm.id] = vm
+        for id_ in found.disks:
+            disk = self._inventory.disks.get(id_)
+            if disk is not None and disk.status == "ok" and not self._is_attached(disk):
+                vm.attachments.append(Attachment(disk))
         return vm
+
+    def remove_vm(self, vm: VmDouble, *, detach_only: bool) -> None:
+        """Remove a VM that is down, and its disks unless they are only to be detached."""
+        cannot = f"Cannot remove VM {vm.name}."
+        if vm.status != "down":
+            raise refused(f"{cannot} The VM is not down.")
+        locked = [disk.name for disk in vm.disks if disk.status == "locked"]
+        if locked:
+            raise refused(f"{cannot} Disks are locked: {', '.join(locked)}.")
+        del self._inventory.vms[vm.id]
+        if not detach_only:
+            for disk in vm.disks:
+                self._forget_disk(disk)
 
     def attach_disk(self, vm: VmDouble, request: ET.Element) -> Attachment:
         """Attach a disk to a VM."""
         vocabulary.required(request, "disk", "interface", "bootable")
         disk = self._disk(vocabulary.id_in(request, "disk"))
+        cannot = "Cannot attach Virtual Disk."
+        if vm.status == "image_locked":
+            raise refused(f"{cannot} The VM is locked.")
         if disk.status != "ok":
-            raise refused(f"Cannot attach Virtual Disk. Disk {disk.name} is {disk.status}.")
-        if any(disk in other.disks for other in self._inventory.vms.values()):
-            raise refused(f"Cannot attach Virtual Disk. Disk {disk.name} is already attached.")
+            raise refused(f"{cannot} Disk {disk.name} is {disk.status}.")
+        if self._is_attached(disk):
+            raise refused(f"{cannot} Disk {disk.name} is already attached.")
+        bootable = request.findtext("bootable") == "true"
+        boot_disk = next((each.disk for each in vm.attachments if each.bootable), None)
+        if bootable and boot_disk is not None:
+            raise refused(f"{cannot} Disk {boot_disk.name} is already marked as boot.")
         attachment = Attachment(
             disk,
             request.findtext("interface", ""),
-            request.findtext("bootable") == "true",
+            bootable,
             request.findtext("active", "true") == "true",
+            request.findtext("pass_discard") == "true",
         )
         vm.attachments.append(attachment)
         return attachment
@@ -282,7 +322,7 @@ class Commands(OfThisProcess):
 
     # Phases
 
-    def poll(self, found: Backup | Transfer | DiskDouble | Checkpoint | Job) -> None:
+    def poll(self, found: _Found) -> None:
         """Move an object that a client looks at to its next phase."""
         if found.progress.moves:
             found.progress = Progress(found.progress.phases[1:])
@@ -290,10 +330,11 @@ class Commands(OfThisProcess):
 
     def settle(self) -> None:
         """Give the engine all the time it needs: move every object to its last phase."""
-        everything: list[Backup | Transfer | DiskDouble | Checkpoint | Job] = [
+        everything: list[_Found] = [
             *self._inventory.backups.values(),
             *self._inventory.transfers.values(),
             *self._inventory.disks.values(),
+            *self._inventory.vms.values(),
             *(point for vm in self._inventory.vms.values() for point in vm.checkpoints),
             *self._inventory.jobs.values(),
         ]
@@ -306,7 +347,7 @@ class Commands(OfThisProcess):
         for transfer in self._inventory.transfers.values():
             self._stop_serving(transfer)
 
-    def _entered(self, found: Backup | Transfer | DiskDouble | Checkpoint | Job) -> None:
+    def _entered(self, found: _Found) -> None:
         """Do what the phase means that was just reached."""
         phase = found.progress.phase
         if isinstance(found, Transfer):
@@ -409,6 +450,15 @@ class Commands(OfThisProcess):
             raise missing(f"Disk: id={id_}")
         return self._inventory.disks[id_]
 
+    def _is_attached(self, disk: DiskDouble) -> bool:
+        return any(disk in vm.disks for vm in self._inventory.vms.values())
+
+    def _cluster(self, id_: str | None, name: str | None) -> Cluster:
+        for cluster in self._inventory.clusters.values():
+            if cluster.id == id_ or (id_ is None and cluster.name == name):
+                return cluster
+        raise missing(f"Cluster: id={id_}, name={name}")
+
     def _storage_domain(self, request: ET.Element) -> StorageDomain:
         id_ = vocabulary.id_in(request, _STORAGE_DOMAIN)
         name = request.findtext(f"{_STORAGE_DOMAIN}/name")
@@ -441,10 +491,3 @@ def existing_disk(path: Path, id_: str, name: str, domain: StorageDomain) -> Dis
         raise ValueError(f"{path} has the format {format_}: a disk is qcow2 or raw")
     incremental = format_ == "qcow2"
     return DiskDouble(id_, name, path, format_, int(info["virtual-size"]), incremental, domain)
-
-
-def _name_in_ovf(ovf: str) -> str:
-    for element in ET.fromstring(ovf).iter():
-        if element.tag.rpartition("}")[2] == "Name" and element.text:
-            return element.text
-    raise invalid("neither the request nor the OVF has a name for the VM")

@@ -18,6 +18,7 @@ from ..images import create_image
 from .commands import Commands, existing_disk
 from .entities import (
     Attachment,
+    Cluster,
     DiskDouble,
     EngineCall,
     EngineLeftovers,
@@ -32,11 +33,6 @@ from .faults import DroppedError, FaultError, Script
 from .routes import Engine, answer
 from .server import Desk, EngineServer, Tokens
 
-_OVF = (
-    '<?xml version="1.0" encoding="UTF-8"?>\n'
-    '<ovf:Envelope xmlns:ovf="http://schemas.dmtf.org/ovf/envelope/1/">'
-    "<Content><Name>{}</Name></Content></ovf:Envelope>\n"
-)
 # What a request of the API can have as a method.
 _METHODS = ("GET", "POST", "PUT", "DELETE")
 
@@ -65,6 +61,7 @@ class EngineDouble(OfThisProcess):
         daemon: A daemon that runs already, and goes on running: many doubles in turn then start
             faster. By default, the double starts and stops one of its own.
         storage_domains: The names of its storage domains; the first one has the disks of `add_vm`.
+        clusters: The names of its clusters; the first one has the VMs of `add_vm`.
         token_lifetime: Seconds of the virtual clock until a token expires.
 
     Attributes:
@@ -83,10 +80,12 @@ class EngineDouble(OfThisProcess):
         *,
         daemon: ImageioDaemon | None = None,
         storage_domains: Sequence[str] = ("data",),
+        clusters: Sequence[str] = ("Default",),
         token_lifetime: float = 3600.0,
     ) -> None:
-        if isinstance(storage_domains, str) or not storage_domains:
-            raise ValueError("storage_domains must be a sequence of at least one name")
+        for what, names in (("storage_domains", storage_domains), ("clusters", clusters)):
+            if isinstance(names, str) or not names:
+                raise ValueError(f"{what} must be a sequence of at least one name")
         self.username = "admin@internal"
         self.password = "the password"
         self.cafile = directory / "engine-ca.pem"
@@ -96,6 +95,9 @@ class EngineDouble(OfThisProcess):
         self._directory = directory
         domains = [StorageDomain(new_id(), name) for name in storage_domains]
         self._inventory = Inventory(storage_domains={domain.id: domain for domain in domains})
+        for name in clusters:
+            cluster = Cluster(new_id(), name)
+            self._inventory.clusters[cluster.id] = cluster
         self._commands = Commands(directory, self.daemon, self._inventory, self.phases)
         tokens = Tokens(self.username, self.password, token_lifetime)
         engine = Engine(self._inventory, self._commands)
@@ -222,7 +224,8 @@ class EngineDouble(OfThisProcess):
             The VM. A test may change its `status` and its disks' `status`, and write to the disks.
         """
         with self._desk.lock:
-            vm = VmDouble(new_id(), name, status, _OVF.format(name))
+            vm = VmDouble(new_id(), name, next(iter(self._inventory.clusters.values())).name)
+            vm.status = status
             domain = next(iter(self._inventory.storage_domains.values()))
             for number, image in enumerate(disks, 1):
                 id_, disk_name = new_id(), f"{name}_Disk{number}"

@@ -9,6 +9,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from ..._process import OfThisProcess
+from . import ovf
 
 
 def new_id() -> str:
@@ -41,6 +42,7 @@ class EnginePhases:
     transfer_finalize: tuple[str, ...] = ("finalizing_success", "finished_success")
     transfer_cancel: tuple[str, ...] = ("cancelled_user", "finalizing_cleanup", "finished_cleanup")
     disk_add: tuple[str, ...] = ("locked", "ok")
+    vm_add: tuple[str, ...] = ("down",)
     checkpoint_remove: tuple[str, ...] = ("invalid", "removed")
     job: tuple[str, ...] = ("started", "finished")
 
@@ -60,6 +62,14 @@ class Progress:
     def moves(self) -> bool:
         """Whether the next GET shows another phase."""
         return len(self.phases) > 1
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Where VMs are."""
+
+    id: str
+    name: str
 
 
 @dataclass(frozen=True)
@@ -113,6 +123,7 @@ class Attachment:
     interface: str = "virtio_scsi"
     bootable: bool = False
     active: bool = True
+    pass_discard: bool = False
 
 
 @dataclass(eq=False)
@@ -134,20 +145,34 @@ class VmDouble(OfThisProcess):
     Attributes:
         id: Its id.
         name: Its name.
-        status: "up", "down", or another status of the API; a test may set it.
-        ovf: Its configuration, which a backup program keeps for a restore.
+        cluster: The name of its cluster.
+        memory: Its memory in MiB.
         attachments: Its disks, and how they are attached.
         checkpoints: Its checkpoints, from the oldest to the newest.
-        cluster: The name of its cluster.
+        status: "up", "down", or another status of the API; a test may set it.
     """
 
     id: str
     name: str
-    status: str
-    ovf: str
-    cluster: str = "Default"
+    cluster: str
+    memory: int = 1024
     attachments: list[Attachment] = field(default_factory=list)
     checkpoints: list[Checkpoint] = field(default_factory=list)
+    progress: Progress = field(default_factory=lambda: Progress(("down",)))
+
+    @property
+    def status(self) -> str:
+        """The status that a client sees."""
+        return self.progress.phase
+
+    @status.setter
+    def status(self, status: str) -> None:
+        self.progress = Progress((status,))
+
+    @property
+    def ovf(self) -> str:
+        """Its configuration as it is now, which a backup program keeps for a restore."""
+        return ovf.write(self)
 
     @property
     def disks(self) -> list[DiskDouble]:
@@ -289,6 +314,7 @@ class Inventory(OfThisProcess):
     jobs: dict[str, Job] = field(default_factory=dict)
     events: list[Event] = field(default_factory=list)
     storage_domains: dict[str, StorageDomain] = field(default_factory=dict)
+    clusters: dict[str, Cluster] = field(default_factory=dict)
     host: Host = field(default_factory=Host)
     data_center: str = "Default"
     data_center_id: str = field(default_factory=new_id)

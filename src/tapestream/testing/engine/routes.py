@@ -21,6 +21,7 @@ _PARAMETERS = {
     "case_sensitive",
     "clone",
     "correlation_id",
+    "detach_only",
     "force",
     "max",
     "search",
@@ -173,7 +174,16 @@ def _add_vm(engine: Engine, request: Request) -> Reply:
 
 @_route("GET", "/vms/{vm_id}")
 def _get_vm(engine: Engine, request: Request, vm_id: str) -> Reply:
-    return Reply(200, vocabulary.vm(_vm(engine, vm_id), all_content=request.all_content))
+    vm = _vm(engine, vm_id)
+    engine.commands.poll(vm)
+    return Reply(200, vocabulary.vm(vm, all_content=request.all_content))
+
+
+@_route("DELETE", "/vms/{vm_id}")
+def _remove_vm(engine: Engine, request: Request, vm_id: str) -> Reply:
+    detach_only = request.query.get("detach_only") == "true"
+    engine.commands.remove_vm(_vm(engine, vm_id), detach_only=detach_only)
+    return Reply(200, vocabulary.action())
 
 
 @_route("GET", "/vms/{vm_id}/diskattachments")
@@ -342,6 +352,16 @@ def _list_hosts(engine: Engine, request: Request) -> Reply:
 def _get_host(engine: Engine, _request: Request, id_: str) -> Reply:
     host = engine.inventory.host
     return Reply(200, vocabulary.host(_get({host.id: host}, id_, "Host")))
+
+
+@_route("GET", "/clusters")
+def _list_clusters(engine: Engine, request: Request) -> Reply:
+    found = [
+        vocabulary.cluster(each)
+        for each in engine.inventory.clusters.values()
+        if _matches(request, name=each.name, id=each.id)
+    ]
+    return Reply(200, vocabulary.collection("clusters", found))
 
 
 @_route("GET", "/storagedomains")

@@ -16,6 +16,7 @@ from .entities import (
     Attachment,
     Backup,
     Checkpoint,
+    Cluster,
     DiskDouble,
     Event,
     Host,
@@ -95,6 +96,7 @@ _SHAPES = {
         sparse=_is_boolean,
         status=_one_of("ok", "locked", "illegal"),
         storage_type=_one_of("image"),
+        wipe_after_delete=_is_boolean,
     ),
     "storage_domains": _shape("", {"storage_domain": "named"}),
     "named": _shape("id href", name=_is_text),
@@ -121,7 +123,8 @@ _SHAPES = {
         {"disk": "disk"},
         active=_is_boolean,
         bootable=_is_boolean,
-        interface=_one_of("ide", "sata", "virtio", "virtio_scsi"),
+        interface=_one_of("ide", "sata", "spapr_vscsi", "virtio", "virtio_scsi"),
+        pass_discard=_is_boolean,
     ),
     "action": _shape(),
 }
@@ -281,7 +284,14 @@ def attachment(found: Attachment, vm_id: str) -> ET.Element:
     """Return how a disk is attached to a VM."""
     path = f"vms/{vm_id}/diskattachments"
     element = _reference("disk_attachment", found.disk.id, path)
-    element.extend(_values(active=found.active, bootable=found.bootable, interface=found.interface))
+    element.extend(
+        _values(
+            active=found.active,
+            bootable=found.bootable,
+            interface=found.interface,
+            pass_discard=found.pass_discard,
+        )
+    )
     element.append(_reference("disk", found.disk.id, "disks"))
     return element
 
@@ -344,6 +354,13 @@ def host(found: Host) -> ET.Element:
     """Return the host."""
     element = _reference("host", found.id, "hosts")
     element.extend(_values(name=found.name, address="127.0.0.1", status=found.status))
+    return element
+
+
+def cluster(found: Cluster) -> ET.Element:
+    """Return a cluster."""
+    element = _reference("cluster", found.id, "clusters")
+    element.extend(_values(name=found.name))
     return element
 
 
