@@ -262,6 +262,18 @@ def server_is_local(source: SourceLike) -> bool:
     return flag_of(ability(source, HasLocalServer), "server_is_local")
 
 
+def server_of(source: SourceLike) -> tuple[str, bool] | None:
+    """What all disks of a server have in common, to remember something about the server.
+
+    Where it is, without a ticket, and if it is on this host. None if no server reads the source, or
+    the source does not say where it is.
+    """
+    place = place_of(source)
+    if place is None or ability(source, HasLocalServer) is None:
+        return None
+    return place, server_is_local(source)
+
+
 def skips_gaps(source: SourceLike) -> bool:
     """True if nothing between the data of a source should be read."""
     return flag_of(ability(source, SkipsGaps), "skips_gaps")
