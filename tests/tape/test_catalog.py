@@ -17,7 +17,7 @@ import pytest
 
 from tapestream import BackupInfo, TarStreamSink, TarStreamSource, copy
 from tapestream.errors import LocalIOError, UsageError
-from tapestream.tape import Catalog, TapeDrive, TapePlace, TapeReport
+from tapestream.tape import Catalog, TapeDrive, TapeEntry, TapePlace, TapeReport
 from tapestream.tar import format as fmt
 from tapestream.testing.drive import Cartridge, FakeDrive
 from tapestream.testing.memory import MemorySink, MemorySource
@@ -187,6 +187,29 @@ def test_an_aborted_backup_is_found_only_when_asked_for(tmp_path: Path) -> None:
         catalog.scan(drive)
         assert catalog.find() == []
         assert [b.info.disk_id for b in catalog.find(incomplete=True)] == ["a"]
+
+
+def test_a_scan_shows_each_tape_file_when_it_was_looked_at(tmp_path: Path) -> None:
+    _, drive = labelled("T1")
+    backup(drive, "a")
+    backup(drive, "b")
+    shown: list[TapeEntry] = []
+
+    def end_early(entry: TapeEntry) -> None:
+        shown.append(entry)
+        if entry.file == 1:
+            raise OSError("nobody looks any more")
+
+    with drive, Catalog(tmp_path / "catalog") as catalog:
+        with pytest.raises(OSError, match="nobody looks"):
+            catalog.scan(drive, on_entry=end_early)
+        assert [entry.file for entry in shown] == [0, 1]
+        assert catalog.tapes() == []
+        shown.clear()
+        catalog.scan(drive, on_entry=shown.append)
+        assert shown == list(drive.scan())
+        with pytest.raises(UsageError, match="on_entry must be a function"):
+            catalog.scan(drive, on_entry=1)  # type: ignore[arg-type]
 
 
 def test_a_tape_without_a_label_is_refused(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 from .._log import Log
 from .._process import OfThisProcess
 from .._typing import Unpack
+from ..arguments import function
 from ..arguments import path as checked_path
 from ..backend.closing import Closing
 from ..cancel import Cancel
@@ -143,11 +144,19 @@ class Catalog(OfThisProcess, Closing):
                 )
                 self._insert(row, ended)
 
-    def scan(self, drive: TapeDrive, *, cancel: Cancel | None = None) -> str:
+    def scan(
+        self,
+        drive: TapeDrive,
+        *,
+        on_entry: Callable[[TapeEntry], object] | None = None,
+        cancel: Cancel | None = None,
+    ) -> str:
         """Read what is on a tape, and replace what the catalog has about the tape.
 
         Args:
             drive: The drive with the tape.
+            on_entry: Called with each tape file when it was looked at, to show what is found. It
+                must not move the tape.
             cancel: Ends the scan, as for `TapeDrive.scan`. Nothing is changed then.
 
         Returns:
@@ -161,11 +170,16 @@ class Catalog(OfThisProcess, Closing):
             LocalIOError: The file cannot be written. Nothing is changed.
         """
         check = check_of(cancel)
+        function("on_entry", on_entry)
         if not isinstance(drive, TapeDrive):
             raise UsageError(f"a catalog scans a TapeDrive, not {drive!r}")
         began = datetime.now(timezone.utc).timestamp()
         with turn_to_scan(drive, cancel):
-            entries = list(drive.scan(cancel=cancel))
+            entries = []
+            for entry in drive.scan(cancel=cancel):
+                entries.append(entry)
+                if on_entry is not None:
+                    on_entry(entry)
             label = entries[0].tape_label if entries else None
             if entries and entries[0].is_unknown:
                 raise unreadable_label(drive.raw, entries[0])
