@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib import import_module
 
@@ -14,16 +14,22 @@ from .parsing import Parser, new_parser
 from .status import MEANINGS
 
 # The modules of commands, in the order of the help. Each has an `add_commands`.
-GROUPS = ("backup",)
+GROUPS = ("backup", "tape")
 
 _NOTICE = "Ending. Press Ctrl-C again if this takes too long.\n"
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(
+    argv: Sequence[str] | None = None,
+    *,
+    drives: Mapping[str, tapestream.tape.TapeDrive] | None = None,
+) -> int:
     """Run the command line, and return the exit status.
 
     Args:
         argv: The arguments; None for those of the process.
+        drives: Tape drives by the paths that stand for them in arguments: simulated drives, or
+            drives of another driver. They stay open. A device is opened for any other path.
     """
     args = make_parser().parse_args(argv)
     from .context import Context  # noqa: PLC0415 - `tapestream --help` needs none of these
@@ -39,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     cancel = tapestream.Cancel()
     is_watched = not args.json and sys.stderr.isatty()
     signals = Signals(cancel, _NOTICE if is_watched else None)
-    run = partial(args.run, args, Context(out, cancel, signals))
+    run = partial(args.run, args, Context(out, cancel, signals, drives or {}))
     with signals.caught(), logging_to(out, verbose=args.verbose):
         return exit_status(run, out, signals, verbose=args.verbose)
 

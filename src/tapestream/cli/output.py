@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Protocol, TextIO
 import tapestream
 
 from .._typing import override
+from .hints import in_our_words
 from .status import Status
 
 if TYPE_CHECKING:
@@ -201,12 +202,12 @@ class _ProgressObjects:
 def message_of(error: BaseException) -> str:
     """What is wrong, without what to do next."""
     if isinstance(error, tapestream.TapestreamError):
-        return error.message
+        return in_our_words(error.message)
     return f"{type(error).__name__}: {error}"
 
 
 def hint_of(error: BaseException) -> str:
     """What to do next."""
     if isinstance(error, tapestream.TapestreamError):
-        return error.hint
+        return in_our_words(error.hint)
     return "This is a fault of tapestream: please report it, with the lines that -v shows."

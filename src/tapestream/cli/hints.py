@@ -1,0 +1,53 @@
+"""What to do next, in words of the command line: the library's hints name its own functions."""
+
+from __future__ import annotations
+
+# What the library says, and what it means here. tests/cli/test_hints.py finds each of them in the
+# library.
+WORDS = {
+    "Label each tape with TapeDrive.write_label before its first backup": (
+        "Label each tape with 'tapestream tape label' before its first backup"
+    ),
+    "TapeDrive.find finds backups without a catalog": (
+        "'tapestream tape scan' lists its backups without a catalog"
+    ),
+    "TapeDrive.find finds this backup without a catalog": (
+        "'tapestream tape scan' lists this backup without a catalog"
+    ),
+    "Load a cartridge; TapeDrive.wait_ready() waits until the drive has taken it": (
+        "Load a cartridge, and try again"
+    ),
+    "Pass on_volume_full=, which loads the next tape; the backup continues there": (
+        "Run this in a terminal: it asks for the next tape, and the backup continues there"
+    ),
+    "Pass on_next_volume=, which loads the tapes that follow": (
+        "Run this in a terminal: it asks for the tapes that follow"
+    ),
+    "with TapeDrive.set_block_size(0) or 'mt setblk 0'": "with 'mt setblk 0'",
+    "TapeDrive.write_label(label, overwrite=True) gives it a new label": (
+        "'tapestream tape label --overwrite' gives it a new label"
+    ),
+    "TapeDrive.scan()": "'tapestream tape scan'",
+    "Let Catalog.scan read the tape on which it begins": (
+        "Load the tape on which it begins, and run 'tapestream tape scan --catalog'"
+    ),
+    "Catalog.scan makes a new": "'tapestream tape scan --catalog' makes a new",
+    "Catalog.scan(drive) remembers it": "'tapestream tape scan --catalog' remembers it",
+    "let Catalog.scan read the tape": "run 'tapestream tape scan --catalog' with the tape",
+    "Pass the label exactly as Catalog.tapes() lists it": (
+        "Write the label exactly as 'tapestream tape catalog' lists it"
+    ),
+    "without write_label, call Catalog.forget(": (
+        "without 'tapestream tape label', run 'tapestream tape forget' ("
+    ),
+    "Pass file=, the number that scan() or the catalog shows": (
+        "Pass --file, the number that 'tapestream tape scan' shows"
+    ),
+}
+
+
+def in_our_words(text: str) -> str:
+    """Replace the names of the library's functions by those of commands."""
+    for theirs, ours in WORDS.items():
+        text = text.replace(theirs, ours)
+    return text
