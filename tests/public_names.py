@@ -5,6 +5,7 @@ from __future__ import annotations
 import tapestream
 import tapestream.archive as archives
 import tapestream.backend as backends
+import tapestream.ovirt as engines
 import tapestream.tape as tapes
 import tapestream.testing as tests
 
@@ -86,6 +87,12 @@ NAMES: tuple[object, ...] = (
     backends.Wraps,
     backends.Writer,
     backends.ability,
+    engines.EngineConnection,
+    engines.EngineSettings,
+    engines.EngineTimeouts,
+    engines.Transfer,
+    engines.connect,
+    engines.read_settings,
     tapes.Catalog,
     tapes.CatalogBackup,
     tapes.CatalogVolume,

@@ -17,6 +17,7 @@ import pytest
 import tapestream
 import tapestream.archive
 import tapestream.backend
+import tapestream.ovirt
 import tapestream.tape
 import tapestream.testing
 
@@ -24,6 +25,7 @@ PACKAGES = (
     tapestream,
     tapestream.archive,
     tapestream.backend,
+    tapestream.ovirt,
     tapestream.tape,
     tapestream.testing,
 )

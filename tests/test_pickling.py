@@ -93,6 +93,7 @@ GIVEN: dict[str, Any] = {
     "start": 4096,
     "length": 512,
     "status": 503,
+    "seconds": 60.0,
     "ranges": [(0, 512), (4096, 8192)],
     "hint": "Do this next.",
 }

@@ -22,6 +22,7 @@ import tapestream
 import tapestream.archive
 import tapestream.backend
 import tapestream.errors
+import tapestream.ovirt
 import tapestream.tape
 import tapestream.testing
 
@@ -115,6 +116,7 @@ def public_callables() -> Iterator[tuple[str, object]]:
         tapestream,
         tapestream.archive,
         tapestream.backend,
+        tapestream.ovirt,
         tapestream.tape,
         tapestream.testing,
     )

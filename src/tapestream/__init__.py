@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from . import archive as archive
     from . import backend as backend
     from . import errors as errors
+    from . import ovirt as ovirt
     from . import tape as tape
     from . import testing as testing
     from .backend.protocols import Reader, Sink, Source, Writer
@@ -59,6 +60,7 @@ else:
             ".model.damage": "Damage Findings",
             ".model.extents": "Extent Extents Kind",
             ".model.info": "BackupInfo",
+            ".ovirt": "",
             ".stream.sink": "TarStreamSink",
             ".stream.source": "TarStreamSource",
             ".tape": "",

@@ -8,6 +8,7 @@ The branches say where the fault lies::
                                     nowhere: another part of the program ended the operation
     LocalIOError                    on this machine
     TransferError                   in the imageio server, or in the network
+    EngineError                     in the oVirt engine, or in what it was asked for
     StreamError                     in the tar stream
     ExtentsError, TargetSizeError   in the disk
     ChainError                      in the list of backups
@@ -481,6 +482,64 @@ class ServerProtocolError(TransferError):
     """The server's answer breaks the imageio API: it cannot be trusted with data."""
 
     hint = "Check that the URL is that of an imageio transfer and that nothing in between edits it."
+
+
+class EngineError(TapestreamError):
+    """The oVirt engine refused a request, failed, or cannot be reached.
+
+    Attributes:
+        status: The HTTP status; None if there was no answer.
+    """
+
+    def __init__(self, message: str, *, status: int | None = None, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.status = status
+
+    @property
+    def is_transient(self) -> bool:
+        """True if there was no answer, or if the engine failed (5xx): it may be restarting."""
+        return self.status is None or self.status >= 500
+
+
+class EngineLoginError(EngineError):
+    """The oVirt engine does not know the user, or does not permit what was asked for."""
+
+    hint = (
+        "Check the user's name, with its profile as in admin@internal, the password, and the "
+        "user's permissions."
+    )
+
+
+class EnginePhaseError(EngineError):
+    """A backup, a transfer or another object of the oVirt engine failed, or is in an unknown phase.
+
+    Attributes:
+        phase: The phase that it is in; None if it is one that oVirt's SDK does not know.
+        event: What the engine said last about it; "" if it said nothing.
+    """
+
+    hint = "The engine's events, and engine.log and vdsm.log on the host, say more."
+
+    def __init__(self, what: str, phase: str | None, *, event: str = "", when: str = "") -> None:
+        state = f"in phase {phase}" if phase else "in a phase that oVirt's SDK does not know"
+        said = f"; the engine's last event about it: {event.rstrip('.')}" if event else ""
+        super().__init__(f"{what} is {state}{when}{said}")
+        self.phase = phase
+        self.event = event
+
+
+class EngineTimeoutError(EnginePhaseError):
+    """A backup, a transfer or another object of the oVirt engine did not get ready in time.
+
+    Attributes:
+        seconds: How long was waited for it.
+    """
+
+    hint = "Look at the tasks and events of the engine; EngineTimeouts has the time limits."
+
+    def __init__(self, what: str, phase: str | None, seconds: float, *, event: str = "") -> None:
+        super().__init__(what, phase, event=event, when=f" after {seconds:g} seconds")
+        self.seconds = seconds
 
 
 class StreamError(TapestreamError):

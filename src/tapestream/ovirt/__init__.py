@@ -1,0 +1,34 @@
+"""Backup and restore of oVirt VMs: each step of a program alone, and whole programs.
+
+It needs oVirt's engine SDK: `pip install "tapestream[ovirt]"`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .._lazy import lazy
+
+if TYPE_CHECKING:
+    from .connection import EngineConnection, EngineSettings, connect, read_settings
+    from .timeouts import EngineTimeouts
+    from .transfers import Transfer
+else:
+    # The same names again, loaded when first used; tests/test_names.py compares both lists.
+    __getattr__, __dir__ = lazy(
+        __name__,
+        {
+            ".connection": "EngineConnection EngineSettings connect read_settings",
+            ".timeouts": "EngineTimeouts",
+            ".transfers": "Transfer",
+        },
+    )
+
+__all__ = [
+    "EngineConnection",
+    "EngineSettings",
+    "EngineTimeouts",
+    "Transfer",
+    "connect",
+    "read_settings",
+]

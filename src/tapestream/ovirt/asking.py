@@ -1,0 +1,88 @@
+"""One request to the engine: its errors become ours, and it is repeated if it may be good later."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, TypeVar
+
+from ..errors import EngineError, EngineLoginError
+from .sdk import pycurl, sdk
+from .timeouts import EngineTimeouts
+
+T = TypeVar("T")
+NOT_FOUND = 404
+_CONFLICT = 409
+
+
+@contextmanager
+def asking(doing: str) -> Iterator[None]:
+    """Turn the SDK's errors into ours.
+
+    Args:
+        doing: What is done, for the error, such as "start a backup of VM mail".
+
+    Raises:
+        EngineLoginError: The engine does not know the user, or the user may not do this.
+        EngineError: The engine refused the request, or cannot be reached.
+    """
+    try:
+        yield
+    except sdk.AuthError as e:
+        raise EngineLoginError(f"cannot {doing}: {_reason(e)}", status=e.code) from e
+    except sdk.Error as e:
+        raise EngineError(f"cannot {doing}: {_reason(e)}", status=e.code) from e
+    except pycurl.error as e:  # the SDK does not turn all of them into its own
+        raise EngineError(f"cannot {doing}: {e.args[-1]}") from e
+
+
+def _reason(error: Any) -> str:
+    """What the engine says; without the SDK's words about it."""
+    fault = getattr(error, "fault", None)
+    text = str((fault and (fault.detail or fault.reason)) or error)
+    # The SDK shows the list of pycurl: [(<pycurl.Curl object at 0x...>, 52, 'Empty reply ...')].
+    if curl := re.search(r"object at \w+>, \d+, (['\"])(.*)\1\)\]", text):
+        text = curl[2]
+    return text.strip("[] ") or type(error).__name__
+
+
+def may_succeed_later(error: EngineError) -> bool:
+    """Whether the same request may be good a little later: the engine is busy, or restarts."""
+    login = isinstance(error, EngineLoginError)
+    return error.status == _CONFLICT or (error.is_transient and not login)
+
+
+def repeat(
+    ask: Callable[[], T], timeouts: EngineTimeouts, *, done: Callable[[], bool] = lambda: False
+) -> T | None:
+    """Make a request, and repeat it for up to `timeouts.refused` seconds.
+
+    Args:
+        ask: The request. It must do no harm if it is made twice: a reply may have been lost.
+        timeouts: How long, and how often.
+        done: After a failure: whether the engine has done what is wanted, and needs no other
+            request. So an action whose reply was lost is not repeated.
+
+    Returns:
+        What `ask` returned; None if `done` says that nothing has to be done any more.
+
+    Raises:
+        EngineError: It still fails, or this request will never be good.
+    """
+    end = time.monotonic() + timeouts.refused
+    for pause in timeouts.pauses():
+        left = end - time.monotonic()
+        try:
+            return ask()
+        except EngineError as e:
+            if e.status == NOT_FOUND:
+                raise
+            with suppress(EngineError):
+                if done():
+                    return None
+            if left <= 0 or not may_succeed_later(e):
+                raise
+        time.sleep(min(pause, max(left, 0)))
+    raise AssertionError  # the pauses have no end

@@ -1,0 +1,26 @@
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tapestream.testing import EngineDouble, ImageioDaemon
+
+pytest.importorskip("ovirtsdk4", reason="oVirt's engine SDK is not installed")
+
+
+@pytest.fixture
+def engine(
+    daemon: ImageioDaemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[EngineDouble]:
+    """A double of an engine, with a configuration in the home directory."""
+    if shutil.which("qemu-nbd") is None:
+        pytest.skip("qemu-nbd is not installed")
+    for name in ("OVIRT_URL", "OVIRT_USERNAME", "OVIRT_PASSWORD", "OVIRT_CAFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    with EngineDouble(tmp_path / "engine", daemon=daemon) as running:
+        running.write_config(tmp_path / "home")
+        yield running
