@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 from datetime import datetime, timezone
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import tapestream
@@ -13,6 +12,7 @@ import tapestream
 from .copying import add_checksum_option, add_rate_option, checksum_of, copied
 from .parsing import Commands, add_command
 from .status import Status
+from .targets import add_overwrite_option, check_overwrite
 from .urls import add_url_options, proxy_url, url_of_options
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ def add_commands(commands: Commands) -> None:
         action="store_true",
         help="with --incremental: take a full backup if the disk does not know what changed",
     )
+    add_overwrite_option(parser)
     add_checksum_option(parser)
     add_rate_option(parser)
 
@@ -71,6 +72,7 @@ def add_commands(commands: Commands) -> None:
 def run_backup(args: argparse.Namespace, context: Context) -> Status:
     """Back up one disk."""
     url, target = _places(args, context)
+    check_overwrite(target, args)
     info = tapestream.BackupInfo(
         vm_id=args.vm_id,
         vm_name=args.vm,
@@ -81,7 +83,7 @@ def run_backup(args: argparse.Namespace, context: Context) -> Status:
         parent_checkpoint_id=args.parent,
         created=datetime.now(timezone.utc),
     )
-    attachments = {Path(path).name: _contents(path) for path in args.attach}
+    attachments = {os.path.basename(path): _contents(path) for path in args.attach}
     if target == "-":
         context.out.stream_on_stdout()
     with tapestream.ImageioHTTPSource(
@@ -96,7 +98,7 @@ def run_backup(args: argparse.Namespace, context: Context) -> Status:
         target = _file_in(target, source) if os.path.isdir(target) else target
         with (
             tapestream.TarStreamSink(
-                target,
+                context.place(target),
                 checksum=checksum_of(args),
                 attachments=attachments,
                 cancel=context.cancel,
@@ -138,6 +140,7 @@ def _file_in(folder: str, source: tapestream.ImageioHTTPSource) -> str:
 
 def _contents(path: str) -> bytes:
     try:
-        return Path(path).read_bytes()
+        with open(path, "rb") as file:
+            return file.read()
     except OSError as e:
         raise tapestream.errors.LocalIOError(f"cannot read {path}", e) from e

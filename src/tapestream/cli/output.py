@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Protocol, TextIO
 
@@ -24,6 +24,10 @@ from .status import Status
 
 if TYPE_CHECKING:
     from .progress import Shown
+
+
+# The values for programs, and the cells for people.
+Row = tuple[Mapping[str, object], Sequence[str]]
 
 
 class ReportsStatus(Protocol):
@@ -48,8 +52,20 @@ class Output(Protocol):
             text: The same for people; may have several lines.
         """
 
+    def table(self, event: str, headings: Sequence[str], rows: Sequence[Row]) -> None:
+        """Show a table of what was asked for: an object for each row, for programs.
+
+        Args:
+            event: The kind of these objects.
+            headings: One for each column; it begins with ">" if the column has numbers.
+            rows: For each row, the values of its object, and its cells.
+        """
+
     def result(self, values: Mapping[str, object], text: str) -> None:
-        """Show how a command has ended; called once, at the end. With --quiet, people see none."""
+        """Show how a command has ended; called once, at the end.
+
+        People see only the text, and with --quiet not even that.
+        """
 
     def note(self, text: str) -> None:
         """Show what is good to know. With --quiet, people see none."""
@@ -89,8 +105,14 @@ class ForPeople(Output):
         self._write(sys.stderr if self._stdout_is_taken else sys.stdout, text)
 
     @override
+    def table(self, event: str, headings: Sequence[str], rows: Sequence[Row]) -> None:
+        from .tables import table  # noqa: PLC0415 - few commands show one
+
+        self.show(event, {}, "\n".join(table(headings, [cells for _, cells in rows])))
+
+    @override
     def result(self, values: Mapping[str, object], text: str) -> None:
-        if not self._quiet:
+        if text and not self._quiet:
             self.show("result", values, text)
 
     @override
@@ -142,6 +164,11 @@ class ForPrograms(Output):
     @override
     def show(self, event: str, values: Mapping[str, object], text: str) -> None:
         self._print({"event": event, **values})
+
+    @override
+    def table(self, event: str, headings: Sequence[str], rows: Sequence[Row]) -> None:
+        for values, _ in rows:
+            self.show(event, values, "")
 
     @override
     def result(self, values: Mapping[str, object], text: str) -> None:

@@ -1,23 +1,80 @@
-"""Tables for people."""
+"""Tables for people: aligned, and on a terminal no wider than it is."""
 
 from __future__ import annotations
 
+import os
+import sys
+import unicodedata
 from collections.abc import Sequence
+
+import tapestream
+
+# A column that is cut to fit the terminal keeps at least this many characters.
+_LEAST = 8
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """The lines of a table: the headings, and the rows.
 
-    Numbers stand on the right of their column: a heading that begins with ">" says so. Columns are
-    as wide as what is in them, so the last one should be the one with the longest text.
+    Numbers stand on the right of their column: a heading that begins with ">" says so. On a
+    terminal, the widest columns are cut until the table fits. Anywhere else, nothing is cut.
     """
     names = [heading.lstrip(">") for heading in headings]
-    lines = [names, *rows]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    lines = [names, *([tapestream.errors.printable(cell) for cell in row] for row in rows)]
+    widths = [max(map(_width, column)) for column in zip(*lines, strict=True)]
+    if sys.stdout.isatty():
+        _fit(widths, terminal_width())
     return [
         "  ".join(
-            cell.rjust(width) if heading.startswith(">") else cell.ljust(width)
+            _aligned(cell, width, right=heading.startswith(">"))
             for cell, width, heading in zip(line, widths, headings, strict=True)
         ).rstrip()
         for line in lines
     ]
+
+
+def terminal_width() -> int:
+    """Columns of the terminal; 80 if standard output is none."""
+    try:
+        return os.get_terminal_size(sys.stdout.fileno()).columns or 80
+    except (OSError, ValueError):
+        return 80
+
+
+def _fit(widths: list[int], most: int) -> None:
+    """Make the widest columns narrower, until all of them fit."""
+    while sum(widths) + 2 * (len(widths) - 1) > most and max(widths) > _LEAST:
+        widths[widths.index(max(widths))] -= 1
+
+
+def _aligned(cell: str, width: int, *, right: bool) -> str:
+    if _width(cell) > width:
+        cell = _cut(cell, width)
+    space = " " * (width - _width(cell))
+    return space + cell if right else cell + space
+
+
+def _cut(cell: str, width: int) -> str:
+    """Leave out the middle: names often differ only at their ends."""
+    half = (width - 1) // 2
+    return f"{_beginning(cell, width - 1 - half)}~{_beginning(cell[::-1], half)[::-1]}"
+
+
+def _beginning(text: str, width: int) -> str:
+    """As much of the beginning as fits, filled with spaces."""
+    while _width(text) > width:
+        text = text[:-1]
+    return text + " " * (width - _width(text))
+
+
+def _width(text: str) -> int:
+    """How many columns of a terminal a text takes."""
+    if text.isascii():
+        return len(text)
+    return sum(_columns(character) for character in text)
+
+
+def _columns(character: str) -> int:
+    if unicodedata.combining(character):
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1

@@ -1,0 +1,126 @@
+"""`tapestream list` and `find`: which backups are there, and what a restore would read."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from typing import TYPE_CHECKING
+
+import tapestream
+
+from .amounts import time_text
+from .backups import Found, count_text, found_in, kind_text, show_backups
+from .parsing import Commands, add_command
+from .places import add_choice_options, archive_of, chain_in
+from .status import Status
+
+if TYPE_CHECKING:
+    from .context import Context
+
+_LIST = """\
+PLACE is a folder, a backup in a file, - for standard input, or a tape drive, whose tape is wound
+from file to file. Only the beginning and the end of each backup are read: whether everything
+between them is good is found out by verify.
+"""
+_FIND = """\
+Shows the full backup and the incremental ones after it, oldest first. If the newest backup at that
+time cannot be restored, it says what is missing, and which is the newest point that can be
+restored; the exit status is then 1.
+"""
+
+
+def add_commands(commands: Commands) -> None:
+    """Add `list` and `find`."""
+    parser = add_command(
+        commands, "list", run_list, "list the backups in folders, files or on a tape", details=_LIST
+    )
+    parser.add_argument("places", nargs="+", metavar="PLACE")
+    parser.add_argument(
+        "--superseded",
+        action="store_true",
+        help="only backups that no restore needs, because others replace them (folders only)",
+    )
+    parser = add_command(
+        commands,
+        "find",
+        run_find,
+        "find what a restore would read for a point in time",
+        details=_FIND,
+    )
+    parser.add_argument("folders", nargs="+", metavar="FOLDER")
+    add_choice_options(parser)
+    parser.add_argument(
+        "--all",
+        action="store_true",
+        help="show all points in time, and which can be restored",
+    )
+
+
+def run_list(args: argparse.Namespace, context: Context) -> Status:
+    """List backups."""
+    found: list[Found] = []
+    if args.superseded:
+        archive = archive_of(args.places)
+        found = [found_in(backup) for backup in archive.superseded()]
+    else:
+        for place in args.places:
+            found += _listed(place, context)
+    show_backups(sorted(found, key=_order), context.out)
+    broken = sum(bool(backup.problem) for backup in found)
+    text = count_text(len(found), "backup")
+    if broken:
+        text += f", {broken} of them not complete"
+    context.out.result({"backups": len(found), "incomplete": broken}, text)
+    return Status.GOOD
+
+
+def run_find(args: argparse.Namespace, context: Context) -> Status:
+    """Find the chain for a point in time, or show all points."""
+    if args.all:
+        points = archive_of(args.folders).restore_points(vm=args.vm, disk=args.disk)
+        context.out.table("point", ("WHEN", "KIND", ">BACKUPS", "STATE"), [_row(p) for p in points])
+        context.out.result({"points": len(points)}, count_text(len(points), "point") + " in time")
+        return Status.GOOD
+    chain = chain_in(args.folders, args, context)
+    show_backups(map(found_in, chain.backups), context.out)
+    context.out.result(
+        {"backups": len(chain.backups), "created": chain.info.to_dict()["created"]},
+        f"restores the disk as of {time_text(chain.info.created)}",
+    )
+    return Status.GOOD
+
+
+def _order(backup: Found) -> tuple[str, ...]:
+    vm, disk, when, *_ = backup.cells
+    return vm, disk, when
+
+
+def _row(point: tapestream.archive.RestorePoint) -> tuple[dict[str, object], tuple[str, ...]]:
+    backups = len(point.chain.backups) if point.chain else 0
+    values: dict[str, object] = {
+        "time": point.time.isoformat() if point.time else None,
+        "checkpoint_id": point.checkpoint_id,
+        "kind": kind_text(point.info),
+        "places": [backup.place for backup in point.chain.backups] if point.chain else [],
+        "problem": point.problem,
+    }
+    state = point.problem or "can be restored"
+    return values, (time_text(point.time), kind_text(point.info), str(backups or "-"), state)
+
+
+def _listed(place: str, context: Context) -> list[Found]:
+    if os.path.isdir(place):
+        archive = tapestream.archive.read_folder(place)
+        for backup in archive.unfinished:
+            context.out.note(f"{backup.place}: is being written, or its program was killed")
+        for file in archive.unreadable:
+            context.out.warning(f"{file.place} cannot be read: {file.reason}")
+        return [found_in(backup, place) for backup in archive.backups]
+    with tapestream.TarStreamSource(context.place(place), cancel=context.cancel) as source:
+        problem: str | None = ""
+        try:
+            source.check_complete()
+        except (tapestream.errors.StreamError, tapestream.errors.LocalIOError) as e:
+            problem = e.message
+        stored = os.stat(place).st_size if os.path.isfile(place) else None
+        return [Found(source.info, place, stored, problem)]

@@ -1,0 +1,137 @@
+"""`tapestream verify` and `compare`: is a backup good, and is it the same disk?"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+import tapestream
+
+from .amounts import size_text
+from .copying import add_rate_option
+from .parsing import Commands, add_command
+from .places import add_choice_options, opened_disk
+from .status import Status, status_of
+from .urls import add_url_options, url_of_options
+
+if TYPE_CHECKING:
+    from .context import Context
+
+_VERIFY = """\
+Reads everything, past all damage, and lists what is wrong. SOURCE is a backup in a file, a folder
+with backups, - for standard input, or a tape drive. The exit status is 0 if all are good, 1 if one
+is damaged or incomplete, and 2 if something is not a backup.
+"""
+_COMPARE = """\
+Each is a backup, a folder with backups (the chain for a point in time is compared), a raw image, a
+disk of this machine, or the transfer_url of a download transfer. Of an incremental backup, only
+what it contains is compared. The exit status is 0 if they are equal, and 1 if they differ.
+"""
+
+
+def add_commands(commands: Commands) -> None:
+    """Add `verify` and `compare`."""
+    parser = add_command(
+        commands, "verify", run_verify, "check every byte of backups", details=_VERIFY
+    )
+    parser.add_argument("sources", nargs="+", metavar="SOURCE")
+    add_rate_option(parser)
+    parser = add_command(
+        commands,
+        "compare",
+        run_compare,
+        "compare two disks byte by byte",
+        details=_COMPARE,
+        usage="A B [OPTIONS]",
+    )
+    parser.add_argument("places", nargs="+", metavar="A B", help="the two to compare")
+    add_choice_options(parser)
+    add_url_options(parser)
+    add_rate_option(parser)
+
+
+def run_verify(args: argparse.Namespace, context: Context) -> Status:
+    """Verify each backup, also after one that is bad."""
+    found: list[Status] = []
+    for source in args.sources:
+        places = [source]
+        if os.path.isdir(source):
+            archive = tapestream.archive.read_folder(source)
+            places = [backup.place for backup in archive.backups]
+            for file in archive.unreadable:
+                context.out.warning(f"{file.place} cannot be read: {file.reason}")
+                found.append(Status.FAILED)
+        found += [_verified(place, args, context) for place in places]
+    counts = {
+        "good": found.count(Status.GOOD),
+        "bad": found.count(Status.FAILED),
+        "not_backups": found.count(Status.NOT_A_BACKUP),
+    }
+    if len(found) != 1:
+        text = "{good} good, {bad} bad, {not_backups} not backups".format(**counts)
+        context.out.result(counts, text)
+    else:
+        context.out.result(counts, "")
+    return next(
+        status
+        for status in (Status.FAILED, Status.NOT_A_BACKUP, Status.GOOD)
+        if status in found or status is Status.GOOD
+    )
+
+
+def _verified(place: str, args: argparse.Namespace, context: Context) -> Status:
+    try:
+        with (
+            tapestream.TarStreamSource(context.place(place), cancel=context.cancel) as source,
+            context.out.progress(place) as progress,
+        ):
+            report = tapestream.verify(
+                source, max_rate=args.max_rate, progress=progress, cancel=context.cancel
+            )
+    except tapestream.OperationCancelledError:
+        raise
+    except (tapestream.errors.StreamError, tapestream.errors.LocalIOError) as e:
+        context.out.error(e, status_of(e))
+        return status_of(e)
+    values = {
+        "place": place,
+        "ok": report.ok,
+        "complete": report.complete,
+        "damage": [vars(damage) for damage in report.damage],
+        "problems": report.problems,
+        "data_bytes": report.data_bytes,
+        "checksum": report.checksum,
+    }
+    context.out.show("verified", values, f"{place}: {report}")
+    return Status.GOOD if report.ok else Status.FAILED
+
+
+def run_compare(args: argparse.Namespace, context: Context) -> Status:
+    """Compare two disks."""
+    url = url_of_options(args, context)
+    places = [*args.places, *([] if url is None else [url])]
+    if len(places) != 2:
+        raise tapestream.errors.UsageError("compare needs two disks, A and B")
+    with ExitStack() as stack:
+        a, b = (stack.enter_context(opened_disk(place, args, context)) for place in places)
+        progress = stack.enter_context(context.out.progress("compare"))
+        report = tapestream.compare(
+            a, b, max_rate=args.max_rate, progress=progress, cancel=context.cancel
+        )
+    rows = [
+        ({"start": start, "length": length}, (str(start), str(length)))
+        for start, length in report.differing
+    ]
+    if rows:
+        context.out.table("difference", (">START", ">LENGTH"), rows)
+    differing = sum(length for _, length in report.differing)
+    context.out.result(
+        {"equal": report.equal, "compared": report.compared, "differing": differing},
+        f"equal: {size_text(report.compared)} compared"
+        if report.equal
+        else f"different: {size_text(differing)} of {size_text(report.compared)} compared, in "
+        "blocks of 1 MiB",
+    )
+    return Status.GOOD if report.equal else Status.FAILED
