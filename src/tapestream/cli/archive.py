@@ -11,7 +11,7 @@ import tapestream
 from .amounts import time_text
 from .backups import Found, count_text, found_in, kind_text, show_backups
 from .parsing import Commands, add_command
-from .places import add_choice_options, archive_of, chain_in
+from .places import add_choice_options, archive_of, chain_in, stream
 from .status import Status
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def _listed(place: str, context: Context) -> list[Found]:
         for file in archive.unreadable:
             context.out.warning(f"{file.place} cannot be read: {file.reason}")
         return [found_in(backup, place) for backup in archive.backups]
-    with tapestream.TarStreamSource(context.place(place), cancel=context.cancel) as source:
+    with stream(place, context) as source:
         problem: str | None = ""
         try:
             source.check_complete()

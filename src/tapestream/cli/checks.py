@@ -12,7 +12,7 @@ import tapestream
 from .amounts import size_text
 from .copying import add_rate_option
 from .parsing import Commands, add_command
-from .places import add_choice_options, opened_disk
+from .places import add_choice_options, opened_disk, stream
 from .status import Status, status_of
 from .urls import add_url_options, url_of_options
 
@@ -84,7 +84,7 @@ def run_verify(args: argparse.Namespace, context: Context) -> Status:
 def _verified(place: str, args: argparse.Namespace, context: Context) -> Status:
     try:
         with (
-            tapestream.TarStreamSource(context.place(place), cancel=context.cancel) as source,
+            stream(place, context) as source,
             context.out.progress(place) as progress,
         ):
             report = tapestream.verify(

@@ -21,6 +21,7 @@ import tapestream
 from .._typing import override
 from .hints import in_our_words
 from .status import Status
+from .tables import printable, table
 
 if TYPE_CHECKING:
     from .progress import Shown
@@ -106,8 +107,6 @@ class ForPeople(Output):
 
     @override
     def table(self, event: str, headings: Sequence[str], rows: Sequence[Row]) -> None:
-        from .tables import table  # noqa: PLC0415 - few commands show one
-
         self.show(event, {}, "\n".join(table(headings, [cells for _, cells in rows])))
 
     @override
@@ -145,6 +144,7 @@ class ForPeople(Output):
                 self._shown = None
 
     def _write(self, file: TextIO, text: str) -> None:
+        text = "\n".join(map(printable, text.split("\n")))
         if self._shown is not None and file.isatty():
             self._shown.print_above(text)
         else:

@@ -41,6 +41,15 @@ def add_choice_options(parser: Parser) -> None:
     )
 
 
+def stream(
+    place: str, context: Context, *, allow_incomplete: bool = False
+) -> tapestream.TarStreamSource:
+    """Open a backup in a file, a pipe, or where a tape stands."""
+    return tapestream.TarStreamSource(
+        context.place(place), allow_incomplete=allow_incomplete, cancel=context.cancel
+    )
+
+
 def archive_of(folders: Sequence[str]) -> tapestream.archive.Archive:
     """All backups in these folders."""
     return reduce(add, map(tapestream.archive.read_folder, folders))
@@ -90,10 +99,7 @@ def opened_chain(
                 context.out.note(f"{text}  {backup.place}")
             yield stack.enter_context(chain.open(cancel=context.cancel))
         else:
-            yield [
-                stack.enter_context(tapestream.TarStreamSource(context.place(source), cancel=context.cancel))
-                for source in sources
-            ]
+            yield [stack.enter_context(stream(source, context)) for source in sources]
 
 
 def last_of(chain: Sequence[tapestream.Source]) -> tapestream.Source:
@@ -129,7 +135,7 @@ def _stream_or_image(
     place: str, context: Context
 ) -> tapestream.TarStreamSource | tapestream.RawImageSource:
     try:
-        return tapestream.TarStreamSource(context.place(place), cancel=context.cancel)
+        return stream(place, context)
     except tapestream.errors.ForeignStreamError as e:
         is_compressed = e.hint != type(e).hint
         if is_compressed or not _is_storage(place):
@@ -152,7 +158,7 @@ def _chain_of_incremental(
     """The chain up to an incremental backup that is given alone; None for anything else."""
     if len(sources) != 1 or not os.path.isfile(sources[0]):
         return None
-    with tapestream.TarStreamSource(context.place(source)s[0], cancel=context.cancel) as source:
+    with stream(sources[0], context) as source:
         info = source.info
     if info.context == "zero" or info.checkpoint_id is None:
         return None

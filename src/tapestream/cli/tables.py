@@ -7,8 +7,6 @@ import sys
 import unicodedata
 from collections.abc import Sequence
 
-import tapestream
-
 # A column that is cut to fit the terminal keeps at least this many characters.
 _LEAST = 8
 
@@ -20,7 +18,7 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     terminal, the widest columns are cut until the table fits. Anywhere else, nothing is cut.
     """
     names = [heading.lstrip(">") for heading in headings]
-    lines = [names, *([tapestream.errors.printable(cell) for cell in row] for row in rows)]
+    lines = [names, *([printable(cell) for cell in row] for row in rows)]
     widths = [max(map(_width, column)) for column in zip(*lines, strict=True)]
     if sys.stdout.isatty():
         _fit(widths, terminal_width())
@@ -31,6 +29,11 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
         ).rstrip()
         for line in lines
     ]
+
+
+def printable(text: str) -> str:
+    """Escape what would change a terminal: a name in a tar may have any characters."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def terminal_width() -> int:
