@@ -14,7 +14,7 @@ from .parsing import Parser, new_parser
 from .status import MEANINGS
 
 # The modules of commands, in the order of the help. Each has an `add_commands`.
-GROUPS = ("backup", "restore", "archive", "extents", "checks", "merge", "tape")
+GROUPS = ("backup", "restore", "archive", "extents", "checks", "merge", "tape", "completion")
 
 _NOTICE = "Ending. Press Ctrl-C again if this takes too long.\n"
 
