@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,8 +19,9 @@ SOURCE = str(Path(tapestream.__file__).parents[1])
 
 
 def environment(**more: str) -> dict[str, str]:
-    """The environment of the program: that of the tests, with the source that is tested."""
-    return {**os.environ, "PYTHONPATH": SOURCE, "COLUMNS": "80", **more}
+    """The environment of the program: that of the tests, but with known widths and times."""
+    known = {"PYTHONPATH": SOURCE, "COLUMNS": "80", "TZ": "Europe/Berlin"}
+    return {**os.environ, **known, **more}
 
 
 class Ended(NamedTuple):
@@ -42,7 +43,7 @@ class Ended(NamedTuple):
 
 
 def run(
-    *arguments: str | Path,
+    *arguments: object,
     stdin: bytes | None = None,
     cwd: Path | None = None,
     pass_fds: Sequence[int] = (),
@@ -70,12 +71,25 @@ def run(
     return Ended(ended.returncode, ended.stdout.decode(), ended.stderr.decode())
 
 
-def start(*arguments: str | Path, **options: Any) -> subprocess.Popen[bytes]:
-    """Start the program, with pipes for its output."""
+def start(
+    *arguments: object,
+    prefix: Sequence[str] = (),
+    pass_fds: Sequence[int] = (),
+    variables: Mapping[str, str] | None = None,
+) -> subprocess.Popen[bytes]:
+    """Start the program, with pipes for its output.
+
+    Args:
+        arguments: Its arguments.
+        prefix: A command that runs it.
+        pass_fds: Descriptors that it inherits.
+        variables: Environment variables.
+    """
     return subprocess.Popen(
-        [*PROGRAM, *map(str, arguments)],
-        env=environment(),
+        [*prefix, *PROGRAM, *map(str, arguments)],
+        env=environment(**(variables or {})),
+        stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        **options,
+        pass_fds=pass_fds,
     )

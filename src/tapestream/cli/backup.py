@@ -13,7 +13,7 @@ from .copying import add_checksum_option, add_rate_option, checksum_of, copied
 from .parsing import Commands, add_command
 from .status import Status
 from .targets import add_overwrite_option, check_overwrite
-from .urls import add_url_options, proxy_url, url_of_options
+from .urls import add_url_options, server_options, url_of_options
 
 if TYPE_CHECKING:
     from .context import Context
@@ -90,10 +90,8 @@ def run_backup(args: argparse.Namespace, context: Context) -> Status:
         url,
         context="dirty" if args.incremental else "zero",
         fallback="full" if args.or_full else None,
-        cafile=args.cafile,
-        proxy_url=proxy_url(args, context),
         info=info,
-        cancel=context.cancel,
+        **server_options(args, context),
     ) as source:
         target = _file_in(target, source) if os.path.isdir(target) else target
         with (

@@ -131,7 +131,7 @@ def run_compare(args: argparse.Namespace, context: Context) -> Status:
         {"equal": report.equal, "compared": report.compared, "differing": differing},
         f"equal: {size_text(report.compared)} compared"
         if report.equal
-        else f"different: {size_text(differing)} of {size_text(report.compared)} compared, in "
-        "blocks of 1 MiB",
+        else f"different: {size_text(differing)}, in blocks of 1 MiB; "
+        f"{size_text(report.compared)} compared",
     )
     return Status.GOOD if report.equal else Status.FAILED

@@ -6,7 +6,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
-from contextlib import suppress
+from signal import SIGINT
 
 import tapestream
 
@@ -20,30 +20,33 @@ def exit_status(run: Callable[[], Status], out: Output, signals: Signals, *, ver
     try:
         try:
             status = run()
-            sys.stdout.flush()
         except BrokenPipeError:
             raise
         except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - each has its status
             status = _failed(error, out, signals, verbose=verbose)
     except BrokenPipeError:
-        # Python would try again at the end, and complain.
-        with suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return Status.PIPE_CLOSED
+        status = Status.PIPE_CLOSED
+    _drop_rest()
     return status
 
 
+def _drop_rest() -> None:
+    """Drop what could not be written: Python would try again at the end, and complain."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
 def _failed(error: BaseException, out: Output, signals: Signals, *, verbose: bool) -> Status:
-    ended = isinstance(error, (KeyboardInterrupt, tapestream.OperationCancelledError))
-    status = status_of(error)
-    if ended and signals.number is not None:
-        status = Status(128 + signals.number)
-    elif isinstance(error, KeyboardInterrupt):
-        status = Status.INTERRUPTED
-    if verbose or not (ended or isinstance(error, tapestream.TapestreamError)):
-        traceback.print_exception(error, file=sys.stderr)
-    if ended:
-        out.error(tapestream.TapestreamError(f"ended by {status.name}"), status)
+    if isinstance(error, KeyboardInterrupt):
+        error = tapestream.OperationCancelledError((signals.number or SIGINT).name)
+    if isinstance(error, tapestream.OperationCancelledError):
+        status = Status(128 + (signals.number or SIGINT))
     else:
-        out.error(error, status)
+        status = status_of(error)
+    if verbose or not isinstance(error, tapestream.TapestreamError):
+        traceback.print_exception(error, file=sys.stderr)
+    out.error(error, status)
     return status

@@ -5,6 +5,19 @@ from __future__ import annotations
 # What the library says, and what it means here. tests/cli/test_hints.py finds each of them in the
 # library.
 WORDS = {
+    "Pass cafile= with the engine's": "Pass --cafile with the engine's",
+    "or pass proxy_url": "or pass --proxy-url-file",
+    "Pass secure=False if that is what you want": "Pass --insecure if that is what you want",
+    "or pass a smaller buffer_memory": "or end other programs",
+    "with context='zero' or fallback='full'": "without --incremental, or pass --or-full",
+    "with context='zero'": "without --incremental",
+    "Pass vm= and disk=": "Pass --vm and --disk",
+    "Give it in the BackupInfo, or use another template": (
+        "Pass it (--vm, --disk), or the path of a file instead of a folder"
+    ),
+    "with restore_chain": "with 'tapestream restore'",
+    "Archive.restore_points lists all of them": "'tapestream find --all' lists all of them",
+    "start it again, with a new Cancel": "start it again",
     "Label each tape with TapeDrive.write_label before its first backup": (
         "Label each tape with 'tapestream tape label' before its first backup"
     ),

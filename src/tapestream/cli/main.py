@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -31,6 +32,7 @@ def main(
         drives: Tape drives by the paths that stand for them in arguments: simulated drives, or
             drives of another driver. They stay open. A device is opened for any other path.
     """
+    _open_closed_files()
     args = make_parser().parse_args(argv)
     from .context import Context  # noqa: PLC0415 - `tapestream --help` needs none of these
     from .failures import exit_status  # noqa: PLC0415
@@ -48,6 +50,18 @@ def main(
     run = partial(args.run, args, Context(out, cancel, signals, drives or {}))
     with signals.caught(), logging_to(out, verbose=args.verbose):
         return exit_status(run, out, signals, verbose=args.verbose)
+
+
+def _open_closed_files() -> None:
+    """Put something in the place of standard files that are closed, as after `>&-`.
+
+    Otherwise the next file that is opened would get the number of standard output, and what is
+    printed. Writing to the new standard output fails, because it is opened for reading.
+    """
+    for fd, name, flags in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if getattr(sys, name) is None:
+            os.open(os.devnull, os.O_WRONLY if fd == 2 else os.O_RDONLY)
+            setattr(sys, name, open(fd, flags, closefd=False))  # noqa: SIM115 - stays open
 
 
 def make_parser() -> Parser:

@@ -148,7 +148,7 @@ class ForPeople(Output):
         if self._shown is not None and file.isatty():
             self._shown.print_above(text)
         else:
-            print(text, file=file, flush=True)
+            write_line(text, file)
 
 
 class ForPrograms(Output):
@@ -200,9 +200,7 @@ class ForPrograms(Output):
         yield _ProgressObjects(what, self._print)
 
     def _print(self, values: Mapping[str, object]) -> None:
-        # In one call: threads of a copy report their progress, too.
-        self._file.write(json.dumps(values) + "\n")
-        self._file.flush()
+        write_line(json.dumps(values), self._file)
 
 
 class _ProgressObjects:
@@ -224,6 +222,23 @@ class _ProgressObjects:
                 "seconds": round(status.seconds, 1),
             }
         )
+
+
+def write_line(text: str, file: TextIO) -> None:
+    """Write text, in one call: threads of a copy report their progress, too.
+
+    Raises:
+        BrokenPipeError: Nobody reads it any more.
+        LocalIOError: It cannot be written.
+    """
+    try:
+        file.write(f"{text}\n")
+        file.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as e:
+        name = "standard output" if file is sys.stdout else "standard error"
+        raise tapestream.errors.LocalIOError(f"cannot write to {name}", e) from e
 
 
 def message_of(error: BaseException) -> str:

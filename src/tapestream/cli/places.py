@@ -22,7 +22,7 @@ import tapestream
 from .amounts import time_text
 from .backups import kind_text
 from .parsing import Parser
-from .urls import is_url, proxy_url
+from .urls import is_url, server_options
 
 if TYPE_CHECKING:
     from .context import Context
@@ -119,9 +119,7 @@ def opened_disk(
     That is a transfer, by its URL; a folder, for the chain in it; a backup; or a raw image or disk.
     """
     if is_url(place):
-        with tapestream.ImageioHTTPSource(
-            place, cafile=args.cafile, proxy_url=proxy_url(args, context), cancel=context.cancel
-        ) as transfer:
+        with tapestream.ImageioHTTPSource(place, **server_options(args, context)) as transfer:
             yield transfer
     elif os.path.isdir(place):
         with opened_chain([place], args, context) as chain:
@@ -139,10 +137,6 @@ def _stream_or_image(
     except tapestream.errors.ForeignStreamError as e:
         is_compressed = e.hint != type(e).hint
         if is_compressed or not _is_storage(place):
-            raise
-    except tapestream.errors.IncompleteStreamError:
-        # Shorter than any tar.
-        if not _is_storage(place):
             raise
     return tapestream.RawImageSource(place)
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 # Seconds between two lines: a log of a long night stays short.
 EVERY_ON_TERMINAL = 5.0
 EVERY_IN_LOG = 60.0
+# Seconds until the first line. Short copies have none.
+FIRST_AFTER = 2.0
 
 
 class Shown(Protocol):
@@ -53,7 +55,7 @@ class Lines:
     def __init__(self, what: str, every: float) -> None:
         self._what = what
         self._every = every
-        self._next = time.monotonic() + every
+        self._next = time.monotonic() + FIRST_AFTER
         self._phase = ""
 
     def report_status(self, status: tapestream.CopyStatus) -> None:

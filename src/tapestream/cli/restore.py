@@ -15,7 +15,7 @@ from .parsing import Commands, Parser, add_command
 from .places import add_choice_options, last_of, opened_chain
 from .status import Status
 from .targets import add_overwrite_option, check_overwrite
-from .urls import add_url_options, is_url, proxy_url, url_of_options
+from .urls import add_url_options, is_url, server_options, url_of_options
 
 if TYPE_CHECKING:
     from .context import Context
@@ -151,6 +151,11 @@ def _places(args: argparse.Namespace, context: Context) -> tuple[Sequence[str], 
             f"{args.command} needs a SOURCE and a TARGET",
             hint="For example: tapestream restore disk.tar disk.raw",
         )
+    if target == "-":
+        raise tapestream.errors.UsageError(
+            "a disk cannot be written to standard output",
+            hint="Restore to a file, or pass the backup itself on: it is a tar.",
+        )
     if not is_url(target):
         check_overwrite(target, args)
     return sources, target
@@ -161,9 +166,7 @@ def _opened_target(
 ) -> tapestream.ImageioUploadSink | tapestream.RawImageSink:
     if not is_url(target):
         return tapestream.RawImageSink(target)
-    return tapestream.ImageioUploadSink(
-        target, cafile=args.cafile, proxy_url=proxy_url(args, context), cancel=context.cancel
-    )
+    return tapestream.ImageioUploadSink(target, **server_options(args, context))
 
 
 def _show_restored(

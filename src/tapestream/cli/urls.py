@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 import tapestream
 
@@ -17,6 +17,16 @@ from .parsing import Parser
 
 if TYPE_CHECKING:
     from .context import Context
+
+
+class ServerOptions(TypedDict):
+    """How a server is reached."""
+
+    cafile: str | None
+    secure: bool
+    proxy_url: str | None
+    cancel: tapestream.Cancel
+
 
 # A URL is much shorter. This bounds what is read if the path is that of an image by mistake.
 _MOST = 64 * 1024
@@ -50,6 +60,21 @@ def add_url_options(parser: Parser) -> None:
         help="the CA that signed the host's certificate: the engine's internal CA (default: those "
         "of the system)",
     )
+    group.add_argument(
+        "--insecure", action="store_true", help="accept any certificate, and a URL without TLS"
+    )
+
+
+def server_options(args: argparse.Namespace, context: Context) -> ServerOptions:
+    """How the server is reached: arguments of `ImageioHTTPSource` and `ImageioUploadSink`."""
+    return {
+        "cafile": args.cafile,
+        "secure": not args.insecure,
+        "proxy_url": None
+        if args.proxy_url_file is None
+        else _read_file(args.proxy_url_file, context),
+        "cancel": context.cancel,
+    }
 
 
 def is_url(text: str) -> bool:
@@ -71,11 +96,6 @@ def url_of_options(args: argparse.Namespace, context: Context) -> str | None:
         name = f"the environment variable {args.url_env}"
         return _checked(os.environ.get(args.url_env, ""), name)
     return None
-
-
-def proxy_url(args: argparse.Namespace, context: Context) -> str | None:
-    """The URL of the proxy, if it was given."""
-    return None if args.proxy_url_file is None else _read_file(args.proxy_url_file, context)
 
 
 def _read_file(path: str, context: Context) -> str:
