@@ -11,16 +11,20 @@ from .._lazy import lazy
 
 if TYPE_CHECKING:
     from .connection import EngineConnection, EngineSettings, connect, read_settings
+    from .disks import NewDisk, new_disk, qcow2_size
     from .timeouts import EngineTimeouts
     from .transfers import Transfer
+    from .uploads import upload_transfer
 else:
     # The same names again, loaded when first used; tests/test_names.py compares both lists.
     __getattr__, __dir__ = lazy(
         __name__,
         {
             ".connection": "EngineConnection EngineSettings connect read_settings",
+            ".disks": "NewDisk new_disk qcow2_size",
             ".timeouts": "EngineTimeouts",
             ".transfers": "Transfer",
+            ".uploads": "upload_transfer",
         },
     )
 
@@ -28,7 +32,11 @@ __all__ = [
     "EngineConnection",
     "EngineSettings",
     "EngineTimeouts",
+    "NewDisk",
     "Transfer",
     "connect",
+    "new_disk",
+    "qcow2_size",
     "read_settings",
+    "upload_transfer",
 ]

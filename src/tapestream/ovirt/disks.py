@@ -1,0 +1,244 @@
+"""New disks to restore into: made, waited for, and removed again if they were not restored."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import tapestream
+
+from ..arguments import flag, number
+from ..errors import EngineError, UsageError
+from .asking import NOT_FOUND, asking, repeat
+from .cleaning import clean_up
+from .sdk import sdk, types
+from .timeouts import EngineTimeouts
+from .waiting import Waiting, wait_for
+
+_CLUSTER = 64 * 1024  # of a qcow2 image, as oVirt makes them
+_SECTOR = 512
+
+
+@dataclass(frozen=True)
+class NewDisk:
+    """A disk that was made for a restore.
+
+    Attributes:
+        id: Its id.
+        name: Its name.
+        size: Its size in bytes.
+    """
+
+    id: str
+    name: str
+    size: int
+
+
+@contextmanager
+def new_disk(
+    connection: sdk.Connection,
+    name: str,
+    size: int,
+    storage_domain: str,
+    *,
+    disk_format: Literal["cow", "raw"] = "cow",
+    sparse: bool = True,
+    incremental: bool | None = None,
+    initial_size: int | None = None,
+    wipe_after_delete: bool = False,
+    description: str = "",
+    disk_id: str | None = None,
+    timeouts: EngineTimeouts | None = None,
+) -> Iterator[NewDisk]:
+    """Make a disk, and remove it again if the block ends with an error.
+
+        with (
+            new_disk(connection, "mail_Disk1", info.size, "data") as disk,
+            upload_transfer(connection, disk) as transfer,
+        ):
+            ...  # ImageioUploadSink(transfer.url)
+
+    So no disk is left that was only written in part. After a good end, it belongs to no VM.
+
+    Args:
+        connection: The connection to the engine.
+        name: Its name. Several disks can have the same.
+        size: Its size in bytes, a multiple of 512: that of the disk in the backup.
+        storage_domain: Name or id of the storage domain.
+        disk_format: "cow" for qcow2, or "raw".
+        sparse: Allocate storage when it is written to, not now.
+        incremental: Whether incremental backups of it will be possible; they need qcow2. None
+            means: if it is qcow2.
+        initial_size: Bytes to allocate now, if it is sparse and on block storage (iSCSI, FC):
+            `qcow2_size`. An upload cannot make it larger.
+        wipe_after_delete: Whether its storage is wiped when it is removed.
+        description: Its description.
+        disk_id: Its id; None for a new one.
+        timeouts: How long to wait.
+
+    Raises:
+        UsageError: An argument cannot work, or there is no such storage domain.
+        EnginePhaseError: The disk did not get ready: it is illegal, or is locked for too long.
+        EngineError: The engine refused something, or cannot be reached.
+    """
+    number("size", size, least=_SECTOR, unit=_SECTOR)
+    for what, value in (("sparse", sparse), ("wipe_after_delete", wipe_after_delete)):
+        flag(what, value)
+    if disk_format not in ("cow", "raw"):
+        raise UsageError(f"disk_format must be 'cow' or 'raw', not {disk_format!r}")
+    if incremental and disk_format == "raw":
+        raise UsageError("incremental backups need a disk of the format 'cow'")
+    timeouts = timeouts or EngineTimeouts()
+    # With an id of our own, the disk is found even if the engine's reply is lost.
+    disk = NewDisk(disk_id or str(uuid.uuid4()), name, size)
+    domain = storage_domain_id(connection, storage_domain, timeouts)
+    is_incremental = disk_format == "cow" if incremental is None else incremental
+    wanted = types.Disk(
+        id=disk.id,
+        name=name,
+        description=description or None,
+        provisioned_size=size,
+        initial_size=initial_size,
+        format=types.DiskFormat(disk_format),
+        sparse=sparse,
+        backup=types.DiskBackup.INCREMENTAL if is_incremental else None,
+        wipe_after_delete=wipe_after_delete or None,
+        storage_domains=[types.StorageDomain(id=domain)],
+    )
+    try:
+        _add(connection, wanted, disk, timeouts)
+        wait_for_disk(connection, disk.id, f"the new disk {name}", timeouts)
+        yield disk
+    except BaseException as e:
+        clean_up(e, lambda: remove_disk(connection, disk.id, timeouts))
+        raise
+
+
+def _add(
+    connection: sdk.Connection, wanted: types.Disk, disk: NewDisk, timeouts: EngineTimeouts
+) -> None:
+    def add() -> None:
+        with asking(f"make the disk {disk.name}"):
+            connection.system_service().disks_service().add(wanted)
+
+    repeat(add, timeouts, done=lambda: _exists(connection, disk.id))
+
+
+def remove_disk(connection: sdk.Connection, disk_id: str, timeouts: EngineTimeouts) -> None:
+    """Remove a disk, and wait until it is gone. One that does not exist is fine.
+
+    It may be locked at first: the engine removes the disk of an upload that was cancelled itself.
+
+    Raises:
+        EngineError: It is not gone in time, or the engine refuses to remove it.
+    """
+
+    def remove() -> None:
+        with asking(f"remove the disk {disk_id}"):
+            _service(connection, disk_id).remove()
+
+    try:
+        repeat(remove, timeouts, done=lambda: not _exists(connection, disk_id))
+        # Until the engine has removed it, it can be seen in any status.
+        waiting = Waiting(
+            f"the disk {disk_id}, which is removed,",
+            (),
+            [*types.DiskStatus, None],
+            timeouts.disk,
+            disk_id,
+            _status,
+        )
+        wait_for(connection, waiting, _service(connection, disk_id).get, timeouts)
+    except EngineError as e:
+        if e.status != NOT_FOUND:
+            raise
+
+
+def wait_for_disk(
+    connection: sdk.Connection, disk_id: str, what: str, timeouts: EngineTimeouts
+) -> None:
+    """Wait until a disk can be used.
+
+    Args:
+        connection: The connection to the engine.
+        disk_id: The disk.
+        what: What it is, for errors.
+        timeouts: How long to wait.
+
+    Raises:
+        EngineTimeoutError: It is still locked.
+        EnginePhaseError: It is illegal.
+        EngineError: It does not exist, or the engine cannot be asked.
+    """
+    good, locked = [types.DiskStatus.OK], [types.DiskStatus.LOCKED]
+    waiting = Waiting(what, good, locked, timeouts.disk, disk_id, _status)
+    wait_for(connection, waiting, _service(connection, disk_id).get, timeouts)
+
+
+def storage_domain_id(connection: sdk.Connection, name_or_id: str, timeouts: EngineTimeouts) -> str:
+    """The id of a storage domain.
+
+    Raises:
+        UsageError: There is none with this name or id.
+        EngineError: The engine cannot be asked.
+    """
+
+    def ask() -> list[Any]:
+        with asking("look for storage domains"):
+            return list(connection.system_service().storage_domains_service().list())
+
+    found = repeat(ask, timeouts) or []
+    for domain in found:
+        if name_or_id in (domain.id, domain.name):
+            return str(domain.id)
+    raise UsageError(
+        f"the engine has no storage domain {name_or_id}",
+        hint=f"It has: {', '.join(sorted(domain.name for domain in found))}.",
+    )
+
+
+def qcow2_size(extents: Iterable[tapestream.Extent], size: int) -> int:
+    """How many bytes a qcow2 image has at most after a disk was restored into it.
+
+    Args:
+        extents: The extents of the backup, or of a chain: `merge_chain(sources).extents()`.
+        size: Size of the disk in bytes.
+
+    Returns:
+        What `qemu-img measure` calls required: all data in whole clusters, and the tables that a
+        full image has.
+    """
+    clusters = end = 0
+    for extent in extents:
+        if extent.kind is tapestream.Kind.DATA:
+            first = max(end, extent.start // _CLUSTER)
+            end = max(end, -(-(extent.start + extent.length) // _CLUSTER))
+            clusters += end - first
+    everything = -(-size // _CLUSTER)
+    level_2 = -(-everything * 8 // _CLUSTER)
+    level_1 = -(-level_2 * 8 // _CLUSTER)
+    tables = 2 + level_1 + level_2  # and a header; qemu-img counts one cluster more
+    counts = -(-(everything + tables) * 2 // (_CLUSTER - 2))  # they count themselves, too
+    return (clusters + tables + counts + -(-counts * 8 // _CLUSTER)) * _CLUSTER
+
+
+def _exists(connection: sdk.Connection, disk_id: str) -> bool:
+    try:
+        with asking(f"look at the disk {disk_id}"):
+            _service(connection, disk_id).get()
+    except EngineError as e:
+        if e.status != NOT_FOUND:
+            raise
+        return False
+    return True
+
+
+def _status(disk: Any) -> Any:
+    return disk.status
+
+
+def _service(connection: sdk.Connection, disk_id: str) -> Any:
+    return connection.system_service().disks_service().disk_service(disk_id)
