@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from tapestream import TarStreamSink, copy, restore_chain
-from tapestream.archive import Archive, TapeBackup, read_catalog, read_folder
+from tapestream import BackupInfo, TarStreamSink, copy, restore_chain
+from tapestream.archive import Archive, TapeBackup, read_catalog, read_folder, read_tape
 from tapestream.errors import NoRestorePointError, UsageError
 from tapestream.tape import Catalog, CatalogBackup, CatalogVolume, TapeDrive, VolumeRequest
 from tapestream.testing.drive import Cartridge, FakeDrive
-from tapestream.testing.memory import MemorySink
+from tapestream.testing.memory import MemorySink, MemorySource
 from tests.chains import WEEK, Link
 
 
@@ -45,6 +45,66 @@ def test_a_chain_on_tape_is_found_and_restored(drive: TapeDrive, catalog: Catalo
             with chain.open() as sources:
                 restore_chain(sources, sink, buffer_size=4096, buffer_memory=16384)
             assert bytes(sink.disk) == day.disk
+
+
+def test_a_chain_is_found_on_the_tape_itself(drive: TapeDrive) -> None:
+    with drive:
+        for day in WEEK:
+            written(day, drive)
+        drive.raw.write_record(memoryview(bytes(65536)))
+        drive.raw.write_filemark()
+        archive = read_tape(drive)
+        assert [skipped.place for skipped in archive.ignored] == [
+            "tape T1, file 0",
+            f"tape T1, file {len(WEEK) + 1}",
+        ]
+        chain = archive.find(disk="disk", at=WEEK[1].info.created)
+        assert [one.place for one in chain.backups] == ["tape T1, file 1", "tape T1, file 2"]
+        sink = MemorySink()
+        with chain.open() as sources:
+            restore_chain(sources, sink, buffer_size=4096, buffer_memory=16384)
+        assert bytes(sink.disk) == WEEK[1].disk
+
+
+def test_what_a_tape_has_of_backups_that_are_not_whole() -> None:
+    """One that continues on another tape, its second volume, and one that was aborted."""
+    tapes = [Cartridge(512 * 1024, 256 * 1024), Cartridge()]
+    double = FakeDrive(tapes[0])
+
+    def load(request: VolumeRequest) -> None:
+        request.drive.release()
+        double.swap(tapes[request.volume - 1])
+
+    def fail(start: int, length: int) -> None:
+        raise OSError("broken disk")
+
+    data = bytes(range(256)) * 2048
+    with TapeDrive("/dev/nst0", open_device=double.open) as drive:
+        with (
+            MemorySource(data, info=BackupInfo(disk_id="long")) as source,
+            TarStreamSink(drive, record_size=65536, part_size=65536, on_volume_full=load) as sink,
+        ):
+            copy(source, sink, buffer_size=4096, buffer_memory=131072)
+        broken = MemorySource(data, info=BackupInfo(disk_id="aborted"), before_read=fail)
+        with (
+            TarStreamSink(drive, attachments={"x": bytes(2**21)}) as sink,
+            pytest.raises(OSError, match="broken disk"),
+        ):
+            copy(broken, sink)
+        second = read_tape(drive)
+        assert [skipped.reason for skipped in second.ignored] == ["volume 2 of a backup"]
+        [one] = second.backups
+        assert one.info.disk_id == "aborted"
+        assert "has no end" in str(one.problem)
+        assert one.place == "the tape in /dev/nst0, file 1"
+        drive.release()
+        double.swap(tapes[0])
+        [one] = read_tape(drive, on_next_volume=load).backups
+        assert one.problem is None
+        memory = MemorySink()
+        with one.open() as stream:
+            copy(stream, memory, buffer_size=4096, buffer_memory=131072)
+        assert bytes(memory.disk) == data
 
 
 def test_a_chain_on_two_tapes_in_one_drive(catalog: Catalog) -> None:

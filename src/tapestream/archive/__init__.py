@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from .backups import Chain, RestorePoint, Skipped, StoredBackup
     from .folder import FileBackup, read_folder
     from .names import file_name
-    from .tapes import TapeBackup, read_catalog
+    from .tapes import TapeBackup, TapeFileBackup, read_catalog, read_tape
 else:
     # The same names again, loaded when first used; tests/test_names.py compares both lists.
     __getattr__, __dir__ = lazy(
@@ -21,7 +21,7 @@ else:
             ".backups": "Chain RestorePoint Skipped StoredBackup",
             ".folder": "FileBackup read_folder",
             ".names": "file_name",
-            ".tapes": "TapeBackup read_catalog",
+            ".tapes": "TapeBackup TapeFileBackup read_catalog read_tape",
         },
     )
 
@@ -33,7 +33,9 @@ __all__ = [
     "Skipped",
     "StoredBackup",
     "TapeBackup",
+    "TapeFileBackup",
     "file_name",
     "read_catalog",
     "read_folder",
+    "read_tape",
 ]

@@ -1,4 +1,4 @@
-"""The backups that a catalog knows on tapes, as an archive."""
+"""The backups on a tape, or those that a catalog knows on many tapes, as an archive."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ from ..errors import UsageError
 from ..model.info import BackupInfo
 from ..stream.source import TarStreamSource
 from .archive import Archive
+from .backups import Skipped
 
 if TYPE_CHECKING:
     from ..tape.backups import CatalogBackup
     from ..tape.catalog import Catalog
     from ..tape.drive import TapeDrive
+    from ..tape.scan import TapeEntry
     from ..tape.volumes import LoadVolume
 else:
-    CatalogBackup = Catalog = TapeDrive = LoadVolume = Any  # for typing.get_type_hints
+    CatalogBackup = Catalog = TapeDrive = TapeEntry = LoadVolume = Any  # for typing.get_type_hints
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,92 @@ class TapeBackup:
         return TarStreamSource(
             drive, expect=self.entry, on_next_volume=self.on_next_volume, cancel=cancel
         )
+
+
+@dataclass(frozen=True)
+class TapeFileBackup:
+    """A backup that begins on the tape in a drive.
+
+    Attributes:
+        entry: The tape file with which it begins.
+        drive: The drive.
+        label: The label of the tape; None if it has none.
+        on_next_volume: Loads the next tape, as for `TarStreamSource`.
+    """
+
+    entry: TapeEntry
+    drive: TapeDrive
+    label: str | None
+    on_next_volume: LoadVolume | None = None
+
+    @property
+    def info(self) -> BackupInfo:
+        """What the backup says about itself."""
+        assert self.entry.info is not None
+        return self.entry.info
+
+    @property
+    def place(self) -> str:
+        """On which tape it is, and in which file."""
+        tape = f"tape {self.label}" if self.label else f"the tape in {self.drive.path}"
+        return f"{tape}, file {self.entry.file}"
+
+    @property
+    def problem(self) -> str | None:
+        """Why it is not complete; None if it is, as far as this tape shows."""
+        if self.entry.complete:
+            return None
+        return "it has no end, because it was aborted or cut off by the end of the tape"
+
+    @property
+    def identity(self) -> Hashable:
+        """The tape and the file."""
+        return self.label or self.drive.path, self.entry.file
+
+    def open(self, *, cancel: Cancel | None = None) -> Source:
+        """Open it; see `StoredBackup.open`."""
+        return TarStreamSource(
+            self.drive, expect=self.entry, on_next_volume=self.on_next_volume, cancel=cancel
+        )
+
+
+def read_tape(
+    drive: TapeDrive,
+    *,
+    on_next_volume: LoadVolume | None = None,
+    cancel: Cancel | None = None,
+) -> Archive:
+    """Make an archive of all backups that begin on the tape in a drive.
+
+    This winds the tape from file to file, as `TapeDrive.scan` does. No label is necessary.
+
+    Args:
+        drive: The drive, with the tape.
+        on_next_volume: Loads a tape on which a backup continues, as for `TarStreamSource`.
+        cancel: Ends the scan.
+
+    Raises:
+        OperationCancelledError: The scan was cancelled.
+        TapeError: The drive failed.
+    """
+    with drive.turn(cancel=cancel):
+        entries = list(drive.scan(cancel=cancel))
+        label = drive.label
+    backups: list[TapeFileBackup] = []
+    skipped: list[Skipped] = []
+    unreadable: list[Skipped] = []
+    for entry in entries:
+        one = TapeFileBackup(entry, drive, label, on_next_volume)
+        if entry.info is not None and entry.volume == 1:
+            backups.append(one)
+        elif entry.info is not None:
+            skipped.append(Skipped(one.place, f"volume {entry.volume} of a backup"))
+        elif entry.is_unknown:
+            unreadable.append(Skipped(one.place, entry.problem or "it cannot be read"))
+        else:
+            what = "the label of the tape" if entry.label else entry.problem or "it is empty"
+            skipped.append(Skipped(one.place, what))
+    return Archive(backups, ignored=skipped, unreadable=unreadable)
 
 
 def read_catalog(
