@@ -37,7 +37,11 @@ class Terminal:
 
     def run(self, *words: str | Path, status: int = GOOD) -> str:
         """Run `tapestream tape ...`; what it printed on standard output."""
-        ended = main(["tape", *map(str, words)], drives={self._drive.path: self._drive})
+        return self.tapestream("tape", *words, status=status)
+
+    def tapestream(self, *words: str | Path, status: int = GOOD) -> str:
+        """Run `tapestream ...`; what it printed on standard output."""
+        ended = main([*map(str, words)], drives={self._drive.path: self._drive})
         self.out, self.err = self._capsys.readouterr()
         assert ended == status, self.err
         return self.out

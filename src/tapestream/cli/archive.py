@@ -11,7 +11,7 @@ import tapestream
 from .amounts import time_text
 from .backups import Found, count_text, found_in, kind_text, show_backups
 from .parsing import Commands, add_command
-from .places import add_choice_options, archive_of, chain_in, stream
+from .places import add_choice_options, archive_of, chain_in, has_many, stream
 from .status import Status
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def add_commands(commands: Commands) -> None:
     parser.add_argument(
         "--superseded",
         action="store_true",
-        help="only backups that no restore needs, because others replace them (folders only)",
+        help="only backups that no restore needs, because others replace them",
     )
     parser = add_command(
         commands,
@@ -47,7 +47,7 @@ def add_commands(commands: Commands) -> None:
         "find what a restore would read for a point in time",
         details=_FIND,
     )
-    parser.add_argument("folders", nargs="+", metavar="FOLDER")
+    parser.add_argument("places", nargs="+", metavar="PLACE", help="a folder, or a tape drive")
     add_choice_options(parser)
     parser.add_argument(
         "--all",
@@ -60,7 +60,7 @@ def run_list(args: argparse.Namespace, context: Context) -> Status:
     """List backups."""
     found: list[Found] = []
     if args.superseded:
-        archive = archive_of(args.places)
+        archive = archive_of(args.places, context)
         found = [found_in(backup) for backup in archive.superseded()]
     else:
         for place in args.places:
@@ -77,11 +77,12 @@ def run_list(args: argparse.Namespace, context: Context) -> Status:
 def run_find(args: argparse.Namespace, context: Context) -> Status:
     """Find the chain for a point in time, or show all points."""
     if args.all:
-        points = archive_of(args.folders).restore_points(vm=args.vm, disk=args.disk)
+        archive = archive_of(args.places, context, catalog=args.catalog)
+        points = archive.restore_points(vm=args.vm, disk=args.disk)
         context.out.table("point", ("WHEN", "KIND", ">BACKUPS", "STATE"), [_row(p) for p in points])
         context.out.result({"points": len(points)}, count_text(len(points), "point") + " in time")
         return Status.GOOD
-    chain = chain_in(args.folders, args, context)
+    chain = chain_in(args.places, args, context)
     show_backups(map(found_in, chain.backups), context.out)
     context.out.result(
         {"backups": len(chain.backups), "created": chain.info.to_dict()["created"]},
@@ -109,8 +110,8 @@ def _row(point: tapestream.archive.RestorePoint) -> tuple[dict[str, object], tup
 
 
 def _listed(place: str, context: Context) -> list[Found]:
-    if os.path.isdir(place):
-        archive = tapestream.archive.read_folder(place)
+    if has_many(place, context):
+        archive = archive_of([place], context)
         for backup in archive.unfinished:
             context.out.note(f"{backup.place}: is being written, or its program was killed")
         for file in archive.unreadable:

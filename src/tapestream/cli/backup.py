@@ -12,8 +12,10 @@ import tapestream
 from .copying import add_checksum_option, add_rate_option, checksum_of, copied
 from .parsing import Commands, add_command
 from .status import Status
+from .tapes import add_target_options, check_tape, remember
 from .targets import add_overwrite_option, check_overwrite
 from .urls import add_url_options, server_options, url_of_options
+from .volumes import asks_for_tapes
 
 if TYPE_CHECKING:
     from .context import Context
@@ -65,6 +67,7 @@ def add_commands(commands: Commands) -> None:
         help="with --incremental: take a full backup if the disk does not know what changed",
     )
     add_overwrite_option(parser)
+    add_target_options(parser)
     add_checksum_option(parser)
     add_rate_option(parser)
 
@@ -84,6 +87,9 @@ def run_backup(args: argparse.Namespace, context: Context) -> Status:
         created=datetime.now(timezone.utc),
     )
     attachments = {os.path.basename(path): _contents(path) for path in args.attach}
+    drive = context.drives.find(target)
+    if drive is not None:
+        check_tape(drive, context, label=args.label, catalog=args.catalog)
     if target == "-":
         context.out.stream_on_stdout()
     with tapestream.ImageioHTTPSource(
@@ -96,9 +102,10 @@ def run_backup(args: argparse.Namespace, context: Context) -> Status:
         target = _file_in(target, source) if os.path.isdir(target) else target
         with (
             tapestream.TarStreamSink(
-                context.place(target),
+                drive or target,
                 checksum=checksum_of(args),
                 attachments=attachments,
+                on_volume_full=None if drive is None else asks_for_tapes(context),
                 cancel=context.cancel,
             ) as sink,
             context.out.progress(args.disk or args.disk_id or "backup") as progress,
@@ -106,6 +113,7 @@ def run_backup(args: argparse.Namespace, context: Context) -> Status:
             result = tapestream.copy(
                 source, sink, max_rate=args.max_rate, progress=progress, cancel=context.cancel
             )
+    remember(result, args.catalog)
     values, text = copied(result, target=target)
     place = "standard output" if target == "-" else target
     context.out.result(values, f"{place}: {text}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -65,3 +67,12 @@ class Bar:
     def print_above(self, text: str) -> None:
         """Print text above the bar."""
         self._progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Remove the bar in this block."""
+        self._progress.stop()
+        try:
+            yield
+        finally:
+            self._progress.start()

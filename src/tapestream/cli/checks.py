@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import os
-from contextlib import ExitStack
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from functools import partial
 from typing import TYPE_CHECKING
 
 import tapestream
@@ -12,8 +13,9 @@ import tapestream
 from .amounts import size_text
 from .copying import add_rate_option
 from .parsing import Commands, add_command
-from .places import add_choice_options, opened_disk, stream
+from .places import add_choice_options, archive_of, has_many, opened_disk, stream
 from .status import Status, status_of
+from .tapes import add_file_option
 from .urls import add_url_options, url_of_options
 
 if TYPE_CHECKING:
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
 _VERIFY = """\
 Reads everything, past all damage, and lists what is wrong. SOURCE is a backup in a file, a folder
-with backups, - for standard input, or a tape drive. The exit status is 0 if all are good, 1 if one
+with backups, a tape drive, or - for standard input. The exit status is 0 if all are good, 1 if one
 is damaged or incomplete, and 2 if something is not a backup.
 """
 _COMPARE = """\
@@ -37,6 +39,7 @@ def add_commands(commands: Commands) -> None:
         commands, "verify", run_verify, "check every byte of backups", details=_VERIFY
     )
     parser.add_argument("sources", nargs="+", metavar="SOURCE")
+    add_file_option(parser)
     add_rate_option(parser)
     parser = add_command(
         commands,
@@ -55,15 +58,17 @@ def add_commands(commands: Commands) -> None:
 def run_verify(args: argparse.Namespace, context: Context) -> Status:
     """Verify each backup, also after one that is bad."""
     found: list[Status] = []
+    opened: list[tuple[str, Callable[[], tapestream.Source]]]
     for source in args.sources:
-        places = [source]
-        if os.path.isdir(source):
-            archive = tapestream.archive.read_folder(source)
-            places = [backup.place for backup in archive.backups]
+        if args.file is None and has_many(source, context):
+            archive = archive_of([source], context)
             for file in archive.unreadable:
                 context.out.warning(f"{file.place} cannot be read: {file.reason}")
                 found.append(Status.FAILED)
-        found += [_verified(place, args, context) for place in places]
+            opened = [(b.place, partial(b.open, cancel=context.cancel)) for b in archive.backups]
+        else:
+            opened = [(source, partial(stream, source, context, file=args.file))]
+        found += [_verified(place, open_it, args, context) for place, open_it in opened]
     counts = {
         "good": found.count(Status.GOOD),
         "bad": found.count(Status.FAILED),
@@ -81,10 +86,15 @@ def run_verify(args: argparse.Namespace, context: Context) -> Status:
     )
 
 
-def _verified(place: str, args: argparse.Namespace, context: Context) -> Status:
+def _verified(
+    place: str,
+    open_it: Callable[[], tapestream.Source],
+    args: argparse.Namespace,
+    context: Context,
+) -> Status:
     try:
         with (
-            stream(place, context) as source,
+            closing(open_it()) as source,
             context.out.progress(place) as progress,
         ):
             report = tapestream.verify(

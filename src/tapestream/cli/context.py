@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import tapestream
 
+from .drives import Drives
 from .output import Output
 from .signals import Signals
 
@@ -20,21 +20,13 @@ class Context:
         out: Where everything is shown.
         cancel: Cancelled by Ctrl-C, SIGTERM and SIGHUP: pass it on to whatever takes time.
         signals: What cancels it.
-        drives: Tape drives by the paths that stand for them in arguments; see `main`.
+        drives: The tape drives that the arguments name.
     """
 
     out: Output
     cancel: tapestream.Cancel
     signals: Signals
-    drives: Mapping[str, tapestream.tape.TapeDrive] = field(default_factory=dict)
-
-    def drive(self, path: str) -> tapestream.tape.TapeDrive:
-        """The tape drive with this path."""
-        return self.drives.get(path) or tapestream.tape.TapeDrive(path)
-
-    def place(self, path: str) -> str | tapestream.tape.TapeDrive:
-        """What a tar stream takes as its place: the path, unless that stands for a drive."""
-        return self.drives.get(path, path)
+    drives: Drives
 
     def interruptible(self) -> AbstractContextManager[None]:
         """Let a signal raise KeyboardInterrupt in this block: nothing in it heeds `cancel`."""

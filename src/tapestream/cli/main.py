@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from functools import partial
 from importlib import import_module
 
 import tapestream
 
 from .._version import __version__
 from .parsing import Parser, new_parser
-from .status import MEANINGS
+from .status import MEANINGS, Status
 
 # The modules of commands, in the order of the help. Each has an `add_commands`.
 GROUPS = ("backup", "restore", "archive", "extents", "checks", "merge", "tape", "completion")
@@ -30,11 +29,12 @@ def main(
     Args:
         argv: The arguments; None for those of the process.
         drives: Tape drives by the paths that stand for them in arguments: simulated drives, or
-            drives of another driver. They stay open. A device is opened for any other path.
+            drives of another driver. They are released at the end. All other paths are opened.
     """
     _open_closed_files()
     args = make_parser().parse_args(argv)
     from .context import Context  # noqa: PLC0415 - `tapestream --help` needs none of these
+    from .drives import Drives  # noqa: PLC0415
     from .failures import exit_status  # noqa: PLC0415
     from .logs import logging_to  # noqa: PLC0415
     from .output import ForPeople, ForPrograms  # noqa: PLC0415
@@ -47,7 +47,11 @@ def main(
     cancel = tapestream.Cancel()
     is_watched = not args.json and sys.stderr.isatty()
     signals = Signals(cancel, _NOTICE if is_watched else None)
-    run = partial(args.run, args, Context(out, cancel, signals, drives or {}))
+
+    def run() -> Status:
+        with Drives(drives or {}) as found:
+            return args.run(args, Context(out, cancel, signals, found))  # type: ignore[no-any-return]
+
     with signals.caught(), logging_to(out, verbose=args.verbose):
         return exit_status(run, out, signals, verbose=args.verbose)
 

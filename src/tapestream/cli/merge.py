@@ -11,7 +11,9 @@ from .copying import add_checksum_option, add_rate_option, checksum_of, copied
 from .parsing import Commands, add_command
 from .places import add_choice_options, last_of, opened_chain
 from .status import Status
+from .tapes import check_tape
 from .targets import add_overwrite_option, check_overwrite
+from .volumes import asks_for_tapes
 
 if TYPE_CHECKING:
     from .context import Context
@@ -43,6 +45,9 @@ def add_commands(commands: Commands) -> None:
 def run_merge(args: argparse.Namespace, context: Context) -> Status:
     """Merge a chain."""
     check_overwrite(args.output, args)
+    drive = context.drives.find(args.output)
+    if drive is not None:
+        check_tape(drive, context)
     if args.output == "-":
         context.out.stream_on_stdout()
     with opened_chain(args.sources, args, context) as chain:
@@ -51,9 +56,10 @@ def run_merge(args: argparse.Namespace, context: Context) -> Status:
         attachments = last.attachments if isinstance(last, tapestream.TarStreamSource) else {}
         with (
             tapestream.TarStreamSink(
-                context.place(args.output),
+                drive or args.output,
                 checksum=checksum_of(args),
                 attachments=attachments,
+                on_volume_full=None if drive is None else asks_for_tapes(context),
                 cancel=context.cancel,
             ) as sink,
             context.out.progress("merge") as progress,

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Protocol, TextIO
 
 import tapestream
@@ -84,6 +84,9 @@ class Output(Protocol):
             what: What is copied, in a few words.
         """
 
+    def paused(self) -> AbstractContextManager[None]:
+        """Show no progress in this block, because somebody is asked something at the terminal."""
+
 
 class ForPeople(Output):
     """Lines of text.
@@ -143,6 +146,10 @@ class ForPeople(Output):
             finally:
                 self._shown = None
 
+    @override
+    def paused(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._shown is None else self._shown.paused()
+
     def _write(self, file: TextIO, text: str) -> None:
         text = "\n".join(map(printable, text.split("\n")))
         if self._shown is not None and file.isatty():
@@ -198,6 +205,10 @@ class ForPrograms(Output):
     @contextmanager
     def progress(self, what: str) -> Iterator[ReportsStatus | None]:
         yield _ProgressObjects(what, self._print)
+
+    @override
+    def paused(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def _print(self, values: Mapping[str, object]) -> None:
         write_line(json.dumps(values), self._file)

@@ -2,8 +2,10 @@
 
 SOURCE…                           a restore or a merge reads
 folder… [--vm] [--disk] [--at]    the chain for that point in time, which is found there
+tape drive                        likewise, on its tape, or with --catalog on all tapes
+tape drive --file N               this tape file
 incremental.tar                   its chain, which is found in the folder where it is
-tar…, -, fifo, tape drive         these streams, which must be one chain
+tar…, -, fifo                     these streams, which must be one chain
 """
 
 from __future__ import annotations
@@ -22,15 +24,18 @@ import tapestream
 from .amounts import time_text
 from .backups import kind_text
 from .parsing import Parser
+from .tapes import add_source_options, read_tapes, wait_until_ready
 from .urls import is_url, server_options
+from .volumes import asks_for_tapes
 
 if TYPE_CHECKING:
     from .context import Context
 
 
 def add_choice_options(parser: Parser) -> None:
-    """Add --vm, --disk and --at, which choose among the backups in a folder."""
-    group = parser.add_argument_group("which backup, if a SOURCE is a folder")
+    """Add the options that choose among the backups in a folder, or on tape."""
+    add_source_options(parser)
+    group = parser.add_argument_group("which backup, of those in a folder or on a tape")
     group.add_argument("--vm", metavar="NAME", help="name or id of the VM")
     group.add_argument("--disk", metavar="NAME", help="name or id of the disk")
     group.add_argument(
@@ -42,24 +47,51 @@ def add_choice_options(parser: Parser) -> None:
 
 
 def stream(
-    place: str, context: Context, *, allow_incomplete: bool = False
+    place: str, context: Context, *, file: int | None = None, allow_incomplete: bool = False
 ) -> tapestream.TarStreamSource:
-    """Open a backup in a file, a pipe, or where a tape stands."""
+    """Open a backup in a file, a pipe, or a tape file: by default, where the tape stands."""
+    drive = context.drives.find(place)
+    if drive is not None:
+        wait_until_ready(drive, context)
     return tapestream.TarStreamSource(
-        context.place(place), allow_incomplete=allow_incomplete, cancel=context.cancel
+        drive or place,
+        file=file,
+        allow_incomplete=allow_incomplete,
+        on_next_volume=None if drive is None else asks_for_tapes(context),
+        cancel=context.cancel,
     )
 
 
-def archive_of(folders: Sequence[str]) -> tapestream.archive.Archive:
-    """All backups in these folders."""
-    return reduce(add, map(tapestream.archive.read_folder, folders))
+def has_many(place: str, context: Context) -> bool:
+    """Whether this is a folder or a tape drive, where many backups can be."""
+    return os.path.isdir(place) or context.drives.find(place) is not None
+
+
+def archive_of(
+    places: Sequence[str], context: Context, *, catalog: str | None = None
+) -> tapestream.archive.Archive:
+    """All backups in these folders, and on the tapes in these drives.
+
+    Args:
+        places: Paths of folders and drives.
+        context: Of the command.
+        catalog: A catalog of tapes, whose backups count as well; a drive can load its tapes.
+    """
+    archives = []
+    for place in places:
+        drive = context.drives.find(place)
+        if drive is None:
+            archives.append(tapestream.archive.read_folder(place))
+        else:
+            archives.append(read_tapes(drive, catalog, context))
+    return reduce(add, archives)
 
 
 def chain_in(
     folders: Sequence[str], args: argparse.Namespace, context: Context
 ) -> tapestream.archive.Chain:
-    """The chain in these folders that the options choose."""
-    archive = archive_of(folders)
+    """The chain in these folders, or on tape, that the options choose."""
+    archive = archive_of(folders, context, catalog=args.catalog)
     for file in archive.unreadable:
         context.out.warning(f"{file.place} cannot be read: {file.reason}")
     return archive.find(vm=args.vm, disk=args.disk, at=args.at)
@@ -82,8 +114,9 @@ def opened_chain(
                 hint="To read a disk through a transfer, use 'tapestream backup'.",
             )
     chain: tapestream.archive.Chain | None
-    if any(map(os.path.isdir, sources)):
-        if not all(map(os.path.isdir, sources)):
+    many = [source for source in sources if has_many(source, context)]
+    if many and args.file is None:
+        if len(many) != len(sources):
             raise tapestream.errors.UsageError(
                 "these are both folders and backups",
                 hint="Pass folders, in which a chain is found, or all backups of one chain.",
@@ -99,7 +132,9 @@ def opened_chain(
                 context.out.note(f"{text}  {backup.place}")
             yield stack.enter_context(chain.open(cancel=context.cancel))
         else:
-            yield [stack.enter_context(stream(source, context)) for source in sources]
+            yield [
+                stack.enter_context(stream(source, context, file=args.file)) for source in sources
+            ]
 
 
 def last_of(chain: Sequence[tapestream.Source]) -> tapestream.Source:
@@ -121,7 +156,7 @@ def opened_disk(
     if is_url(place):
         with tapestream.ImageioHTTPSource(place, **server_options(args, context)) as transfer:
             yield transfer
-    elif os.path.isdir(place):
+    elif has_many(place, context):
         with opened_chain([place], args, context) as chain:
             yield tapestream.merge_chain(chain, cancel=context.cancel)
     else:

@@ -28,6 +28,9 @@ class Shown(Protocol):
     def print_above(self, text: str) -> None:
         """Print text on the same terminal, without disturbing what is shown."""
 
+    def paused(self) -> AbstractContextManager[None]:
+        """Show nothing in this block."""
+
 
 def new_progress(what: str) -> AbstractContextManager[Shown]:
     """Make what shows the progress of one copy on standard error.
@@ -69,6 +72,10 @@ class Lines:
     def print_above(self, text: str) -> None:
         """Print text: a line does not disturb other lines."""
         print(text, file=sys.stderr, flush=True)
+
+    def paused(self) -> AbstractContextManager[None]:
+        """Do nothing: lines come only when a copy reports something."""
+        return nullcontext()
 
 
 def status_text(status: tapestream.CopyStatus) -> str:

@@ -12,8 +12,9 @@ import tapestream
 from .amounts import time_text
 from .copying import add_rate_option, copied
 from .parsing import Commands, Parser, add_command
-from .places import add_choice_options, last_of, opened_chain
+from .places import add_choice_options, last_of, opened_chain, stream
 from .status import Status
+from .tapes import add_file_option
 from .targets import add_overwrite_option, check_overwrite
 from .urls import add_url_options, is_url, server_options, url_of_options
 
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 _DETAILS = """\
 SOURCE is a folder with backups: the chain for the newest backup, or for the time that --at names,
 is found there. Or it is an incremental backup, whose chain is found in the folder where it is; or a
-full backup in a file, on a tape drive (where the tape stands), or - for standard input; or all
-backups of one chain.
+full backup in a file, or - for standard input; or all backups of one chain. A tape drive is like a
+folder: the chain is found on its tape, or with --catalog on all tapes, and you are asked for them.
 
 The TARGET is the transfer_url of an upload transfer, a raw image, or a disk of this machine. An
 image gets its name when it is complete.
@@ -67,6 +68,7 @@ def add_commands(commands: Commands) -> None:
         details=_SALVAGE,
         usage="SOURCE... TARGET [OPTIONS]",
     )
+    add_file_option(parser)
     _add_arguments(parser)
 
 
@@ -111,11 +113,7 @@ def run_salvage(args: argparse.Namespace, context: Context) -> Status:
     sources, target = _places(args, context)
     with ExitStack() as stack:
         chain = [
-            stack.enter_context(
-                tapestream.TarStreamSource(
-                    context.place(source), allow_incomplete=True, cancel=context.cancel
-                )
-            )
+            stack.enter_context(stream(source, context, file=args.file, allow_incomplete=True))
             for source in sources
         ]
         with (

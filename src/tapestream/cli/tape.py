@@ -12,6 +12,7 @@ from .backups import disk_text, kind_text
 from .catalog import add_catalog_commands
 from .parsing import add_command, add_group
 from .status import Status
+from .tapes import wait_until_ready
 
 if TYPE_CHECKING:
     import argparse
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from .context import Context
     from .parsing import Commands, Parser, Run
 
-# Seconds after which to say that the drive is still loading its tape.
-_PATIENCE = 2
 # What `mt status` calls the density codes of the cartridges that are in use.
 _DENSITIES = {
     0x42: "LTO-2",
@@ -90,9 +89,9 @@ def _add_for_drive(
 
 
 def _status(args: argparse.Namespace, context: Context) -> Status:
-    with context.drive(args.device) as drive:
+    with context.drives.get(args.device) as drive:
         if args.label:
-            _wait_until_ready(drive, context)
+            wait_until_ready(drive, context)
             drive.read_label()
             drive.rewind()
         status = drive.status()
@@ -155,8 +154,8 @@ def _position(status: tapestream.tape.TapeStatus) -> str:
 
 
 def _label(args: argparse.Namespace, context: Context) -> Status:
-    with context.drive(args.device) as drive:
-        _wait_until_ready(drive, context)
+    with context.drives.get(args.device) as drive:
+        wait_until_ready(drive, context)
         before = None
         if args.overwrite:
             with suppress(tapestream.errors.TapeError):  # what cannot be read is given up, too
@@ -198,8 +197,8 @@ def _check_blank(drive: tapestream.tape.TapeDrive, name: str, context: Context) 
 
 def _scan(args: argparse.Namespace, context: Context) -> Status:
     found = _Found(context)
-    with context.drive(args.device) as drive:
-        _wait_until_ready(drive, context)
+    with context.drives.get(args.device) as drive:
+        wait_until_ready(drive, context)
         if args.catalog is None:
             for entry in drive.scan(cancel=context.cancel):
                 found.show(entry)
@@ -282,49 +281,25 @@ def _values(entry: tapestream.tape.TapeEntry) -> dict[str, object]:
 
 
 def _rewind(args: argparse.Namespace, context: Context) -> Status:
-    with context.drive(args.device) as drive:
-        _wait_until_ready(drive, context)
+    with context.drives.get(args.device) as drive:
+        wait_until_ready(drive, context)
         drive.rewind()
     return _done(args, context, "rewound")
 
 
 def _eject(args: argparse.Namespace, context: Context) -> Status:
-    with context.drive(args.device) as drive:
+    with context.drives.get(args.device) as drive:
         drive.eject()
     return _done(args, context, "ejected")
 
 
 def _load(args: argparse.Namespace, context: Context) -> Status:
-    with context.drive(args.device) as drive:
+    with context.drives.get(args.device) as drive:
         drive.load()
-        _wait_until_ready(drive, context)
+        wait_until_ready(drive, context)
     return _done(args, context, "loaded")
 
 
 def _done(args: argparse.Namespace, context: Context, what: str) -> Status:
     context.out.result({"device": args.device, "done": what}, f"{args.device}: {what}")
     return Status.GOOD
-
-
-def _wait_until_ready(drive: tapestream.tape.TapeDrive, context: Context) -> None:
-    """Wait without limit while the drive loads a tape, but not for somebody to bring one.
-
-    Raises:
-        NoMediumError: The drive is empty.
-    """
-    if drive.status().is_empty:
-        raise tapestream.errors.NoMediumError(
-            f"{drive.path}: there is no tape in the drive", hint="Load one, and try again."
-        )
-    said = False
-
-    def say_once(seconds: float) -> None:
-        nonlocal said
-        if seconds >= _PATIENCE and not said:
-            said = True
-            context.out.note(
-                f"{drive.path}: waiting until the tape is loaded; the first time, that can take "
-                "two hours (LTO-9)"
-            )
-
-    drive.wait_ready(on_wait=say_once, cancel=context.cancel)
