@@ -57,7 +57,7 @@ PAGES = [README, ROOT / "CHANGELOG.md", ROOT / "SECURITY.md", *sorted((ROOT / "d
 MIB = 1024**2
 SIZE = 16 * MIB
 # Those of `tapestream.archive` and `tapestream.tape`; their other names are told of in these.
-ARCHIVE_SECTIONS = ["Archive", "file_name", "read_catalog", "read_folder"]
+ARCHIVE_SECTIONS = ["Archive", "file_name", "read_catalog", "read_folder", "read_tape"]
 TAPE_SECTIONS = ["Catalog", "TapeDrive", "TapeEntry", "TapeStatus", "VolumeRequest"]
 
 
