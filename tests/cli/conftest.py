@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import random
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
@@ -13,6 +14,8 @@ import pytest
 from tapestream import BackupInfo, Extent, TarStreamSink, copy
 from tapestream.testing import ImageioDaemon, MemorySource, serve_image
 
+from .program import ZONE
+
 MIB = 1024**2
 SUNDAY = datetime(2026, 11, 15, 22, 30, tzinfo=timezone.utc)
 INFO = BackupInfo(
@@ -23,6 +26,17 @@ INFO = BackupInfo(
     checkpoint_id="sunday",
     created=SUNDAY,
 )
+
+
+@pytest.fixture(autouse=True)
+def known_surroundings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """For the program in this process; `environment` has the same for others."""
+    monkeypatch.setenv("TZ", ZONE)
+    monkeypatch.setenv("COLUMNS", "80")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
 
 
 class Week(NamedTuple):

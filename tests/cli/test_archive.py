@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from .conftest import Week
-from .program import run
+from .program import call
 
 
 def test_a_folder_is_listed_in_the_order_of_time(shared_week: Week) -> None:
-    ended = run("list", shared_week.folder)
+    ended = call("list", shared_week.folder)
     assert ended.status == 0
     assert ended.out.splitlines() == [
         "VM    DISK        WHEN                 KIND            SIZE  COMPLETE  PLACE",
@@ -26,20 +26,20 @@ def test_what_is_not_good_is_said_after_the_table(week: Week) -> None:
     os.truncate(week.incremental, 100_000)
     (week.folder / "zipped.tar").write_bytes(b"\x1f\x8b\x08" + bytes(1000))
     (week.folder / ".c.tar.0123.partial").write_bytes(week.full.read_bytes()[:20_000])
-    ended = run("list", week.folder)
+    ended = call("list", week.folder)
     assert "NO        monday.tar" in ended.out
     assert "2 backups, 1 of them not complete" in ended.out
     assert "monday.tar: it has no end" in ended.err
     assert "zipped.tar cannot be read" in ended.err
     assert ".partial: is being written" in ended.err
-    ended = run("list", week.incremental, week.full, "--json")
+    ended = call("list", week.incremental, week.full, "--json")
     assert [row.get("complete") for row in ended.objects] == [True, False, None, None]
     assert ended.result["incomplete"] == 1
 
 
 def test_superseded_backups_are_listed(week: Week) -> None:
     (week.folder / "copy.tar").write_bytes(week.full.read_bytes())
-    ended = run("list", "--superseded", week.folder, "--json")
+    ended = call("list", "--superseded", week.folder, "--json")
     assert [Path(row["place"]).name for row in ended.objects[:-1]] == ["sunday.tar"]
 
 
@@ -49,16 +49,16 @@ def test_a_chain_is_found_for_a_point_in_time(shared_week: Week, tmp_path: Path)
         ("2026-11-15 23:30", ["sunday.tar"], shared_week.sunday),
         ("2026-11-16 22:30 UTC", ["sunday.tar", "monday.tar"], shared_week.monday),
     ]:
-        ended = run("find", shared_week.folder, *about, at, "--json")
+        ended = call("find", shared_week.folder, *about, at, "--json")
         assert [Path(row["place"]).name for row in ended.objects[:-1]] == places
         image = tmp_path / at
-        assert run("restore", shared_week.folder, *about, at, image).status == 0
+        assert call("restore", shared_week.folder, *about, at, image).status == 0
         assert image.read_bytes() == disk
 
 
 def test_all_points_in_time_are_shown(week: Week) -> None:
     os.truncate(week.incremental, 100_000)
-    ended = run("find", week.folder, "--all")
+    ended = call("find", week.folder, "--all")
     assert ended.status == 0
     heading, monday, sunday, count = ended.out.splitlines()
     assert heading.split() == ["WHEN", "KIND", "BACKUPS", "STATE"]
@@ -69,10 +69,10 @@ def test_all_points_in_time_are_shown(week: Week) -> None:
 
 def test_the_chain_of_an_incremental_backup_is_found(week: Week, tmp_path: Path) -> None:
     image = tmp_path / "a.raw"
-    assert run("restore", week.incremental, image).status == 0
+    assert call("restore", week.incremental, image).status == 0
     assert image.read_bytes() == week.monday
     week.full.unlink()
-    ended = run("restore", week.incremental, tmp_path / "b.raw")
+    ended = call("restore", week.incremental, tmp_path / "b.raw")
     assert ended.status == 1
     assert "starts from checkpoint sunday" in ended.err
     assert "tapestream find --all" in ended.err
@@ -81,7 +81,7 @@ def test_the_chain_of_an_incremental_backup_is_found(week: Week, tmp_path: Path)
 
 def test_a_chain_may_be_listed_in_any_order(shared_week: Week, tmp_path: Path) -> None:
     image = tmp_path / "a.raw"
-    ended = run("restore", shared_week.incremental, shared_week.full, image, "--verify-first")
+    ended = call("restore", shared_week.incremental, shared_week.full, image, "--verify-first")
     assert ended.status == 0
     assert image.read_bytes() == shared_week.monday
 
@@ -89,14 +89,14 @@ def test_a_chain_may_be_listed_in_any_order(shared_week: Week, tmp_path: Path) -
 def test_nothing_that_exists_is_overwritten(shared_week: Week, tmp_path: Path) -> None:
     image = tmp_path / "a.raw"
     image.write_bytes(b"precious" * 1000)
-    ended = run("restore", shared_week.folder, image)
+    ended = call("restore", shared_week.folder, image)
     assert ended.status == 64
     assert ended.err.splitlines() == [
         f"tapestream: {image} exists, with 7.8 KiB: what it holds would be lost",
         "Pass --overwrite if that is what you want; nothing was touched.",
     ]
     assert image.read_bytes() == b"precious" * 1000
-    assert run("restore", shared_week.folder, image, "--overwrite").status == 0
+    assert call("restore", shared_week.folder, image, "--overwrite").status == 0
     assert image.read_bytes() == shared_week.monday
 
 
@@ -114,10 +114,15 @@ def test_nothing_that_exists_is_overwritten(shared_week: Week, tmp_path: Path) -
     ],
 )
 def test_arguments_that_cannot_work(
-    shared_week: Week, tmp_path: Path, arguments: list[str], text: str
+    shared_week: Week,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    text: str,
 ) -> None:
     given = [a.format(full=shared_week.full, folder=shared_week.folder) for a in arguments]
-    ended = run("restore", *given, cwd=tmp_path)
+    monkeypatch.chdir(tmp_path)
+    ended = call("restore", *given)
     assert (ended.status, ended.out) == (64, "")
     assert text in ended.err
     assert len(ended.err.splitlines()) <= 2

@@ -9,7 +9,7 @@ from pathlib import Path
 from tapestream import TarStreamSource
 
 from .conftest import MIB, Disk, Week, write_sparse
-from .program import PROGRAM, environment, run, start
+from .program import PROGRAM, call, environment, run, start
 
 
 def damage(path: Path) -> None:
@@ -22,7 +22,7 @@ def damage(path: Path) -> None:
 
 
 def test_a_good_backup_has_status_0(shared_week: Week) -> None:
-    ended = run("verify", shared_week.folder)
+    ended = call("verify", shared_week.folder)
     assert (ended.status, ended.err) == (0, "")
     assert ended.out.splitlines()[-1] == "2 good, 0 bad, 0 not backups"
     ended = run("verify", "-", stdin=shared_week.full.read_bytes())
@@ -32,28 +32,28 @@ def test_a_good_backup_has_status_0(shared_week: Week) -> None:
 
 def test_a_damaged_one_has_status_1(week: Week) -> None:
     damage(week.full)
-    ended = run("verify", week.full, week.incremental, "--json")
+    ended = call("verify", week.full, week.incremental, "--json")
     assert ended.status == 1
     bad, good = (row for row in ended.objects if row["event"] == "verified")
     assert [bad["ok"], bad["complete"], good["ok"]] == [False, True, True]
     assert bad["damage"][0]["start"] == 0
     os.truncate(week.incremental, 100_000)
-    assert run("verify", week.incremental).status == 1
+    assert call("verify", week.incremental).status == 1
 
 
 def test_what_is_not_a_backup_has_status_2(week: Week) -> None:
     other = week.folder / "other.raw"
     other.write_bytes(week.sunday)
-    ended = run("verify", other)
+    ended = call("verify", other)
     assert ended.status == 2
     assert len(ended.err.splitlines()) == 2
-    assert run("verify", other, week.full).status == 2
+    assert call("verify", other, week.full).status == 2
     damage(week.full)
-    assert run("verify", other, week.full).status == 1
+    assert call("verify", other, week.full).status == 1
 
 
 def test_what_is_not_there_has_status_1_and_the_others_are_verified(shared_week: Week) -> None:
-    ended = run("verify", "/nowhere.tar", shared_week.full)
+    ended = call("verify", "/nowhere.tar", shared_week.full)
     assert ended.status == 1
     assert "1 good, 1 bad" in ended.out
     assert "/nowhere.tar" in ended.err
@@ -62,26 +62,26 @@ def test_what_is_not_there_has_status_1_and_the_others_are_verified(shared_week:
 def test_disks_are_compared(shared_week: Week, disk: Disk, tmp_path: Path) -> None:
     image = tmp_path / "a.raw"
     write_sparse(image, shared_week.sunday)
-    assert run("compare", shared_week.full, image).status == 0
+    assert call("compare", shared_week.full, image).status == 0
     server = ["--url-file", disk.url_file, "--cafile", disk.cafile]
-    assert run("compare", image, *server, "--quiet") == (0, "", "")
-    ended = run("compare", shared_week.folder, image, "--json")
+    assert call("compare", image, *server, "--quiet") == (0, "", "")
+    ended = call("compare", shared_week.folder, image, "--json")
     assert ended.status == 1
     found = [(row["start"], row["length"]) for row in ended.objects if "length" in row]
     assert found == [(0, MIB), (3 * MIB, MIB)]
     assert ended.result["differing"] == 2 * MIB
-    assert run("compare", image).status == 64
+    assert call("compare", image).status == 64
 
 
 def test_a_chain_is_merged(shared_week: Week, tmp_path: Path) -> None:
     merged = tmp_path / "full.tar"
-    assert run("merge", shared_week.folder, "-o", merged, "--checksum=none").status == 0
+    assert call("merge", shared_week.folder, "-o", merged, "--checksum=none").status == 0
     with TarStreamSource(merged) as source:
         assert (source.info.checkpoint_id, source.info.context) == ("monday", "zero")
         assert source.attachments == {"vm.ovf": b"<vm/>"}
         assert source.digest_name is None
-    assert run("compare", merged, shared_week.folder).status == 0
-    assert run("merge", shared_week.folder, "-o", merged).status == 64
+    assert call("compare", merged, shared_week.folder).status == 0
+    assert call("merge", shared_week.folder, "-o", merged).status == 64
 
 
 def test_programs_can_be_joined_by_pipes(shared_week: Week, tmp_path: Path) -> None:
@@ -97,13 +97,13 @@ def test_programs_can_be_joined_by_pipes(shared_week: Week, tmp_path: Path) -> N
 
 
 def test_what_is_left_is_salvaged(week: Week, tmp_path: Path) -> None:
-    assert run("salvage", week.full, tmp_path / "good.raw").status == 0
+    assert call("salvage", week.full, tmp_path / "good.raw").status == 0
     assert (tmp_path / "good.raw").read_bytes() == week.sunday
     os.truncate(week.full, 2 * MIB)
     image = tmp_path / "a.raw"
-    assert run("restore", week.full, image).status == 1
+    assert call("restore", week.full, image).status == 1
     assert not image.exists()
-    ended = run("salvage", week.full, image)
+    ended = call("salvage", week.full, image)
     assert ended.status == 1
     assert f"{MIB} bytes at disk offset {6 * MIB} are missing" in ended.out
     assert image.read_bytes()[:MIB] == week.sunday[:MIB]
@@ -122,7 +122,7 @@ def test_extents_of_a_transfer_a_backup_and_an_image(
         [shared_week.folder, "--at", "2026-11-15 23:00 UTC"],
     ]
     for place in places:
-        ended = run("extents", *place, "--json")
+        ended = call("extents", *place, "--json")
         data = [
             (row["start"], row["length"])
             for row in ended.objects
@@ -134,15 +134,15 @@ def test_extents_of_a_transfer_a_backup_and_an_image(
 
 
 def test_extents_as_a_table_and_as_a_strip(shared_week: Week) -> None:
-    ended = run("extents", shared_week.full)
+    ended = call("extents", shared_week.full)
     assert ended.out.splitlines()[0].split() == ["START", "LENGTH", "KIND"]
     assert ended.out.splitlines()[-1].startswith("3.0 MiB of 8.0 MiB are data (37.5 %)")
-    strip, _ = run("extents", shared_week.full, "--strip").out.splitlines()
+    strip, _ = call("extents", shared_week.full, "--strip").out.splitlines()
     assert len(strip) == 80
     assert strip[1:20] == "@" * 19
     assert strip[21:58].isspace()
     assert strip[60:68] == "@" * 8
-    ended = run("extents", shared_week.incremental)
+    ended = call("extents", shared_week.incremental)
     assert "clean" in ended.out
 
 

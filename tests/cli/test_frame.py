@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from .program import environment, run
+from .program import call, environment
 
 TICKET = "7a3f-secret"
 URL = f"https://host:54322/images/{TICKET}"
@@ -39,26 +39,26 @@ def test_the_console_script_is_the_same_program() -> None:
 
 def test_help_fits_into_80_columns() -> None:
     for arguments in ["--help"], ["backup", "--help"]:
-        assert max(map(len, run(*arguments).out.splitlines())) <= 80
+        assert max(map(len, call(*arguments).out.splitlines())) <= 80
 
 
 @pytest.mark.parametrize(
     "arguments", [[], ["nonsense"], ["backup"], ["backup", "disk.tar"], ["backup", "--max-rate=1x"]]
 )
 def test_wrong_usage_has_a_status_of_its_own(arguments: list[str]) -> None:
-    ended = run(*arguments)
+    ended = call(*arguments)
     assert (ended.status, ended.out) == (64, "")
     assert 1 <= len(ended.err.splitlines()) <= 2
 
 
 def test_a_wrong_argument_that_is_a_url_is_not_shown() -> None:
-    ended = run("backup", URL, "disk.tar", "more", URL)
+    ended = call("backup", URL, "disk.tar", "more", URL)
     assert ended.status == 64
     assert TICKET not in ended.err
 
 
 def test_options_may_stand_before_and_after_the_command() -> None:
     for arguments in ["--json", "backup", "x.tar"], ["backup", "x.tar", "--json"]:
-        ended = run(*arguments)
+        ended = call(*arguments)
         assert ended.result["event"] == "error"
         assert ended.result["status"] == ended.status == 64

@@ -18,7 +18,7 @@ import pytest
 from tapestream import BackupInfo, RawImageSource, TarStreamSink, copy
 
 from .conftest import MIB, Week
-from .program import PROGRAM, environment, run
+from .program import PROGRAM, call, environment, run
 
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
@@ -78,7 +78,7 @@ def test_a_table_fits_and_is_cut_on_a_terminal_only(week: Week, columns: int) ->
     lines = text.splitlines()
     assert all(len(line) <= columns for line in lines)
     assert (name in text) == (columns == 200)
-    assert name in run("list", week.folder).out
+    assert name in call("list", week.folder).out
 
 
 @pytest.mark.parametrize("columns", [80, 200])
@@ -123,6 +123,6 @@ def test_a_name_cannot_change_the_terminal(tmp_path: Path) -> None:
     info = BackupInfo(vm_name="evil\x1b[2J\nvm", disk_name="disk")
     with RawImageSource(source, info=info) as src, TarStreamSink(tmp_path / "a.tar") as dst:
         copy(src, dst)
-    ended = run("list", tmp_path)
+    ended = call("list", tmp_path)
     assert "evil\\x1b[2J\\nvm" in ended.out
     assert "\x1b" not in ended.out

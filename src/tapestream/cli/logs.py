@@ -16,10 +16,12 @@ def logging_to(out: Output, *, verbose: bool) -> Iterator[None]:
     handler = _Handler(out)
     logger = logging.getLogger("tapestream")
     logger.addHandler(handler)
+    before = logger.level
     logger.setLevel(logging.DEBUG if verbose else logging.WARNING)
     try:
         yield
     finally:
+        logger.setLevel(before)
         logger.removeHandler(handler)
 
 
