@@ -21,6 +21,7 @@ def engine(
     for name in ("OVIRT_URL", "OVIRT_USERNAME", "OVIRT_PASSWORD", "OVIRT_CAFILE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
     with EngineDouble(tmp_path / "engine", daemon=daemon) as running:
         running.write_config(tmp_path / "home")
         yield running

@@ -10,33 +10,56 @@ from typing import TYPE_CHECKING
 from .._lazy import lazy
 
 if TYPE_CHECKING:
+    from .backups import BackupDisk, VMBackup, download_transfer, vm_backup
     from .connection import EngineConnection, EngineSettings, connect, read_settings
     from .disks import NewDisk, new_disk, qcow2_size
+    from .leftovers import KilledRun, clean_up_killed_runs
     from .timeouts import EngineTimeouts
     from .transfers import Transfer
     from .uploads import upload_transfer
+    from .vm_checkpoints import Parent, VMCheckpoint, checkpoints, parent_of, remove_checkpoint
+    from .vms import VM, VMDisk, find_vm, host_here
 else:
     # The same names again, loaded when first used; tests/test_names.py compares both lists.
     __getattr__, __dir__ = lazy(
         __name__,
         {
+            ".backups": "BackupDisk VMBackup download_transfer vm_backup",
             ".connection": "EngineConnection EngineSettings connect read_settings",
             ".disks": "NewDisk new_disk qcow2_size",
+            ".leftovers": "KilledRun clean_up_killed_runs",
             ".timeouts": "EngineTimeouts",
             ".transfers": "Transfer",
             ".uploads": "upload_transfer",
+            ".vm_checkpoints": "Parent VMCheckpoint checkpoints parent_of remove_checkpoint",
+            ".vms": "VM VMDisk find_vm host_here",
         },
     )
 
 __all__ = [
+    "VM",
+    "BackupDisk",
     "EngineConnection",
     "EngineSettings",
     "EngineTimeouts",
+    "KilledRun",
     "NewDisk",
+    "Parent",
     "Transfer",
+    "VMBackup",
+    "VMCheckpoint",
+    "VMDisk",
+    "checkpoints",
+    "clean_up_killed_runs",
     "connect",
+    "download_transfer",
+    "find_vm",
+    "host_here",
     "new_disk",
+    "parent_of",
     "qcow2_size",
     "read_settings",
+    "remove_checkpoint",
     "upload_transfer",
+    "vm_backup",
 ]

@@ -28,10 +28,19 @@ def clean_up(error: BaseException | None, *steps: Callable[[], object]) -> None:
     if first is None:
         return
     for failure in worker.failures:
-        if failure is not first:
+        if failure is not first:  # it is of a step: an interrupt must not hide it, either
             note(first, f"While cleaning up: {failure}")
     if error is None:
         raise first
+
+
+def uninterrupted(step: Callable[[], object]) -> None:
+    """Do a step to its end; a Ctrl-C that comes meanwhile is raised afterwards.
+
+    For a request that starts something: if it were given up, nobody would know whether the engine
+    has started it, or still will.
+    """
+    clean_up(None, step)
 
 
 class _Steps:

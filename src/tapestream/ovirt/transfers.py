@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import EngineError
 from .asking import NOT_FOUND, asking, repeat
-from .cleaning import clean_up
+from .cleaning import clean_up, uninterrupted
 from .sdk import sdk, types
 from .timeouts import EngineTimeouts
 from .waiting import Waiting, wait_for
@@ -78,7 +78,7 @@ def running_transfer(
     before = transfers.open_ids()
     ids: list[str] = []
     try:
-        ids.append(transfers.start(wanted))
+        uninterrupted(lambda: ids.append(transfers.start(wanted)))
         started(ids[0])
         yield transfers.wait_for_url(ids[0])
     except BaseException as e:
