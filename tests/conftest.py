@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import hypothesis
 import pytest
 
+from tapestream.engine.learning.memory import MEMORY
 from tapestream.testing import ImageioDaemon
 
 # A slow machine is no fault of what is tested.
@@ -28,6 +29,12 @@ def interruptible() -> Iterator[None]:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_known_of_servers() -> None:
+    """What a test learns of a server would change the requests of the next test."""
+    MEMORY.forget()
 
 
 @pytest.fixture(scope="session")

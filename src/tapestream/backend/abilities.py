@@ -201,7 +201,11 @@ class HasPlace(Protocol):
 
     @property
     def place(self) -> str | None:
-        """Where it is read from, for error texts: a path, or a URL without its ticket."""
+        """Where it is read from, for error texts: a path, or a URL without its ticket.
+
+        If the source also has `HasLocalServer`, this names its server: what a copy learns about
+        requests there is used for the next source from the same place.
+        """
 
 
 class HasLocalServer(Protocol):

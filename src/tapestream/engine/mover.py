@@ -8,12 +8,20 @@ from itertools import chain
 from typing import NamedTuple
 
 from ..backend.abilities import Digests, Hash, ability
-from ..backend.checks import coalesce_zeros, is_streaming, piece_size, reader_of, writer_of
+from ..backend.checks import (
+    coalesce_zeros,
+    is_streaming,
+    piece_size,
+    reader_of,
+    server_of,
+    writer_of,
+)
 from ..backend.protocols import Reader, SinkLike, SourceLike, Writer
 from ..backend.running import Running
 from ..model.extents import Run
 from .buffers import BufferPool
 from .learning.gap import AutoGap, Limits, Sample
+from .learning.memory import MEMORY
 from .options import REQUEST_SIZE, CopyOptions
 from .pipeline import Pipeline
 from .plan import plan_requests
@@ -106,7 +114,15 @@ class Mover(NamedTuple):
                 # After a stall, a stream may get its data in a burst: a tape drive should not stop.
                 if self.pace is not None and not dst.sequential:
                     writers[-1] = PacedWriter(writers[-1], self.pace)
-            return pipeline.run(plan, readers, writers, self.pool, self.run)
+            counts = pipeline.run(plan, readers, writers, self.pool, self.run)
+        self._remember()
+        return counts
+
+    def _remember(self) -> None:
+        """Keep what was learnt for the next disk of this server."""
+        server = server_of(self.src)
+        if server is not None and isinstance(self.gap, AutoGap):
+            MEMORY.remember(server, self.gap.known())
 
 
 def _fixed(limits: Limits) -> tuple[Callable[[], Limits], Callable[[Limits, Sample], None]]:

@@ -7,12 +7,13 @@ from dataclasses import dataclass, fields
 from typing import Literal, TypedDict
 
 from ..arguments import flag, number
-from ..backend.checks import server_is_local, skips_gaps
+from ..backend.checks import server_is_local, server_of, skips_gaps
 from ..backend.protocols import SinkLike, SourceLike
 from ..cancel import Cancel, check_cancel
 from ..errors import UsageError
 from .buffers import BufferPool
-from .learning.gap import AutoGap, Limits
+from .learning.gap import NOTHING, OF_LOCAL, AutoGap, Known, Limits
+from .learning.memory import MEMORY
 from .progress import Progress, ReportsStatus, check_progress
 from .rate import FASTEST, PAGE, Pace, RateLimit
 
@@ -124,7 +125,10 @@ class CopyOptions:
             # The gaps are not in the stream: it costs nothing to skip them. A limit of the rate
             # would count them.
             return Limits(self.buffer_size if pace is None else 0, size)
-        return AutoGap(size, readers) if pace is None else Limits(pace.gap, size)
+        if pace is not None:
+            return Limits(pace.gap, size)
+        at_first = OF_LOCAL if server_is_local(src) else NOTHING
+        return AutoGap(size, readers, MEMORY.recall(server_of(src), Known) or at_first)
 
     def pool(self, pace: Pace | None) -> BufferPool:
         """Make the buffers of a copy, the first of them immediately.

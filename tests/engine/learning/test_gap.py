@@ -8,10 +8,15 @@ from collections.abc import Iterator
 import pytest
 
 from tapestream.engine.learning.gap import (
+    GUESS_SECONDS,
     MAX_GAP,
+    NOTHING,
+    OF_LOCAL,
     PRIOR_COST,
     TRIAL_SPAN,
+    USE,
     AutoGap,
+    Known,
     Limits,
     Sample,
     break_even_gap,
@@ -140,6 +145,114 @@ def test_trying_costs_little() -> None:
     lengths = [fragmented(each) for each in used(AutoGap(16 * MIB, READERS), 0.0, 30 * MIB)]
     wasted = sum(length for length in lengths if length > PIECE)
     assert 0 < wasted / sum(lengths) < 0.1
+
+
+LOCAL = 0.0004, 1000 * MIB  # what a server on the same host takes: requests are dear
+FULL_LINE = 0.0, 30 * MIB  # others use the line meanwhile: requests are free
+
+
+def seconds_of(limits: Limits, server: tuple[float, float]) -> float:
+    per_request, rate = server
+    return per_request + fragmented(limits) / rate
+
+
+def is_trial(limits: Limits) -> bool:
+    return limits.trial % 3 != 2
+
+
+def disks(
+    count: int, seconds: float, server: tuple[float, float], known: Known = NOTHING
+) -> Iterator[tuple[list[Limits], Known]]:
+    """Several disks of a server, one after another: the requests of each, and what is known then.
+
+    Args:
+        count: How many disks.
+        seconds: How long each reader would read from each with small requests.
+        server: Its costs.
+        known: What the first begins with.
+    """
+    for _ in range(count):
+        gap = AutoGap(16 * MIB, READERS, known)
+        left = READERS * seconds / seconds_of(Limits(0, 0), server) * PIECE
+        made: list[Limits] = []
+        for limits in used(gap, *server, requests=10**6):
+            if left <= 0:
+                break
+            made.append(limits)
+            left -= (fragmented(limits) + GAP) // (PIECE + GAP) * PIECE
+        known = gap.known()
+        yield made, known
+
+
+def test_a_guess_is_used_before_anything_is_tried() -> None:
+    made = list(used(AutoGap(16 * MIB, READERS, OF_LOCAL), *LOCAL, requests=5000))
+    first = next(i for i, limits in enumerate(made) if is_trial(limits))
+    assert set(made[:first]) == {Limits(256 * KIB, 16 * MIB, trial=2)}
+    took = sum(seconds_of(limits, LOCAL) for limits in made[:first])
+    assert took == pytest.approx(GUESS_SECONDS * READERS, rel=0.1)
+
+
+def test_a_small_disk_of_a_local_server_is_over_before_anything_is_tried() -> None:
+    with_guess, without = (next(disks(1, 0.1, LOCAL, known))[0] for known in (OF_LOCAL, NOTHING))
+    assert not any(map(is_trial, with_guess))
+    assert len(without) > 20 * len(with_guess)
+
+
+@pytest.mark.parametrize(
+    ("server", "guess", "small"), [(FULL_LINE, MAX_GAP, True), (LOCAL, 0, False)]
+)
+def test_a_wrong_guess_is_corrected(server: tuple[float, float], guess: int, small: bool) -> None:
+    gap = AutoGap(16 * MIB, READERS, Known(guess, USE, GUESS_SECONDS))
+    learnt = last_learned(used(gap, *server, requests=20_000))
+    assert (learnt < 4 * KIB) if small else (learnt > GAP)
+
+
+def test_the_next_disk_begins_where_the_last_one_ended() -> None:
+    (first, learnt), (second, later) = disks(2, 1.0, LOCAL)
+    assert is_trial(first[0])
+    assert learnt.max_gap == first[-1].max_gap == pytest.approx(LOCAL[0] * LOCAL[1], rel=0.01)
+    assert set(second) == {Limits(first[-1].max_gap, 16 * MIB, trial=2)}
+    assert later.seen.requests > learnt.seen.requests
+
+
+def test_a_trial_goes_on_with_the_next_disk() -> None:
+    (first, began), *_ = disks(1, 0.01, LOCAL)
+    assert {limits.max_gap for limits in first} == {0}
+    assert 0 < began.seen.requests < len(first)
+    *_, (last, learnt) = disks(20, 0.01, LOCAL, began)
+    assert not is_trial(last[0])
+    assert learnt.max_gap == pytest.approx(LOCAL[0] * LOCAL[1], rel=0.01)
+
+
+@pytest.mark.parametrize("seconds", [0.02, 0.3])
+@pytest.mark.parametrize(("before", "after"), [(LOCAL, FULL_LINE), (FULL_LINE, LOCAL)])
+def test_small_disks_together_notice_that_the_server_changed(
+    seconds: float, before: tuple[float, float], after: tuple[float, float]
+) -> None:
+    (_, known), *_ = disks(1, 10.0, before)
+    *_, (_, known) = disks(int(60 / seconds), seconds, after, known)
+    assert known.max_gap is not None
+    assert (known.max_gap < 4 * KIB) is (after == FULL_LINE)
+
+
+@pytest.mark.parametrize("server", [LOCAL, FULL_LINE])
+def test_small_disks_together_have_few_trials(server: tuple[float, float]) -> None:
+    (_, known), *_ = disks(1, 10.0, server)
+    made = [limits for each, _ in disks(300, 0.1, server, known) for limits in each]
+    spent = [
+        sum(seconds_of(each, server) for each in made if is_trial(each) is trial)
+        for trial in (True, False)
+    ]
+    assert 0 < spent[0] < 0.05 * spent[1]
+
+
+def test_a_guess_stays_until_there_is_something_to_learn() -> None:
+    """On a disk of large extents."""
+    gap = AutoGap(16 * MIB, READERS, OF_LOCAL)
+    for _ in range(1000):
+        gap.observe(gap.limits(), Sample(1, MIB, MIB, 0.01, 0.01))
+    known = gap.known()
+    assert (known.max_gap, known.seconds) == (OF_LOCAL.max_gap, GUESS_SECONDS)
 
 
 def alike(amount: int) -> Sample:
