@@ -176,10 +176,10 @@ def test_somebody_at_a_terminal_is_asked_for_the_next_tape(tmp_path: Path) -> No
     ):
         copy(source, sink)
     shown = " ".join(at_terminal(PROGRAM, tmp_path).split())
-    assert "The tape is full. Load another one for volume 2 of mail, a" in shown
-    assert "Load another one for volume 3" in shown
+    assert "The tape is full. Volume 2 of mail, a of 2026-11-23" in shown
+    assert "Volume 3 of mail, a" in shown
     assert "T0:1, T1:1, T2:1" in shown
-    assert "Load tape T1 with volume 2 of mail, a" in shown
+    assert re.search(r"Volume 2 of mail, a [^.]*is on tape T1\. Load it into", shown)
     assert (tmp_path / "a.raw").read_bytes() == content
 
 

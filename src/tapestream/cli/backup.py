@@ -105,7 +105,7 @@ def run_backup(args: argparse.Namespace, context: Context) -> Status:
                 drive or target,
                 checksum=checksum_of(args),
                 attachments=attachments,
-                on_volume_full=None if drive is None else asks_for_tapes(context),
+                on_volume_full=None if drive is None else asks_for_tapes(context, args.catalog),
                 cancel=context.cancel,
             ) as sink,
             context.out.progress(args.disk or args.disk_id or "backup") as progress,

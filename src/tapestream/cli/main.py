@@ -10,7 +10,7 @@ from importlib import import_module
 import tapestream
 
 from .._version import __version__
-from .parsing import Parser, new_parser
+from .parsing import Parser, add_common, new_parser
 from .status import MEANINGS, Status
 
 # The modules of commands, in the order of the help. Each has an `add_commands`.
@@ -82,4 +82,5 @@ def make_parser() -> Parser:
     )
     for group in GROUPS:
         import_module(f".{group}", __package__).add_commands(commands)
+    add_common(parser)
     return parser

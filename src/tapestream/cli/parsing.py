@@ -88,15 +88,13 @@ def _columns() -> int:
 
 def new_parser(prog: str, description: str, epilog: str) -> Parser:
     """Make the parser of the whole program."""
-    parser = Parser(
+    return Parser(
         prog=prog,
         description=description,
         epilog=epilog,
         formatter_class=_Help,
         allow_abbrev=False,
     )
-    _add_common(parser)
-    return parser
 
 
 def add_group(commands: Commands, name: str, summary: str) -> Commands:
@@ -108,7 +106,7 @@ def add_group(commands: Commands, name: str, summary: str) -> Commands:
         formatter_class=_Help,
         allow_abbrev=False,
     )
-    _add_common(parser, default=argparse.SUPPRESS)
+    add_common(parser, default=argparse.SUPPRESS)
     return parser.add_subparsers(
         title="commands", metavar="COMMAND", dest=f"{name}_command", required=True
     )
@@ -137,12 +135,13 @@ def add_command(
     )
     # Options of the whole program may stand after the command, too. They have no default here: it
     # would replace what stands before the command.
-    _add_common(parser, default=argparse.SUPPRESS)
+    add_common(parser, default=argparse.SUPPRESS)
     parser.set_defaults(run=run)
     return parser
 
 
-def _add_common(parser: Parser, default: object = False) -> None:
+def add_common(parser: Parser, default: object = False) -> None:
+    """Add the options that all commands have."""
     group = parser.add_argument_group("output")
     group.add_argument(
         "--json",

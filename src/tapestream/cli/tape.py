@@ -33,7 +33,7 @@ _DENSITIES = {
     0x60: "LTO-9",
 }
 # A row is shown as soon as its tape file was looked at, so the widths do not depend on the rows.
-_ROW = "{:>4}  {:19}  {:11}  {:>9}  {:22}  {}"
+_ROW = "{:>4}  {:19}  {:11}  {:>9}  {:10}  {}"
 
 
 def add_commands(commands: Commands) -> None:
@@ -251,19 +251,22 @@ def _row(entry: tapestream.tape.TapeEntry) -> str:
             kind_text(info),
             size_text(info.size),
             _state(entry),
-            disk_text(info),
+            _name(entry, info),
         )
-    kind, name = ("label", entry.label) if entry.label else ("", entry.problem or "")
-    state = "cannot be read" if entry.is_unknown else "" if entry.label else "no backup"
+    kind, name = ("label", entry.label) if entry.label else ("-", entry.problem or "it is empty")
+    state = "unreadable" if entry.is_unknown else "" if entry.label else "no backup"
     return _ROW.format(entry.file, "-", kind, "-", state, name).rstrip()
 
 
 def _state(entry: tapestream.tape.TapeEntry) -> str:
-    """Whether a volume is complete. A backup that continues on no other tape has no number."""
-    volume = f"volume {entry.volume}, " if entry.volume > 1 or entry.continues else ""
     if entry.continues:
-        return f"{volume}continues"
-    return f"{volume}complete" if entry.complete else f"{volume}has no end"
+        return "continues"
+    return "complete" if entry.complete else "no end"
+
+
+def _name(entry: tapestream.tape.TapeEntry, info: tapestream.BackupInfo) -> str:
+    number = f", volume {entry.volume}" if entry.volume > 1 else ""
+    return f"{disk_text(info)}{number}"
 
 
 def _values(entry: tapestream.tape.TapeEntry) -> dict[str, object]:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 _TERMINAL = "/dev/tty"
 # Seconds between two checks whether the copy was cancelled.
 _WAKE_UP = 0.2
+# Seconds to wait for a tape that somebody says is in the drive.
+_LOADING = 120
 
 
 def asks_for_tapes(
@@ -37,11 +39,28 @@ def asks_for_tapes(
     def ask(request: tapestream.tape.VolumeRequest) -> None:
         # Why the last tape could not be used was logged.
         with context.out.paused(), _terminal() as terminal:
-            _unload(request.drive, terminal)
-            _say(terminal, f"{_wanted(request, catalog)}, and press Enter: ")
-            _wait_for_enter(terminal, lambda: request.cancelled)
+            while not request.cancelled:
+                _unload(request.drive, terminal)
+                _say(terminal, f"{_wanted(request, catalog)}, and press Enter: ")
+                _wait_for_enter(terminal, lambda: request.cancelled)
+                if request.left is None or catalog is None or _has_label(request.drive, context):
+                    return
+                _say(terminal, "That tape has no label, so no catalog could find the backup.\n")
 
     return ask
+
+
+def _has_label(drive: tapestream.tape.TapeDrive, context: Context) -> bool:
+    """Whether the tape has a label. If it cannot be used, the copy finds that out, and asks again.
+
+    Raises:
+        OperationCancelledError: The command was cancelled meanwhile.
+    """
+    try:
+        drive.wait_ready(_LOADING, cancel=context.cancel)
+        return drive.read_label() is not None
+    except tapestream.errors.TapeError:
+        return True
 
 
 def load_tape(drive: tapestream.tape.TapeDrive, label: str, context: Context) -> None:
@@ -74,12 +93,13 @@ def _not_loaded(drive: tapestream.tape.TapeDrive, label: str) -> str | None:
 
 def _wanted(request: tapestream.tape.VolumeRequest, catalog: str | None) -> str:
     """What to do, without the end of the sentence."""
-    volume = f"volume {request.volume} of {request.backup}"
+    volume = f"Volume {request.volume} of {request.backup}"
     path = request.drive.path
     if request.left is not None:
-        return f"The tape is full. Load another one for {volume} into {path}"
+        return f"The tape is full. {volume} needs another one.\nLoad it into {path}"
     label = None if catalog is None else _label_of(request, catalog)
-    return f"Load {f'tape {label}' if label else 'the tape'} with {volume} into {path}"
+    where = f"is on tape {label}" if label else "is on another tape"
+    return f"{volume} {where}.\nLoad it into {path}"
 
 
 def _label_of(request: tapestream.tape.VolumeRequest, path: str) -> str | None:
