@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING
 from .._lazy import lazy
 
 if TYPE_CHECKING:
+    from .backup_program import back_up_vm
+    from .backup_report import DiskReport, VMBackupReport
     from .backups import BackupDisk, VMBackup, download_transfer, vm_backup
     from .connection import EngineConnection, EngineSettings, connect, read_settings
     from .disks import NewDisk, new_disk, qcow2_size
     from .leftovers import KilledRun, clean_up_killed_runs
+    from .signals import exit_on_sigterm
     from .timeouts import EngineTimeouts
     from .transfers import Transfer
     from .uploads import upload_transfer
@@ -24,10 +27,13 @@ else:
     __getattr__, __dir__ = lazy(
         __name__,
         {
+            ".backup_program": "back_up_vm",
+            ".backup_report": "DiskReport VMBackupReport",
             ".backups": "BackupDisk VMBackup download_transfer vm_backup",
             ".connection": "EngineConnection EngineSettings connect read_settings",
             ".disks": "NewDisk new_disk qcow2_size",
             ".leftovers": "KilledRun clean_up_killed_runs",
+            ".signals": "exit_on_sigterm",
             ".timeouts": "EngineTimeouts",
             ".transfers": "Transfer",
             ".uploads": "upload_transfer",
@@ -39,6 +45,7 @@ else:
 __all__ = [
     "VM",
     "BackupDisk",
+    "DiskReport",
     "EngineConnection",
     "EngineSettings",
     "EngineTimeouts",
@@ -47,12 +54,15 @@ __all__ = [
     "Parent",
     "Transfer",
     "VMBackup",
+    "VMBackupReport",
     "VMCheckpoint",
     "VMDisk",
+    "back_up_vm",
     "checkpoints",
     "clean_up_killed_runs",
     "connect",
     "download_transfer",
+    "exit_on_sigterm",
     "find_vm",
     "host_here",
     "new_disk",
