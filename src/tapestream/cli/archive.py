@@ -29,6 +29,9 @@ restored; the exit status is then 1.
 """
 
 
+_POINTS = ("WHEN", "KIND", ">BACKUPS", "CAN BE RESTORED")
+
+
 def add_commands(commands: Commands) -> None:
     """Add `list` and `find`."""
     parser = add_command(
@@ -79,7 +82,8 @@ def run_find(args: argparse.Namespace, context: Context) -> Status:
     if args.all:
         archive = archive_of(args.places, context, catalog=args.catalog)
         points = archive.restore_points(vm=args.vm, disk=args.disk)
-        context.out.table("point", ("WHEN", "KIND", ">BACKUPS", "STATE"), [_row(p) for p in points])
+        notes = [f"{time_text(p.time)}: {p.problem}" for p in points if p.problem]
+        context.out.table("point", _POINTS, [_row(point) for point in points], notes=notes)
         context.out.result({"points": len(points)}, count_text(len(points), "point") + " in time")
         return Status.GOOD
     chain = chain_in(args.places, args, context)
@@ -105,7 +109,7 @@ def _row(point: tapestream.archive.RestorePoint) -> tuple[dict[str, object], tup
         "places": [backup.place for backup in point.chain.backups] if point.chain else [],
         "problem": point.problem,
     }
-    state = point.problem or "can be restored"
+    state = "NO" if point.problem else "yes"
     return values, (time_text(point.time), kind_text(point.info), str(backups or "-"), state)
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from .output import Output
 
-TITLES = ("VM", "DISK", "WHEN", "KIND", ">SIZE", "COMPLETE", "PLACE")
+TITLES = ("VM~", "DISK~", "WHEN", "KIND", ">SIZE", "OK", "PLACE~")
 
 
 def kind_text(info: tapestream.BackupInfo) -> str:
@@ -80,10 +80,8 @@ def show_backups(found: Iterable[Found], out: Output, *, event: str = "backup") 
     """Show backups as a table, and what is wrong with some of them after it."""
     backups = list(found)
     rows = [(backup.values, backup.cells) for backup in backups]
-    out.table(event, TITLES, rows)
-    for backup in backups:
-        if backup.problem:
-            out.note(f"{backup.place}: {backup.problem}")
+    notes = [f"{backup.place}: {backup.problem}" for backup in backups if backup.problem]
+    out.table(event, TITLES, rows, notes=notes)
 
 
 def count_text(count: int, what: str) -> str:

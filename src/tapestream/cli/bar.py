@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     import tapestream
 
 
+# The line fits into 80 columns, however wide the terminal is: it may become narrower meanwhile.
+_WIDTH = 20
+
+
 class Bar:
     """One line on standard error: what, a bar, how much, how fast, how long.
 
@@ -27,12 +31,11 @@ class Bar:
     def __init__(self, what: str) -> None:
         self._progress = Progress(
             TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=None),
+            BarColumn(bar_width=_WIDTH),
             TaskProgressColumn(),
             TextColumn("{task.fields[amount]}", markup=False),
             console=Console(stderr=True),
             transient=True,
-            expand=True,
         )
         self._task = self._progress.add_task(what, total=None, amount="")
 

@@ -122,7 +122,7 @@ def _show_backups(backups: list[tapestream.tape.CatalogBackup], context: Context
         )
         for backup in backups
     ]
-    lines = table(("TIME", "KIND", ">DISK SIZE", "STATE", "TAPE:FILE", "NAME"), rows)
+    lines = table(("TIME", "KIND", ">DISK SIZE", "STATE", "TAPE:FILE", "NAME~"), rows)
     lines[0] = f"\n{lines[0]}"
     _show_rows(context, "backup", [_values(backup) for backup in backups], lines)
 
@@ -162,7 +162,7 @@ def _find(args: argparse.Namespace, context: Context) -> Status:
         for backup in found
         for volume in _needed(backup)
     ]
-    lines = table(("TAPE", ">FILE", ">VOLUME", "TIME", "KIND", "NAME"), rows)
+    lines = table(("TAPE", ">FILE", ">VOLUME", "TIME", "KIND", "NAME~"), rows)
     context.out.show("chain", {"backups": [_values(backup) for backup in found]}, "\n".join(lines))
     tapes = list(dict.fromkeys(row[0] for row in rows))
     word = "tape" if len(tapes) == 1 else "tapes"

@@ -60,7 +60,15 @@ def copied(result: tapestream.CopyResult, **values: object) -> tuple[Mapping[str
     if places:
         where = (f"{place.label or 'a tape without a label'}:{place.file}" for place in places)
         text += f", on {', '.join(where)}"
+    if result.receipt is not None:
+        places = result.receipt.places
+        found["tapes"] = [{"label": place.label, "file": place.file} for place in places]
+        text += f", on {', '.join(map(_tape_text, places))}"
     return found, text
+
+
+def _tape_text(place: tapestream.tape.TapePlace) -> str:
+    return f"tape {place.label or 'without a label'}, file {place.file}"
 
 
 def _volume(place: tapestream.tape.TapePlace) -> dict[str, object]:

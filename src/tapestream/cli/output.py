@@ -53,13 +53,16 @@ class Output(Protocol):
             text: The same for people; may have several lines.
         """
 
-    def table(self, event: str, headings: Sequence[str], rows: Sequence[Row]) -> None:
+    def table(
+        self, event: str, headings: Sequence[str], rows: Sequence[Row], *, notes: Sequence[str] = ()
+    ) -> None:
         """Show a table of what was asked for: an object for each row, for programs.
 
         Args:
             event: The kind of these objects.
-            headings: One for each column; it begins with ">" if the column has numbers.
+            headings: One for each column, as for `tables.table`.
             rows: For each row, the values of its object, and its cells.
+            notes: Lines for people, after the table.
         """
 
     def result(self, values: Mapping[str, object], text: str) -> None:
@@ -109,8 +112,11 @@ class ForPeople(Output):
         self._write(sys.stderr if self._stdout_is_taken else sys.stdout, text)
 
     @override
-    def table(self, event: str, headings: Sequence[str], rows: Sequence[Row]) -> None:
-        self.show(event, {}, "\n".join(table(headings, [cells for _, cells in rows])))
+    def table(
+        self, event: str, headings: Sequence[str], rows: Sequence[Row], *, notes: Sequence[str] = ()
+    ) -> None:
+        lines = table(headings, [cells for _, cells in rows])
+        self.show(event, {}, "\n".join([*lines, *notes]))
 
     @override
     def result(self, values: Mapping[str, object], text: str) -> None:
@@ -173,7 +179,9 @@ class ForPrograms(Output):
         self._print({"event": event, **values})
 
     @override
-    def table(self, event: str, headings: Sequence[str], rows: Sequence[Row]) -> None:
+    def table(
+        self, event: str, headings: Sequence[str], rows: Sequence[Row], *, notes: Sequence[str] = ()
+    ) -> None:
         for values, _ in rows:
             self.show(event, values, "")
 

@@ -7,21 +7,22 @@ import sys
 import unicodedata
 from collections.abc import Sequence
 
-# A column that is cut to fit the terminal keeps at least this many characters.
+# Columns of the terminal that a column of the table keeps at least.
 _LEAST = 8
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """The lines of a table: the headings, and the rows.
 
-    Numbers stand on the right of their column: a heading that begins with ">" says so. On a
-    terminal, the widest columns are cut until the table fits. Anywhere else, nothing is cut.
+    A heading that begins with ">" is that of numbers: they stand on the right of their column. One
+    that ends with "~" is that of names: on a terminal, their middle is left out until the table
+    fits. Anywhere else, nothing is left out.
     """
-    names = [heading.lstrip(">") for heading in headings]
+    names = [heading.strip(">~") for heading in headings]
     lines = [names, *([printable(cell) for cell in row] for row in rows)]
     widths = [max(map(_width, column)) for column in zip(*lines, strict=True)]
     if sys.stdout.isatty():
-        _fit(widths, terminal_width())
+        _fit(widths, [i for i, heading in enumerate(headings) if heading.endswith("~")])
     return [
         "  ".join(
             _aligned(cell, width, right=heading.startswith(">"))
@@ -33,6 +34,8 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 def printable(text: str) -> str:
     """Escape what would change a terminal: a name in a tar may have any characters."""
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
@@ -44,10 +47,13 @@ def terminal_width() -> int:
         return 80
 
 
-def _fit(widths: list[int], most: int) -> None:
-    """Make the widest columns narrower, until all of them fit."""
-    while sum(widths) + 2 * (len(widths) - 1) > most and max(widths) > _LEAST:
-        widths[widths.index(max(widths))] -= 1
+def _fit(widths: list[int], flexible: Sequence[int]) -> None:
+    """Make the widest of the flexible columns narrower, until the table fits."""
+    while sum(widths) + 2 * (len(widths) - 1) > terminal_width():
+        widest = max(flexible, key=widths.__getitem__, default=0)
+        if widths[widest] <= _LEAST:
+            return
+        widths[widest] -= 1
 
 
 def _aligned(cell: str, width: int, *, right: bool) -> str:
