@@ -2,7 +2,7 @@
 
 Blocks marked `python` are run, those of a page in order and in one namespace, in a directory of
 their own; docs/README.md lists the names they are given. Blocks marked `py` need an engine, and
-are only compiled.
+are only compiled. Blocks marked `console` are run, too, and must show what they say.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ from tapestream.testing import (
 )
 from tapestream.testing.drive import Cartridge, FakeDrive
 
+from .cli.console import examples, is_as_shown, shown_by, surroundings
 from .servers.examples import names_of_other_servers
 
 ROOT = Path(__file__).parents[1]
@@ -276,6 +277,19 @@ def test_examples_run(page: Path, daemon: ImageioDaemon, library: TapeLibrary) -
 def test_examples_for_an_engine_compile(page: Path) -> None:
     for block in code_blocks(page, "py"):
         block.compile()
+
+
+@pytest.mark.usefixtures("in_tmp_path")
+@each_page_with("console")
+def test_commands_show_what_the_examples_say(page: Path, daemon: ImageioDaemon) -> None:
+    with surroundings(daemon):
+        wrong = [
+            f"{example.command}\n{shown}\n"
+            for block in code_blocks(page, "console")
+            for example in examples(block.code)
+            if not is_as_shown(example, shown := shown_by(example.command))
+        ]
+    assert wrong == [], "\n".join(wrong)
 
 
 # A backup that takes a minute. It stands in for the transfer of the examples.
