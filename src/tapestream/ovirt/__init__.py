@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .connection import EngineConnection, EngineSettings, connect, read_settings
     from .disks import NewDisk, new_disk, qcow2_size
     from .leftovers import KilledRun, clean_up_killed_runs
+    from .restore import RestoredDisk, VMRestoreReport, restore_vm
     from .signals import exit_on_sigterm
     from .timeouts import EngineTimeouts
     from .transfers import Transfer
@@ -34,6 +35,7 @@ else:
             ".disks": "NewDisk new_disk qcow2_size",
             ".leftovers": "KilledRun clean_up_killed_runs",
             ".signals": "exit_on_sigterm",
+            ".restore": "RestoredDisk VMRestoreReport restore_vm",
             ".timeouts": "EngineTimeouts",
             ".transfers": "Transfer",
             ".uploads": "upload_transfer",
@@ -52,11 +54,13 @@ __all__ = [
     "KilledRun",
     "NewDisk",
     "Parent",
+    "RestoredDisk",
     "Transfer",
     "VMBackup",
     "VMBackupReport",
     "VMCheckpoint",
     "VMDisk",
+    "VMRestoreReport",
     "back_up_vm",
     "checkpoints",
     "clean_up_killed_runs",
@@ -70,6 +74,7 @@ __all__ = [
     "qcow2_size",
     "read_settings",
     "remove_checkpoint",
+    "restore_vm",
     "upload_transfer",
     "vm_backup",
 ]

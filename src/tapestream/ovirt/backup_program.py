@@ -15,7 +15,7 @@ from .backup_report import DiskReport, VMBackupReport
 from .backup_targets import BackupTarget, TarOptions, target_of
 from .backups import BackupDisk, VMBackup, download_transfer, vm_backup
 from .cleaning import note
-from .connection import EngineConnection
+from .connection import host_trust
 from .leftovers import clean_up_killed_runs
 from .sdk import sdk
 from .timeouts import EngineTimeouts
@@ -126,7 +126,7 @@ def back_up_vm(
     copying = _Copying(
         where,
         TarOptions(checksum, on_volume_full, cancel),
-        *_trust(connection, cafile, secure),
+        *host_trust(connection, cafile, secure),
         host_here(connection, chosen, vdsm_id),
         max_rate,
         progress,
@@ -173,18 +173,6 @@ def _backups_before(
     if here is None or archive is None:
         return archive if here is None else here
     return here + archive
-
-
-def _trust(
-    connection: sdk.Connection, cafile: str | os.PathLike[str] | None, secure: bool | None
-) -> tuple[str | os.PathLike[str] | None, bool]:
-    """Which certificates of hosts are good: what was given, or else what the settings say."""
-    settings = connection.settings if isinstance(connection, EngineConnection) else None
-    if cafile is None and settings is not None:
-        cafile = settings.host_cafile
-    if secure is None:
-        secure = settings is None or settings.secure
-    return cafile, secure
 
 
 def _back_up_disk(

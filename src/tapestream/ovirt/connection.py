@@ -210,3 +210,15 @@ def _boolean(name: str, text: str) -> bool:
         return _BOOLEANS[text.lower()]
     except KeyError:
         raise UsageError(f"{name} must be true or false, not {text!r}") from None
+
+
+def host_trust(
+    connection: sdk.Connection, cafile: str | os.PathLike[str] | None, secure: bool | None
+) -> tuple[str | os.PathLike[str] | None, bool]:
+    """Which certificates of hosts are good: what was given, or else what the settings say."""
+    settings = connection.settings if isinstance(connection, EngineConnection) else None
+    if cafile is None and settings is not None:
+        cafile = settings.host_cafile
+    if secure is None:
+        secure = settings is None or settings.secure
+    return cafile, secure

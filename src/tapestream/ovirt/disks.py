@@ -13,7 +13,7 @@ import tapestream
 from ..arguments import flag, number
 from ..errors import EngineError, UsageError
 from .asking import NOT_FOUND, asking, repeat
-from .cleaning import clean_up
+from .cleaning import clean_up, uninterrupted
 from .sdk import sdk, types
 from .timeouts import EngineTimeouts
 from .waiting import Waiting, wait_for
@@ -122,13 +122,13 @@ def _add(
 ) -> None:
     def add() -> None:
         with asking(f"make the disk {disk.name}"):
-            connection.system_service().disks_service().add(wanted)
+            uninterrupted(lambda: connection.system_service().disks_service().add(wanted))
 
     repeat(add, timeouts, done=lambda: _exists(connection, disk.id))
 
 
-def remove_disk(connection: sdk.Connection, disk_id: str, timeouts: EngineTimeouts) -> None:
-    """Remove a disk, and wait until it is gone. One that does not exist is fine.
+def remove_disk(connection: sdk.Connection, disk_id: str, timeouts: EngineTimeouts) -> bool:
+    """Remove a disk, wait until it is gone, and return whether it was there.
 
     It may be locked at first: the engine removes the disk of an upload that was cancelled itself.
 
@@ -140,6 +140,8 @@ def remove_disk(connection: sdk.Connection, disk_id: str, timeouts: EngineTimeou
         with asking(f"remove the disk {disk_id}"):
             _service(connection, disk_id).remove()
 
+    if not repeat(lambda: _exists(connection, disk_id), timeouts):
+        return False
     try:
         repeat(remove, timeouts, done=lambda: not _exists(connection, disk_id))
         # Until the engine has removed it, it can be seen in any status.
@@ -155,6 +157,7 @@ def remove_disk(connection: sdk.Connection, disk_id: str, timeouts: EngineTimeou
     except EngineError as e:
         if e.status != NOT_FOUND:
             raise
+    return True
 
 
 def wait_for_disk(

@@ -6,9 +6,11 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from ..errors import TapestreamError
 from .backups import EngineBackup
+from .restore_record import restore_of, undo_restore
 from .sdk import sdk
 from .state import Facts, OldRecord, old_records, state_directory
 from .timeouts import EngineTimeouts
@@ -23,11 +25,12 @@ class KilledRun:
     Attributes:
         file: The file that the run left.
         vm_name: The VM; "" if the file does not say.
-        backup_id: The backup; "" if the file does not say.
+        backup_id: The backup; "" for a restore, or if the file does not say.
         started: When the run started, as an RFC 3339 time; "" if the file does not say.
         done: What was done, as sentences without their full stops.
         problem: Why it could not be cleaned up, or is not ours to clean up. The file is still
             there. None if everything is done, and the file is gone.
+        kind: Whether it was a backup or a restore.
     """
 
     file: Path
@@ -36,11 +39,12 @@ class KilledRun:
     started: str = ""
     done: tuple[str, ...] = ()
     problem: str | None = None
+    kind: Literal["backup", "restore"] = "backup"
 
     def __str__(self) -> str:
-        if not self.backup_id:
+        if not self.started:
             return f"{self.file}: {self.problem}"
-        text = f"the backup of VM {self.vm_name} that started at {self.started} was killed"
+        text = f"the {self.kind} of VM {self.vm_name} that started at {self.started} was killed"
         done = ", ".join(self.done) or "nothing was left of it"
         return f"{text}: {done}" + (f"; {self.problem}" if self.problem else "")
 
@@ -51,10 +55,11 @@ def clean_up_killed_runs(
     state: str | os.PathLike[str] | None = None,
     timeouts: EngineTimeouts | None = None,
 ) -> list[KilledRun]:
-    """Do what runs could not do that were killed: see `vm_backup`.
+    """Do what runs could not do that were killed: see `vm_backup` and `restore_vm`.
 
     Their transfers are cancelled, their backups are finalized, and a checkpoint is removed unless
-    every disk was copied. Runs that are under way are left alone. `back_up_vm` calls this first.
+    every disk was copied. A VM that was not restored to its end is removed, with its new disks.
+    Runs that are under way are left alone. `back_up_vm` calls this first.
 
     Args:
         connection: The connection to the engine.
@@ -118,16 +123,24 @@ def _run_of(facts: Sequence[Facts]) -> _Run | None:
 
 
 def _cleaned(connection: sdk.Connection, record: OldRecord, timeouts: EngineTimeouts) -> KilledRun:
-    run = _run_of(record.facts or ())
+    facts = record.facts or ()
+    run = _run_of(facts) or restore_of(facts)
     if run is None:
         problem = "it is no file about a backup, or it is damaged: look at it, and remove it"
         return KilledRun(record.path, problem=problem)
-    found = KilledRun(record.path, run.vm_name, run.backup_id, run.started)
+    found = KilledRun(record.path, run.vm_name, started=run.started)
+    if isinstance(run, _Run):
+        found = replace(found, backup_id=run.backup_id)
+    else:
+        found = replace(found, kind="restore")
     if run.engine != connection.url:
         return replace(found, problem=f"it is left for a run with the engine {run.engine}")
     done: list[str] = []
     try:
-        _clean(connection, run, timeouts, done)
+        if isinstance(run, _Run):
+            _clean(connection, run, timeouts, done)
+        else:
+            done += undo_restore(run.vm(connection, timeouts), run.disks)
         record.remove()
     except TapestreamError as e:
         return replace(found, done=tuple(done), problem=f"{e.message}; the next run tries again")

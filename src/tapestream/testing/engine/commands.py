@@ -118,6 +118,7 @@ class Commands(OfThisProcess):
         if not renewed and found.vm_id in self._inventory.vms:
             raise refused(f"Cannot import VM. VM id already exists (name: {name}).")
         vm = VmDouble(new_id() if renewed else found.vm_id, name, cluster.name, found.memory)
+        vm.comment = request.findtext("comment", found.comment)
         vm.progress = Progress(self._phases.vm_add)
         self._inventory.vms[vm.id] = vm
         for id_ in found.disks:
@@ -125,6 +126,16 @@ class Commands(OfThisProcess):
             if disk is not None and disk.status == "ok" and not self._is_attached(disk):
                 vm.attachments.append(Attachment(disk))
         return vm
+
+    def update_vm(self, vm: VmDouble, request: ET.Element) -> None:
+        """Change the name or the comment of a VM."""
+        if {each.tag for each in request} - {"name", "comment"}:
+            raise invalid("this double changes only the name and the comment of a VM")
+        name = request.findtext("name", vm.name)
+        if any(other.name == name and other is not vm for other in self._inventory.vms.values()):
+            raise refused("Cannot edit VM. The VM name is already in use, please choose another.")
+        vm.name = name
+        vm.comment = request.findtext("comment", vm.comment)
 
     def remove_vm(self, vm: VmDouble, *, detach_only: bool) -> None:
         """Remove a VM that is down, and its disks unless they are only to be detached."""

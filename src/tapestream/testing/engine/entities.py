@@ -147,6 +147,7 @@ class VmDouble(OfThisProcess):
         name: Its name.
         cluster: The name of its cluster.
         memory: Its memory in MiB.
+        comment: Its comment.
         attachments: Its disks, and how they are attached.
         checkpoints: Its checkpoints, from the oldest to the newest.
         status: "up", "down", or another status of the API; a test may set it.
@@ -156,6 +157,7 @@ class VmDouble(OfThisProcess):
     name: str
     cluster: str
     memory: int = 1024
+    comment: str = ""
     attachments: list[Attachment] = field(default_factory=list)
     checkpoints: list[Checkpoint] = field(default_factory=list)
     progress: Progress = field(default_factory=lambda: Progress(("down",)))

@@ -48,12 +48,14 @@ class Configuration:
         vm_id: The id of the VM.
         name: Its name.
         memory: Its memory in MiB.
+        comment: Its comment.
         disks: The ids of its disks.
     """
 
     vm_id: str
     name: str
     memory: int
+    comment: str
     disks: tuple[str, ...]
 
 
@@ -73,6 +75,7 @@ def write(vm: VmDouble) -> str:
         "</Section>"
         '<Content ovf:id="out" xsi:type="ovf:VirtualSystem_Type">'
         f"<Name>{escape(vm.name)}</Name><Description></Description>"
+        f"<Comment>{escape(vm.comment)}</Comment>"
         f"<ClusterName>{escape(vm.cluster)}</ClusterName>"
         f'<Section ovf:id="{vm.id}" ovf:required="false" '
         'xsi:type="ovf:OperatingSystemSection_Type"><Info>Guest Operating System</Info>'
@@ -161,4 +164,5 @@ def read(text: str) -> Configuration:
     memory = items[_MEMORY].findtext(f"{{{_RASD}}}VirtualQuantity", "")
     files = [disk.get(f"{{{_OVF}}}fileRef", "") for disk in root.iterfind("Section/Disk")]
     disks = tuple(file.partition("/")[0] for file in files)
-    return Configuration(system.get(f"{{{_OVF}}}id", ""), name, int(memory), disks)
+    comment = content.findtext("Comment", "")
+    return Configuration(system.get(f"{{{_OVF}}}id", ""), name, int(memory), comment, disks)

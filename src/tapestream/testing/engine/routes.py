@@ -179,6 +179,13 @@ def _get_vm(engine: Engine, request: Request, vm_id: str) -> Reply:
     return Reply(200, vocabulary.vm(vm, all_content=request.all_content))
 
 
+@_route("PUT", "/vms/{vm_id}")
+def _update_vm(engine: Engine, request: Request, vm_id: str) -> Reply:
+    vm = _vm(engine, vm_id)
+    engine.commands.update_vm(vm, vocabulary.parse(request.body, "vm"))
+    return Reply(200, vocabulary.vm(vm))
+
+
 @_route("DELETE", "/vms/{vm_id}")
 def _remove_vm(engine: Engine, request: Request, vm_id: str) -> Reply:
     detach_only = request.query.get("detach_only") == "true"

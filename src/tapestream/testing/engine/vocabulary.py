@@ -113,6 +113,7 @@ _SHAPES = {
     "vm": _shape(
         "",
         {"cluster": "named", "initialization": "initialization"},
+        comment=_is_text,
         description=_is_text,
         name=_is_text,
     ),
@@ -248,7 +249,7 @@ def api() -> ET.Element:
 def vm(found: VmDouble, *, all_content: bool = False) -> ET.Element:
     """Return a VM; its OVF only if it is asked for, as the engine does."""
     element = _reference("vm", found.id, "vms")
-    element.extend(_values(name=found.name, status=found.status))
+    element.extend(_values(comment=found.comment, name=found.name, status=found.status))
     element.append(_element("cluster", *_values(name=found.cluster)))
     if all_content:
         configuration = _element("configuration", *_values(data=found.ovf, type="ovf"))
