@@ -93,7 +93,8 @@ def test_the_bar_fits_and_is_gone_at_the_end(
     assert all(len(line) <= columns for line in drawn)
     assert any(re.search(r"[\d.]+ (MiB|KiB|B)/3.0 MiB", line) for line in drawn)
     assert text.count("\x1b[?25l") == text.count("\x1b[?25h") == 1  # the cursor is back
-    assert "3.0 MiB of data" in shown_lines(text)[-2]
+    # The result is wrapped between words.
+    assert "3.0 MiB of data" in " ".join(shown_lines(text)[-4:-1])
 
 
 def test_without_rich_there_are_lines(shared_week: Week, tmp_path: Path) -> None:

@@ -101,7 +101,7 @@ def test_a_merge_to_tape_says_where_it_is(
 ) -> None:
     drive.write_label("T0001")
     shown = terminal.tapestream("merge", full_backup(tmp_path), "-o", drive.path)
-    assert "on T0001:1" in shown
+    assert "on tape T0001, file 1" in shown
     assert listing(drive) == ["label T0001", "a-id"]
 
 
@@ -178,7 +178,7 @@ def test_somebody_at_a_terminal_is_asked_for_the_next_tape(tmp_path: Path) -> No
     shown = " ".join(at_terminal(PROGRAM, tmp_path).split())
     assert "The tape is full. Volume 2 of mail, a of 2026-11-23" in shown
     assert "Volume 3 of mail, a" in shown
-    assert "T0:1, T1:1, T2:1" in shown
+    assert "tape T0, file 1, tape T1, file 1, tape T2, file 1" in shown
     assert re.search(r"Volume 2 of mail, a [^.]*is on tape T1\. Load it into", shown)
     assert (tmp_path / "a.raw").read_bytes() == content
 

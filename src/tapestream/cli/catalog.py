@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import tapestream
 
 from .amounts import size_text, time_text
-from .backups import disk_text, kind_text
+from .backups import count_text, disk_text, kind_text
 from .parsing import add_command
 from .status import Status
 from .tables import table
@@ -80,7 +80,7 @@ def _catalog(args: argparse.Namespace, context: Context) -> Status:
         _show_backups(backups, context)
     context.out.result(
         {"catalog": args.catalog, "tapes": len(tapes), "backups": len(backups)},
-        f"\n{args.catalog}: {len(tapes)} tapes, {len(backups)} backups",
+        f"\n{args.catalog}: {count_text(len(tapes), 'tape')}, {count_text(len(backups), 'backup')}",
     )
     return Status.GOOD
 

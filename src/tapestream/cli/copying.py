@@ -40,10 +40,8 @@ def checksum_of(args: argparse.Namespace) -> str | None:
 
 def copied(result: tapestream.CopyResult, **values: object) -> tuple[Mapping[str, object], str]:
     """The result of a copy, for programs and for people."""
-    places = result.receipt.places if result.receipt is not None else ()
     found = {
         **values,
-        **({"volumes": [_volume(place) for place in places]} if places else {}),
         "size": result.size,
         "context": result.context,
         "data_bytes": result.data_bytes,
@@ -57,9 +55,6 @@ def copied(result: tapestream.CopyResult, **values: object) -> tuple[Mapping[str
         f"{size_text(result.data_bytes)} of data, of a disk of {size_text(result.size)}, "
         f"in {duration_text(result.seconds)} ({rate_text(result.rate)})"
     )
-    if places:
-        where = (f"{place.label or 'a tape without a label'}:{place.file}" for place in places)
-        text += f", on {', '.join(where)}"
     if result.receipt is not None:
         places = result.receipt.places
         found["tapes"] = [{"label": place.label, "file": place.file} for place in places]
@@ -69,7 +64,3 @@ def copied(result: tapestream.CopyResult, **values: object) -> tuple[Mapping[str
 
 def _tape_text(place: tapestream.tape.TapePlace) -> str:
     return f"tape {place.label or 'without a label'}, file {place.file}"
-
-
-def _volume(place: tapestream.tape.TapePlace) -> dict[str, object]:
-    return {"label": place.label, "file": place.file, "volume": place.volume}

@@ -21,7 +21,7 @@ import tapestream
 from .._typing import override
 from .hints import in_our_words
 from .status import Status
-from .tables import printable, table
+from .tables import printable, table, terminal_width, wrapped
 
 if TYPE_CHECKING:
     from .progress import Shown
@@ -157,7 +157,11 @@ class ForPeople(Output):
         return nullcontext() if self._shown is None else self._shown.paused()
 
     def _write(self, file: TextIO, text: str) -> None:
-        text = "\n".join(map(printable, text.split("\n")))
+        lines = [printable(line) for line in text.split("\n")]
+        if file.isatty():
+            width = terminal_width(file)
+            lines = [part for line in lines for part in wrapped(line, width)]
+        text = "\n".join(lines)
         if self._shown is not None and file.isatty():
             self._shown.print_above(text)
         else:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
+import textwrap
 import unicodedata
 from collections.abc import Sequence
+from typing import TextIO
 
 # Columns of the terminal that a column of the table keeps at least.
 _LEAST = 8
@@ -39,10 +41,17 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def terminal_width() -> int:
-    """Columns of the terminal; 80 if standard output is none."""
+def wrapped(text: str, width: int) -> list[str]:
+    """The lines of a long line: it breaks between words. A longer word stays whole."""
+    if len(text) <= width:
+        return [text]
+    return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
+
+
+def terminal_width(file: TextIO | None = None) -> int:
+    """Columns of the terminal that a file is, by default standard output; 80 if it is none."""
     try:
-        return os.get_terminal_size(sys.stdout.fileno()).columns or 80
+        return os.get_terminal_size((file or sys.stdout).fileno()).columns or 80
     except (OSError, ValueError):
         return 80
 

@@ -33,7 +33,7 @@ _DENSITIES = {
     0x60: "LTO-9",
 }
 # A row is shown as soon as its tape file was looked at, so the widths do not depend on the rows.
-_ROW = "{:>4}  {:19}  {:11}  {:>9}  {:10}  {}"
+_ROW = "{:>4}  {:16}  {:11}  {:>9}  {:10}  {}"
 
 
 def add_commands(commands: Commands) -> None:
@@ -247,7 +247,7 @@ def _row(entry: tapestream.tape.TapeEntry) -> str:
     if info is not None:
         return _ROW.format(
             entry.file,
-            time_text(info.created),
+            time_text(info.created)[:16],  # without seconds: the row fits into 80 columns
             kind_text(info),
             size_text(info.size),
             _state(entry),
@@ -265,7 +265,7 @@ def _state(entry: tapestream.tape.TapeEntry) -> str:
 
 
 def _name(entry: tapestream.tape.TapeEntry, info: tapestream.BackupInfo) -> str:
-    number = f", volume {entry.volume}" if entry.volume > 1 else ""
+    number = f", vol. {entry.volume}" if entry.volume > 1 else ""
     return f"{disk_text(info)}{number}"
 
 
