@@ -14,7 +14,7 @@ from tapestream import TarStreamSource
 from tapestream.testing import ImageioDaemon
 
 from .conftest import Disk, Week
-from .program import run, start
+from .program import call, run, start
 
 
 def test_a_backup_to_a_file_and_back_to_an_image(
@@ -85,14 +85,19 @@ def test_a_fifo_can_be_the_target_and_the_source(
     assert (tmp_path / "a.raw").read_bytes() == shared_week.sunday
 
 
-def test_a_chain_from_a_folder_to_a_server(disk: Disk, shared_week: Week) -> None:
+def test_a_chain_from_a_folder_to_a_server(
+    disk: Disk, shared_week: Week, daemon: ImageioDaemon
+) -> None:
+    hashes = daemon.log_file.read_text().count("CHECKSUM")
     ended = run(
         *["restore", shared_week.folder, "--url-file", disk.url_file, "--cafile", disk.cafile],
         "--check",
     )
     assert ended.status == 0, ended.err
     assert disk.image.read_bytes() == shared_week.monday
-    assert run("compare", "--url-file", disk.url_file, shared_week.folder, "--cafile", disk.cafile)
+    assert daemon.log_file.read_text().count("CHECKSUM") == hashes + 1
+    server = ["--url-file", disk.url_file, "--cafile", disk.cafile]
+    assert call("compare", shared_week.folder, *server).status == 0
     assert "sunday.tar" in ended.err
     assert "monday.tar" in ended.err
 

@@ -6,7 +6,8 @@ import os
 import shlex
 from pathlib import Path
 
-from tapestream import TarStreamSource
+from tapestream import Extent, Extents, TarStreamSource
+from tapestream.cli.extents import strip_of
 
 from .conftest import MIB, Disk, Week, write_sparse
 from .program import PROGRAM, call, environment, run, start
@@ -144,6 +145,12 @@ def test_extents_as_a_table_and_as_a_strip(shared_week: Week) -> None:
     assert strip[60:68] == "@" * 8
     ended = call("extents", shared_week.incremental)
     assert "clean" in ended.out
+
+
+def test_a_part_of_the_disk_is_darker_the_more_of_it_is_data() -> None:
+    used = [Extent(0, 4), Extent(4, 6, zero=True), Extent(10, 2), Extent(12, 4, zero=True)]
+    assert strip_of(Extents.of(used), 4) == "@ + "
+    assert strip_of(Extents.of([Extent(0, 1), Extent(1, 999, zero=True)]), 2) == ". "
 
 
 def test_a_program_that_stops_reading_ends_it_without_a_word(shared_week: Week) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
 
 import pytest
+
+from tapestream.cli.status import MEANINGS
 
 from .program import call, environment
 
@@ -35,6 +38,13 @@ def test_the_console_script_is_the_same_program() -> None:
     line = next(line for line in text.splitlines() if line.startswith("tapestream = "))
     module, _, name = line.split('"')[1].partition(":")
     assert callable(getattr(import_module(module), name))
+
+
+def test_the_docs_list_the_exit_statuses() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "command-line.md").read_text()
+    table = text.split("## Exit status")[1]
+    documented = dict(re.findall(r"^\| (\d+) \| (.*) \|$", table.replace("`", ""), re.MULTILINE))
+    assert documented == {str(int(status)): meaning for status, meaning in MEANINGS.items()}
 
 
 def test_help_fits_into_80_columns() -> None:

@@ -16,7 +16,7 @@ from .status import MEANINGS, Status
 # The modules of commands, in the order of the help. Each has an `add_commands`.
 GROUPS = ("backup", "restore", "archive", "extents", "checks", "merge", "tape", "completion")
 
-_NOTICE = "Ending. Press Ctrl-C again if this takes too long.\n"
+_NOTICE = "\nEnding. Press Ctrl-C again if this takes too long.\n"
 
 
 def main(

@@ -67,6 +67,12 @@ def has_many(place: str, context: Context) -> bool:
     return os.path.isdir(place) or context.drives.find(place) is not None
 
 
+def read_folder(folder: str, context: Context) -> tapestream.archive.Archive:
+    """All backups in a folder."""
+    with context.interruptible():
+        return tapestream.archive.read_folder(folder)
+
+
 def archive_of(
     places: Sequence[str], context: Context, *, catalog: str | None = None
 ) -> tapestream.archive.Archive:
@@ -81,7 +87,7 @@ def archive_of(
     for place in places:
         drive = context.drives.find(place)
         if drive is None:
-            archives.append(tapestream.archive.read_folder(place))
+            archives.append(read_folder(place, context))
         else:
             archives.append(read_tapes(drive, catalog, context))
     return reduce(add, archives)
@@ -192,7 +198,7 @@ def _chain_of_incremental(
     if info.context == "zero" or info.checkpoint_id is None:
         return None
     folder = os.path.dirname(sources[0]) or "."
-    archive = tapestream.archive.read_folder(folder)
+    archive = read_folder(folder, context)
     points = archive.restore_points(
         vm=info.vm_id or info.vm_name, disk=info.disk_id or info.disk_name
     )

@@ -47,13 +47,13 @@ class Signals:
     @contextmanager
     def raising(self) -> Iterator[None]:
         """Raise KeyboardInterrupt at the first signal that comes in this block, or came before."""
-        self._raises = True
+        before, self._raises = self._raises, True
         try:
             if self.number is not None:
                 raise KeyboardInterrupt
             yield
         finally:
-            self._raises = False
+            self._raises = before
 
     def _handle(self, number: int, _: FrameType | None) -> None:
         is_first = self.number is None
