@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,26 @@ def test_nothing_that_exists_is_overwritten(shared_week: Week, tmp_path: Path) -
     assert image.read_bytes() == b"precious" * 1000
     assert call("restore", shared_week.folder, image, "--overwrite").status == 0
     assert image.read_bytes() == shared_week.monday
+
+
+def test_a_disk_of_this_machine_is_never_overwritten_by_mistake(
+    shared_week: Week, tmp_path: Path
+) -> None:
+    disk = tmp_path / "disk"
+    try:
+        os.mknod(disk, stat.S_IFBLK | 0o600, os.makedev(240, 4095))  # for which there is no driver
+    except PermissionError:
+        pytest.skip("only root makes devices")
+    ended = call("restore", shared_week.folder, disk)
+    assert ended.status == 64
+    assert f"{disk} is a disk of this machine" in ended.err
+    assert "cannot open" in call("restore", shared_week.folder, disk, "--overwrite").err
+
+
+def test_quiet_shows_only_what_was_asked_for(shared_week: Week, tmp_path: Path) -> None:
+    assert call("restore", shared_week.folder, tmp_path / "a", "-q") == (0, "", "")
+    ended = call("restore", shared_week.folder, tmp_path / "b", "-q", "--json")
+    assert [row["event"] for row in ended.objects] == ["result"]
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,12 @@ def test_what_is_not_there_has_status_1_and_the_others_are_verified(shared_week:
     assert "/nowhere.tar" in ended.err
 
 
+def test_a_folder_without_backups_is_not_good(tmp_path: Path) -> None:
+    ended = call("verify", tmp_path)
+    assert ended.status == 2
+    assert "has no backups" in ended.err
+
+
 def test_disks_are_compared(shared_week: Week, disk: Disk, tmp_path: Path) -> None:
     image = tmp_path / "a.raw"
     write_sparse(image, shared_week.sunday)

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 _VERIFY = """\
 Reads everything, past all damage, and lists what is wrong. SOURCE is a backup in a file, a folder
-with backups, a tape drive, or - for standard input. The exit status is 0 if all are good, 1 if one
-is damaged or incomplete, and 2 if something is not a backup.
+with backups, - for standard input, or a tape drive. The exit status is 0 if all are good, 1 if one
+is damaged or incomplete, and 2 if something is not a backup, or if a folder has none.
 """
 _COMPARE = """\
 Each is a backup, a folder with backups (the chain for a point in time is compared), a raw image, a
@@ -66,6 +66,9 @@ def run_verify(args: argparse.Namespace, context: Context) -> Status:
                 context.out.warning(f"{file.place} cannot be read: {file.reason}")
                 found.append(Status.FAILED)
             opened = [(b.place, partial(b.open, cancel=context.cancel)) for b in archive.backups]
+            if not opened:  # it must not count as good, as a folder that is not mounted would
+                context.out.warning(f"{source} has no backups")
+                found.append(Status.NOT_A_BACKUP)
         else:
             opened = [(source, partial(stream, source, context, file=args.file))]
         found += [_verified(place, open_it, args, context) for place, open_it in opened]

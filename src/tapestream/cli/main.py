@@ -43,7 +43,7 @@ def main(
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # names may have any characters
-    out = ForPrograms() if args.json else ForPeople(quiet=args.quiet)
+    out = (ForPrograms if args.json else ForPeople)(quiet=args.quiet)
     cancel = tapestream.Cancel()
     is_watched = not args.json and sys.stderr.isatty()
     signals = Signals(cancel, _NOTICE if is_watched else None)

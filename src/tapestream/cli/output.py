@@ -169,9 +169,14 @@ class ForPeople(Output):
 
 
 class ForPrograms(Output):
-    """One JSON object a line."""
+    """One JSON object a line.
 
-    def __init__(self) -> None:
+    Args:
+        quiet: Show neither progress nor notes.
+    """
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._quiet = quiet
         self._file = sys.stdout
 
     @override
@@ -195,7 +200,8 @@ class ForPrograms(Output):
 
     @override
     def note(self, text: str) -> None:
-        self._print({"event": "note", "text": text})
+        if not self._quiet:
+            self._print({"event": "note", "text": text})
 
     @override
     def warning(self, text: str) -> None:
@@ -216,7 +222,7 @@ class ForPrograms(Output):
     @override
     @contextmanager
     def progress(self, what: str) -> Iterator[ReportsStatus | None]:
-        yield _ProgressObjects(what, self._print)
+        yield None if self._quiet else _ProgressObjects(what, self._print)
 
     @override
     def paused(self) -> AbstractContextManager[None]:

@@ -117,7 +117,9 @@ def _read(fd: int, name: str, context: Context) -> str:
             while len(found) < _MOST and (data := os.read(fd, _MOST)):
                 found += data
         except OSError as e:
-            raise tapestream.errors.LocalIOError(f"cannot read {name}", e) from e
+            raise tapestream.errors.LocalIOError(
+                f"cannot read {name}", e, hint="In a shell, '3< FILE' opens descriptor 3."
+            ) from e
     return _checked(found.decode(errors="replace"), name)
 
 
