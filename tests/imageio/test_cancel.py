@@ -381,7 +381,8 @@ def test_a_reader_that_is_cancelled_while_it_connects(monkeypatch: pytest.Monkey
             return connect(endpoint, cancellation)
 
         monkeypatch.setattr(Endpoint, "connect", cancel_and_connect)
-        with closing(source.open_reader()) as reader:
+        # The first reader gets the connection that was kept.
+        with closing(source.open_reader()), closing(source.open_reader()) as reader:
             reader.prefetch(0, PIECE)
             with pytest.raises(ServerError):
                 reader.readinto(0, memoryview(bytearray(PIECE)))

@@ -8,6 +8,7 @@ import logging
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,8 @@ def download(url: str, **options: Any) -> None:
     options = {"secure": False, **short, **options}
     with ImageioHTTPSource(url, **options) as source:
         source.extents()
-        check(repr(source), str(source), repr(source.open_reader()), repr(source.info))
+        with closing(source.open_reader()) as reader:
+            check(repr(source), str(source), repr(reader), repr(source.info))
         copy(source, MemorySink())
 
 

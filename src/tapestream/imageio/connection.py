@@ -97,6 +97,11 @@ class Connection:
         return self._exchange.sock is not None
 
     @property
+    def is_idle(self) -> bool:
+        """True while it is connected, as far as we know, and nothing is under way."""
+        return self.is_open and self._exchange.is_idle
+
+    @property
     def is_dropped(self) -> bool:
         """True when nothing is under way, and the server has hung up."""
         return self._exchange.is_dropped
@@ -354,6 +359,10 @@ class Connection:
         This also ends a connect and a TLS handshake. A signal handler may call it.
         """
         self._cancellation.cancel()
+
+    def begin_anew(self) -> None:
+        """Let the next user find out whether replies to its requests keep the connection open."""
+        self._exchange.persists = False
 
     def close(self) -> None:
         """Close the connection; the next use opens it again."""

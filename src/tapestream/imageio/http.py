@@ -64,9 +64,14 @@ class Exchange:
         self.connects = 0
 
     @property
+    def is_idle(self) -> bool:
+        """True when nothing is under way."""
+        return self.under_way == 0 and (self._reply is None or self._reply.isclosed())
+
+    @property
     def is_dropped(self) -> bool:
         """True when nothing is under way, and the server has hung up."""
-        return self.sock is not None and self._is_idle() and self.has_unread_input
+        return self.sock is not None and self.is_idle and self.has_unread_input
 
     @property
     def has_unread_input(self) -> bool:
@@ -189,9 +194,6 @@ class Exchange:
         if self._replies is not None:
             self._replies.end()
             self._replies = None
-
-    def _is_idle(self) -> bool:
-        return self.under_way == 0 and (self._reply is None or self._reply.isclosed())
 
 
 def _read_tls(sock: ssl.SSLSocket) -> Callable[[memoryview], int]:

@@ -7,14 +7,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 
 from ..errors import TransferError
+from .connection import Connection
 from .transfer import Transfer
 
 
 class KeptConnection(ABC):
     """A connection of a reader or a writer; a second thread keeps it alive while it is idle."""
 
-    def __init__(self, transfer: Transfer) -> None:
-        self._connection = transfer.connect()
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
         self._was_used = False  # since the last call of `keep_alive`
         self._is_closing = False
         # The thread of the reader or writer and the one that keeps connections alive share it.

@@ -110,7 +110,7 @@ class Download(KeptConnection):
     """One connection and the ranges requested over it; it resumes at the byte where it broke."""
 
     def __init__(self, transfer: Transfer, retries: int) -> None:
-        super().__init__(transfer)
+        super().__init__(transfer.take())
         self._tries = Tries(self._connection, retries)
         self._ranges: deque[tuple[int, int]] = deque()
         self._response: http.client.HTTPResponse | None = None  # the reply for the first range

@@ -125,6 +125,7 @@ class ImageioUploadSink(OfThisProcess, Sink):
             cancel=cancel,
         )
         if not self._transfer.can.writable:
+            self._transfer.close()
             raise TicketError("the ticket does not allow to write: it is that of a download")
         self._ledger = Ledger(self._transfer.can)
 
@@ -156,7 +157,8 @@ class ImageioUploadSink(OfThisProcess, Sink):
         if self._begun:
             raise UsageError("an ImageioUploadSink takes one backup: make a new one")
         self._begun = True
-        with self._transfer.connection() as connection:
+        # After this, no connection is kept: what is written goes over connections of its own.
+        with closing(self._transfer), self._transfer.connection() as connection:
             target = Target(connection, self._retries)
             held = target.extents()
             size = target.writable(held, info.size)
@@ -289,7 +291,8 @@ class ImageioUploadSink(OfThisProcess, Sink):
 
     @override
     def close(self) -> None:
-        """Do nothing: the writers have closed their connections."""
+        """Close the connection that was kept for `begin`; the writers have closed theirs."""
+        self._transfer.close()
 
     def __repr__(self) -> str:
         transfer = getattr(self, "_transfer", None)  # the constructor may have failed

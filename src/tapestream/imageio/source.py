@@ -30,7 +30,8 @@ class ImageioHTTPSource(OfThisProcess, Source):
     """Read a disk from an ovirt-imageio server.
 
     The constructor connects to the server, to ask what it can do. If the server runs on this host,
-    its unix socket is used. Connections for reading are opened only when the data is read.
+    its unix socket is used. One connection is kept for the extents, and for the first reader; more
+    are opened only when the data is read.
 
     Args:
         url: The `transfer_url` of a download transfer in phase "transferring".
@@ -218,7 +219,8 @@ class ImageioHTTPSource(OfThisProcess, Source):
 
     @override
     def close(self) -> None:
-        """Do nothing: the readers have closed their connections."""
+        """Close the connection that was kept for the next request; readers close their own."""
+        self._transfer.close()
 
     def __repr__(self) -> str:
         transfer = getattr(self, "_transfer", None)  # the constructor may have failed

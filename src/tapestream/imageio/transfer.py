@@ -15,6 +15,7 @@ from ..errors import ServerUnreachableError, TransferError
 from .capabilities import Capabilities
 from .connection import Connection
 from .endpoint import Endpoint, Timeouts
+from .idle import IdleConnection
 from .queries import get_capabilities
 from .retry import retry
 from .sockets import tls_context, trusted_users
@@ -57,26 +58,45 @@ class Transfer:
         self.can = Capabilities()
         self.is_local = False
         self._asking: set[Connection] = set()
+        self._idle = IdleConnection()
 
     def connect(self) -> Connection:
         """Make a connection; it connects when first used."""
         return Connection(self.endpoint, self.can)
 
+    def take(self) -> Connection:
+        """The connection that was kept after a few requests, or else a new one.
+
+        Whoever gets it closes it.
+        """
+        connection = self._idle.take()
+        if connection is None:
+            return self.connect()
+        connection.can = self.can
+        return connection
+
     @contextmanager
     def connection(self) -> Iterator[Connection]:
-        """A connection for a few requests; `cancel` makes them fail.
+        """A connection for a few requests, which is then kept; `cancel` makes them fail.
 
         Raises:
             OperationCancelledError: They were cancelled by the argument `cancel`.
         """
-        connection = self.connect()
+        connection = self.take()
         self._asking.add(connection)
         try:
             with ended_by(self._cancel, connection.cancel):
                 yield connection
+        except BaseException:
+            connection.close()
+            raise
         finally:
             self._asking.discard(connection)
-            connection.close()
+        self._idle.keep(connection)
+
+    def close(self) -> None:
+        """Close the connection that was kept, and keep none from now on."""
+        self._idle.close()
 
     def cancel(self) -> None:
         """Make other threads' calls that wait for the server in a `connection` fail."""
@@ -115,6 +135,8 @@ class Transfer:
             self.is_local = connection.is_local()
         if use_unix_socket and self.is_local and self.can.unix_socket:
             over_tcp = self.endpoint
+            self._idle.close()
+            self._idle = IdleConnection()
             self.endpoint = over_tcp._replace(unix_socket=self.can.unix_socket)
             try:
                 self.keep_alive()

@@ -36,7 +36,7 @@ class Upload(KeptConnection):
     """
 
     def __init__(self, transfer: Transfer, ledger: Ledger, retries: int) -> None:
-        super().__init__(transfer)
+        super().__init__(transfer.connect())
         self._retries = retries
         self._can_flush = transfer.can.flush
         self._ledger = ledger
