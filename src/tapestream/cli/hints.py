@@ -56,6 +56,27 @@ WORDS = {
     "Pass file=, the number that scan() or the catalog shows": (
         "Pass --file, the number that 'tapestream tape scan' shows"
     ),
+    # With an engine.
+    "Choose another name, or remove that VM first": "Pass another --name, or remove that VM first",
+    "Pass storage_domain": "Pass --storage-domain",
+    "Pass the OVF as `ovf`; or restore the disks only, with new_disk and upload_transfer": (
+        "Pass --ovf; or restore the disks only, with 'tapestream restore'"
+    ),
+    "Pass an earlier time as `at`": "Pass an earlier time (--at)",
+    "Name the disks to restore, to restore the VM without this one": (
+        "Pass --disk for each of the others, to restore the VM without this one"
+    ),
+    "Pass a folder, tars, a TapeDrive or an Archive. A pipe has one disk, and can be read once: "
+    "restore it with new_disk and upload_transfer": (
+        "Pass a folder, a tape drive or tars. A pipe has one disk: 'tapestream restore' restores it"
+    ),
+    "See read_settings for what is needed": "'tapestream vm list --help' says what is needed",
+    "See read_settings": "'tapestream vm list --help' says what is needed",
+    "Pass another directory as `state`": "Pass another folder (--state)",
+    "Pass the catalog of the tapes, or an archive with the backups before": (
+        "Pass --catalog, or --since with the folder that has the backups before"
+    ),
+    "; EngineTimeouts has the time limits": "",
 }
 
 

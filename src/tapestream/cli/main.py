@@ -14,7 +14,7 @@ from .parsing import Parser, add_common, new_parser
 from .status import MEANINGS, Status
 
 # The modules of commands, in the order of the help. Each has an `add_commands`.
-GROUPS = ("backup", "restore", "archive", "extents", "checks", "merge", "tape", "completion")
+GROUPS = ("vm", "backup", "restore", "archive", "extents", "checks", "merge", "tape", "completion")
 
 _NOTICE = "\nEnding. Press Ctrl-C again if this takes too long.\n"
 

@@ -17,12 +17,13 @@ if TYPE_CHECKING:
     from .disks import NewDisk, new_disk, qcow2_size
     from .leftovers import KilledRun, clean_up_killed_runs
     from .restore import RestoredDisk, VMRestoreReport, restore_vm
+    from .restore_plan import archive_of
     from .signals import exit_on_sigterm
     from .timeouts import EngineTimeouts
     from .transfers import Transfer
     from .uploads import upload_transfer
     from .vm_checkpoints import Parent, VMCheckpoint, checkpoints, parent_of, remove_checkpoint
-    from .vms import VM, VMDisk, find_vm, host_here
+    from .vms import VM, VMDisk, VMEntry, find_vm, host_here, list_vms
 else:
     # The same names again, loaded when first used; tests/test_names.py compares both lists.
     __getattr__, __dir__ = lazy(
@@ -36,11 +37,12 @@ else:
             ".leftovers": "KilledRun clean_up_killed_runs",
             ".signals": "exit_on_sigterm",
             ".restore": "RestoredDisk VMRestoreReport restore_vm",
+            ".restore_plan": "archive_of",
             ".timeouts": "EngineTimeouts",
             ".transfers": "Transfer",
             ".uploads": "upload_transfer",
             ".vm_checkpoints": "Parent VMCheckpoint checkpoints parent_of remove_checkpoint",
-            ".vms": "VM VMDisk find_vm host_here",
+            ".vms": "VM VMDisk VMEntry find_vm host_here list_vms",
         },
     )
 
@@ -60,7 +62,9 @@ __all__ = [
     "VMBackupReport",
     "VMCheckpoint",
     "VMDisk",
+    "VMEntry",
     "VMRestoreReport",
+    "archive_of",
     "back_up_vm",
     "checkpoints",
     "clean_up_killed_runs",
@@ -69,6 +73,7 @@ __all__ = [
     "exit_on_sigterm",
     "find_vm",
     "host_here",
+    "list_vms",
     "new_disk",
     "parent_of",
     "qcow2_size",

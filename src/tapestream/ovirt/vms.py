@@ -90,6 +90,35 @@ class VM:
         return found[0]
 
 
+@dataclass(frozen=True)
+class VMEntry:
+    """A VM in a list.
+
+    Attributes:
+        id: Its id.
+        name: Its name.
+        status: In the word of the API, such as "up" or "down".
+    """
+
+    id: str
+    name: str
+    status: str
+
+
+def list_vms(connection: sdk.Connection) -> list[VMEntry]:
+    """All VMs that the user may see, by their names.
+
+    Raises:
+        EngineError: The engine refused the request, or cannot be reached.
+    """
+    with asking("list the VMs"):
+        found = connection.system_service().vms_service().list()
+    return sorted(
+        (VMEntry(vm.id, vm.name, str(vm.status or "unknown")) for vm in found),
+        key=lambda vm: vm.name,
+    )
+
+
 def find_vm(connection: sdk.Connection, vm: str) -> VM:
     """Find a VM with its disks and its configuration.
 
