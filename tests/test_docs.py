@@ -19,7 +19,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from functools import partial
+from functools import partialmethod
 from pathlib import Path
 from types import CodeType
 from typing import Any, NamedTuple, cast
@@ -237,7 +237,11 @@ class TapeLibrary:
 @pytest.fixture
 def library(monkeypatch: pytest.MonkeyPatch) -> TapeLibrary:
     library = TapeLibrary()
-    monkeypatch.setattr(tape, "TapeDrive", partial(tape.TapeDrive, open_device=library.open))
+
+    class Drive(tape.TapeDrive):
+        __init__ = partialmethod(tape.TapeDrive.__init__, open_device=library.open)
+
+    monkeypatch.setattr(tape, "TapeDrive", Drive)
     return library
 
 
@@ -256,6 +260,9 @@ def test_examples_run(page: Path, daemon: ImageioDaemon, library: TapeLibrary) -
         names = stack.enter_context(names_of_the_docs(daemon))
         if page.name == "servers.md":
             names |= stack.enter_context(names_of_other_servers())
+        if page.name == "ovirt.md":
+            examples_of_ovirt = pytest.importorskip("tests.ovirt.examples", exc_type=ImportError)
+            stack.enter_context(examples_of_ovirt.an_engine(daemon))
         names["input"] = library.ask
         for block in blocks:
             library.prepare(block.code)
@@ -425,10 +432,8 @@ def test_make_targets_exist(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_examples_import_only_what_is_public(page: Path) -> None:
-    public = {
-        "tapestream",
-        *(f"tapestream.{name}" for name in ("archive", "backend", "errors", "tape", "testing")),
-    }
+    packages = ("archive", "backend", "errors", "ovirt", "tape", "testing")
+    public = {"tapestream", *(f"tapestream.{name}" for name in packages)}
     for language in ("python", "py"):
         for block in code_blocks(page, language):
             for node in ast.walk(ast.parse(block.code)):

@@ -196,7 +196,7 @@ def test_a_refusal_leaves_nothing(engine: EngineDouble, connection: Any, vm: VmD
 def test_an_error_of_the_end_does_not_hide_that_of_the_work(
     engine: EngineDouble, connection: Any, vm: VmDouble, tmp_path: Path
 ) -> None:
-    engine.refuse("POST", "/vms/*/backups/*/finalize", 400, "[No.]")
+    engine.refuse("POST", "/vms/*/backups/*/finalize", 405, "[No.]")
     with pytest.raises(LookupError) as caught, vm_backup(connection, vm.id, timeouts=FAST):
         raise LookupError
     [note] = caught.value.__notes__

@@ -34,8 +34,8 @@ def kill_a_run(
     copy = state / "copy"
     checkpoint = ""
     for request in ("cancel", "finalize"):
-        engine.refuse("POST", f"/imagetransfers/*/{request}", 400, times=0 if after_the_copy else 1)
-    engine.refuse("POST", "/vms/*/backups/*/finalize", 400)
+        engine.refuse("POST", f"/imagetransfers/*/{request}", 405, times=0 if after_the_copy else 1)
+    engine.refuse("POST", "/vms/*/backups/*/finalize", 405)
     with suppress(Exception), vm_backup(connection, vm.id, state=state, timeouts=FAST) as backup:
         checkpoint = str(backup.checkpoint_id)
         with download_transfer(connection, backup, backup.disks[0], timeouts=FAST):

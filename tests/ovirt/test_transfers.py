@@ -136,7 +136,7 @@ def test_it_does_not_end_well(
 def test_an_error_of_the_end_does_not_hide_that_of_the_work(
     engine: EngineDouble, download: Downloads
 ) -> None:
-    engine.refuse("POST", "/imagetransfers/*/cancel", 400, "[No.]")
+    engine.refuse("POST", "/imagetransfers/*/cancel", 405, "[No.]")
     with pytest.raises(LookupError) as caught, download():
         raise LookupError
     [note] = caught.value.__notes__

@@ -14,6 +14,7 @@ from .timeouts import EngineTimeouts
 
 T = TypeVar("T")
 NOT_FOUND = 404
+_BAD_REQUEST = 400
 _CONFLICT = 409
 
 
@@ -55,7 +56,11 @@ def may_succeed_later(error: EngineError) -> bool:
 
 
 def repeat(
-    ask: Callable[[], T], timeouts: EngineTimeouts, *, done: Callable[[], bool] = lambda: False
+    ask: Callable[[], T],
+    timeouts: EngineTimeouts,
+    *,
+    done: Callable[[], bool] = lambda: False,
+    ends: bool = False,
 ) -> T | None:
     """Make a request, and repeat it for up to `timeouts.refused` seconds.
 
@@ -64,6 +69,8 @@ def repeat(
         timeouts: How long, and how often.
         done: After a failure: whether the engine has done what is wanted, and needs no other
             request. So an action whose reply was lost is not repeated.
+        ends: The request ends something that must not stay open. It is also repeated after a 400,
+            by which an engine says that a host failed to do it.
 
     Returns:
         What `ask` returned; None if `done` says that nothing has to be done any more.
@@ -82,7 +89,7 @@ def repeat(
             with suppress(EngineError):
                 if done():
                     return None
-            if left <= 0 or not may_succeed_later(e):
+            if left <= 0 or not (may_succeed_later(e) or (ends and e.status == _BAD_REQUEST)):
                 raise
         time.sleep(min(pause, max(left, 0)))
     raise AssertionError  # the pauses have no end

@@ -371,9 +371,11 @@ class EngineBackup:
                 return one.get().phase in _ENDING
 
         try:
-            repeat(finalize, self.timeouts, done=is_ending)
-            goal = [Phase.SUCCEEDED] if must_succeed else _ENDED
-            on_the_way = [phase for phase in Phase if phase not in _ENDED]
+            repeat(finalize, self.timeouts, done=is_ending, ends=True)
+            if must_succeed:
+                goal, on_the_way = [Phase.SUCCEEDED], [Phase.READY, Phase.FINALIZING]
+            else:  # also from a phase that the SDK does not know: it is to end, not to be good
+                goal, on_the_way = [*_ENDED], [*Phase, None]
             self._wait(id_, goal, on_the_way, self.timeouts.backup_end)
         except EngineError as e:
             if e.status != NOT_FOUND:  # the engine forgets a backup some time after its end

@@ -141,8 +141,8 @@ class DiskTransfers:
         The engine removes the disk of an upload that is cancelled.
         """
         self._end(id_, "cancel")
-        on_the_way = [phase for phase in Phase if phase not in _ENDED]
-        self._wait_for_end(id_, _ENDED, on_the_way)
+        # From any phase, also one that the SDK does not know: it is to end, not to be good.
+        self._wait_for_end(id_, _ENDED, [*Phase, None])
 
     def cancel_new(self, ids: Collection[str], before: Collection[str]) -> None:
         """Cancel transfers, and all others that were not open `before`.
@@ -166,7 +166,7 @@ class DiskTransfers:
                 return one.get().phase in (*_ENDING, *_ENDED)
 
         try:
-            repeat(act, self.timeouts, done=is_ending)
+            repeat(act, self.timeouts, done=is_ending, ends=True)
         except EngineError as e:
             if e.status != NOT_FOUND:
                 raise

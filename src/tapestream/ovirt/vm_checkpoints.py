@@ -148,13 +148,13 @@ def remove_checkpoint(
             return _GONE
 
     try:
-        repeat(remove, timeouts)
+        repeat(remove, timeouts, ends=True)
     except EngineError as e:
         if e.status != NOT_FOUND:
             raise
         return False
     limit = timeouts.checkpoint_end
-    on_the_way = [*types.CheckpointState]
+    on_the_way = [*types.CheckpointState, None]
     waiting = Waiting(what, [_GONE], on_the_way, limit, checkpoint_id, phase_of=lambda state: state)
     wait_for(connection, waiting, look, timeouts)
     return True

@@ -19,6 +19,7 @@ from .._typing import Self
 _START_TIMEOUT = 30.0
 # At its end, qemu-nbd writes back what it has cached: that may take long.
 _STOP_TIMEOUT = 60.0
+_STOP_AGAIN = 0.1
 
 
 class ImageServer(OfThisProcess):
@@ -279,12 +280,16 @@ def _wait_for_socket(process: subprocess.Popen[bytes], path: Path) -> None:
 
 def _stop(process: subprocess.Popen[bytes], log_file: Path) -> None:
     died = process.poll() is not None
-    process.terminate()
-    try:
-        code = process.wait(_STOP_TIMEOUT)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        code = process.wait()
+    deadline = time.monotonic() + _STOP_TIMEOUT
+    code = None
+    while code is None:
+        # A SIGTERM is lost if it comes when qemu-nbd listens already, but is not in its loop yet.
+        if time.monotonic() < deadline:
+            process.terminate()
+        else:
+            process.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            code = process.wait(_STOP_AGAIN)
     if died or code != 0:
         message = log_file.read_text(errors="replace").strip()
         raise RuntimeError(f"qemu-nbd ended with code {code}: {message}")

@@ -334,3 +334,14 @@ def test_a_mistake_in_a_test(
         wrong(engine)
     with pytest.raises(RuntimeError, match="running already"):
         engine.start()
+
+
+def test_everything_is_good_again(engine: EngineDouble, vm: VmDouble) -> None:
+    engine.phases.backup_start = ("initializing", "failed")
+    engine.refuse("GET", "/vms", times=10**6)
+    engine.host.status = "down"
+    engine.heal()
+    with connected(engine) as system:
+        assert len(system.vms_service().list()) == 1
+        backup, _ = ready_backup(system, vm)
+        finish(backup)

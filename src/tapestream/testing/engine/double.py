@@ -7,6 +7,7 @@ import contextlib
 import ssl
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -339,6 +340,19 @@ class EngineDouble(OfThisProcess):
                     checkpoint.progress.phases = ("invalid",)
                     return
         raise ValueError(f"{vm.name} has no checkpoint {checkpoint_id}")
+
+    def heal(self) -> None:
+        """Let nothing go wrong any more.
+
+        What was asked for with `refuse`, `drop` and `when` is over, operations that start after
+        this have the usual phases, and the host is up. What has happened stays as it is.
+        """
+        with self._desk.lock:
+            self._desk.scripts.clear()
+            usual = EnginePhases()
+            for phase in fields(EnginePhases):  # the object may be in use
+                setattr(self.phases, phase.name, getattr(usual, phase.name))
+            self.host.status = "up"
 
     def pass_time(self, seconds: float) -> None:
         """Let the virtual clock go on: tokens expire, and idle transfers end.

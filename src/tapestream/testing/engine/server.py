@@ -147,6 +147,8 @@ class EngineServer(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    # Headers and body are sent together. Otherwise, the client's TCP waits 40 ms for more of them.
+    wbufsize = -1
 
     @override
     def log_message(self, format: str, *args: object) -> None:
