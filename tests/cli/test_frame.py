@@ -62,9 +62,14 @@ def test_wrong_usage_has_a_status_of_its_own(arguments: list[str]) -> None:
 
 
 def test_a_wrong_argument_that_is_a_url_is_not_shown() -> None:
-    ended = call("backup", URL, "disk.tar", "more", URL)
-    assert ended.status == 64
-    assert TICKET not in ended.err
+    for arguments in [URL, "disk.tar", "more", URL], [URL, "disk.tar", f"--nope={URL}"]:
+        ended = call("backup", *arguments)
+        assert ended.status == 64
+        assert TICKET not in ended.err
+    assert ended.err.splitlines() == [
+        "tapestream backup: there is no such option or argument: --nope=URL",
+        "Try 'tapestream backup --help'.",
+    ]
 
 
 def test_options_may_stand_before_and_after_the_command() -> None:

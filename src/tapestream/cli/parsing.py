@@ -51,7 +51,10 @@ class Parser(argparse.ArgumentParser):
             return super().parse_known_args(args, namespace)
         self._is_inside = True
         try:
-            return self.parse_known_intermixed_args(args, namespace)
+            found, unknown = self.parse_known_intermixed_args(args, namespace)
+            if unknown:  # otherwise the parser of the whole program would report them
+                self.error(f"there is no such option or argument: {' '.join(unknown)}")
+            return found, unknown
         finally:
             self._is_inside = False
 
