@@ -12,14 +12,21 @@ import shlex
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import NamedTuple
 
 from tapestream import BackupInfo, Extent, TarStreamSink, copy
 from tapestream.archive import file_name
-from tapestream.testing import ImageioDaemon, MemorySource, Pattern, serve_image
+from tapestream.testing import (
+    EngineDouble,
+    ImageioDaemon,
+    MemorySource,
+    Pattern,
+    serve_image,
+    write_pattern,
+)
 
 from .program import LIMIT, PROGRAM, environment
 
@@ -50,7 +57,9 @@ def shown_by(command: str) -> str:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        env=environment(PATH=f"{Path('bin').absolute()}:{os.environ['PATH']}"),
+        env=environment(
+            PATH=f"{Path('bin').absolute()}:{os.environ['PATH']}", HOME=str(Path.cwd())
+        ),
         timeout=LIMIT,
         check=False,
         text=True,
@@ -65,8 +74,22 @@ def is_as_shown(example: Example, shown: str) -> bool:
 
 
 @contextmanager
+def an_engine(daemon: ImageioDaemon) -> Iterator[None]:
+    """A double of an engine with a VM, and its configuration in the home directory: this one."""
+    Path("nightly").mkdir()
+    with EngineDouble(Path("engine").absolute(), daemon=daemon) as engine:
+        engine.write_config(Path.cwd())
+        for phases in fields(engine.phases):  # none of the waits is shown, so they can be short
+            setattr(engine.phases, phases.name, getattr(engine.phases, phases.name)[-1:])
+        vm = engine.add_vm("mail", [SIZE, 4 * 1024 * MIB])
+        write_pattern(vm.disks[0].path, ["write -P 1 0 48M"])
+        write_pattern(vm.disks[1].path, ["write -P 2 1G 16M"])
+        yield
+
+
+@contextmanager
 def surroundings(daemon: ImageioDaemon) -> Iterator[None]:
-    """Put what the examples expect into the current directory.
+    """Put what the examples expect into the current directory, which is also the home directory.
 
     These are the program; a folder with backups of two disks, of which one was aborted; files with
     transfer URLs of a download and of an upload, and the CA.
