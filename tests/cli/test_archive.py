@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from .conftest import Week
-from .program import call
+from .program import call, run
 
 
 def test_a_folder_is_listed_in_the_order_of_time(shared_week: Week) -> None:
@@ -36,6 +36,19 @@ def test_what_is_not_good_is_said_after_the_table(week: Week) -> None:
     ended = call("list", week.incremental, week.full, "--json")
     assert [row.get("complete") for row in ended.objects] == [True, False, None]
     assert ended.result["incomplete"] == 1
+
+
+def test_what_cannot_be_listed_is_reported_and_the_others_are_listed(week: Week) -> None:
+    other = week.folder / "other.raw"
+    other.write_bytes(week.sunday)
+    ended = call("list", other, week.full, "--json")
+    assert ended.status == 2
+    assert [row["event"] for row in ended.objects] == ["error", "backup", "result"]
+
+
+def test_the_end_of_a_pipe_is_not_known(shared_week: Week) -> None:
+    ended = run("list", "-", "--json", stdin=shared_week.full.read_bytes())
+    assert ended.objects[0]["complete"] is None
 
 
 def test_superseded_backups_are_listed(week: Week) -> None:

@@ -6,6 +6,8 @@ import os
 import shlex
 from pathlib import Path
 
+import pytest
+
 from tapestream import Extent, Extents, TarStreamSource
 from tapestream.cli.extents import strip_of
 
@@ -170,12 +172,14 @@ def test_a_program_that_stops_reading_ends_it_without_a_word(shared_week: Week) 
         assert process.wait(timeout=60) == 141
 
 
-def test_output_that_cannot_be_written_is_an_error(shared_week: Week) -> None:
-    for redirect in (">/dev/full", ">&-"):
-        process = start(
-            "list", shared_week.folder, prefix=["sh", "-c", f'exec "$@" {redirect}', ""]
-        )
-        _, stderr = process.communicate()
-        assert process.returncode == 1
-        assert stderr.startswith(b"tapestream: cannot write to standard output")
-        assert b"Traceback" not in stderr
+@pytest.mark.parametrize("redirect", [">/dev/full", ">&-"])
+@pytest.mark.parametrize("arguments", [[], ["--json"]])
+def test_output_that_cannot_be_written_is_an_error(
+    shared_week: Week, redirect: str, arguments: list[str]
+) -> None:
+    shell = ["sh", "-c", f'exec "$@" {redirect}', "sh"]
+    process = start("list", shared_week.folder, *arguments, prefix=shell)
+    _, stderr = process.communicate()
+    assert process.returncode == 1
+    assert stderr.startswith(b"tapestream: cannot write to standard output")
+    assert b"Traceback" not in stderr

@@ -12,7 +12,7 @@ from .amounts import time_text
 from .backups import Found, count_text, found_in, kind_text, show_backups
 from .parsing import Commands, add_command
 from .places import add_choice_options, archive_of, chain_in, has_many, stream
-from .status import Status
+from .status import Status, status_of
 
 if TYPE_CHECKING:
     from .context import Context
@@ -62,19 +62,24 @@ def add_commands(commands: Commands) -> None:
 def run_list(args: argparse.Namespace, context: Context) -> Status:
     """List backups."""
     found: list[Found] = []
+    status = Status.GOOD
     if args.superseded:
         archive = archive_of(args.places, context)
         found = [found_in(backup) for backup in archive.superseded()]
     else:
         for place in args.places:
-            found += _listed(place, context)
+            try:
+                found += _listed(place, context)
+            except (tapestream.errors.StreamError, tapestream.errors.LocalIOError) as e:
+                status = status_of(e)
+                context.out.error(e, status)
     show_backups(sorted(found, key=_order), context.out)
     broken = sum(bool(backup.problem) for backup in found)
     text = count_text(len(found), "backup")
     if broken:
         text += f", {broken} of them not complete"
     context.out.result({"backups": len(found), "incomplete": broken}, text)
-    return Status.GOOD
+    return status
 
 
 def run_find(args: argparse.Namespace, context: Context) -> Status:
@@ -122,10 +127,11 @@ def _listed(place: str, context: Context) -> list[Found]:
             context.out.warning(f"{file.place} cannot be read: {file.reason}")
         return [found_in(backup, place) for backup in archive.backups]
     with stream(place, context) as source:
-        problem: str | None = ""
+        is_file = os.path.isfile(place)
+        problem = "" if is_file else None  # the end of a pipe cannot be seen
         try:
             source.check_complete()
         except (tapestream.errors.StreamError, tapestream.errors.LocalIOError) as e:
             problem = e.message
-        stored = os.stat(place).st_size if os.path.isfile(place) else None
+        stored = os.stat(place).st_size if is_file else None
         return [Found(source.info, place, stored, problem)]

@@ -10,7 +10,7 @@ from signal import SIGINT
 
 import tapestream
 
-from .output import Output
+from .output import ForPeople, Output
 from .signals import Signals
 from .status import Status, status_of
 
@@ -24,6 +24,9 @@ def exit_status(run: Callable[[], Status], out: Output, signals: Signals, *, ver
             raise
         except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - each has its status
             status = _failed(error, out, signals, verbose=verbose)
+    except tapestream.errors.LocalIOError as e:  # not even the error could be shown there
+        ForPeople(quiet=True).error(e, Status.FAILED)
+        status = Status.FAILED
     except BrokenPipeError:
         status = Status.PIPE_CLOSED
     _drop_rest()
