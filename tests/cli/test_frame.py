@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tapestream._version import __version__
 from tapestream.cli.status import MEANINGS
 
 from .program import call, environment
@@ -38,6 +39,13 @@ def test_the_console_script_is_the_same_program() -> None:
     line = next(line for line in text.splitlines() if line.startswith("tapestream = "))
     module, _, name = line.split('"')[1].partition(":")
     assert callable(getattr(import_module(module), name))
+    script = Path(sys.executable).with_name("tapestream")
+    if not script.exists():
+        pytest.skip("the package was installed before it had a program")
+    version = subprocess.run(
+        [script, "--version"], env=environment(), capture_output=True, text=True, check=True
+    )
+    assert version.stdout == f"tapestream {__version__}\n"
 
 
 def test_the_docs_list_the_exit_statuses() -> None:
