@@ -101,6 +101,10 @@ moments: system venv ## Cancel each kind of copy at MOMENTS=1000 random moments,
 faults: system venv ## Let NUMBER=1000 faults happen to real copies, and judge each end.
 	$(PYTHON) -m tests.faults $(or $(NUMBER),1000) $(or $(FIRST),0) $(or $(WORKERS),2)
 
+.PHONY: trials
+trials: system venv ## Back up VMs while things go wrong at random, TRIALS=300 times, with a double of an oVirt engine.
+	$(PYTHON) -m tests.ovirt.trials --count $(or $(TRIALS),300) --seed $(SEED)
+
 .PHONY: fuzz
 fuzz: venv ## Look for bytes that break us, SECONDS=120 for each target; with atheris where it installs.
 	-$(PYTHON) -m pip install --quiet atheris

@@ -166,6 +166,16 @@ def test_it_never_gets_ready(
     assert engine.leftovers().checkpoints == ()
 
 
+def test_the_engine_gives_no_url(tmp_path: Path) -> None:
+    with EngineDouble(tmp_path / "own") as engine:
+        config = engine.write_config(tmp_path / "own")
+        engine.add_vm("mail", [MIB])
+        engine.daemon.kill()
+        message = "the download of disk mail_Disk1 has started, but the engine gives no URL for it"
+        with connect(config) as connection, pytest.raises(EngineError, match=message):
+            run(connection, "mail", download=True)
+
+
 def test_a_lost_reply_starts_no_second_backup(
     engine: EngineDouble, connection: Any, vm: VmDouble
 ) -> None:
@@ -191,6 +201,16 @@ def test_a_refusal_leaves_nothing(engine: EngineDouble, connection: Any, vm: VmD
         pass
     vm.disks[1].status = "ok"
     assert calls(engine, "/finalize") == 0
+
+
+def test_a_vm_of_which_another_backup_is_open(
+    engine: EngineDouble, connection: Any, vm: VmDouble
+) -> None:
+    with (
+        vm_backup(connection, vm.id, timeouts=FAST) as other,
+        pytest.raises(EngineError, match=f"{other.id} .tapestream {other.id}.\\. Finalize it"),
+    ):
+        run(connection, vm.id, timeouts=SHORT)
 
 
 def test_an_error_of_the_end_does_not_hide_that_of_the_work(

@@ -54,8 +54,9 @@ def test_a_run_that_was_killed_while_it_copied(
     [run] = clean_up_killed_runs(connection, state=tmp_path, timeouts=FAST)
     assert (run.vm_name, run.problem) == ("mail", None)
     assert str(run).endswith(
-        f"was killed: a download of disk {vm.disks[0].id} is cancelled, the backup is finalized, "
-        f"checkpoint {checkpoint} is removed, because not every disk was copied"
+        f"could not clean up: a download of disk {vm.disks[0].id} is cancelled, "
+        f"the backup is finalized, checkpoint {checkpoint} is removed, because not every disk was "
+        "copied"
     )
     left = engine.leftovers()
     assert (left.transfers, left.backups, left.checkpoints) == ((), (), ())
@@ -147,13 +148,14 @@ def test_files_that_say_nothing(engine: EngineDouble, connection: Any, tmp_path:
     (tmp_path / "other.run").write_text(json.dumps(first) + '\n{"transf')
     [run] = clean_up_killed_runs(connection, state=tmp_path)
     assert str(run) == (
-        "the backup of VM mail that started at 2026-11-18T22:30:00+00:00 was killed: nothing was "
-        "left of it; it is left for a run with the engine https://other/ovirt-engine/api"
+        "the backup of VM mail that started at 2026-11-18T22:30:00+00:00 was killed, or could not "
+        "clean up: nothing was left of it; it is left for a run with the engine "
+        "https://other/ovirt-engine/api"
     )
     assert [each.name for each in tmp_path.glob("*.run")] == ["other.run"]
     (tmp_path / "here.run").write_text(json.dumps({**first, "engine": connection.url}) + "\n")
     here = clean_up_killed_runs(connection, state=tmp_path, timeouts=FAST)[0]
-    assert str(here).endswith("was killed: nothing was left of it")
+    assert str(here).endswith("could not clean up: nothing was left of it")
     assert not (tmp_path / "here.run").exists()
 
 

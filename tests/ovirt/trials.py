@@ -195,8 +195,8 @@ class Trial(NamedTuple):
 
     @property
     def lasts(self) -> bool:
-        """Something is refused for good, perhaps what would clean up."""
-        return f"{FOREVER} times" in self.name
+        """The engine refuses something for good, or needs longer than the time limit."""
+        return f"{FOREVER} times" in self.name or "for too long" in self.name
 
 
 def random_trial(seed: int) -> Trial:
@@ -259,7 +259,8 @@ def _event(chance: random.Random) -> tuple[str, Callable[[World], None]]:
     if chance.random() < 0.5:
         operation = chance.choice(sorted(PHASES))
         phases = chance.choice(PHASES[operation])
-        return f"{operation} {phases[:3]}", lambda world: setattr(
+        slow = " for too long" if len(phases) > 100 else ""
+        return f"{operation} {phases[:3]}{slow}", lambda world: setattr(
             world.engine.phases, operation, phases
         )
     events: dict[str, Callable[[World], object]] = {

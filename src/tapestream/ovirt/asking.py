@@ -15,7 +15,7 @@ from .timeouts import EngineTimeouts
 T = TypeVar("T")
 NOT_FOUND = 404
 _BAD_REQUEST = 400
-_CONFLICT = 409
+CONFLICT = 409
 
 
 @contextmanager
@@ -52,7 +52,7 @@ def _reason(error: Any) -> str:
 def may_succeed_later(error: EngineError) -> bool:
     """Whether the same request may be good a little later: the engine is busy, or restarts."""
     login = isinstance(error, EngineLoginError)
-    return error.status == _CONFLICT or (error.is_transient and not login)
+    return error.status == CONFLICT or (error.is_transient and not login)
 
 
 def repeat(

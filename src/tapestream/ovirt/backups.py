@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any, Literal
@@ -14,7 +14,7 @@ import tapestream
 
 from .._log import Log
 from ..errors import EngineError, UsageError
-from .asking import NOT_FOUND, asking, repeat
+from .asking import CONFLICT, NOT_FOUND, asking, repeat
 from .cleaning import clean_up, uninterrupted
 from .sdk import sdk, types
 from .state import RunRecord, state_directory
@@ -81,7 +81,7 @@ class VMBackup:
         self.checkpoint_id: str | None = ready.to_checkpoint_id
         self.parent_id: str | None = ready.from_checkpoint_id
         self.disks = disks
-        self.record = record
+        self._record = record
         self._copied: set[str] = set()
 
     def disk(self, disk: str | BackupDisk) -> BackupDisk:
@@ -110,6 +110,14 @@ class VMBackup:
             created=self.created,
         )
 
+    def started(self, transfer_id: str, disk: str | BackupDisk) -> None:
+        """Note that a transfer of a disk was started; `download_transfer` does that.
+
+        Raises:
+            LocalIOError: It cannot be noted in the file of this run.
+        """
+        self._record.note({"transfer": transfer_id, "disk": self.disk(disk).id})
+
     def copied(self, disk: str | BackupDisk) -> None:
         """Note that a disk is copied. `download_transfer` does that when its block has ended well.
 
@@ -117,7 +125,7 @@ class VMBackup:
             LocalIOError: It cannot be noted in the file of this run.
         """
         one = self.disk(disk)
-        self.record.note({"copied": one.id})
+        self._record.note({"copied": one.id})
         self._copied.add(one.id)
 
     @property
@@ -246,14 +254,14 @@ def download_transfer(
         # A paused download could be resumed, but nobody would do that.
         timeout_policy=types.ImageTransferTimeoutPolicy.CANCEL,
     )
-    what = f"the download of disk {one.name}"
-
-    def note(transfer_id: str) -> None:
-        backup.record.note({"transfer": transfer_id, "disk": one.id})
-
-    transfer = running_transfer(connection, wanted, what, timeouts or EngineTimeouts(), note)
-    with transfer as running:
-        yield running
+    with running_transfer(
+        connection,
+        wanted,
+        f"the download of disk {one.name}",
+        timeouts or EngineTimeouts(),
+        lambda transfer_id: backup.started(transfer_id, one),
+    ) as transfer:
+        yield transfer
     backup.copied(one)
 
 
@@ -312,7 +320,12 @@ class EngineBackup:
             with asking(f"start a backup of VM {self.vm_name}"):
                 uninterrupted(lambda: self._all().add(wanted))
 
-        repeat(add, self.timeouts, done=lambda: self.find() is not None)
+        try:
+            repeat(add, self.timeouts, done=lambda: self.find() is not None)
+        except EngineError as e:
+            if e.status == CONFLICT and (others := self._others()):
+                e.hint = f"A backup of this VM is open: {others}. Finalize it if nobody uses it."
+            raise
 
     def wait_until_ready(self) -> Any:
         """Wait until it is ready, and return it."""
@@ -358,6 +371,16 @@ class EngineBackup:
         # The checkpoint may have been made meanwhile.
         found = found if found.to_checkpoint_id is not None else repeat(self.find, self.timeouts)
         return None if found is None else found.to_checkpoint_id
+
+    def _others(self) -> str:
+        """The backups of the VM that are open; "" if that cannot be known."""
+        with suppress(EngineError), asking(f"list the backups of VM {self.vm_name}"):
+            return ", ".join(
+                f"{each.id} ({each.description})" if each.description else each.id
+                for each in self._all().list()
+                if each.phase not in _ENDED
+            )
+        return ""
 
     def _finalize(self, id_: str, *, must_succeed: bool) -> None:
         one = self._one(id_)

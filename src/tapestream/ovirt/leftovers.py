@@ -20,7 +20,7 @@ from .vm_checkpoints import remove_checkpoint
 
 @dataclass(frozen=True)
 class KilledRun:
-    """What was found of a run that was killed, and what was done.
+    """What was found of a run that was killed, or could not clean up, and what was done.
 
     Attributes:
         file: The file that the run left.
@@ -44,9 +44,10 @@ class KilledRun:
     def __str__(self) -> str:
         if not self.started:
             return f"{self.file}: {self.problem}"
-        text = f"the {self.kind} of VM {self.vm_name} that started at {self.started} was killed"
+        text = f"the {self.kind} of VM {self.vm_name} that started at {self.started}"
         done = ", ".join(self.done) or "nothing was left of it"
-        return f"{text}: {done}" + (f"; {self.problem}" if self.problem else "")
+        problem = f"; {self.problem}" if self.problem else ""
+        return f"{text} was killed, or could not clean up: {done}{problem}"
 
 
 def clean_up_killed_runs(
@@ -55,11 +56,12 @@ def clean_up_killed_runs(
     state: str | os.PathLike[str] | None = None,
     timeouts: EngineTimeouts | None = None,
 ) -> list[KilledRun]:
-    """Do what runs could not do that were killed: see `vm_backup` and `restore_vm`.
+    """Do what runs could not do that were killed, or whose clean-up failed.
 
-    Their transfers are cancelled, their backups are finalized, and a checkpoint is removed unless
-    every disk was copied. A VM that was not restored to its end is removed, with its new disks.
-    Runs that are under way are left alone. `back_up_vm` calls this first.
+    See `vm_backup` and `restore_vm`. Their transfers are cancelled, their backups are finalized,
+    and a checkpoint is removed unless every disk was copied. A VM that was not restored to its end
+    is removed, with its new disks. Runs that are under way are left alone. `back_up_vm` calls this
+    first.
 
     Args:
         connection: The connection to the engine.

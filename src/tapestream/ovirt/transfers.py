@@ -123,6 +123,11 @@ class DiskTransfers:
         """Wait until a transfer has its URL."""
         limit = self.timeouts.transfer_start
         found = self._wait(id_, [Phase.TRANSFERRING], _STARTING, limit)
+        if found.transfer_url is None:
+            raise EngineError(
+                f"{self.what} has started, but the engine gives no URL for it",
+                hint="May this user back up this disk? And does ovirt-imageio run on the host?",
+            )
         host_id = found.host.id if found.host is not None else None
         return Transfer(id_, self.disk_id, found.transfer_url, found.proxy_url, host_id)
 
