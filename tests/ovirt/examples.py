@@ -26,6 +26,7 @@ def an_engine(daemon: ImageioDaemon) -> Iterator[None]:
         engine.phases.backup_finalize = ("succeeded",)
         engine.phases.transfer_start = ("transferring",)
         engine.phases.transfer_finalize = ("finished_success",)
+        engine.phases.disk_add = ("ok",)
         engine.phases.checkpoint_remove = ("removed",)
         vm = engine.add_vm("mail", [16 * MIB, 16 * MIB])
         for disk in vm.disks:

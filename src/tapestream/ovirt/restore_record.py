@@ -6,7 +6,9 @@ import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import partial
 
+from .cleaning import clean_up
 from .disks import remove_disk
 from .new_vm import NewVM
 from .sdk import sdk
@@ -82,23 +84,38 @@ def undo_restore(
         new: The VM.
         disk_ids: The disks that were made for it.
         done: Called when everything is removed.
+
+    Raises:
+        EngineError: Something could not be removed.
     """
-    found: list[str] = []
     if new.is_restored(disk_ids):
-        found.append(f"the VM {new.name} stays, because it was restored")
-    else:
-        for disk_id in disk_ids:
-            what = f"the upload of disk {disk_id}"
-            transfers = DiskTransfers(new.connection, disk_id, what, new.timeouts)
-            for transfer_id in transfers.open_ids():
-                transfers.cancel(transfer_id)
-                found.append(f"{what} is cancelled")
+        done()
+        return [f"the VM {new.name} stays, because it was restored"]
+    found: list[str] = []
+
+    def remove_vm() -> None:
         if new.remove():
             found.append(f"the VM {new.name} is removed")
-        found.extend(
-            f"the disk {disk_id} is removed"
-            for disk_id in disk_ids
-            if remove_disk(new.connection, disk_id, new.timeouts)
-        )
+
+    # Each is tried, even if one before it fails.
+    clean_up(
+        None,
+        *(partial(_cancel_uploads, new, disk_id, found) for disk_id in disk_ids),
+        remove_vm,
+        *(partial(_remove_disk, new, disk_id, found) for disk_id in disk_ids),
+    )
     done()
     return found
+
+
+def _cancel_uploads(new: NewVM, disk_id: str, found: list[str]) -> None:
+    what = f"the upload of disk {disk_id}"
+    transfers = DiskTransfers(new.connection, disk_id, what, new.timeouts)
+    for transfer_id in transfers.open_ids():
+        transfers.cancel(transfer_id)
+        found.append(f"{what} is cancelled")
+
+
+def _remove_disk(new: NewVM, disk_id: str, found: list[str]) -> None:
+    if remove_disk(new.connection, disk_id, new.timeouts):
+        found.append(f"the disk {disk_id} is removed")
