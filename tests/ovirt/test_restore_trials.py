@@ -13,7 +13,8 @@ pytest.importorskip("ovirtsdk4", reason="oVirt's engine SDK is not installed")
 from . import restore_trials
 
 
-@pytest.mark.parametrize("seed", range(2))
+# Both have found a fault once.
+@pytest.mark.parametrize("seed", [24, 146])
 def test_nothing_is_left_after_a_restore_that_goes_wrong(daemon: ImageioDaemon, seed: int) -> None:
     if shutil.which("qemu-nbd") is None:
         pytest.skip("qemu-nbd is not installed")

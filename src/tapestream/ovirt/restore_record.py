@@ -100,7 +100,7 @@ def undo_restore(
     # Each is tried, even if one before it fails.
     clean_up(
         None,
-        *(partial(_cancel_uploads, new, disk_id, found) for disk_id in disk_ids),
+        *(partial(_end_uploads, new, disk_id, found) for disk_id in disk_ids),
         remove_vm,
         *(partial(_remove_disk, new, disk_id, found) for disk_id in disk_ids),
     )
@@ -108,12 +108,13 @@ def undo_restore(
     return found
 
 
-def _cancel_uploads(new: NewVM, disk_id: str, found: list[str]) -> None:
+def _end_uploads(new: NewVM, disk_id: str, found: list[str]) -> None:
     what = f"the upload of disk {disk_id}"
     transfers = DiskTransfers(new.connection, disk_id, what, new.timeouts)
-    for transfer_id in transfers.open_ids():
+    # While one is ending, the disk is locked, and cannot be removed.
+    for transfer_id in transfers.open_ids(ending=True):
         transfers.cancel(transfer_id)
-        found.append(f"{what} is cancelled")
+        found.append(f"{what} is ended")
 
 
 def _remove_disk(new: NewVM, disk_id: str, found: list[str]) -> None:

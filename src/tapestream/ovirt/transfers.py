@@ -103,15 +103,16 @@ class DiskTransfers:
     what: str
     timeouts: EngineTimeouts
 
-    def open_ids(self) -> set[str]:
-        """The transfers that somebody has to end."""
+    def open_ids(self, *, ending: bool = False) -> set[str]:
+        """The transfers that somebody has to end; with `ending` also those that end already."""
+        not_open = _ENDED if ending else (*_ENDING, *_ENDED)
         found = repeat(self._list, self.timeouts) or []
         return {
             each.id
             for each in found
             # An engine says which disk it is as `image`, whatever the transfer was started with.
             if self.disk_id in (each.disk and each.disk.id, each.image and each.image.id)
-            and each.phase not in (*_ENDING, *_ENDED)
+            and each.phase not in not_open
         }
 
     def start(self, wanted: types.ImageTransfer) -> str:
