@@ -16,7 +16,7 @@ SYSTEM_PACKAGES := PYTHON3="$(PYTHON3)" .ci/system-packages
 .PHONY: help
 help: ## List the targets.
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | \
-		while IFS='|' read -r target text; do printf '%-10s %s\n' "$$target" "$$text"; done
+		while IFS='|' read -r target text; do printf '%-11s %s\n' "$$target" "$$text"; done
 
 .PHONY: venv
 venv: $(STAMP) ## Create the virtual environment (VENV=.venv), with all development tools.
@@ -39,8 +39,13 @@ system-bench system-demo system-live system-tape system-venv: system-%:
 	@$(SYSTEM_PACKAGES) $*
 
 .PHONY: demo
-demo: system-demo venv ## Run the demo: a backup and a restore against a real daemon.
+demo: system-demo venv ## Run the demo: two VMs, to a simulated tape and to a folder, and back.
 	@$(PYTHON) docs/examples/demo.py
+
+.PHONY: demo-tape
+demo-tape: system-demo system-tape venv ## Run the demo with Linux's own tape driver, in a small VM.
+	@$(TAPE_VM) run --capacity 512M --mem 3072 --timeout 1200 -- \
+		$(PYTHON) docs/examples/demo.py --tape /dev/nst0 --small
 
 .PHONY: week
 week: system-demo venv ## Run the other demo: a week of backups, and Wednesday restored from them.

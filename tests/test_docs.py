@@ -384,12 +384,15 @@ asyncio.run(main())
     assert list(tmp_path.iterdir()) == []
 
 
-def test_demo_restores_an_identical_disk(tmp_path: Path) -> None:
-    tar = tmp_path / "disk.tar"
-    said = run_example("demo.py", tar)
-    assert "Images are identical." in said
+def test_demo_restores_identical_disks(tmp_path: Path) -> None:
+    """Two VMs with two disks each, from a tape and from a folder."""
+    said = run_example("demo.py", tmp_path)
+    assert said.count("Images are identical.") == 8
     assert "over TLS" in said
-    assert str(tar) in said
+    assert "Nothing is open in the engine." in said
+    assert str(tmp_path / "backups") in said
+    assert "tape VM0001: 8 of 9 tape files are backups" in said
+    [tar] = (tmp_path / "backups").glob("mail_mail_Disk1_*_full.tar")
     with tapestream.TarStreamSource(tar) as src, tapestream.DiscardSink() as dst:
         assert tapestream.copy(src, dst).data_bytes > 32 * 1024**2
 

@@ -191,11 +191,11 @@ def _back_up(
         )
     for disk in report.disks:
         values, text = copied(disk.result, disk=disk.disk.name, disk_id=disk.disk.id)
-        place = "standard output" if disk.place == "-" else disk.place
-        more = {"place": disk.place, "kind": kind_text(disk.info), "reason": disk.reason}
-        context.out.show(
-            "disk", {**values, **more}, f"{disk.disk.name}: {kind_text(disk.info)}, {place}: {text}"
-        )
+        kind = kind_text(disk.info)
+        more = {"place": disk.place, "kind": kind, "reason": disk.reason}
+        if disk.result.receipt is None:  # the text of a backup to tape says where it is
+            text = f"{'standard output' if disk.place == '-' else disk.place}: {text}"
+        context.out.show("disk", {**values, **more}, f"{disk.disk.name}: {kind}, {text}")
         if disk.reason is not None:
             context.out.warning(f"{disk.disk.name} was backed up whole: {disk.reason}")
     for left in report.not_backed_up:
