@@ -256,6 +256,17 @@ def test_what_cannot_be_restored_touches_nothing(
     assert changed_nothing(engine)
 
 
+def test_a_storage_domain_that_is_gone(
+    engine: EngineDouble, connection: Any, vm: VmDouble, backups: Path
+) -> None:
+    ovf = vm.ovf.replace(vm.disks[0].storage_domain.id, "gone")
+    with pytest.raises(UsageError, match="mail_Disk1 was in storage domain gone") as caught:
+        restore(connection, backups, ovf=ovf)
+    assert caught.value.hint == "Pass storage_domain. It has: data."
+    restore(connection, backups, ovf=ovf, storage_domain="data")
+    same(*engine.vms)
+
+
 def test_sources_that_are_none(connection: Any, tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"x" * 512)
     for sources, message in (

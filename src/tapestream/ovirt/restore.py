@@ -272,7 +272,15 @@ def _domain_of(
             f"it is not known in which storage domain disk {disk.ovf.name} was",
             hint="Pass storage_domain.",
         )
-    return storage_domain_id(connection, name, timeouts)
+    try:
+        return storage_domain_id(connection, name, timeouts)
+    except UsageError as e:
+        if wanted is not None:
+            raise
+        raise UsageError(
+            f"disk {disk.ovf.name} was in storage domain {name}, which the engine does not have",
+            hint=f"Pass storage_domain. {e.hint}",
+        ) from e
 
 
 def _host(
