@@ -234,7 +234,7 @@ def test_a_view_that_goes_on_after_damage_is_wrapped_too() -> None:
 
 DOCS = Path(__file__).parents[2] / "docs"
 CORE = (SourceLike, Reader, SinkLike, Writer)
-NOT_ABILITIES = {*(each.__name__ for each in (*CORE, Source, Sink)), "Hash", "ability"}
+NOT_ABILITIES = {*(each.__name__ for each in (*CORE, Source, Sink)), "Hash", "Shape", "ability"}
 
 
 def table_of_abilities(text: str) -> dict[str, set[str]]:

@@ -13,7 +13,7 @@ import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -34,6 +34,7 @@ from tapestream import (
     restore_chain,
     verify,
 )
+from tapestream.backend import Shape
 from tapestream.backend.forwarding import ForwardingWriter
 from tapestream.errors import BackendError, ExtentsError, LostWritesError, UsageError
 from tapestream.model.extents import Extents, Kind, Run
@@ -310,6 +311,17 @@ def test_a_reader_that_hears_of_no_range(depth: Any) -> None:
     reader = but(reader, "prefetch_depth", depth)
     source = but(MemorySource(DISK), "open_reader", lambda: reader)
     with pytest.raises((BackendError, UsageError), match="prefetch_depth"):
+        copy(source, DiscardSink())
+
+
+@pytest.mark.parametrize(
+    "shapes", [None, [], [(4096, 1)], [Shape(0, 1)], [Shape(4096, cast(int, "2"))]]
+)
+def test_a_reader_without_a_shape(shapes: Any) -> None:
+    reader = but(reading(full).open_reader(), "shapes", lambda readers: shapes)
+    reader = but(reader, "use", lambda shape: None)
+    source = but(MemorySource(DISK), "open_reader", lambda: reader)
+    with pytest.raises(BackendError, match=r"shapes\(\) returned .* not at least one Shape"):
         copy(source, DiscardSink())
 
 

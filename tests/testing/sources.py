@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tapestream import BackupInfo, Extent, Extents, Kind, Reader, Source
+from tapestream.backend import Shape
 from tapestream.errors import LocalIOError
 from tapestream.model.damage import Damage, Findings
 
@@ -43,6 +44,11 @@ class GoodReader(Reader):
         self.source = source
 
     def prefetch(self, start: int, length: int) -> None: ...
+
+    def shapes(self, readers: int) -> list[Shape]:
+        return [Shape(4096, 1), Shape(8192, 1)]
+
+    def use(self, shape: Shape) -> None: ...
 
     def readinto(self, start: int, buffer: memoryview) -> None:
         if self.source.is_blocked:
@@ -579,7 +585,7 @@ class PlaceIsAPath(GoodSource):
     place = Path("/disk")
 
 
-@reads("source-prefetch", "source-prefetch-unread", "source-copy")
+@reads("source-prefetch", "source-prefetch-unread", "source-shapes", "source-copy")
 class KnowsOnlyTheLastRange(GoodReader):
     at = end = 0
 
@@ -605,6 +611,19 @@ class WaitsForWhatWasAnnounced(GoodReader):
 
     def close(self) -> None:
         assert not self.left
+
+
+@reads("source-shapes")
+class IsOffByOneInLargeRequests(GoodReader):
+    shift = 0
+
+    def use(self, shape: Shape) -> None:
+        self.shift = int(shape.size > 4096)
+
+    def readinto(self, start: int, buffer: memoryview) -> None:
+        super().readinto(start, buffer)
+        at = start + self.shift
+        buffer[:] = (DISK + b"\0")[at : at + len(buffer)]
 
 
 @reads("source-cancel-blocked", "source-close-blocked")

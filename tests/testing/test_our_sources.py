@@ -59,7 +59,7 @@ FAILING = {"errors", "error-kind", "error-close"}
 BLOCKING = {"cancel-blocked", "close-blocked"}
 SEVERAL = {"max-readers", "independent", "threads", "reader-close"}
 GAPS = {"across-extents", "within-gaps"}
-PREFETCHES = {"prefetch", "prefetch-unread"}
+PREFETCHES = {"prefetch", "prefetch-unread", "shapes"}
 CANCELS = {"cancel-any-time", *BLOCKING}
 CHECKS = {"finish", "finish-early", "digest"}
 SALVAGES = {"salvage", "salvage-damage"}
@@ -95,7 +95,7 @@ def check(
 # In memory, and wrapped
 
 
-MEMORY = {*FAILING, *BLOCKING, *SALVAGES, *PLAIN, "digest"}
+MEMORY = {*FAILING, *BLOCKING, *SALVAGES, *PLAIN, "digest", "shapes"}
 
 
 @pytest.mark.parametrize("link", [FULL, CHANGED])
@@ -305,7 +305,7 @@ def test_chain_on_one_tape() -> None:
     check(
         lambda: OnTape(station, 0, 1),
         CHANGED.disk,
-        {*CHAIN, *BLOCKING, *SEVERAL},
+        {*CHAIN, *BLOCKING, *SEVERAL, "shapes"},
         without={"wrapped"},
         failing=lambda: OnTape(failing, 0, 1, fails=True),
     )

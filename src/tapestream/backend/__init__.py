@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         HasPieceSize,
         HasPlace,
         HasReadOrder,
+        HasShapes,
         HoldsDevice,
         KeepsAlive,
         LendsMemory,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
         Prefetches,
         Rewinds,
         Salvages,
+        Shape,
         SkipsGaps,
         Streams,
         TakesDigests,
@@ -42,9 +44,9 @@ else:
         __name__,
         {
             ".abilities": "Cancels ChecksEnd ChecksItself CoalescesZeros Digests FindsMissing "
-            "Flushes HasDigests Hash HasLocalServer HasPieceSize HasPlace HasReadOrder HoldsDevice "
-            "KeepsAlive LendsMemory LosesWrites Prefetches Rewinds Salvages SkipsGaps Streams "
-            "TakesDigests Wraps ability",
+            "Flushes HasDigests Hash HasLocalServer HasPieceSize HasPlace HasReadOrder HasShapes "
+            "HoldsDevice KeepsAlive LendsMemory LosesWrites Prefetches Rewinds Salvages Shape "
+            "SkipsGaps Streams TakesDigests Wraps ability",
             ".forwarding": "ForwardingReader ForwardingSink ForwardingSource ForwardingWriter",
             ".protocols": "Reader Sink SinkLike Source SourceLike Writer",
         },
@@ -67,6 +69,7 @@ __all__ = [
     "HasPieceSize",
     "HasPlace",
     "HasReadOrder",
+    "HasShapes",
     "Hash",
     "HoldsDevice",
     "KeepsAlive",
@@ -76,6 +79,7 @@ __all__ = [
     "Reader",
     "Rewinds",
     "Salvages",
+    "Shape",
     "Sink",
     "SinkLike",
     "SkipsGaps",

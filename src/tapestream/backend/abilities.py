@@ -12,6 +12,7 @@ works without it:
 | `Cancels`        | `cancel`                                  | all four               |
 | `KeepsAlive`     | `keep_alive`                              | Source, Sink           |
 | `Prefetches`     | `prefetch_depth`, `prefetch`              | Reader                 |
+| `HasShapes`      | `shapes`, `use`                           | Reader                 |
 | `Flushes`        | `flush`                                   | Writer                 |
 | `TakesDigests`   | `digested`                                | Writer                 |
 | `LendsMemory`    | `memory`                                  | Writer                 |
@@ -40,7 +41,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from inspect import getattr_static
 from types import FunctionType
-from typing import TYPE_CHECKING, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar, cast
 
 from .._typing import Buffer
 from ..errors import BackendError
@@ -56,6 +57,18 @@ else:
 A = TypeVar("A")
 
 _ABSENT = object()
+
+
+class Shape(NamedTuple):
+    """How a reader requests what was announced.
+
+    Attributes:
+        size: Most bytes in one request to the server; 1 or more.
+        connections: How many connections the reader uses; 1 or more.
+    """
+
+    size: int
+    connections: int
 
 
 # `Callable`, not `type[A]`: a type checker would refuse a protocol there.
@@ -180,6 +193,32 @@ class Prefetches(Protocol):
 
         Raises:
             TapestreamError: The range cannot be read. `readinto` may raise this instead.
+        """
+
+
+class HasShapes(Protocol):
+    """A reader that can request data in several ways, of which the fastest is not known.
+
+    A copy tries them while it runs, and uses the one with the most bytes per second. It tries
+    nothing on a small disk.
+    """
+
+    def shapes(self, readers: int) -> Sequence[Shape]:
+        """The shapes that the server allows, at least one. The first is the best guess.
+
+        Called once, for one of the readers, before anything is read. All readers use them.
+
+        A shape is tried if it differs in one step from the one in use: in the next larger or
+        smaller size, or number of connections.
+
+        Args:
+            readers: How many readers of this source work at the same time.
+        """
+
+    def use(self, shape: Shape) -> None:
+        """Request what is announced from now on in this shape, which is one of `shapes`.
+
+        Called between two calls of `prefetch`, also while earlier ranges are not yet read.
         """
 
 

@@ -24,11 +24,13 @@ from .abilities import (
     HasPieceSize,
     HasPlace,
     HasReadOrder,
+    HasShapes,
     HoldsDevice,
     LendsMemory,
     LosesWrites,
     Prefetches,
     Rewinds,
+    Shape,
     SkipsGaps,
     Streams,
     ability,
@@ -398,6 +400,24 @@ def memory_of(writer: LendsMemory, start: int, length: int) -> memoryview | None
     if len(memory) != length:
         raise _wrong(writer, "memory() returned bytes:", len(memory), str(length))
     return memory
+
+
+def shapes_of(reader: HasShapes, readers: int) -> Sequence[Shape]:
+    """The shapes of a reader's requests, checked.
+
+    Raises:
+        BackendError: There is none, or one of them is no shape.
+    """
+    shapes: object = reader.shapes(readers)
+    if (
+        not isinstance(shapes, Sequence)
+        or not shapes
+        or not all(isinstance(each, Shape) for each in shapes)
+        or not all(type(number) is int and number > 0 for each in shapes for number in each)
+    ):
+        needed = "at least one Shape of whole numbers, 1 or more"
+        raise _wrong(reader, "shapes() returned", shapes, needed)
+    return shapes
 
 
 def done(backend: object, name: str, *args: object) -> object:

@@ -256,6 +256,7 @@ def transfer(src: SourceLike, dst: SinkLike, options: CopyOptions, run: Running)
             new_hash=new_hash_of(dst),
             progress=report,
             watch=watch.tick,
+            total=data.bytes,
         )
         watch.tick(moved.written, moved.stalled)
         missing = left.missing if left else 0

@@ -7,21 +7,24 @@ from contextlib import contextmanager
 from itertools import chain
 from typing import NamedTuple
 
-from ..backend.abilities import Digests, Hash, ability
+from ..backend.abilities import Digests, Hash, HasShapes, ability
 from ..backend.checks import (
     coalesce_zeros,
     is_streaming,
     piece_size,
     reader_of,
     server_of,
+    shapes_of,
     writer_of,
 )
 from ..backend.protocols import Reader, SinkLike, SourceLike, Writer
 from ..backend.running import Running
 from ..model.extents import Run
 from .buffers import BufferPool
-from .learning.gap import AutoGap, Limits, Sample
+from .learning.gap import AutoGap, Limits
+from .learning.learner import Learner
 from .learning.memory import MEMORY
+from .learning.shape import AutoShape
 from .options import REQUEST_SIZE, CopyOptions
 from .pipeline import Pipeline
 from .plan import plan_requests
@@ -76,32 +79,15 @@ class Mover(NamedTuple):
         new_hash: Callable[[], Hash | None] | None = None,
         progress: Callable[[int], None] = lambda _: None,
         watch: Callable[[int, float], None] = lambda *_: None,
+        total: int = 0,
     ) -> Counts:
-        """Move the data and zeros of these passes, one after another; see `Pipeline`."""
-        dst, gap = self.dst, self.gap
-        limits, observe = _fixed(gap) if isinstance(gap, Limits) else (gap.limits, gap.observe)
+        """Move the data and zeros of these passes, one after another; see `Pipeline`.
+
+        `total` is the number of bytes of data in them: it bounds what trials may cost.
+        """
+        dst = self.dst
         digests, piece = ability(dst, Digests), piece_size(dst)
         request_size = REQUEST_SIZE if self.pace is None else self.pace.size
-        plan = chain.from_iterable(
-            plan_requests(
-                runs,
-                segment_size=digests.segment_size if digests else None,
-                request_size=request_size,
-                buffer_size=self.pool.size,
-                limits=limits,
-                piece_size=piece,
-            )
-            for runs in passes
-        )
-        pipeline = Pipeline(
-            ordered=dst.sequential,
-            streaming=is_streaming(dst),
-            coalesce_zeros=coalesce_zeros(dst),
-            new_hash=new_hash,
-            observe=observe,
-            progress=progress,
-            watch=watch,
-        )
         readers: list[Reader] = []
         writers: list[Writer] = []
         with _closed(readers), _closed(writers):
@@ -114,6 +100,27 @@ class Mover(NamedTuple):
                 # After a stall, a stream may get its data in a burst: a tape drive should not stop.
                 if self.pace is not None and not dst.sequential:
                     writers[-1] = PacedWriter(writers[-1], self.pace)
+            learner = Learner(self.gap, self._shape(readers[0], total))
+            plan = chain.from_iterable(
+                plan_requests(
+                    runs,
+                    segment_size=digests.segment_size if digests else None,
+                    request_size=request_size,
+                    buffer_size=self.pool.size,
+                    limits=learner.limits,
+                    piece_size=piece,
+                )
+                for runs in passes
+            )
+            pipeline = Pipeline(
+                ordered=dst.sequential,
+                streaming=is_streaming(dst),
+                coalesce_zeros=coalesce_zeros(dst),
+                new_hash=new_hash,
+                observe=learner.observe,
+                progress=progress,
+                watch=watch,
+            )
             counts = pipeline.run(plan, readers, writers, self.pool, self.run)
         self._remember()
         return counts
@@ -124,9 +131,15 @@ class Mover(NamedTuple):
         if server is not None and isinstance(self.gap, AutoGap):
             MEMORY.remember(server, self.gap.known())
 
+    def _shape(self, reader: Reader, total: int) -> AutoShape | None:
+        """Learns how to ask; None if there is nothing to learn.
 
-def _fixed(limits: Limits) -> tuple[Callable[[], Limits], Callable[[Limits, Sample], None]]:
-    return lambda: limits, lambda *_: None
+        At a limited rate, requests are small, and any shape is fast enough.
+        """
+        has_shapes = None if self.pace else ability(reader, HasShapes)
+        if has_shapes is None:
+            return None
+        return AutoShape(shapes_of(has_shapes, self.readers), self.readers, total)
 
 
 @contextmanager

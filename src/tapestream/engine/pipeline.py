@@ -19,7 +19,15 @@ from dataclasses import dataclass
 from functools import partial
 from typing import cast
 
-from ..backend.abilities import Flushes, Hash, LendsMemory, Prefetches, TakesDigests, ability
+from ..backend.abilities import (
+    Flushes,
+    Hash,
+    HasShapes,
+    LendsMemory,
+    Prefetches,
+    TakesDigests,
+    ability,
+)
 from ..backend.checks import done, fill, memory_of, write, zero
 from ..backend.protocols import Reader, Writer
 from ..backend.running import Running
@@ -177,7 +185,7 @@ class Pipeline:
             now = time.monotonic()
             if request.length:
                 took = now - since - waiting
-                sample = Sample(1, request.length, request.data, reading, took)
+                sample = Sample(1, request.length, request.data, reading, took, waiting)
                 self.observe(request.limits, sample)
             since = now
         queue.reader_done()
@@ -187,6 +195,7 @@ class Pipeline:
         waiting: deque[tuple[int, Request]] = deque()
         prefetches = ability(reader, Prefetches)
         depth = 1 if prefetches is None else prefetches.prefetch_depth
+        has_shapes, shape = ability(reader, HasShapes), None
         while True:
             while (
                 len(waiting) < depth
@@ -194,6 +203,10 @@ class Pipeline:
                 and (claimed := queue.claim()) is not None
             ):
                 request = claimed[1]
+                ask = request.limits.ask
+                if ask is not None and ask.shape != shape and has_shapes is not None:
+                    shape = ask.shape
+                    done(has_shapes, "use", shape)
                 if request.length and prefetches is not None:
                     done(prefetches, "prefetch", request.start, request.length)
                 waiting.append(claimed)

@@ -7,6 +7,7 @@ from collections import deque
 from itertools import islice
 
 from .._typing import override
+from ..backend.abilities import Shape
 from ..backend.protocols import Reader
 from ..errors import TransferError
 from .keepalive import KeptConnection
@@ -17,6 +18,15 @@ from .transfer import CONNECTIONS, FIRST_REQUEST, PIPELINED, Transfer
 # Bytes per GET. The server reads this much from storage before it sends the first byte. Over TLS,
 # 2 MiB are 0.92 times as fast, and take more work of the client; larger ones are no faster.
 GET_SIZE = 4 * 1024**2
+# What the server may be asked for, if another size or number of connections is faster. The first
+# size and number are used until then, and the others are tried in this order: more connections gain
+# most, where the line or a policy of the server limits each of them. Larger GETs gain nothing: a
+# server with a high cost per request works on others meanwhile.
+NUMBERS = CONNECTIONS, 4, 1
+SIZES = GET_SIZE, 16 * 1024**2
+# Bytes of GETs on all connections of a reader. A copy announces as much to it: if they were larger,
+# some connections would have none.
+MAX_WANTED = 32 * 1024**2
 # How many large GETs may be under way on one connection: with two, the server continues with the
 # next without waiting for us.
 AHEAD = 2
@@ -36,8 +46,10 @@ class HTTPReader(Reader):
     prefetch_depth = PIPELINED
 
     def __init__(self, transfer: Transfer, retries: int) -> None:
-        number = min(CONNECTIONS, transfer.can.max_readers)
-        self.downloads = [Download(transfer, retries) for _ in range(number)]
+        self._most = transfer.can.max_readers
+        # A connection is made when it is first used.
+        self.downloads = [Download(transfer, retries) for _ in range(min(max(NUMBERS), self._most))]
+        self._shape = self.shapes(1)[0]
         self._wanted: deque[tuple[int, int]] = deque()
         self._requested: deque[tuple[int, Download]] = deque()  # (end of the range, download)
         self._last = self.downloads[-1]
@@ -45,6 +57,22 @@ class HTTPReader(Reader):
         # no GET is made as large as FIRST_REQUEST.
         self._largest = GET_SIZE // 2
         self.is_closed = False
+
+    def shapes(self, readers: int) -> list[Shape]:
+        """The sizes of GETs, and the numbers of connections that the server allows each reader."""
+        numbers = [n for n in NUMBERS if n * readers <= self._most] or [1]
+        return [Shape(s, n) for s in SIZES for n in numbers if s * n <= MAX_WANTED]
+
+    def use(self, shape: Shape) -> None:
+        """Use up to this many connections from now on, and GETs of up to this many bytes.
+
+        What was announced before is requested in the pieces into which it was cut then. A
+        connection that is no longer used stays open until it was idle for a while: a trial may need
+        it again.
+        """
+        self._shape = shape
+        for number, download in enumerate(self.downloads):
+            download.is_spare = number >= shape.connections
 
     def prefetch(self, start: int, length: int) -> None:
         """Request a range: immediately if possible, otherwise after earlier ranges were read."""
@@ -81,7 +109,7 @@ class HTTPReader(Reader):
     def _get_size(self, wanted: int) -> int:
         """Bytes of the next GET; more than usual if none was large so far: see `FIRST_REQUEST`."""
         is_larger = self._largest < FIRST_REQUEST and wanted >= 2 * self._largest
-        size = min(wanted, FIRST_REQUEST if is_larger else GET_SIZE)
+        size = min(wanted, FIRST_REQUEST if is_larger else self._shape.size)
         self._largest = max(self._largest, size)
         return size
 
@@ -102,15 +130,22 @@ class HTTPReader(Reader):
             first = self.downloads[0]
             return first if first.ranges < PIPELINED else None
         # If both have as few, take the one that was not used last: its earlier replies come first.
-        idlest = min(self.downloads, key=lambda d: (d.ranges, d is self._last))
+        idlest = min(
+            self.downloads[: self._shape.connections], key=lambda d: (d.ranges, d is self._last)
+        )
         return idlest if idlest.ranges < AHEAD else None
 
 
 class Download(KeptConnection):
-    """One connection and the ranges requested over it; it resumes at the byte where it broke."""
+    """One connection and the ranges requested over it; it resumes at the byte where it broke.
+
+    Attributes:
+        is_spare: True if the reader requests nothing more over it for now.
+    """
 
     def __init__(self, transfer: Transfer, retries: int) -> None:
         super().__init__(transfer.take())
+        self.is_spare = False
         self._tries = Tries(self._connection, retries)
         self._ranges: deque[tuple[int, int]] = deque()
         self._response: http.client.HTTPResponse | None = None  # the reply for the first range
@@ -141,11 +176,14 @@ class Download(KeptConnection):
             return self._readinto(start, buffer)
 
     def _use(self) -> None:
-        """Send a request, although nothing is read just now.
+        """Send a request, although nothing is read just now; close a spare connection.
 
         If a reply waits because the sink is slow, give it up, and request it again later: the
         server would not wait much longer, and a firewall may have forgotten the connection.
         """
+        if self.is_spare and not self._ranges:
+            self._connection.close()
+            return
         if self._ranges and not self._is_broken:
             self._drop()
         get_capabilities(self._connection)

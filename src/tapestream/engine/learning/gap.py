@@ -20,7 +20,10 @@ from __future__ import annotations
 
 import threading
 from operator import add
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from .shape import Ask
 
 KIB, MIB = 1024, 1024**2
 
@@ -50,11 +53,13 @@ class Limits(NamedTuple):
         max_gap: Largest gap in bytes to read through.
         span: Largest request in bytes that has a gap in it.
         trial: Number of the trial that the request belongs to.
+        ask: How the request is made; None if the source has only one way.
     """
 
     max_gap: int
     span: int
     trial: int = 0
+    ask: Ask | None = None
 
 
 class Sample(NamedTuple):
@@ -67,6 +72,7 @@ class Sample(NamedTuple):
         reading: Seconds until their bytes had arrived.
         seconds: Seconds that their readers spent on them, without the time they waited for the
             writer.
+        waited: Seconds that they waited for the writer.
     """
 
     requests: int = 0
@@ -74,6 +80,7 @@ class Sample(NamedTuple):
     data: int = 0
     reading: float = 0.0
     seconds: float = 0.0
+    waited: float = 0.0
 
     def plus(self, other: Sample) -> Sample:
         """The sum of both."""

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
-from itertools import islice
+from itertools import cycle, islice
 from threading import Thread
 from typing import TypeVar
 from unittest import SkipTest
@@ -23,6 +23,7 @@ from ...backend.abilities import (
     FindsMissing,
     HasDigests,
     HasReadOrder,
+    HasShapes,
     KeepsAlive,
     Prefetches,
     Rewinds,
@@ -31,11 +32,20 @@ from ...backend.abilities import (
     ability,
 )
 from ...backend.checks import check_source as check_values
-from ...backend.checks import class_of, digest_name_of, missing_until, reader_of, source_of
+from ...backend.checks import (
+    class_of,
+    digest_name_of,
+    done,
+    missing_until,
+    reader_of,
+    shapes_of,
+    source_of,
+)
 from ...backend.checks import finish as checked_finish
 from ...backend.closing import Closing
 from ...backend.protocols import Reader, SourceLike
 from ...engine.copy import copy
+from ...engine.plan import Request
 from ...errors import TapestreamError, UsageError
 from ...model.damage import Findings
 from ..memory import MemorySink
@@ -118,6 +128,32 @@ def source_prefetch_unread(case: SourceCase) -> None:
                 announce(reader, request)
             for request in announced[:1]:
                 next(fetch(reader, request, bytearray(extents.size)))
+
+
+# HasShapes
+
+
+def source_shapes(case: SourceCase) -> None:
+    """A reader delivers the same data in each of its shapes, also when the shape changes."""
+    plain = plainly(case)
+    with opened(case.make) as source:
+        extents = listed(source)
+        found = bytearray(extents.size)
+        with reader_from(source) as reader:
+            has_shapes = _claimed(reader, HasShapes)
+            shapes = cycle(shapes_of(has_shapes, 1))
+            prefetches = ability(reader, Prefetches)
+            depth = 1 if prefetches is None else min(prefetches.prefetch_depth, MOST_AHEAD)
+            waiting: deque[Request] = deque()
+            for request in requests(source, extents, SMALL):
+                if len(waiting) == depth:
+                    _exhaust(fetch(reader, waiting.popleft(), found))
+                done(has_shapes, "use", next(shapes))
+                announce(reader, request)
+                waiting.append(request)
+            for request in waiting:
+                _exhaust(fetch(reader, request, found))
+    require_data(found, plain, "reading with another shape for each request")
 
 
 # Cancels
@@ -500,6 +536,7 @@ ABILITIES = (
     source_ability_values,
     source_prefetch,
     source_prefetch_unread,
+    source_shapes,
     source_cancel_blocked,
     source_close_blocked,
     source_cancel_any_time,
