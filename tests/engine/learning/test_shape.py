@@ -206,7 +206,7 @@ def test_only_large_requests_count() -> None:
 
 
 def test_one_trial_at_a_time() -> None:
-    """While the gaps are tried, no other shape is, and the other way round."""
+    """While the gaps are tried, requests with gaps say nothing, and the other way round."""
     gap, shape = AutoGap(REQUEST, 1), AutoShape(SHAPES, 1, DISK)
     learner = Learner(gap, shape)
     tried = {False: 0, True: 0}
@@ -216,8 +216,23 @@ def test_one_trial_at_a_time() -> None:
         assert not (gap.is_trial and limits.ask.is_trial)
         tried[limits.ask.is_trial] += gap.is_trial or limits.ask.is_trial
         seconds = REQUEST / any_shape(limits.ask.shape, 0)
-        learner.observe(limits, Sample(1, REQUEST, REQUEST, seconds, seconds))
+        learner.observe(limits, Sample(1, REQUEST, REQUEST // 2, seconds, seconds))
     assert all(tried.values())
+
+
+def test_gaps_that_are_tried_in_vain_do_not_delay_it() -> None:
+    """A disk without any gap: the trials of gaps change nothing, and are most of the time."""
+    gap, shape = AutoGap(REQUEST, 1), AutoShape(SHAPES, 1, DISK)
+    learner = Learner(gap, shape)
+    seconds = 0.0
+    for _ in range(0, DISK, REQUEST):
+        limits = learner.limits()
+        assert limits.ask is not None
+        took = REQUEST / short_window(limits.ask.shape, 0)
+        learner.observe(limits, Sample(1, REQUEST, REQUEST, took, took))
+        seconds += took
+    assert shape.best.connections == 4
+    assert seconds < 0.55 * DISK / short_window(FIRST, 0)
 
 
 def test_a_source_with_one_way_has_nothing_to_learn() -> None:

@@ -9,8 +9,8 @@ from .shape import AutoShape
 class Learner:
     """Combines what is learnt about gaps and about the shape of requests.
 
-    While one of the two tries something, the other learns nothing: it would mistake the other's
-    trial for a change of the server.
+    While one of the two tries something, the other learns nothing from what that changes: it would
+    mistake the other's trial for a change of the server.
 
     Args:
         gap: Which gaps to read through: fixed, or learnt.
@@ -31,5 +31,8 @@ class Learner:
         gap = None if isinstance(self._gap, Limits) else self._gap
         if gap is not None and (limits.ask is None or not limits.ask.is_trial):
             gap.observe(limits, sample)
-        if limits.ask is not None and self._shape is not None and not (gap and gap.is_trial):
+        # A request without gaps is the same, whatever gap is tried. On a disk of large extents, gaps
+        # are tried in vain, and often.
+        may_learn = gap is None or not gap.is_trial or sample.data == sample.bytes
+        if limits.ask is not None and self._shape is not None and may_learn:
             self._shape.observe(limits.ask, sample)
