@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .gap import AutoGap, Limits, Sample
-from .shape import AutoShape
+from .shape import Ask, AutoShape
 
 
 class Learner:
@@ -20,19 +20,30 @@ class Learner:
     def __init__(self, gap: Limits | AutoGap, shape: AutoShape | None) -> None:
         self._gap = gap
         self._shape = shape
+        self._given: Limits | None = None
+        self._parts: tuple[Limits, Ask] | None = None
 
     def limits(self) -> Limits:
-        """How far the next request may reach, and how it is made."""
+        """How far the next request may reach, and how it is made. Called by one thread at a time.
+
+        A small request takes so little time that a new object for each would show.
+        """
         limits = self._gap if isinstance(self._gap, Limits) else self._gap.limits()
-        return limits if self._shape is None else limits._replace(ask=self._shape.ask())
+        if self._shape is None:
+            return limits
+        ask = self._shape.ask()
+        if self._parts is None or self._parts[0] is not limits or self._parts[1] is not ask:
+            self._parts = limits, ask
+            self._given = limits._replace(ask=ask)
+        return self._given or limits
 
     def observe(self, limits: Limits, sample: Sample) -> None:
         """Learn what a request took."""
-        gap = None if isinstance(self._gap, Limits) else self._gap
-        if gap is not None and (limits.ask is None or not limits.ask.is_trial):
+        gap, shape, ask = self._gap, self._shape, limits.ask
+        # A request without gaps is the same, whatever gap is tried. On a disk of large extents,
+        # gaps are tried in vain, and often.
+        tries_gap = isinstance(gap, AutoGap) and gap.is_trial and sample.data != sample.bytes
+        if isinstance(gap, AutoGap) and (ask is None or not ask.is_trial):
             gap.observe(limits, sample)
-        # A request without gaps is the same, whatever gap is tried. On a disk of large extents, gaps
-        # are tried in vain, and often.
-        may_learn = gap is None or not gap.is_trial or sample.data == sample.bytes
-        if limits.ask is not None and self._shape is not None and may_learn:
-            self._shape.observe(limits.ask, sample)
+        if shape is not None and ask is not None and not tries_gap:
+            shape.observe(ask, sample)

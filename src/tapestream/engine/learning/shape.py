@@ -122,8 +122,7 @@ class AutoShape:
 
     def ask(self) -> Ask:
         """How the next request is made."""
-        with self._lock:
-            return self._ask
+        return self._ask  # no lock: it is replaced as a whole
 
     def observe(self, ask: Ask, sample: Sample) -> None:
         """Learn what a request took."""
