@@ -41,6 +41,11 @@ def bash_script(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
         ("tape status nst", {"nst0"}),
         ("tape catalog tap", {"tapes.db"}),
         ("tape scan --catalog tap", {"tapes.db"}),
+        ("list nst", {"nst0"}),
+        ("restore nst0 tap", {"tapes.db"}),
+        ("compare tapes.db nst", {"nst0"}),
+        ("vm full mail ns", {"nst0"}),
+        ("vm res", {"restore"}),
     ],
 )
 def test_bash_completes(bash_script: Path, typed: str, offered: set[str], tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .parsing import Commands
 
 # Arguments that are the path of something.
-_PATHS = {"CATALOG", "DEVICE", "FILE", "FOLDER", "IMAGE", "SOURCE", "TARGET"}
+_PATHS = {"A", "B", "CATALOG", "DEVICE", "FILE", "FOLDER", "PLACE", "SOURCE", "TARGET"}
 _DETAILS = """\
 For bash:
 
