@@ -45,6 +45,7 @@ from tapestream.backend import (
     ForwardingSink,
     ForwardingSource,
     ForwardingWriter,
+    Shape,
 )
 from tapestream.engine.options import CopyOptions
 from tapestream.errors import LocalIOError, ServerError, TicketError
@@ -154,6 +155,7 @@ VALUES: list[object] = [
     CompareReport(((0, 512),), 8192),
     Extent(0, 512, zero=True),
     Segment(0, 512),
+    Shape(4096, 2),
     Extents.of([Extent(0, 512, zero=True), Extent(512, 512)]),
     Extents.of_runs([(0, 512, Kind.DATA)]),
     CopyOptions(buffer_size=4096),

@@ -24,7 +24,7 @@ from .buffers import BufferPool
 from .learning.gap import AutoGap, Limits
 from .learning.learner import Learner
 from .learning.memory import MEMORY
-from .learning.shape import AutoShape
+from .learning.shape import AutoShape, is_too_small
 from .options import REQUEST_SIZE, CopyOptions
 from .pipeline import Pipeline
 from .plan import plan_requests
@@ -139,7 +139,8 @@ class Mover(NamedTuple):
         has_shapes = None if self.pace else ability(reader, HasShapes)
         if has_shapes is None:
             return None
-        return AutoShape(shapes_of(has_shapes, self.readers), self.readers, total)
+        shapes = shapes_of(has_shapes, self.readers)
+        return None if is_too_small(total, self.readers) else AutoShape(shapes, self.readers, total)
 
 
 @contextmanager

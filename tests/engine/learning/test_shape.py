@@ -11,7 +11,7 @@ import pytest
 from tapestream.backend import Shape
 from tapestream.engine.learning.gap import AutoGap, Limits, Sample
 from tapestream.engine.learning.learner import Learner
-from tapestream.engine.learning.shape import AutoShape
+from tapestream.engine.learning.shape import AutoShape, is_too_small
 
 MIB = 1024**2
 GIB = 1024 * MIB
@@ -150,6 +150,13 @@ def test_trials_cost_less_than_two_percent(disk: int, rate: Rate, noise: float) 
 
 def test_nothing_is_tried_on_a_small_disk() -> None:
     assert sum(run(any_shape, disk=23 * GIB).tried) == 0
+
+
+@pytest.mark.parametrize("readers", [1, 3])
+def test_a_disk_on_which_anything_is_tried_is_not_too_small(readers: int) -> None:
+    assert is_too_small(5 * GIB * readers, readers)
+    assert sum(run(any_shape, disk=25 * GIB * readers, readers=readers).tried)
+    assert not is_too_small(25 * GIB * readers, readers)
 
 
 def test_trials_grow_rarer() -> None:

@@ -81,6 +81,11 @@ class _Miss:
     number: int
 
 
+def is_too_small(total: int, readers: int) -> bool:
+    """True if a disk of so many bytes has no budget for even one trial."""
+    return SHARE * total < FEARED * (REQUESTS + 2) * readers * LARGE
+
+
 class AutoShape:
     """Learns the shape of requests with which a server is fastest.
 
