@@ -280,6 +280,7 @@ def test_what_a_source_says_of_itself(call: str, name: str, value: Any, tmp_path
         ("max_writers", False),
         ("max_writers", 0),
         ("sequential", lambda: True),
+        ("server_is_local", 1),
         ("streaming", None),
         ("segment_size", 0),
         ("segment_size", "1M"),

@@ -378,3 +378,28 @@ def test_as_many_readers_as_have_processors(
     copy(source, sink)
     assert len(source.readers) == readers
     assert len(sink.writers) == 4
+
+
+@pytest.mark.parametrize(
+    ("processors", "shared", "asked", "allowed", "writers"),
+    [
+        *[(1, True, None, 9, 2), (2, True, None, 9, 2), (4, True, None, 9, 2)],
+        *[(6, True, None, 9, 3), (8, True, None, 9, 4), (64, True, None, 9, 4)],
+        *[(2, True, None, 1, 1), (2, True, 3, 9, 3), (2, True, 1, 9, 1), (1, False, None, 9, 4)],
+    ],
+)
+def test_a_server_on_a_small_host_has_fewer_writers(
+    processors: int,
+    shared: bool,
+    asked: int | None,
+    allowed: int,
+    writers: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class LocalSink(MemorySink):
+        server_is_local = shared
+
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(processors)))
+    sink = LocalSink(max_writers=allowed)
+    copy(MemorySource(DISK, EXTENTS), sink, max_workers=asked)
+    assert len(sink.writers) == writers

@@ -301,6 +301,7 @@ def test_the_unix_socket_is_used_here(daemon: ImageioDaemon, url: str, upload_ur
         assert source.over_unix_socket
         assert source.server_is_local
         assert sink.over_unix_socket
+        assert sink.server_is_local
         copy(source, sink)
     assert uses_of_unix_socket(daemon, url) > 0
     assert uses_of_unix_socket(daemon, upload_url) > 0
@@ -316,17 +317,22 @@ def test_the_unix_socket_is_not_used_when_not_wanted(
         assert not source.over_unix_socket
         assert source.server_is_local
         assert not sink.over_unix_socket
+        assert sink.server_is_local
         copy(source, sink)
     assert uses_of_unix_socket(daemon, url) == 0
 
 
 def test_a_server_on_another_host(
-    daemon: ImageioDaemon, url: str, monkeypatch: pytest.MonkeyPatch
+    daemon: ImageioDaemon, url: str, upload_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Connection, "is_local", lambda self: False)
-    with ImageioHTTPSource(url, cafile=daemon.cafile) as source:
+    with (
+        ImageioHTTPSource(url, cafile=daemon.cafile) as source,
+        ImageioUploadSink(upload_url, cafile=daemon.cafile) as sink,
+    ):
         assert not source.over_unix_socket
         assert not source.server_is_local
+        assert not sink.server_is_local
 
 
 def uses_of_unix_socket(daemon: ImageioDaemon, url: str) -> int:

@@ -17,7 +17,7 @@ works without it:
 | `TakesDigests`   | `digested`                                | Writer                 |
 | `LendsMemory`    | `memory`                                  | Writer                 |
 | `HasPlace`       | `place`                                   | Source                 |
-| `HasLocalServer` | `server_is_local`                         | Source                 |
+| `HasLocalServer` | `server_is_local`                         | Source, Sink           |
 | `SkipsGaps`      | `skips_gaps`                              | Source                 |
 | `HasDigests`     | `digest_name`                             | Source                 |
 | `ChecksItself`   | `finish`                                  | Source                 |
@@ -248,13 +248,13 @@ class HasPlace(Protocol):
 
 
 class HasLocalServer(Protocol):
-    """A source whose data comes from a server, which may run on this host."""
+    """A source or sink whose data goes through a server, which may run on this host."""
 
     @property
     def server_is_local(self) -> bool:
         """True if the server runs on this host.
 
-        By default, fewer readers are opened then: the server needs processors, too.
+        By default, fewer readers or writers are opened then: the server needs processors, too.
         """
 
 

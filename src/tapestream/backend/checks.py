@@ -259,9 +259,9 @@ def digest_name_of(source: SourceLike) -> str | None:
     return text_of(ability(source, HasDigests), "digest_name")
 
 
-def server_is_local(source: SourceLike) -> bool:
-    """True if a server on this host reads the source for us."""
-    return flag_of(ability(source, HasLocalServer), "server_is_local")
+def server_is_local(backend: SourceLike | SinkLike) -> bool:
+    """True if a server on this host reads the source, or writes the sink, for us."""
+    return flag_of(ability(backend, HasLocalServer), "server_is_local")
 
 
 def server_of(source: SourceLike) -> tuple[str, bool] | None:
@@ -323,6 +323,7 @@ def check_sink(sink: SinkLike) -> None:
     """
     number_of(sink, "max_writers", least=1)
     flag_of(sink, "sequential")
+    server_is_local(sink)
     coalesce_zeros(sink)
     piece_size(sink)
     is_streaming(sink)

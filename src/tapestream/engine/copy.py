@@ -117,8 +117,9 @@ def copy(
         src: Where to read.
         dst: Where to write. The sink must be new: it takes one copy.
         max_workers: The most readers, and the most writers, that work at the same time. Source and
-            sink may allow fewer. None: four writers, and one reader for every processor, or for
-            every two if a server on this host needs some itself, but at most four.
+            sink may allow fewer. None: one reader for every processor, or for every two if a
+            server on this host needs some itself, but at most four; and four writers, or
+            for such a server one for every two processors, but at least two.
         buffer_size: Bytes in one buffer, a multiple of 4096.
         buffer_memory: Bytes in all buffers together, at least two buffers. This bounds the
             memory for data, whatever the size of the disk.

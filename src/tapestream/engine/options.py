@@ -29,6 +29,13 @@ BUFFER_SIZE = 2 * MIB
 # Enough for four readers with a request each, and as much again so that the writer may lag.
 BUFFER_MEMORY = 128 * MIB
 MAX_WORKERS = 4
+# The fewest writers to a server on this host, when there is one for every two processors. Each
+# chunk under way keeps a thread of the daemon busy. Measured on 2 processors, restores from a tar,
+# compared with three writers, the most that imageio's limit allows: over a unix socket 1.06 and
+# 1.11 times as fast, over TLS 1.02 and 1.05 times, a fragmented disk 1.04 times. One writer was
+# another 1.09 times as fast over a unix socket, and no faster over TLS. But where the storage takes
+# 10 ms for each write, it was 1.7 times as slow as two.
+LOCAL_WRITERS = 2
 
 
 class CopyKeywords(TypedDict, total=False):
@@ -99,13 +106,17 @@ class CopyOptions:
             return 1
         most = self.max_workers
         if most is None:
-            processors = len(os.sched_getaffinity(0)) // (2 if server_is_local(src) else 1)
-            most = min(max(1, processors), MAX_WORKERS)
+            most = min(max(1, _processors(shared=server_is_local(src))), MAX_WORKERS)
         return min(most, src.max_readers)
 
     def writers(self, dst: SinkLike) -> int:
         """How many writers to open. They wait for the other side more than they work."""
-        return 1 if dst.sequential else min(self.max_workers or MAX_WORKERS, dst.max_writers)
+        if dst.sequential:
+            return 1
+        most = self.max_workers
+        if most is None and server_is_local(dst):
+            most = min(max(LOCAL_WRITERS, _processors(shared=True)), MAX_WORKERS)
+        return min(most or MAX_WORKERS, dst.max_writers)
 
     def pace(self) -> Pace | None:
         """What limits the rate of a copy; None for nothing."""
@@ -140,3 +151,8 @@ class CopyOptions:
         pool = BufferPool(self.buffer_memory // size, size)
         pool.give_back(pool.take())
         return pool
+
+
+def _processors(*, shared: bool) -> int:
+    """How many processors a copy has, if it shares them with a server or not."""
+    return len(os.sched_getaffinity(0)) // (2 if shared else 1)

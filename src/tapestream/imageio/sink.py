@@ -135,6 +135,11 @@ class ImageioUploadSink(OfThisProcess, Sink):
         return max(1, self._transfer.can.max_writers // CONNECTIONS)
 
     @property
+    def server_is_local(self) -> bool:
+        """True when the server runs on this host."""
+        return self._transfer.is_local
+
+    @property
     def coalesce_zeros(self) -> int:
         """Write up to this many bytes of zeros as data: the `max_gap` argument."""
         return self._max_gap
