@@ -13,6 +13,7 @@ import subprocess
 import sys
 import typing
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
@@ -116,7 +117,7 @@ def public_callables() -> Iterator[tuple[str, object]]:
         tapestream,
         tapestream.archive,
         tapestream.backend,
-        tapestream.ovirt,
+        *([tapestream.ovirt] if find_spec("ovirtsdk4") else []),
         tapestream.tape,
         tapestream.testing,
     )

@@ -2,13 +2,15 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from tapestream.testing import EngineDouble, ImageioDaemon
 
-pytest.importorskip("ovirtsdk4", reason="oVirt's engine SDK is not installed")
+# All of them need oVirt's engine SDK. The tests of the double say so if it is not installed.
+collect_ignore_glob = [] if find_spec("ovirtsdk4") else ["test_*.py"]
 
 
 @pytest.fixture

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -32,6 +35,12 @@ SHORT = EngineTimeouts(
 def calls(engine: EngineDouble, ending: str) -> int:
     """How many requests the engine got whose method and path end like this."""
     return sum(f"{call.method} {call.path}".endswith(ending) for call in engine.calls)
+
+
+def press_ctrl_c() -> None:
+    """Send SIGINT to the main thread, as a Ctrl-C does, and give it the time to notice."""
+    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+    time.sleep(0.05)
 
 
 @contextmanager

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import _thread
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,7 @@ from tapestream.errors import (
 from tapestream.ovirt import VMBackup, connect, download_transfer, find_vm, vm_backup
 from tapestream.testing import EngineDouble, VmDouble
 
-from .steps import FAST, MIB, SHORT, calls
+from .steps import FAST, MIB, SHORT, calls, press_ctrl_c
 
 
 @pytest.fixture
@@ -187,7 +185,8 @@ def test_a_lost_reply_starts_no_second_backup(
 
 def test_a_vm_that_is_busy_for_a_while(engine: EngineDouble, connection: Any, vm: VmDouble) -> None:
     engine.refuse("POST", "/vms/*/backups", 409, times=3)
-    engine.refuse("POST", "/vms/*/backups/*/finalize", 409, times=3)
+    engine.refuse("POST", "/vms/*/backups/*/finalize", 409, times=2)
+    engine.refuse("POST", "/vms/*/backups/*/finalize", 400)  # the host failed
     engine.refuse("DELETE", "/vms/*/checkpoints/*", 409, times=3)
     with vm_backup(connection, vm.id, timeouts=FAST):
         pass
@@ -234,19 +233,15 @@ def backups_of(connection: Any, vm: VmDouble) -> Any:
 def test_a_second_ctrl_c_does_not_end_the_clean_up(
     engine: EngineDouble, connection: Any, vm: VmDouble
 ) -> None:
-    def interrupt() -> None:
-        _thread.interrupt_main()
-        time.sleep(0.02)
-
     for request in ("POST", "/vms/*/backups/*/finalize"), ("DELETE", "/vms/*/checkpoints/*"):
-        engine.when(*request, interrupt)
+        engine.when(*request, press_ctrl_c)
     with pytest.raises(KeyboardInterrupt), vm_backup(connection, vm.id, timeouts=FAST):
         raise KeyboardInterrupt
     assert engine.leftovers().checkpoints == ()
 
 
 def test_a_ctrl_c_while_it_starts(engine: EngineDouble, connection: Any, vm: VmDouble) -> None:
-    engine.when("POST", "/vms/*/backups", _thread.interrupt_main)
+    engine.when("POST", "/vms/*/backups", press_ctrl_c)
     with pytest.raises(KeyboardInterrupt), vm_backup(connection, vm.id, timeouts=FAST):
         pass
     assert calls(engine, "/finalize") == 1

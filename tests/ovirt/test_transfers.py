@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import _thread
-import time
+import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import Any
@@ -16,7 +15,7 @@ from tapestream.ovirt import EngineTimeouts, Transfer, connect
 from tapestream.ovirt.transfers import running_transfer
 from tapestream.testing import EngineDouble, VmDouble
 
-from .steps import FAST, MIB, SHORT, calls, other_tools_backup, types
+from .steps import FAST, MIB, SHORT, calls, other_tools_backup, press_ctrl_c, types
 
 
 class Downloads:
@@ -55,7 +54,11 @@ def test_it_has_a_url_and_is_finalized(engine: EngineDouble, download: Downloads
     assert (calls(engine, "/finalize"), calls(engine, "/cancel")) == (1, 0)
 
 
-def test_it_is_cancelled_after_an_error(engine: EngineDouble, download: Downloads) -> None:
+@pytest.mark.parametrize("end", ["finalizing_cleanup", "dancing"])
+def test_it_is_cancelled_after_an_error(
+    engine: EngineDouble, download: Downloads, end: str
+) -> None:
+    engine.phases.transfer_cancel = ("cancelled_user", end, "finished_cleanup")
     with pytest.raises(LookupError) as caught, download():
         raise LookupError
     assert (calls(engine, "/finalize"), calls(engine, "/cancel")) == (0, 1)
@@ -95,8 +98,9 @@ def test_a_refusal_is_not_cancelled(engine: EngineDouble, download: Downloads) -
 def test_it_is_cancelled_if_no_reply_comes(engine: EngineDouble, download: Downloads) -> None:
     """The first request is on a connection that was used before, so libcurl sends another one."""
     engine.drop("POST", "/imagetransfers", carry_out=True, times=2)
-    with pytest.raises(EngineError, match="cannot start the download: "), download():
+    with pytest.raises(EngineError, match="cannot start the download: ") as caught, download():
         pass
+    assert "pycurl" not in str(caught.value)
     assert (calls(engine, "POST /imagetransfers"), calls(engine, "/cancel")) == (2, 2)
 
 
@@ -153,14 +157,11 @@ def end(is_good: bool) -> None:
 def test_a_second_ctrl_c_does_not_end_the_clean_up(
     engine: EngineDouble, download: Downloads, work_is_good: bool
 ) -> None:
-    def interrupt() -> None:
-        _thread.interrupt_main()
-        time.sleep(0.02)
-
-    engine.when("POST", "/imagetransfers/*", interrupt)
-    engine.when("GET", "/imagetransfers/*", interrupt, skip=1)
+    engine.when("POST", "/imagetransfers/*", press_ctrl_c)
+    engine.when("GET", "/imagetransfers/*", press_ctrl_c, skip=1)
     with pytest.raises(KeyboardInterrupt), download():
         end(work_is_good)
+    assert "clean-up" not in [thread.name for thread in threading.enumerate()]
     assert calls(engine, "/finalize" if work_is_good else "/cancel") == 1
 
 

@@ -84,6 +84,7 @@ def running_transfer(
     except BaseException as e:
         clean_up(e, lambda: transfers.cancel_new(ids, before))
         raise
+    # If it cannot be finalized, it is cancelled: nobody else would end it.
     clean_up(None, lambda: transfers.finalize(ids[0]), lambda: transfers.cancel_new((), before))
 
 
@@ -133,13 +134,9 @@ class DiskTransfers:
         return Transfer(id_, self.disk_id, found.transfer_url, found.proxy_url, host_id)
 
     def finalize(self, id_: str) -> None:
-        """Finalize a transfer, and wait until it has ended well; cancel it if that fails."""
-        try:
-            self._end(id_, "finalize")
-            self._wait_for_end(id_, [Phase.FINISHED_SUCCESS], [*_ENDING, Phase.TRANSFERRING])
-        except BaseException as e:
-            clean_up(e, lambda: self.cancel(id_))
-            raise
+        """Finalize a transfer, and wait until it has ended well."""
+        self._end(id_, "finalize")
+        self._wait_for_end(id_, [Phase.FINISHED_SUCCESS], [*_ENDING, Phase.TRANSFERRING])
 
     def cancel(self, id_: str) -> None:
         """Cancel a transfer unless it has ended, and wait until it has.
