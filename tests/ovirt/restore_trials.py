@@ -35,8 +35,6 @@ ROOT = Path(__file__).parents[2]
 MIB = 1024**2
 FOREVER = 10**6
 LIMITS = EngineTimeouts(
-    backup_start=5,
-    backup_end=5,
     transfer_start=0.3,
     transfer_end=0.3,
     disk=0.3,
@@ -44,6 +42,8 @@ LIMITS = EngineTimeouts(
     poll=0.001,
     longest_poll=0.01,
 )
+# For what goes well, on a machine that may be busy.
+PATIENT = replace(LIMITS, transfer_start=20, transfer_end=20, disk=20, refused=20)
 REQUESTS = (
     ("GET", "/vms"),
     ("GET", "/vms/*"),
@@ -172,7 +172,7 @@ class World:
     vm: VmDouble
     directory: Path
 
-    def restore(self, name: str) -> list[str]:
+    def restore(self, name: str, timeouts: EngineTimeouts = LIMITS) -> list[str]:
         """Restore it in this process; what it says about killed runs."""
         with connect(self.directory / "home" / ".config" / "ovirt.conf") as connection:
             report = restore_vm(
@@ -180,7 +180,7 @@ class World:
                 self.directory / "backups",
                 name=name,
                 state=self.directory / "state",
-                timeouts=LIMITS,
+                timeouts=timeouts,
             )
         return [str(run) for run in report.killed]
 
@@ -201,7 +201,7 @@ def a_world(daemon: ImageioDaemon) -> Iterator[World]:
                     "mail",
                     directory / "backups",
                     state=directory / "state",
-                    timeouts=replace(LIMITS, transfer_start=5, transfer_end=5),
+                    timeouts=PATIENT,
                 )
             yield World(engine, vm, directory)
 
@@ -235,7 +235,7 @@ def run(trial: Trial, daemon: ImageioDaemon) -> Outcome:
         world.engine.phases.__init__()  # type: ignore[misc]
         was_restored = not _not_whole(world, "new")
         try:
-            killed = world.restore("another")
+            killed = world.restore("another", PATIENT)
         except Exception as e:  # noqa: BLE001 - a trial reports it
             return Outcome([*problems, f"the next run: {e!r}"], ended, [])
         problems += _not_whole(world, "another")
