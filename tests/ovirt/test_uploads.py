@@ -215,7 +215,7 @@ def test_the_host_that_is_to_serve_it(engine: EngineDouble, connection: Any) -> 
         (MIB, []),
         (64 * MIB, ["write -P 1 0 1k", "write -P 1 63k 4k", "write -P 1 40M 3M"]),
         (5 * 1024**4, ["write -P 1 1T 64k", "write -P 1 4T 1"]),
-        (256 * MIB, ["write -P 1 0 256M"]),
+        (64 * MIB, ["write -P 1 0 64M"]),
     ],
 )
 def test_what_an_image_needs(tmp_path: Path, size: int, writes: list[str]) -> None:
