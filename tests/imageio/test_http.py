@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import http.client
 import socket
 import ssl
 import threading
@@ -15,6 +14,7 @@ from functools import partial
 import pytest
 
 from tapestream.imageio.http import Exchange
+from tapestream.imageio.response import DisconnectedError
 from tapestream.imageio.sockets import connect_tcp
 from tapestream.imageio.url import TransferURL
 
@@ -192,12 +192,12 @@ def test_no_reply_is_taken_for_that_of_another_request() -> None:
         for _ in range(3):
             get(client, "/")
         assert body(client) == b"one"
-        with pytest.raises((http.client.RemoteDisconnected, ConnectionResetError)):
+        with pytest.raises((DisconnectedError, ConnectionResetError)):
             client.reply()
         client.close()
         client.connect()
         assert client.under_way == 0
-        with pytest.raises(http.client.RemoteDisconnected):
+        with pytest.raises(DisconnectedError):
             client.reply()
 
 
@@ -211,7 +211,7 @@ def test_a_reply_too_many_is_not_taken_for_the_next() -> None:
         get(client, "/")
         assert body(client) == b"one"
         get(client, "/")
-        with pytest.raises((http.client.RemoteDisconnected, ConnectionResetError)):
+        with pytest.raises((DisconnectedError, ConnectionResetError)):
             client.reply()
 
 
@@ -240,7 +240,7 @@ def test_a_connection_that_broke_leaves_nothing_behind() -> None:
 
     with server(serve) as client:
         get(client, "/")
-        with pytest.raises(http.client.RemoteDisconnected):
+        with pytest.raises(DisconnectedError):
             client.reply()
         client.close()
         gc.collect()

@@ -1,12 +1,11 @@
 """One connection to a transfer: it sends imageio's requests and checks the replies.
 
-Errors of sockets, TLS and http.client become a `TransferError` here, whose text never holds the
+Errors of sockets, TLS and HTTP become a `TransferError` here, whose text never holds the
 ticket. Data goes from the socket directly into our buffers.
 """
 
 from __future__ import annotations
 
-import http.client
 import json
 import re
 import socket
@@ -28,7 +27,8 @@ from ..errors import (
 )
 from .capabilities import Capabilities
 from .endpoint import Endpoint
-from .http import Exchange, HeadTooLong
+from .http import Exchange, HeadTooLongError
+from .response import BadReplyError, EndedEarlyError, Response
 from .sockets import WAKE_UP, Cancellation
 
 # Bytes per read of a reply that is dropped, or whose length is not known.
@@ -53,7 +53,7 @@ class Reply(NamedTuple):
     """A whole reply of the server."""
 
     status: int
-    headers: http.client.HTTPMessage
+    headers: Mapping[str, str]
     body: bytes
 
 
@@ -130,7 +130,7 @@ class Connection:
             headers = {"Range": f"bytes={start}-{end - 1}"}
             self._send("GET", headers=headers)
 
-    def open_range(self, start: int, end: int) -> http.client.HTTPResponse:
+    def open_range(self, start: int, end: int) -> Response:
         """Wait for the reply to `request_range`; read it with `read_body`."""
         doing = f"cannot read bytes {start} to {end}"
         with self.foreign_errors(doing):
@@ -140,16 +140,15 @@ class Connection:
             _check_range(response, start, end)
             return response
 
-    def read_body(self, response: http.client.HTTPResponse, buffer: memoryview) -> int:
+    def read_body(self, response: Response, buffer: memoryview) -> int:
         """Read the next bytes of a download into the buffer, at least one; return their number."""
-        # Not response.readinto(): it loses what it read before an error.
         count = 0
         try:
             with self.foreign_errors("the download broke"):
                 left = response.length or 0
                 for step in self._exchange.receive(buffer[:left]):
                     if step == 0:
-                        raise http.client.IncompleteRead(b"")
+                        raise EndedEarlyError
                     count += step
                 response.length = left - count
         except TransferError:
@@ -164,7 +163,7 @@ class Connection:
         self.request_range(start, end)
         response = self.open_range(start, end)
         buffer = memoryview(bytearray(DROPPED))
-        while not response.isclosed():
+        while not response.is_closed:
             self.read_body(response, buffer)
 
     def put(self, start: int, data: memoryview, *, under_way: int, flush: bool = False) -> None:
@@ -263,18 +262,18 @@ class Connection:
         headers: Mapping[str, str] | None = None,
         body: memoryview | None = None,
         timeout: float | None = None,
-    ) -> http.client.HTTPResponse:
+    ) -> Response:
         """Send a request and wait for the head of the reply. Call `read_reply` or `close` next.
 
-        This also raises the errors of sockets and http.client: call it within `foreign_errors`.
+        This also raises the errors of sockets and HTTP: call it within `foreign_errors`.
         """
         self._send(method, suffix, headers, body, timeout)
         return self._exchange.reply()
 
-    def read_reply(self, response: http.client.HTTPResponse, largest: int | None = None) -> Reply:
+    def read_reply(self, response: Response, largest: int | None = None) -> Reply:
         """Read the body of a reply: all of it, or the beginning of an error's text."""
         body = _body(response, self.largest_reply if largest is None else largest)
-        if response.isclosed():
+        if response.is_closed:
             self._exchange.end_reply()
         else:
             self.close()  # nobody needs the rest
@@ -306,7 +305,7 @@ class Connection:
 
     @contextmanager
     def foreign_errors(self, doing: str) -> Iterator[None]:
-        """Turn the errors of sockets, TLS and http.client into a `TransferError`."""
+        """Turn the errors of sockets, TLS and HTTP into a `TransferError`."""
         doing = f"{self.endpoint}: {doing}"
         try:
             yield
@@ -319,17 +318,17 @@ class Connection:
         except TimeoutError as e:
             self.close()
             raise ServerError(f"{doing}: the server did not answer in time") from e
-        except HeadTooLong as e:
+        except HeadTooLongError as e:
             self.close()
             raise ServerProtocolError(f"{doing}: {e}") from None
-        except http.client.IncompleteRead:
+        except EndedEarlyError:
             self.close()
             raise ServerError(f"{doing}: the server's reply ended too early") from None
-        except (OSError, http.client.HTTPException, ValueError) as e:
+        except (OSError, BadReplyError, ValueError) as e:
             # The ssl module raises a ValueError for a socket that another thread cancelled.
             self.close()
             reason = self.endpoint.url.redact(str(e)[:MAX_ERROR_TEXT]) or type(e).__name__
-            # Not "from e": http.client's error shows what the server sent, maybe the ticket.
+            # Not "from e": its text may show what the server sent, maybe the ticket.
             raise ServerError(f"{doing}: the connection broke: {reason}") from None
 
     def is_local(self) -> bool:
@@ -423,11 +422,11 @@ class Connection:
             if not self.is_open or self.is_dropped:
                 return False  # unknown: a new connection gets a new NBD connection
             return self.open("GET", headers={"Range": "bytes=0-0"}).status >= 500
-        except (TransferError, OSError, http.client.HTTPException, ValueError):
+        except (TransferError, OSError, BadReplyError, ValueError):
             return False
 
 
-def _body(response: http.client.HTTPResponse, most: int) -> bytes:
+def _body(response: Response, most: int) -> bytes:
     """The body of a reply: all of it, or the beginning of an error's text."""
     if response.status >= 400:
         return _error_text(response)
@@ -441,11 +440,11 @@ def _body(response: http.client.HTTPResponse, most: int) -> bytes:
     return bytes(body)
 
 
-def _error_text(response: http.client.HTTPResponse) -> bytes:
+def _error_text(response: Response) -> bytes:
     """Read an error's text; b"" if it does not arrive, for the status alone says enough."""
     try:
         return response.read(MAX_ERROR_TEXT)
-    except (OSError, http.client.HTTPException, ValueError):
+    except (OSError, BadReplyError, ValueError):
         return b""
 
 
@@ -454,7 +453,7 @@ def _check_length(length: int, most: int) -> None:
         raise ServerProtocolError(f"the server sends a reply of more than {most} bytes")
 
 
-def _check_range(response: http.client.HTTPResponse, start: int, end: int) -> None:
+def _check_range(response: Response, start: int, end: int) -> None:
     """Make sure that the reply is the requested range: anything else would corrupt the disk."""
     length = content_length(response)
     if length != end - start:
@@ -463,19 +462,19 @@ def _check_range(response: http.client.HTTPResponse, start: int, end: int) -> No
         if start != 0:
             raise ServerProtocolError("the server ignores ranges: it sends all from the start")
         return
-    found = re.fullmatch(_CONTENT_RANGE, response.getheader("content-range", ""))
+    found = re.fullmatch(_CONTENT_RANGE, response.headers.get("content-range", ""))
     # The total in it is not checked: it is the ticket's size, and the disk may end earlier.
     if found is None or (found[1], found[2]) != (str(start), str(end - 1)):
         raise ServerProtocolError(f"asked for bytes {start} to {end - 1}, the server sends others")
 
 
-def total_size(response: http.client.HTTPResponse) -> int | None:
+def total_size(response: Response) -> int | None:
     """The total size in a reply's "Content-Range", if any; a refused range (416) has one, too."""
-    found = re.fullmatch(_CONTENT_RANGE, response.getheader("content-range", ""))
+    found = re.fullmatch(_CONTENT_RANGE, response.headers.get("content-range", ""))
     return None if found is None or found[3] == "*" else int(found[3])
 
 
-def content_length(response: http.client.HTTPResponse) -> int:
+def content_length(response: Response) -> int:
     """The length of a reply's body, from its headers."""
     if response.chunked or response.length is None:
         raise ServerProtocolError("the server does not say how many bytes it sends")

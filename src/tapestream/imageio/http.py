@@ -3,12 +3,11 @@
 `http.client` sends a request only after the reply to the previous one was read. Here requests can
 follow each other immediately (HTTP pipelining, RFC 9112, 9.3.2). A server that works on the
 requests of a connection one after the other, as imageio's does, then finds the next one waiting,
-and does not stand idle for a round trip. `http.client` parses the replies.
+and does not stand idle for a round trip.
 """
 
 from __future__ import annotations
 
-import http.client
 import io
 import select
 import socket
@@ -18,6 +17,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, cast
+
+from .response import BadReplyError, DisconnectedError, Response, read_head
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -29,14 +30,14 @@ SENT = 256 * 1024
 MAX_HEAD = 256 * 1024
 
 
-class HeadTooLong(http.client.HTTPException):
+class HeadTooLongError(BadReplyError):
     """The head of a reply is longer than `MAX_HEAD`."""
 
 
 class Exchange:
     """One connection, used by one thread; another thread may shut its socket down.
 
-    Methods raise the errors of sockets and http.client. Call `close` after an error.
+    Methods raise the errors of sockets, and a `BadReplyError`. Call `close` after an error.
 
     Args:
         connect: Makes a socket that is connected to the server.
@@ -56,7 +57,7 @@ class Exchange:
         self._connect = connect
         self._host = host
         self._replies: _Replies | None = None
-        self._reply: http.client.HTTPResponse | None = None
+        self._reply: Response | None = None
         self._buffered: int | None = None  # bytes of the body that were read together with the head
         self.under_way = 0
         self.persists = False
@@ -66,7 +67,7 @@ class Exchange:
     @property
     def is_idle(self) -> bool:
         """True when nothing is under way."""
-        return self.under_way == 0 and (self._reply is None or self._reply.isclosed())
+        return self.under_way == 0 and (self._reply is None or self._reply.is_closed)
 
     @property
     def is_dropped(self) -> bool:
@@ -117,7 +118,7 @@ class Exchange:
             # The server closed the connection, maybe after a reply that says why.
             self.is_cut = True
 
-    def reply(self) -> http.client.HTTPResponse:
+    def reply(self) -> Response:
         """Wait for the reply to the oldest request that has none.
 
         Read it to its end and call `end_reply`, or close the connection. The socket's timeout
@@ -125,12 +126,11 @@ class Exchange:
         a server cannot send it byte by byte forever. In `receive` it is for each read.
         """
         if self.under_way == 0 or self.sock is None:
-            raise http.client.RemoteDisconnected("the server closed the connection")
+            raise DisconnectedError("the server closed the connection")
         if self._replies is None:
             self._replies = _Replies(self.sock)
-        self._reply = response = http.client.HTTPResponse(cast(socket.socket, self._replies))
         self._replies.bound.begin(self.sock.gettimeout())
-        response.begin()
+        self._reply = response = read_head(self._replies)
         self._replies.bound.end_head()
         self._buffered = None
         self.under_way -= 1
@@ -161,7 +161,7 @@ class Exchange:
         """
         sock, replies = self.sock, self._replies
         if sock is None or replies is None:
-            raise http.client.RemoteDisconnected("the connection was closed")
+            raise DisconnectedError("the connection was closed")
         if self._buffered is None:
             replies.bound.end()
             self._buffered = len(replies.peek())
@@ -192,7 +192,7 @@ class Exchange:
 
     def _drop_replies(self) -> None:
         if self._replies is not None:
-            self._replies.end()
+            self._replies.close()
             self._replies = None
 
 
@@ -239,7 +239,7 @@ class _Bound(io.RawIOBase):
                 raise TimeoutError("the reply was not complete in time")
         self._head -= count or 0
         if self._head < 0:
-            raise HeadTooLong(f"the head of the reply has more than {MAX_HEAD} bytes")
+            raise HeadTooLongError(f"the head of the reply has more than {MAX_HEAD} bytes")
         return count
 
     def close(self) -> None:
@@ -249,19 +249,8 @@ class _Bound(io.RawIOBase):
 
 
 class _Replies(io.BufferedReader):
-    """Acts for `http.client` as the socket of a reply, and as its file. Only `end` closes it."""
+    """The replies that come over a connection: its buffer may hold the beginning of the next."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.bound = _Bound(sock)
         super().__init__(self.bound)
-
-    def makefile(self, mode: str) -> _Replies:
-        """Return the file that a reply is read from: this object."""
-        return self
-
-    def close(self) -> None:
-        """Do nothing: `http.client` calls this after each reply, and more may follow."""
-
-    def end(self) -> None:
-        """Close it."""
-        super().close()

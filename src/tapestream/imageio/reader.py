@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 from collections import deque
 from itertools import islice
 
@@ -12,6 +11,7 @@ from ..backend.protocols import Reader
 from ..errors import TransferError
 from .keepalive import KeptConnection
 from .queries import get_capabilities
+from .response import Response
 from .retry import Tries
 from .transfer import CONNECTIONS, FIRST_REQUEST, PIPELINED, Transfer
 
@@ -148,7 +148,7 @@ class Download(KeptConnection):
         self.is_spare = False
         self._tries = Tries(self._connection, retries)
         self._ranges: deque[tuple[int, int]] = deque()
-        self._response: http.client.HTTPResponse | None = None  # the reply for the first range
+        self._response: Response | None = None  # the reply for the first range
         self._is_broken = False
 
     @property
@@ -218,7 +218,7 @@ class Download(KeptConnection):
         if self._response is None:
             self._response = self._connection.open_range(*self._ranges[0])
         count = self._connection.read_body(self._response, buffer)
-        if self._response.isclosed():
+        if self._response.is_closed:
             self._response = None
         return count
 
