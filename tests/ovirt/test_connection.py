@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,20 @@ def test_a_file_that_others_may_read(tmp_path: Path, caplog: pytest.LogCaptureFi
     path.chmod(0o640)
     read_settings(path)
     assert "has a password, and other users may read it" in caplog.text
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another user")
+def test_a_credential_of_systemd_brings_no_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = write(tmp_path / "config", "[a]\nengine_url=x\nusername=y\npassword=z\n")
+    os.chown(path, 1, 1)
+    path.chmod(0o440)  # what an ACL for one user looks like
+    read_settings(path)
+    assert not caplog.messages
+    path.chmod(0o444)
+    read_settings(path)
+    assert "other users may read it" in caplog.text
 
 
 def test_a_wrong_password(engine: EngineDouble, tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import configparser
 import os
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -162,7 +161,7 @@ def _section(path: Path, section: str | None) -> dict[str, str]:
     parser = configparser.ConfigParser(interpolation=None)
     try:
         with path.open(encoding="utf-8") as f:
-            others_may_read = stat.S_IMODE(os.fstat(f.fileno()).st_mode) & 0o077
+            others_may_read = _others_may_read(os.fstat(f.fileno()))
             parser.read_file(f)
     except OSError as e:
         raise LocalIOError(f"cannot read the configuration {path}", e) from e
@@ -182,6 +181,13 @@ def _section(path: Path, section: str | None) -> dict[str, str]:
     if others_may_read and "password" in values:
         log.warning("%s has a password, and other users may read it: run 'chmod 600'", path)
     return values
+
+
+def _others_may_read(status: os.stat_result) -> bool:
+    # A credential of systemd is root's. An ACL lets only the service read it, and shows as its
+    # group's permission.
+    is_ours = status.st_uid == os.geteuid()
+    return bool(status.st_mode & (0o077 if is_ours else 0o007))
 
 
 def _settings(values: Mapping[str, str], secure: bool, where: str) -> EngineSettings:
