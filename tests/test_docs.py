@@ -634,3 +634,11 @@ def test_every_error_is_explained() -> None:
         if isinstance(value, type) and issubclass(value, errors.TapestreamError)
     ]
     assert set(classes) - {"TapestreamError"} == set(explained)
+
+
+def test_the_name_of_a_service_is_the_name_of_its_vm() -> None:
+    """systemd makes "mail/1" of "mail-1" where a unit says `%I`."""
+    page = (ROOT / "docs" / "deploy.md").read_text()
+    units = re.findall(r"^```ini\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    assert any("vm incremental %i " in unit for unit in units)
+    assert not any("%I" in unit for unit in units)
