@@ -208,6 +208,13 @@ def test_a_failed_backup_says_what_is_complete(world: World) -> None:
     assert world.engine.leftovers().checkpoints == ()
 
 
+def test_a_vm_without_backups_is_answered_by_each_name_once(world: World) -> None:
+    world.back_up()  # of two disks
+    ended = call("vm", "restore", world.folder, "--vm", "news")
+    assert ended.status == 64
+    assert "the backups are of no such VM: mail\n" in ended.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [

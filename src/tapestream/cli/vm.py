@@ -364,7 +364,7 @@ def _only_name(archive: tapestream.archive.Archive, vm: str | None) -> str:
     }
     name = next(iter(names)) if len(names) == 1 else None
     if name is None:
-        known = ", ".join(sorted(f"{each.info.vm_name}" for each in archive.backups))
+        known = ", ".join(sorted({f"{each.info.vm_name}" for each in archive.backups}))
         raise tapestream.errors.UsageError(
             f"the backups are of {'several VMs' if names else 'no such VM'}: {known or 'none'}",
             hint="Pass --vm, and --name for the name of the new VM.",
