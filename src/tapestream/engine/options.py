@@ -32,9 +32,10 @@ MAX_WORKERS = 4
 # The fewest writers to a server on this host, when there is one for every two processors. Each
 # chunk under way keeps a thread of the daemon busy. Measured on 2 processors, restores from a tar,
 # compared with three writers, the most that imageio's limit allows: over a unix socket 1.06 and
-# 1.11 times as fast, over TLS 1.02 and 1.05 times, a fragmented disk 1.04 times. One writer was
-# another 1.09 times as fast over a unix socket, and no faster over TLS. But where the storage takes
-# 10 ms for each write, it was 1.7 times as slow as two.
+# 1.11 times as fast, over TLS 1.02 and 1.05 times; a fragmented disk over a unix socket 1.04 and
+# 0.87 times (two noisy runs). One writer was another 1.09 times as fast over a unix socket, and no
+# faster over TLS. But where the storage takes 10 ms for each write, it was 1.7 times as slow as two
+# (two rounds, on a busy machine).
 LOCAL_WRITERS = 2
 
 

@@ -20,8 +20,7 @@ from .transfer import CONNECTIONS, FIRST_REQUEST, PIPELINED, Transfer
 GET_SIZE = 4 * 1024**2
 # What the server may be asked for, if another size or number of connections is faster. The first
 # size and number are used until then, and the others are tried in this order: more connections gain
-# most, where the line or a policy of the server limits each of them. Larger GETs gain nothing: a
-# server with a high cost per request works on others meanwhile.
+# most, where the line or a policy of the server limits each of them.
 NUMBERS = CONNECTIONS, 4, 1
 SIZES = GET_SIZE, 16 * 1024**2
 # Bytes of GETs on all connections of a reader. A copy announces as much to it: if they were larger,

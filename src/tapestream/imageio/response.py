@@ -1,8 +1,9 @@
 """Reads the head of an HTTP reply, and a body whose length it says, or that comes in chunks.
 
-`http.client` takes ten times as long for a head, because it parses it as the head of an e-mail, and
-importing it takes a tenth of an empty backup. It also guesses where this refuses: at a head that
-breaks off, a header without a colon, a length that is no number. As there, lines may end with LF.
+`http.client` takes 34 to 39 us for a head, because it parses it as the head of an e-mail; this
+takes 14. And it need not be imported, which took 11 ms. It also guesses where this refuses: at a
+head that breaks off, a header without a colon, a length that is no number. As there, lines may end
+with LF.
 """
 
 from __future__ import annotations
