@@ -659,7 +659,9 @@ def hanging_kinds(directory: Path) -> dict[str, Kind]:
     kinds = {
         "no accept": Kind(make_source, hung, partial(_silent, full=True), True),
         "no handshake": Kind(make_source, hung, partial(_silent, full=False), True),
-        "no handshake later": Kind(download, hung, server(HandshakeHangs), True),
+        "no handshake later": Kind(
+            download, hung, server(HandshakeHangs, close_after_each=True), True
+        ),
     }
     for scheme, make in (("http", HostileServer), ("https", TLSServer)):
         kinds |= {

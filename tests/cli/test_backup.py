@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -145,6 +146,13 @@ class TestASignalEndsTheWork:
     def test_and_leaves_nothing(
         self, disk: Disk, tmp_path: Path, number: signal.Signals, status: int
     ) -> None:
+        with ExitStack() as stack:
+            # The program ignores what its parent ignores: these tests may run under nohup.
+            previous = signal.signal(number, signal.SIG_DFL)
+            stack.callback(signal.signal, number, previous)
+            self._end(disk, tmp_path, number, status)
+
+    def _end(self, disk: Disk, tmp_path: Path, number: signal.Signals, status: int) -> None:
         folder = tmp_path / "folder"
         folder.mkdir()
         process = start(

@@ -222,7 +222,9 @@ def test_what_is_no_reply_is_not_quoted_at_length() -> None:
     noise_line = b"x" * 60_000 + b"\r\n\r\n"
     with (
         HostileServer(IMAGE, on_get=always(Speak(noise_line))) as server,
-        pytest.raises(ServerError, match=r"the connection broke: x+$") as caught,
+        pytest.raises(
+            ServerError, match=r"the connection broke: the server does not speak HTTP$"
+        ) as caught,
     ):
         download(server, MemorySink(), retries=0)
     assert len(caught.value.args[0]) < 1100

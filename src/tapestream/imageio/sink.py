@@ -297,10 +297,11 @@ class ImageioUploadSink(OfThisProcess, Sink):
     @override
     def close(self) -> None:
         """Close the connection that was kept for `begin`; the writers have closed theirs."""
-        self._transfer.close()
+        if hasattr(self, "_transfer"):  # otherwise, the constructor failed
+            self._transfer.close()
 
     def __repr__(self) -> str:
-        transfer = getattr(self, "_transfer", None)  # the constructor may have failed
+        transfer = getattr(self, "_transfer", None)
         return f"<ImageioUploadSink {transfer.endpoint.url if transfer else 'without a transfer'}>"
 
     def _zero_surplus(self, start: int) -> None:

@@ -220,10 +220,11 @@ class ImageioHTTPSource(OfThisProcess, Source):
     @override
     def close(self) -> None:
         """Close the connection that was kept for the next request; readers close their own."""
-        self._transfer.close()
+        if hasattr(self, "_transfer"):  # otherwise, the constructor failed
+            self._transfer.close()
 
     def __repr__(self) -> str:
-        transfer = getattr(self, "_transfer", None)  # the constructor may have failed
+        transfer = getattr(self, "_transfer", None)
         return f"<ImageioHTTPSource {transfer.endpoint.url if transfer else 'without a transfer'}>"
 
     def _listed(self) -> Extents:
