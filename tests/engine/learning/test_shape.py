@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pytest
 
 from tapestream.backend import Shape
-from tapestream.engine.learning.gap import AutoGap, Limits, Sample
+from tapestream.engine.learning.gap import LARGE, USE, AutoGap, Known, Limits, Sample
 from tapestream.engine.learning.learner import Learner
 from tapestream.engine.learning.shape import AutoShape, is_too_small
 
@@ -210,6 +210,20 @@ def test_only_large_requests_count() -> None:
     for _ in range(10_000):
         learnt.observe(learnt.ask(), Sample(1, MIB, MIB, 0.001, 0.001))
     assert learnt.ask().stretch == 0
+
+
+@pytest.mark.parametrize("tries_gap", [False, True])
+def test_a_trial_ends_where_the_disk_is_fragmented(tries_gap: bool) -> None:
+    """Short requests do not count, but a trial that waits for large ones would never end."""
+    known = Known(0, LARGE if tries_gap else USE, seconds=10**9, small=Sample(9, MIB, MIB, 1, 1))
+    gap, shape = AutoGap(REQUEST, 1, known), AutoShape(SHAPES, 1, DISK)
+    learner = Learner(gap, shape)
+    while not shape.ask().is_trial:
+        shape.observe(shape.ask(), Sample(1, REQUEST, REQUEST, 0.1, 0.1))
+    for _ in range(1000):
+        learner.observe(learner.limits(), Sample(1, MIB, MIB // 2, 0.01, 0.01))
+    assert shape.ask().shape == shape.best
+    assert not gap.is_trial
 
 
 def test_one_trial_at_a_time() -> None:

@@ -45,5 +45,6 @@ class Learner:
         tries_gap = isinstance(gap, AutoGap) and gap.is_trial and sample.data != sample.bytes
         if isinstance(gap, AutoGap) and (ask is None or not ask.is_trial):
             gap.observe(limits, sample)
-        if shape is not None and ask is not None and not tries_gap:
+        # A trial of a shape must see every request, to notice when all of them are short.
+        if shape is not None and ask is not None and (ask.is_trial or not tries_gap):
             shape.observe(ask, sample)

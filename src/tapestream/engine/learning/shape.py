@@ -46,6 +46,9 @@ FEARED = 3
 # A request that takes this many times as long as it should ends a trial immediately: it need not be
 # tried for a whole stretch.
 HOPELESS = 4
+# So many shorter requests of each reader end a trial: a disk may go on with nothing but short ones,
+# and the shape that is tried may be bad for them. Gaps are not learnt meanwhile, either.
+SHORT = 16
 # A shape that was not faster is tried again after this many times the bytes of a stretch, then
 # after twice as many, and so on, up to 2**`DOUBLINGS` times as many.
 REST = 100
@@ -112,6 +115,7 @@ class AutoShape:
         self._before: float | None = None
         self._seen = Sample()
         self._early = 0
+        self._short = 0
         self._done = 0
         self._lost = 0.0
 
@@ -131,7 +135,11 @@ class AutoShape:
 
     def observe(self, ask: Ask, sample: Sample) -> None:
         """Learn what a request took."""
-        if sample.bytes < LARGE or not sample.seconds:
+        if sample.bytes < LARGE:
+            if ask.is_trial:
+                self._note_short(ask)
+            return
+        if not sample.seconds:
             return
         with self._lock:
             self._done += sample.bytes
@@ -150,6 +158,13 @@ class AutoShape:
                 self._seen = self._seen.plus(sample)
                 if self._is_over():
                     self._end()
+
+    def _note_short(self, ask: Ask) -> None:
+        """End a trial in which most requests are too short to count."""
+        with self._lock:
+            self._short += ask.stretch == self._ask.stretch
+            if self._short > SHORT * self._readers:
+                self._miss()
 
     def _is_over(self) -> bool:
         enough = self._seen.requests >= REQUESTS * self._readers
@@ -255,7 +270,7 @@ class AutoShape:
     def _use(self, shape: Shape, *, is_trial: bool = False) -> None:
         """Begin a stretch."""
         self._ask = Ask(shape, self._ask.stretch + 1, is_trial)
-        self._early, self._seen = 0, Sample()
+        self._early, self._short, self._seen = 0, 0, Sample()
 
 
 # Not from the statistics module: to import it takes longer than a small copy.
