@@ -140,6 +140,20 @@ def test_it_notices_that_the_line_changed(
     assert (last_learned(changed) < GAP) is small
 
 
+def test_a_stall_in_a_trial_does_not_mislead_it_for_long() -> None:
+    """For example, the server was restarted meanwhile."""
+    gap, stall = AutoGap(16 * MIB, 1), iter([0.0, 60.0])
+    while gap.is_trial:
+        limits = gap.limits()
+        gap.observe(limits, took(fragmented(limits), 0.003 + next(stall, 0.0)))
+    assert gap.limits().max_gap == MAX_GAP  # wrong: requests seem dear
+    seconds = 0
+    while not gap.is_trial and seconds < 2 * 60 * 60:
+        gap.observe(gap.limits(), took(16 * MIB - GAP, 1.0))
+        seconds += 1
+    assert seconds <= 15 * 60
+
+
 def test_trying_costs_little() -> None:
     """On a line where every gap is waste."""
     lengths = [fragmented(each) for each in used(AutoGap(16 * MIB, READERS), 0.0, 30 * MIB)]

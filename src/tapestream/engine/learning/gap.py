@@ -41,6 +41,8 @@ TRIAL_SECONDS = 0.02
 # The result is used for this many times as long as the trials took. Then new trials begin, since
 # the line may have changed.
 EXPLOIT_FACTOR = 100
+# Seconds, the most: a server that stalls in a trial makes it long, and its result wrong.
+LONGEST_USE = 600.0
 # Seconds for which each reader uses a gap that no trial has shown yet: trials after that cost up to
 # 4 % of them. Most incremental backups are over before.
 GUESS_SECONDS = 1.0
@@ -181,8 +183,7 @@ class AutoGap:
             return Known(max_gap, SMALL)
         large = self._seen
         seconds = EXPLOIT_FACTOR * (small.seconds + large.seconds) / self._readers
-        if _are_alike(small, large):
-            seconds = GUESS_SECONDS
+        seconds = GUESS_SECONDS if _are_alike(small, large) else min(seconds, LONGEST_USE)
         return Known(break_even_gap(small, large, max_gap), USE, seconds)
 
     def _limits_in(self, trial: int) -> Limits:
