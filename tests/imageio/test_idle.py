@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import io
 import os
 import socket
 import threading
@@ -26,7 +27,7 @@ from tests.disks import noise
 from tests.hostile import Connection as Served
 from tests.hostile import Fault, HostileServer, Status
 from tests.hostile import Reply as Answer
-from tests.imageio.support import KIB, SMALL, asked, content, eventually, on
+from tests.imageio.support import KIB, SMALL, TLSServer, asked, content, eventually, on
 
 IMAGE = noise(256 * KIB)
 
@@ -154,6 +155,25 @@ def test_what_nobody_asked_for_is_no_reply() -> None:
         ImageioHTTPSource(server.url, secure=False) as source,
     ):
         time.sleep(0.2)
+        assert source.extents().size == len(IMAGE)
+        assert connections(server)[:2] == [1, 2]
+
+
+class Full(Fault):
+    """Send more than was asked for in the TLS record of the reply: more than is read of it."""
+
+    def play(self, connection: Served, reply: Answer) -> None:
+        asked = reply.head() + b"".join(reply.body())
+        more = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]"
+        connection.socket.sendall(asked.ljust(io.DEFAULT_BUFFER_SIZE) + more)
+
+
+def test_what_nobody_asked_for_is_no_reply_over_tls() -> None:
+    """The socket has nothing to read then: the rest of the record was taken from it already."""
+    with (
+        TLSServer(IMAGE, on_options=on(1, Full())) as server,
+        ImageioHTTPSource(server.url, secure=False) as source,
+    ):
         assert source.extents().size == len(IMAGE)
         assert connections(server)[:2] == [1, 2]
 

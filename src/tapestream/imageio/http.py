@@ -83,6 +83,8 @@ class Exchange:
         """
         if self.sock is None:
             return True
+        if isinstance(self.sock, ssl.SSLSocket) and self.sock.pending():
+            return True  # the rest of a TLS record, which the poll does not see
         poll = select.poll()
         poll.register(self.sock, select.POLLIN)
         return bool(poll.poll(0))
