@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tapestream.errors import EngineError, EngineLoginError, LocalIOError, UsageError
-from tapestream.ovirt import connect, read_settings
+from tapestream.ovirt import connect, list_vms, read_settings
 from tapestream.testing import EngineDouble
 
 
@@ -138,3 +138,11 @@ def test_a_logout_that_fails_hides_nothing(
     with connect():
         engine.stop()
     assert "The logout from https" in caplog.text
+
+
+def test_a_reply_that_is_not_valid_xml(engine: EngineDouble) -> None:
+    """The double sends a name as it is, also if XML cannot have it."""
+    engine.add_vm("\x1b[31m", [])
+    with connect() as connection, pytest.raises(EngineError, match="is not valid XML") as caught:
+        list_vms(connection)
+    assert "cannot list the VMs" in str(caught.value)

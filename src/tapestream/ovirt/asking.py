@@ -27,7 +27,7 @@ def asking(doing: str) -> Iterator[None]:
 
     Raises:
         EngineLoginError: The engine does not know the user, or the user may not do this.
-        EngineError: The engine refused the request, or cannot be reached.
+        EngineError: The engine refused the request, cannot be reached, or answered nonsense.
     """
     try:
         yield
@@ -37,6 +37,11 @@ def asking(doing: str) -> Iterator[None]:
         raise EngineError(f"cannot {doing}: {_reason(e)}", status=e.code) from e
     except pycurl.error as e:  # the SDK does not turn all of them into its own
         raise EngineError(f"cannot {doing}: {e.args[-1]}") from e
+    except Exception as e:
+        if type(e) is not Exception:
+            raise
+        # The SDK's reader of XML raises nothing more specific.
+        raise EngineError(f"cannot {doing}: the engine's reply is not valid XML: {e}") from e
 
 
 def _reason(error: Any) -> str:
