@@ -30,10 +30,10 @@ from typing import NamedTuple
 from tapestream import TapestreamError
 from tapestream.ovirt import EngineTimeouts, back_up_vm, connect, exit_on_sigterm, restore_vm
 from tapestream.testing import EngineDouble, ImageioDaemon, VmDouble, compare_images, write_pattern
+from tests.ovirt.mishaps import FOREVER, Outcome, random_fault
 
 ROOT = Path(__file__).parents[2]
 MIB = 1024**2
-FOREVER = 10**6
 LIMITS = EngineTimeouts(
     transfer_start=0.3,
     transfer_end=0.3,
@@ -115,7 +115,7 @@ def random_trial(seed: int) -> Trial:
         moment = (method, path, chance.randrange(3))
         name, faults = f"{number.name} at {moment}", ()
         if chance.random() < 0.3:
-            words, fault = _fault(chance, ENDING)
+            words, fault = random_fault(chance, ENDING, most_before=2)
             return Trial(f"{name}, {words}", (fault,), number, moment)
         return Trial(name, faults, number, moment)
     if chance.random() < 0.3:
@@ -125,11 +125,11 @@ def random_trial(seed: int) -> Trial:
             f"{operation} {phases}", (lambda engine: setattr(engine.phases, operation, phases),)
         )
     else:
-        words, fault = _fault(chance, REQUESTS)
+        words, fault = random_fault(chance, REQUESTS, most_before=2)
         trial = Trial(words, (fault,))
     if chance.random() < 0.6:
         # What cleans up is only asked for if something has failed before.
-        words, fault = _fault(chance, ENDING)
+        words, fault = random_fault(chance, ENDING, most_before=2)
         trial = replace_trial(trial, f"400 to the last step, {words}", (_refuse_attachment, fault))
     return trial
 
@@ -142,26 +142,6 @@ def replace_trial(
 
 def _refuse_attachment(engine: EngineDouble) -> None:
     engine.refuse("POST", "/vms/*/diskattachments", 400, skip=1)
-
-
-def _fault(
-    chance: random.Random, requests: tuple[tuple[str, str], ...]
-) -> tuple[str, Callable[[EngineDouble], object]]:
-    """A request that is refused, or whose connection is closed."""
-    method, path = chance.choice(requests)
-    skip = chance.randrange(3)
-    times = chance.choice([1, 2, 3, FOREVER])
-    words = f"{method} {path} ({skip} before, {times} times)"
-    if chance.random() < 0.5:
-        status = chance.choice([400, 409, 500, 503])
-        return f"{status} to {words}", lambda engine: engine.refuse(
-            method, path, status, skip=skip, times=times
-        )
-    carry_out = chance.random() < 0.5
-    what = "no reply" if carry_out else "no connection"
-    return f"{what} to {words}", lambda engine: engine.drop(
-        method, path, carry_out=carry_out, skip=skip, times=times
-    )
 
 
 @dataclass(frozen=True)
@@ -206,20 +186,6 @@ def a_world(daemon: ImageioDaemon) -> Iterator[World]:
             yield World(engine, vm, directory)
 
 
-class Outcome(NamedTuple):
-    """How a trial ended.
-
-    Attributes:
-        problems: What is wrong.
-        ended: How the run ended: "good", or the kind of error.
-        killed: What the next run said about it.
-    """
-
-    problems: list[str]
-    ended: str
-    killed: list[str]
-
-
 def run(trial: Trial, daemon: ImageioDaemon) -> Outcome:
     """Run a trial, and then another restore in which nothing goes wrong."""
     with a_world(daemon) as world:
@@ -233,8 +199,7 @@ def run(trial: Trial, daemon: ImageioDaemon) -> Outcome:
             pass  # the signal came when the VM was restored already
         elif not trial.may_leave_something:
             problems += _left(world, "after the run", ())
-        world.engine._desk.scripts.clear()
-        world.engine.phases.__init__()  # type: ignore[misc]
+        world.engine.heal()
         was_restored = not _not_whole(world, "new")
         try:
             killed = world.restore("another", PATIENT)

@@ -36,10 +36,10 @@ from tapestream import RawImageSink, TapestreamError, restore_chain
 from tapestream.archive import read_folder
 from tapestream.ovirt import EngineTimeouts, back_up_vm, connect, exit_on_sigterm
 from tapestream.testing import EngineDouble, ImageioDaemon, VmDouble, write_pattern
+from tests.ovirt.mishaps import FOREVER, Outcome, random_fault
 
 ROOT = Path(__file__).parents[2]
 MIB = 1024**2
-FOREVER = 10**6
 # The double moves an object at each look. What never gets ready is given up soon.
 LIMITS = EngineTimeouts(
     backup_start=0.3,
@@ -184,7 +184,7 @@ class Trial(NamedTuple):
 
     name: str
     has_base: bool
-    faults: tuple[Callable[[World], None], ...]
+    faults: tuple[Callable[[World], object], ...]
     number: signal.Signals | None = None
     again: bool = False
     moment: float | tuple[str, str, int] = 0.0
@@ -211,7 +211,7 @@ def random_trial(seed: int) -> Trial:
             method, path = chance.choice(REQUESTS)
             moment = (method, path, chance.randrange(2))
         name = f"{number.name}{' twice' if again else ''} at {moment}"
-        faults: tuple[Callable[[World], None], ...] = ()
+        faults: tuple[Callable[[World], object], ...] = ()
         if chance.random() < 0.3:
             name, faults = _with(name, _fault(chance, ENDING))
         return Trial(name, has_base, faults, number, again, moment)
@@ -229,32 +229,19 @@ def _refuse_transfer(world: World) -> None:
 
 
 def _with(
-    name: str, fault: tuple[str, Callable[[World], None]]
-) -> tuple[str, tuple[Callable[[World], None], ...]]:
+    name: str, fault: tuple[str, Callable[[World], object]]
+) -> tuple[str, tuple[Callable[[World], object], ...]]:
     return f"{name}, {fault[0]}".removeprefix(", "), (fault[1],)
 
 
 def _fault(
     chance: random.Random, requests: tuple[tuple[str, str], ...]
-) -> tuple[str, Callable[[World], None]]:
-    """A request that is refused, or whose connection is closed."""
-    method, path = chance.choice(requests)
-    skip = chance.randrange(2)
-    times = chance.choice([1, 2, 3, FOREVER])
-    words = f"{method} {path} ({skip} before, {times} times)"
-    if chance.random() < 0.5:
-        status = chance.choice([400, 409, 500, 503])
-        return f"{status} to {words}", lambda world: world.engine.refuse(
-            method, path, status, skip=skip, times=times
-        )
-    carry_out = chance.random() < 0.5
-    what = "no reply" if carry_out else "no connection"
-    return f"{what} to {words}", lambda world: world.engine.drop(
-        method, path, carry_out=carry_out, skip=skip, times=times
-    )
+) -> tuple[str, Callable[[World], object]]:
+    words, fault = random_fault(chance, requests, most_before=1)
+    return words, lambda world: fault(world.engine)
 
 
-def _event(chance: random.Random) -> tuple[str, Callable[[World], None]]:
+def _event(chance: random.Random) -> tuple[str, Callable[[World], object]]:
     """Phases that fail, or something that happens when a request comes."""
     if chance.random() < 0.5:
         operation = chance.choice(sorted(PHASES))
@@ -283,20 +270,6 @@ def _event(chance: random.Random) -> tuple[str, Callable[[World], None]]:
 def lose_newest_checkpoint(world: World) -> None:
     if world.vm.checkpoints:
         world.engine.lose_checkpoint(world.vm, world.vm.checkpoints[-1].id)
-
-
-class Outcome(NamedTuple):
-    """How a trial ended.
-
-    Attributes:
-        problems: What is wrong.
-        ended: How the run ended: "good", or the kind of error.
-        killed: What the next run said about it.
-    """
-
-    problems: list[str]
-    ended: str
-    killed: list[str]
 
 
 def run(trial: Trial, daemon: ImageioDaemon, seconds: float) -> Outcome:
