@@ -51,6 +51,10 @@ demo-tape: system-demo system-tape venv ## Run the demo with Linux's own tape dr
 week: system-demo venv ## Run the other demo: a week of backups, and Wednesday restored from them.
 	@$(PYTHON) docs/examples/week.py
 
+.PHONY: site
+site: venv ## Build the site of docs/ in build/site/html; a link that leads nowhere is an error.
+	@$(PYTHON) docs/build_site.py
+
 .PHONY: bench
 bench: system-bench venv ## Compare us with our peers, and write docs/performance.md.
 	$(PYTHON) -m benchmarks --write
@@ -138,7 +142,7 @@ test-tape: system-tape venv ## Run the tape tests against Linux's own tape drive
 	for suite in $(TAPE_SUITES); do [ -e $$logs/$$suite.passed ]; done; rm -r $$logs
 
 .PHONY: check
-check: lint test test-lowest live test-tape ## All that a change has to pass: lint and all tests.
+check: lint site test test-lowest live test-tape ## All that a change has to pass: lint and all tests.
 
 .PHONY: clean
 clean: ## Remove the virtual environment, caches and build products.

@@ -1,0 +1,96 @@
+"""Build the site from the pages of this folder, and from those at the top of the repository.
+
+Usage: build_site.py
+
+The pages are written so that their links work where the source is browsed. On the site, pages are
+in other places: this puts them together in build/site/pages, with links that lead there. Zensical
+makes build/site/html of them. A link that leads nowhere fails the build.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
+BUILD = ROOT / "build" / "site"
+NOT_PAGES = {"mkdocs.yml", "build_site.py", "__pycache__", ".ipynb_checkpoints"}
+AT_THE_TOP = ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")
+
+
+def places() -> dict[Path, Path]:
+    """Where each file of the repository is on the site, below the pages."""
+    found = {ROOT / name: Path(name.lower()) for name in AT_THE_TOP}
+    for file in sorted(DOCS.rglob("*")):
+        within = file.relative_to(DOCS)
+        if file.is_file() and not NOT_PAGES & set(within.parts):
+            found[file] = within.with_suffix(".md") if is_program(file) else within
+    return found
+
+
+def is_program(file: Path) -> bool:
+    """Whether a file is an example that becomes a page."""
+    return file.suffix == ".py"
+
+
+def program_page(program: Path) -> str:
+    """Show a program as a page."""
+    code = program.read_text(encoding="utf-8")
+    return f"# {program.name}\n\n```python\n{code}```\n"
+
+
+def with_links_of_the_site(page: Path, found: dict[Path, Path]) -> str:
+    """The text of a page. Links to what is not on the site become plain text."""
+
+    def link(match: re.Match[str]) -> str:
+        text, target = match.groups()
+        path, hash_sign, anchor = target.partition("#")
+        there = (page.parent / path).resolve() if path else page
+        if ":" in target or not path:
+            return match[0]
+        if there not in found:
+            return text if there.exists() else match[0]
+        here = found[page].parent
+        return f"[{text}]({os.path.relpath(found[there], here)}{hash_sign}{anchor})"
+
+    def outside_code(part: str) -> str:
+        return part if part.startswith("```") else re.sub(r"\[([^]]*)\]\(([^)\s]+)\)", link, part)
+
+    text = page.read_text(encoding="utf-8")
+    blocks = re.split(r"^(```.*?^```$)", text, flags=re.MULTILINE | re.DOTALL)
+    return "".join(map(outside_code, blocks))
+
+
+def put_together() -> None:
+    """Make build/site/pages anew."""
+    shutil.rmtree(BUILD, ignore_errors=True)
+    found = places()
+    for file, place in found.items():
+        target = BUILD / "pages" / place
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if is_program(file):
+            target.write_text(program_page(file), encoding="utf-8")
+        elif file.suffix == ".md":
+            target.write_text(with_links_of_the_site(file, found), encoding="utf-8")
+        else:
+            shutil.copy(file, target)
+    shutil.copy(DOCS / "mkdocs.yml", BUILD)
+
+
+def main() -> int:
+    """Build the site; the exit status of Zensical."""
+    put_together()
+    zensical = Path(sys.executable).with_name("zensical")
+    build = subprocess.run([zensical, "build", "--strict"], cwd=BUILD, check=False)
+    if build.returncode == 0:
+        print("To see it at http://localhost:8000: python3 -m http.server -d build/site/html")
+    return build.returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())
