@@ -54,7 +54,11 @@ from .servers.examples import names_of_other_servers
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 API = ROOT / "docs" / "api.md"
-PAGES = [README, ROOT / "CHANGELOG.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    README,
+    *(ROOT / f"{name}.md" for name in ("CHANGELOG", "CONTRIBUTING", "SECURITY")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 MIB = 1024**2
 SIZE = 16 * MIB
 # Those of `tapestream.archive` and `tapestream.tape`; their other names are told of in these.
@@ -109,7 +113,7 @@ def names_of_the_docs(daemon: ImageioDaemon) -> Iterator[dict[str, object]]:
     ):
         transfer_url = daemon.add_ticket(full_nbd, SIZE)
         dirty_url = daemon.add_ticket(changed_nbd, SIZE, dirty=True)
-        back_up_a_chain(transfer_url, dirty_url)
+        back_up_disks(transfer_url, dirty_url)
         yield {
             "transfer_url": transfer_url,
             "proxy_url": transfer_url,
@@ -154,18 +158,21 @@ class S3Client:
                 copy(src, dst)
 
 
-def back_up_a_chain(transfer_url: str, dirty_url: str) -> None:
-    full = BackupInfo(disk_id="disk", checkpoint_id="sunday")
+def back_up_disks(transfer_url: str, dirty_url: str) -> None:
     incremental = BackupInfo(
-        disk_id="disk",
+        disk_id="mail-disk",
         checkpoint_id="monday",
         parent_checkpoint_id="sunday",
         context="dirty",
     )
-    for url, info in [(transfer_url, full), (dirty_url, incremental)]:
+    for url, tar, info in [
+        (transfer_url, "disk.tar", BackupInfo(disk_id="disk-1")),
+        (transfer_url, "sunday.tar", BackupInfo(disk_id="mail-disk", checkpoint_id="sunday")),
+        (dirty_url, "monday.tar", incremental),
+    ]:
         with (
             ImageioHTTPSource(url, context=info.context, cafile="ca.pem", info=info) as src,
-            TarStreamSink(f"{info.checkpoint_id}.tar") as dst,
+            TarStreamSink(tar) as dst,
         ):
             copy(src, dst)
 
@@ -626,8 +633,8 @@ def test_every_field_is_in_the_reference(dataclass: type) -> None:
 
 
 def test_every_error_is_explained() -> None:
-    how_to = (ROOT / "docs" / "how-to.md").read_text(encoding="utf-8")
-    explained = re.findall(r"^\|[^`|]*`(\w+Error)`", how_to, re.MULTILINE)
+    table = (ROOT / "docs" / "how-to" / "errors.md").read_text(encoding="utf-8")
+    explained = re.findall(r"^\|[^`|]*`(\w+Error)`", table, re.MULTILINE)
     classes = [
         name
         for name, value in vars(errors).items()
