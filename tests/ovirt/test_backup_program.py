@@ -14,12 +14,13 @@ import pytest
 from tapestream import RawImageSink, TarStreamSource, restore_chain
 from tapestream.archive import Archive, read_catalog, read_folder
 from tapestream.errors import CertificateError, LocalIOError, UsageError
-from tapestream.ovirt import back_up_vm, connect, exit_on_sigterm, find_vm, host_here
+from tapestream.ovirt import back_up_vm, connect, exit_on_sigterm, find_vm, host_here, restore_vm
 from tapestream.tape import Catalog, TapeDrive
 from tapestream.testing import (
     Cartridge,
     EngineDouble,
     FakeDrive,
+    ImageioDaemon,
     VmDouble,
     compare_images,
     write_pattern,
@@ -231,6 +232,42 @@ def test_what_a_killed_run_left_is_in_the_report(
     (tmp_path / "y.run").write_text("foreign\n")
     report = back_up_vm(connection, "web", folder, state=tmp_path, timeouts=FAST)
     assert [run.file.name for run in report.killed] == ["y.run"]
+
+
+NAMES = [
+    """a & b <c> "d" 'e'""",
+    "two\nlines, a tab\tand ../a/slash",
+    "\U0001f418 ünï *",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_of_every_kind(
+    engine: EngineDouble, connection: Any, folder: Path, tmp_path: Path, name: str
+) -> None:
+    """They go through the engine's XML, the OVF, the tars and the names of the files."""
+    engine.add_vm("another", [MIB])
+    vm = engine.add_vm(name, [MIB])
+    back_up_vm(connection, name, folder, timeouts=FAST)
+    write_pattern(vm.disks[0].path, ["write -P 9 512k 64k"])
+    report = back_up_vm(connection, name, folder, incremental=True, timeouts=FAST)
+    assert report.disks[0].disk.mode == "incremental"
+    assert report.disks[0].info.vm_name == name
+    compare_restored(read_folder(folder), vm, tmp_path)
+    restored = restore_vm(connection, folder, vm=name, name="new", timeouts=FAST)
+    assert [disk.name for disk in restored.disks] == [f"{name}_Disk1"]
+    assert [disk.name for disk in engine.vms[-1].disks] == [f"{name}_Disk1"]
+    assert all(path.parent == folder for path in folder.rglob("*"))
+
+
+def test_a_storage_domain_with_a_space(daemon: ImageioDaemon, tmp_path: Path, folder: Path) -> None:
+    with EngineDouble(tmp_path / "other", daemon=daemon, storage_domains=["all my data"]) as engine:
+        engine.add_vm("web", [MIB])
+        file = tmp_path / "vdsm.id"
+        file.write_text(engine.host.hardware_id)
+        with connect(engine.write_config(tmp_path / "there")) as connection:
+            found = host_here(connection, find_vm(connection, "web").disks, str(file))
+            assert found == engine.host.id
 
 
 def test_sigterm() -> None:

@@ -141,8 +141,8 @@ def test_a_logout_that_fails_hides_nothing(
 
 
 def test_a_reply_that_is_not_valid_xml(engine: EngineDouble) -> None:
-    """The double sends a name as it is, also if XML cannot have it."""
-    engine.add_vm("\x1b[31m", [])
+    """The double takes no such name, but sends what a test puts there."""
+    engine.add_vm("mail").name = "\x1b[31m"
     with connect() as connection, pytest.raises(EngineError, match="is not valid XML") as caught:
         list_vms(connection)
     assert "cannot list the VMs" in str(caught.value)

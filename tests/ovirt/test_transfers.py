@@ -12,6 +12,7 @@ import pytest
 from tapestream import ImageioHTTPSource
 from tapestream.errors import EngineError, EnginePhaseError, EngineTimeoutError
 from tapestream.ovirt import EngineTimeouts, Transfer, connect
+from tapestream.ovirt.patience import Patience
 from tapestream.ovirt.transfers import running_transfer
 from tapestream.testing import EngineDouble, VmDouble
 
@@ -33,7 +34,7 @@ class Downloads:
             direction=types.ImageTransferDirection.DOWNLOAD,
             format=types.DiskFormat.RAW,
         )
-        return running_transfer(self._connection, wanted, "the download", timeouts)
+        return running_transfer(self._connection, wanted, "the download", Patience(timeouts))
 
 
 @pytest.fixture

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import _thread
 import json
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,7 @@ from tapestream.errors import EngineError, EnginePhaseError, EngineTimeoutError,
 from tapestream.ovirt import connect, new_disk, qcow2_size, upload_transfer
 from tapestream.testing import EngineDouble, compare_images, create_image, write_pattern
 
-from .steps import FAST, MIB, SHORT, calls
+from .steps import FAST, MIB, SHORT, calls, press_ctrl_c
 
 
 @pytest.fixture
@@ -70,23 +68,43 @@ def test_an_error_while_it_is_written(engine: EngineDouble, connection: Any) -> 
     assert (calls(engine, "/finalize"), calls(engine, "/cancel")) == (0, 1)
 
 
-@pytest.mark.parametrize("step", ["before the upload", "in it", "after it"])
-def test_a_ctrl_c(engine: EngineDouble, connection: Any, step: str) -> None:
-    def interrupt(now: str) -> None:
-        if now == step:
-            _thread.interrupt_main()
-            time.sleep(1)
-
-    def steps() -> None:
-        with new_disk(connection, "new", MIB, "data", timeouts=FAST) as disk:
-            interrupt("before the upload")
-            with upload_transfer(connection, disk, timeouts=FAST):
-                interrupt("in it")
-            interrupt("after it")
-
-    with pytest.raises(KeyboardInterrupt):
-        steps()
+@pytest.mark.parametrize(
+    ("method", "path", "ends"),
+    [
+        ("POST", "/disks", (0, 0)),
+        ("GET", "/disks/*", (0, 0)),
+        ("POST", "/imagetransfers", (0, 1)),
+        ("GET", "/imagetransfers/*", (0, 1)),
+        ("POST", "/imagetransfers/*/finalize", (1, 0)),
+    ],
+)
+def test_a_ctrl_c(
+    engine: EngineDouble,
+    connection: Any,
+    image: Path,
+    method: str,
+    path: str,
+    ends: tuple[int, int],
+) -> None:
+    """It comes while the engine carries out a request, which is then under way for nobody."""
+    engine.when(method, path, press_ctrl_c)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        restore(engine, connection, image)
     assert engine.disks == []
+    assert (calls(engine, "/finalize"), calls(engine, "/cancel")) == ends
+    assert not hasattr(caught.value, "__notes__")
+
+
+def test_a_ctrl_c_while_it_is_written(engine: EngineDouble, connection: Any) -> None:
+    engine.when("POST", "/imagetransfers/*/cancel", press_ctrl_c)  # a second one
+    with (
+        pytest.raises(KeyboardInterrupt),
+        new_disk(connection, "new", MIB, "data", timeouts=FAST) as disk,
+        upload_transfer(connection, disk, timeouts=FAST),
+    ):
+        press_ctrl_c()
+    assert engine.disks == []
+    assert (calls(engine, "/finalize"), calls(engine, "/cancel")) == (0, 1)
 
 
 @pytest.mark.parametrize(

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 from ..errors import EngineError, EngineLoginError
+from .patience import Patience, Wait
 from .sdk import pycurl, sdk
-from .timeouts import EngineTimeouts
 
 T = TypeVar("T")
 NOT_FOUND = 404
@@ -62,16 +61,16 @@ def may_succeed_later(error: EngineError) -> bool:
 
 def repeat(
     ask: Callable[[], T],
-    timeouts: EngineTimeouts,
+    patience: Patience,
     *,
     done: Callable[[], bool] = lambda: False,
     ends: bool = False,
 ) -> T | None:
-    """Make a request, and repeat it for up to `timeouts.refused` seconds.
+    """Make a request, and repeat it for up to `patience.limits.refused` seconds.
 
     Args:
         ask: The request. It must do no harm if it is made twice: a reply may have been lost.
-        timeouts: How long, and how often.
+        patience: How long, how often, and what ends it early.
         done: After a failure: whether the engine has done what is wanted, and needs no other
             request. So an action whose reply was lost is not repeated.
         ends: The request ends something that must not stay open. It is also repeated after a 400,
@@ -82,10 +81,11 @@ def repeat(
 
     Raises:
         EngineError: It still fails, or this request will never be good.
+        OperationCancelledError: It was cancelled. It is not known whether the last request was
+            carried out, if its reply was lost.
     """
-    end = time.monotonic() + timeouts.refused
-    for pause in timeouts.pauses():
-        left = end - time.monotonic()
+    wait = Wait(patience, patience.limits.refused)
+    for left in wait:
         try:
             return ask()
         except EngineError as e:
@@ -94,7 +94,7 @@ def repeat(
             with suppress(EngineError):
                 if done():
                     return None
-            if left <= 0 or not (may_succeed_later(e) or (ends and e.status == _BAD_REQUEST)):
+            if not left or not (may_succeed_later(e) or (ends and e.status == _BAD_REQUEST)):
                 raise
-        time.sleep(min(pause, max(left, 0)))
+            wait.goes_on(e.message)
     raise AssertionError  # the pauses have no end

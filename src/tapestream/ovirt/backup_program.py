@@ -9,7 +9,6 @@ from typing import Any
 
 import tapestream
 
-from .._log import Log
 from ..errors import UsageError
 from .backup_report import DiskReport, VMBackupReport
 from .backup_targets import BackupTarget, TarOptions, target_of
@@ -22,7 +21,6 @@ from .timeouts import EngineTimeouts
 from .vm_checkpoints import Parent, parent_of
 from .vms import VDSM_ID, VM, host_here, the_vm
 
-log = Log("tapestream.ovirt")
 # The attachment of each tar that has the VM's configuration.
 OVF_NAME = "vm.ovf"
 
@@ -95,7 +93,8 @@ def back_up_vm(
             its unix socket.
         state: The directory for a file about this run; None for `$XDG_STATE_HOME/tapestream`.
         timeouts: How long to wait for the engine.
-        cancel: Ends the copy of a disk, as a Ctrl-C does. A wait for the engine ends first.
+        cancel: Ends the backup, as a Ctrl-C does: also a wait for the engine, except that for its
+            end. What was started is cleaned up. A request that is under way ends first.
 
     Raises:
         UsageError: An argument cannot work: nothing was started.
@@ -114,11 +113,7 @@ def back_up_vm(
             "where an incremental backup starts is not known: the target cannot be searched",
             hint="Pass the catalog of the tapes, or an archive with the backups before.",
         )
-    if cancel is not None:
-        cancel.check()
-    killed = clean_up_killed_runs(connection, state=state, timeouts=timeouts)
-    for run in killed:
-        log.warning("Found a run that was killed: %s", run)
+    killed = clean_up_killed_runs(connection, state=state, timeouts=timeouts, cancel=cancel)
     ids = [disk.id for disk in chosen]
     parent = Parent(None, ())
     if incremental and before is not None:
@@ -141,6 +136,7 @@ def back_up_vm(
         full=parent.full,
         state=state,
         timeouts=timeouts,
+        cancel=cancel,
     )
     try:
         with start as backup:
@@ -183,7 +179,7 @@ def _back_up_disk(
     cancel = copying.options.cancel
     with (
         download_transfer(
-            connection, backup, disk, host=copying.host, timeouts=copying.timeouts
+            connection, backup, disk, host=copying.host, timeouts=copying.timeouts, cancel=cancel
         ) as transfer,
         tapestream.ImageioHTTPSource(
             transfer.url,

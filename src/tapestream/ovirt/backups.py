@@ -6,16 +6,18 @@ import os
 import uuid
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import Any, Literal
 
 import tapestream
 
 from .._log import Log
+from ..cancel import Cancel
 from ..errors import EngineError, UsageError
 from .asking import CONFLICT, NOT_FOUND, asking, repeat
 from .cleaning import clean_up, uninterrupted
+from .patience import Patience, patience_of
 from .sdk import sdk, types
 from .state import RunRecord, state_directory
 from .timeouts import EngineTimeouts
@@ -144,6 +146,7 @@ def vm_backup(
     full: Collection[str] = (),
     state: str | os.PathLike[str] | None = None,
     timeouts: EngineTimeouts | None = None,
+    cancel: Cancel | None = None,
 ) -> Iterator[VMBackup]:
     """Start a backup of a VM, wait until it is ready, and finalize it in every outcome.
 
@@ -168,18 +171,21 @@ def vm_backup(
         full: The ids of disks to copy whole although there is a parent.
         state: The directory for a file about this run; None for `$XDG_STATE_HOME/tapestream`.
         timeouts: How long to wait.
+        cancel: Ends the waiting until it is ready. The end of the backup is waited for in any case.
 
     Raises:
         UsageError: There is no such VM or disk.
         LocalIOError: The file about this run cannot be written.
         EnginePhaseError: The backup did not get ready, or could not be finalized.
         EngineError: The engine refused something, or cannot be reached.
+        OperationCancelledError: It was cancelled.
     """
-    timeouts = timeouts or EngineTimeouts()
+    patience = patience_of(timeouts, cancel)
     found = the_vm(connection, vm)
     chosen = found.choose(disks)
     id_ = str(uuid.uuid4())
-    run = EngineBackup(connection, found.id, found.name, id_, timeouts)
+    run = EngineBackup(connection, found.id, found.name, id_, patience)
+    ending = replace(run, patience=patience.to_the_end())
     first = {
         "kind": "backup",
         "engine": connection.url,
@@ -198,20 +204,20 @@ def vm_backup(
             backup = VMBackup(found, ready, run.disks(chosen, full), record)
             yield backup
         except BaseException as e:
-            clean_up(e, lambda: _end(run, record, keep=False))
+            clean_up(e, lambda: _end(ending, record, keep=False))
             raise
         if backup.missing:
             names = ", ".join(disk.name for disk in backup.missing)
             log.warning("The checkpoint is removed, because these disks were not copied: %s", names)
         keep = not backup.missing
-        clean_up(None, lambda: _end(run, record, keep=keep))
+        clean_up(None, lambda: _end(ending, record, keep=keep))
 
 
 def _end(run: EngineBackup, record: RunRecord, *, keep: bool) -> None:
     """End a backup. If that fails, the record stays, so that the next run tries again."""
     checkpoint_id = run.finalize(must_succeed=keep)
     if checkpoint_id is not None and not keep:
-        remove_checkpoint(run.connection, run.vm_id, checkpoint_id, run.timeouts)
+        remove_checkpoint(run.connection, run.vm_id, checkpoint_id, run.patience.limits)
     record.remove()
 
 
@@ -224,6 +230,7 @@ def download_transfer(
     host: str | None = None,
     inactivity_timeout: int = INACTIVITY_TIMEOUT,
     timeouts: EngineTimeouts | None = None,
+    cancel: Cancel | None = None,
 ) -> Iterator[Transfer]:
     """Download a disk of a backup: start a transfer, and finalize or cancel it in every outcome.
 
@@ -237,11 +244,13 @@ def download_transfer(
         host: The id of the host that serves it, such as that of `host_here`; None for any.
         inactivity_timeout: Seconds after which the engine ends a transfer that nobody uses.
         timeouts: How long to wait.
+        cancel: Ends the waiting until it has started. Its end is waited for in any case.
 
     Raises:
         UsageError: The backup has no such disk.
         EnginePhaseError: It did not start, or could not be finalized.
         EngineError: The engine refused something, or cannot be reached.
+        OperationCancelledError: It was cancelled.
     """
     one = backup.disk(disk)
     wanted = types.ImageTransfer(
@@ -258,7 +267,7 @@ def download_transfer(
         connection,
         wanted,
         f"the download of disk {one.name}",
-        timeouts or EngineTimeouts(),
+        patience_of(timeouts, cancel),
         lambda transfer_id: backup.started(transfer_id, one),
     ) as transfer:
         yield transfer
@@ -274,14 +283,14 @@ class EngineBackup:
         vm_id: The VM.
         vm_name: The VM's name, for errors.
         id: The id that was asked for.
-        timeouts: How long to wait.
+        patience: How long to wait, and what ends that early.
     """
 
     connection: sdk.Connection
     vm_id: str
     vm_name: str
     id: str
-    timeouts: EngineTimeouts
+    patience: Patience
 
     @property
     def description(self) -> str:
@@ -321,7 +330,7 @@ class EngineBackup:
                 uninterrupted(lambda: self._all().add(wanted))
 
         try:
-            repeat(add, self.timeouts, done=lambda: self.find() is not None)
+            repeat(add, self.patience, done=lambda: self.find() is not None)
         except EngineError as e:
             if e.status == CONFLICT and (others := self._others()):
                 e.hint = f"A backup of this VM is open: {others}. Finalize it if nobody uses it."
@@ -330,7 +339,7 @@ class EngineBackup:
     def wait_until_ready(self) -> Any:
         """Wait until it is ready, and return it."""
         on_the_way = (Phase.INITIALIZING, Phase.STARTING)
-        return self._wait(self.id, [Phase.READY], on_the_way, self.timeouts.backup_start)
+        return self._wait(self.id, [Phase.READY], on_the_way, self.patience.limits.backup_start)
 
     def disks(self, chosen: Iterable[VMDisk], full: Collection[str]) -> tuple[BackupDisk, ...]:
         """Its disks, and how each is backed up; those in `full` are copied whole."""
@@ -351,7 +360,7 @@ class EngineBackup:
 
     def is_open(self) -> bool:
         """Whether it is there, and somebody has to finalize it."""
-        found = repeat(self.find, self.timeouts)
+        found = repeat(self.find, self.patience)
         return found is not None and found.phase not in _ENDING
 
     def finalize(self, *, must_succeed: bool) -> str | None:
@@ -364,12 +373,12 @@ class EngineBackup:
             The checkpoint that it made, which may be removed only now; None if the engine does not
             have it, or it made none.
         """
-        found = repeat(self.find, self.timeouts)
+        found = repeat(self.find, self.patience)
         if found is None:
             return None
         self._finalize(found.id, must_succeed=must_succeed)
         # The checkpoint may have been made meanwhile.
-        found = found if found.to_checkpoint_id is not None else repeat(self.find, self.timeouts)
+        found = found if found.to_checkpoint_id is not None else repeat(self.find, self.patience)
         return None if found is None else found.to_checkpoint_id
 
     def _others(self) -> str:
@@ -394,12 +403,12 @@ class EngineBackup:
                 return one.get().phase in _ENDING
 
         try:
-            repeat(finalize, self.timeouts, done=is_ending, ends=True)
+            repeat(finalize, self.patience, done=is_ending, ends=True)
             if must_succeed:
                 goal, on_the_way = [Phase.SUCCEEDED], [Phase.READY, Phase.FINALIZING]
             else:  # also from a phase that the SDK does not know: it is to end, not to be good
                 goal, on_the_way = [*_ENDED], [*Phase, None]
-            self._wait(id_, goal, on_the_way, self.timeouts.backup_end)
+            self._wait(id_, goal, on_the_way, self.patience.limits.backup_end)
         except EngineError as e:
             if e.status != NOT_FOUND:  # the engine forgets a backup some time after its end
                 raise
@@ -408,7 +417,7 @@ class EngineBackup:
         self, id_: str, goal: Collection[Any], on_the_way: Collection[Any], seconds: float
     ) -> Any:
         waiting = Waiting(self.what, goal, on_the_way, seconds, about=id_)
-        return wait_for(self.connection, waiting, self._one(id_).get, self.timeouts)
+        return wait_for(self.connection, waiting, self._one(id_).get, self.patience)
 
     def _one(self, id_: str) -> Any:
         return self._all().backup_service(id_)

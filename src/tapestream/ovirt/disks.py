@@ -11,9 +11,11 @@ from typing import Any, Literal
 import tapestream
 
 from ..arguments import flag, number
+from ..cancel import Cancel
 from ..errors import EngineError, UsageError
 from .asking import NOT_FOUND, asking, repeat
 from .cleaning import clean_up, uninterrupted
+from .patience import Patience, patience_of
 from .sdk import sdk, types
 from .timeouts import EngineTimeouts
 from .waiting import Waiting, wait_for
@@ -52,6 +54,7 @@ def new_disk(
     description: str = "",
     disk_id: str | None = None,
     timeouts: EngineTimeouts | None = None,
+    cancel: Cancel | None = None,
 ) -> Iterator[NewDisk]:
     """Make a disk, and remove it again if the block ends with an error.
 
@@ -78,11 +81,13 @@ def new_disk(
         description: Its description.
         disk_id: Its id; None for a new one.
         timeouts: How long to wait.
+        cancel: Ends the waiting until it is ready.
 
     Raises:
         UsageError: An argument cannot work, or there is no such storage domain.
         EnginePhaseError: The disk did not get ready: it is illegal, or is locked for too long.
         EngineError: The engine refused something, or cannot be reached.
+        OperationCancelledError: It was cancelled.
     """
     number("size", size, least=_SECTOR, unit=_SECTOR)
     for what, value in (("sparse", sparse), ("wipe_after_delete", wipe_after_delete)):
@@ -91,10 +96,10 @@ def new_disk(
         raise UsageError(f"disk_format must be 'cow' or 'raw', not {disk_format!r}")
     if incremental and disk_format == "raw":
         raise UsageError("incremental backups need a disk of the format 'cow'")
-    timeouts = timeouts or EngineTimeouts()
+    patience = patience_of(timeouts, cancel)
     # With an id of our own, the disk is found even if the engine's reply is lost.
     disk = NewDisk(disk_id or str(uuid.uuid4()), name, size)
-    domain = storage_domain_id(connection, storage_domain, timeouts)
+    domain = storage_domain_id(connection, storage_domain, patience)
     is_incremental = disk_format == "cow" if incremental is None else incremental
     wanted = types.Disk(
         id=disk.id,
@@ -109,25 +114,23 @@ def new_disk(
         storage_domains=[types.StorageDomain(id=domain)],
     )
     try:
-        _add(connection, wanted, disk, timeouts)
-        wait_for_disk(connection, disk.id, f"the new disk {name}", timeouts)
+        _add(connection, wanted, disk, patience)
+        wait_for_disk(connection, disk.id, f"the new disk {name}", patience)
         yield disk
     except BaseException as e:
-        clean_up(e, lambda: remove_disk(connection, disk.id, timeouts))
+        clean_up(e, lambda: remove_disk(connection, disk.id, patience.to_the_end()))
         raise
 
 
-def _add(
-    connection: sdk.Connection, wanted: types.Disk, disk: NewDisk, timeouts: EngineTimeouts
-) -> None:
+def _add(connection: sdk.Connection, wanted: types.Disk, disk: NewDisk, patience: Patience) -> None:
     def add() -> None:
         with asking(f"make the disk {disk.name}"):
             uninterrupted(lambda: connection.system_service().disks_service().add(wanted))
 
-    repeat(add, timeouts, done=lambda: _exists(connection, disk.id))
+    repeat(add, patience, done=lambda: _exists(connection, disk.id))
 
 
-def remove_disk(connection: sdk.Connection, disk_id: str, timeouts: EngineTimeouts) -> bool:
+def remove_disk(connection: sdk.Connection, disk_id: str, patience: Patience) -> bool:
     """Remove a disk, wait until it is gone, and return whether it was there.
 
     It may be locked at first: the engine removes the disk of an upload that was cancelled itself.
@@ -140,36 +143,34 @@ def remove_disk(connection: sdk.Connection, disk_id: str, timeouts: EngineTimeou
         with asking(f"remove the disk {disk_id}"):
             _service(connection, disk_id).remove()
 
-    if not repeat(lambda: _exists(connection, disk_id), timeouts):
+    if not repeat(lambda: _exists(connection, disk_id), patience):
         return False
     try:
-        repeat(remove, timeouts, done=lambda: not _exists(connection, disk_id))
+        repeat(remove, patience, done=lambda: not _exists(connection, disk_id))
         # Until the engine has removed it, it can be seen in any status.
         waiting = Waiting(
             f"the disk {disk_id}, which is removed,",
             (),
             [*types.DiskStatus, None],
-            timeouts.disk,
+            patience.limits.disk,
             disk_id,
             _status,
         )
-        wait_for(connection, waiting, _service(connection, disk_id).get, timeouts)
+        wait_for(connection, waiting, _service(connection, disk_id).get, patience)
     except EngineError as e:
         if e.status != NOT_FOUND:
             raise
     return True
 
 
-def wait_for_disk(
-    connection: sdk.Connection, disk_id: str, what: str, timeouts: EngineTimeouts
-) -> None:
+def wait_for_disk(connection: sdk.Connection, disk_id: str, what: str, patience: Patience) -> None:
     """Wait until a disk can be used.
 
     Args:
         connection: The connection to the engine.
         disk_id: The disk.
         what: What it is, for errors.
-        timeouts: How long to wait.
+        patience: How long to wait, and what ends that early.
 
     Raises:
         EngineTimeoutError: It is still locked.
@@ -177,11 +178,11 @@ def wait_for_disk(
         EngineError: It does not exist, or the engine cannot be asked.
     """
     good, locked = [types.DiskStatus.OK], [types.DiskStatus.LOCKED]
-    waiting = Waiting(what, good, locked, timeouts.disk, disk_id, _status)
-    wait_for(connection, waiting, _service(connection, disk_id).get, timeouts)
+    waiting = Waiting(what, good, locked, patience.limits.disk, disk_id, _status)
+    wait_for(connection, waiting, _service(connection, disk_id).get, patience)
 
 
-def storage_domain_id(connection: sdk.Connection, name_or_id: str, timeouts: EngineTimeouts) -> str:
+def storage_domain_id(connection: sdk.Connection, name_or_id: str, patience: Patience) -> str:
     """The id of a storage domain.
 
     Raises:
@@ -193,7 +194,7 @@ def storage_domain_id(connection: sdk.Connection, name_or_id: str, timeouts: Eng
         with asking("look for storage domains"):
             return list(connection.system_service().storage_domains_service().list())
 
-    found = repeat(ask, timeouts) or []
+    found = repeat(ask, patience) or []
     for domain in found:
         if name_or_id in (domain.id, domain.name):
             return str(domain.id)

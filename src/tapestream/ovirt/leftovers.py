@@ -8,14 +8,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from ..errors import TapestreamError
+from .._log import Log
+from ..cancel import Cancel
+from ..errors import OperationCancelledError, TapestreamError
 from .backups import EngineBackup
+from .patience import Patience, patience_of
 from .restore_record import restore_of, undo_restore
 from .sdk import sdk
 from .state import Facts, OldRecord, old_records, state_directory
 from .timeouts import EngineTimeouts
 from .transfers import DiskTransfers
 from .vm_checkpoints import remove_checkpoint
+
+log = Log("tapestream.ovirt")
 
 
 @dataclass(frozen=True)
@@ -55,18 +60,20 @@ def clean_up_killed_runs(
     *,
     state: str | os.PathLike[str] | None = None,
     timeouts: EngineTimeouts | None = None,
+    cancel: Cancel | None = None,
 ) -> list[KilledRun]:
     """Do what runs could not do that were killed, or whose clean-up failed.
 
     See `vm_backup` and `restore_vm`. Their transfers are cancelled, their backups are finalized,
     and a checkpoint is removed unless every disk was copied. A VM that was not restored to its end
-    is removed, with its new disks. Runs that are under way are left alone. `back_up_vm` calls this
-    first.
+    is removed, with its new disks. Runs that are under way are left alone. Each run that is found
+    is a warning in the log. `back_up_vm` and `restore_vm` call this first.
 
     Args:
         connection: The connection to the engine.
         state: The directory with the files of the runs; None for `$XDG_STATE_HOME/tapestream`.
         timeouts: How long to wait.
+        cancel: Ends the waiting. What is not cleaned up then is left for the next call.
 
     Returns:
         What was found: also files of runs with another engine, and files that cannot be read. They
@@ -74,11 +81,15 @@ def clean_up_killed_runs(
 
     Raises:
         LocalIOError: The directory cannot be read.
+        OperationCancelledError: It was cancelled.
     """
-    timeouts = timeouts or EngineTimeouts()
-    return [
-        _cleaned(connection, record, timeouts) for record in old_records(state_directory(state))
-    ]
+    patience = patience_of(timeouts, cancel)
+    found = []
+    for record in old_records(state_directory(state)):
+        run = _cleaned(connection, record, patience)
+        log.warning("Found a run that was killed: %s", run)
+        found.append(run)
+    return found
 
 
 @dataclass(frozen=True)
@@ -124,7 +135,7 @@ def _run_of(facts: Sequence[Facts]) -> _Run | None:
         return None
 
 
-def _cleaned(connection: sdk.Connection, record: OldRecord, timeouts: EngineTimeouts) -> KilledRun:
+def _cleaned(connection: sdk.Connection, record: OldRecord, patience: Patience) -> KilledRun:
     facts = record.facts or ()
     run = _run_of(facts) or restore_of(facts)
     if run is None:
@@ -140,22 +151,22 @@ def _cleaned(connection: sdk.Connection, record: OldRecord, timeouts: EngineTime
     done: list[str] = []
     try:
         if isinstance(run, _Run):
-            _clean(connection, run, timeouts, done)
+            _clean(connection, run, patience, done)
         else:
-            done += undo_restore(run.vm(connection, timeouts), run.disks)
+            done += undo_restore(run.vm(connection, patience), run.disks)
         record.remove()
+    except OperationCancelledError:
+        raise
     except TapestreamError as e:
         return replace(found, done=tuple(done), problem=f"{e.message}; the next run tries again")
     return replace(found, done=tuple(done))
 
 
-def _clean(
-    connection: sdk.Connection, run: _Run, timeouts: EngineTimeouts, done: list[str]
-) -> None:
-    backup = EngineBackup(connection, run.vm_id, run.vm_name, run.backup_id, timeouts)
+def _clean(connection: sdk.Connection, run: _Run, patience: Patience, done: list[str]) -> None:
+    backup = EngineBackup(connection, run.vm_id, run.vm_name, run.backup_id, patience)
     is_open = backup.is_open()
     for disk_id in sorted(run.disks):
-        transfers = DiskTransfers(connection, disk_id, f"the download of disk {disk_id}", timeouts)
+        transfers = DiskTransfers(connection, disk_id, f"the download of disk {disk_id}", patience)
         # While the backup is open, it locks its disks: every transfer of them is one of its own.
         for id_ in transfers.open_ids():
             if is_open or id_ in run.transfers:
@@ -168,5 +179,7 @@ def _clean(
         return
     if run.is_complete:
         done.append(f"checkpoint {checkpoint_id} stays, because every disk was copied")
-    elif remove_checkpoint(connection, run.vm_id, checkpoint_id, timeouts):
+    elif remove_checkpoint(
+        connection, run.vm_id, checkpoint_id, patience.limits, cancel=patience.cancel
+    ):
         done.append(f"checkpoint {checkpoint_id} is removed, because not every disk was copied")

@@ -10,8 +10,8 @@ from ..errors import EngineError, UsageError
 from .asking import NOT_FOUND, asking, repeat
 from .cleaning import uninterrupted
 from .ovf import OvfDisk, without_disks
+from .patience import Patience
 from .sdk import sdk, types
-from .timeouts import EngineTimeouts
 from .waiting import Waiting, wait_for
 
 
@@ -24,13 +24,13 @@ class NewVM:
         name: Its name.
         mark: What its comment is until it is restored. No other VM has it: so it is found if the
             engine's reply is lost, or if the program is killed.
-        timeouts: How long to wait.
+        patience: How long to wait, and what ends that early.
     """
 
     connection: sdk.Connection
     name: str
     mark: str
-    timeouts: EngineTimeouts
+    patience: Patience
 
     def make(self, ovf: str, cluster_id: str, *, new_ids: bool) -> str:
         """Make it without disks, wait until it can be changed, and return its id."""
@@ -56,7 +56,7 @@ class NewVM:
                 raise name_is_taken(self.name)  # the engine refuses it now, and later
             return bool(named)
 
-        repeat(add, self.timeouts, done=is_made)
+        repeat(add, self.patience, done=is_made)
         found = self.find()
         if found is None:
             raise EngineError(f"the engine does not have the VM {self.name}, which it has made")
@@ -65,11 +65,11 @@ class NewVM:
             f"the new VM {self.name}",
             [status.DOWN],
             [status.IMAGE_LOCKED],
-            self.timeouts.disk,
+            self.patience.limits.disk,
             found.id,
             lambda vm: vm.status,
         )
-        wait_for(self.connection, waiting, self._one(found.id).get, self.timeouts)
+        wait_for(self.connection, waiting, self._one(found.id).get, self.patience)
         return str(found.id)
 
     def find(self) -> Any:
@@ -87,7 +87,7 @@ class NewVM:
         def look() -> bool:
             return any(has_disks(vm) for vm in self._named() if vm.comment != self.mark)
 
-        return bool(repeat(look, self.timeouts))
+        return bool(repeat(look, self.patience))
 
     def attach(self, vm_id: str, disk_id: str, disk: OvfDisk) -> None:
         """Attach a restored disk as the old one was."""
@@ -108,7 +108,7 @@ class NewVM:
             with asking(f"look at the disks of VM {self.name}"):
                 return any(each.disk.id == disk_id for each in attachments.list())
 
-        repeat(attach, self.timeouts, done=is_attached)
+        repeat(attach, self.patience, done=is_attached)
 
     def unmark(self, vm_id: str, comment: str) -> None:
         """Give it its own comment: it is restored."""
@@ -117,11 +117,11 @@ class NewVM:
             with asking(f"change the comment of VM {self.name}"):
                 self._one(vm_id).update(types.Vm(comment=comment))
 
-        repeat(update, self.timeouts)
+        repeat(update, self.patience)
 
     def remove(self) -> bool:
         """Remove it, but not its disks; return whether it was there."""
-        found = repeat(self.find, self.timeouts)
+        found = repeat(self.find, self.patience)
         if found is None:
             return False
         one = self._one(found.id)
@@ -131,16 +131,16 @@ class NewVM:
                 one.remove(detach_only=True)
 
         try:
-            repeat(remove, self.timeouts, done=lambda: self.find() is None)
+            repeat(remove, self.patience, done=lambda: self.find() is None)
             waiting = Waiting(
                 f"the VM {self.name}, which is removed,",
                 (),
                 [*types.VmStatus, None],
-                self.timeouts.disk,
+                self.patience.limits.disk,
                 found.id,
                 lambda vm: vm.status,
             )
-            wait_for(self.connection, waiting, one.get, self.timeouts)
+            wait_for(self.connection, waiting, one.get, self.patience)
         except EngineError as e:
             if e.status != NOT_FOUND:
                 raise

@@ -12,14 +12,14 @@ from typing import Any
 
 import tapestream
 
-from .._log import Log
-from ..cancel import Cancel, check_cancel
+from ..cancel import Cancel
 from ..errors import UsageError
 from .cleaning import clean_up
 from .connection import host_trust
 from .disks import NewDisk, new_disk, qcow2_size, storage_domain_id
 from .leftovers import KilledRun, clean_up_killed_runs
 from .new_vm import cluster_id, has_vm, require_free_name
+from .patience import Patience, patience_of
 from .restore_plan import Place, PlannedDisk, RestorePlan, archive_of, plan_restore
 from .restore_record import new_record, undo_restore
 from .sdk import sdk
@@ -27,8 +27,6 @@ from .state import RunRecord, state_directory
 from .timeouts import EngineTimeouts
 from .uploads import upload_transfer
 from .vms import VDSM_ID, VMDisk, host_here
-
-log = Log("tapestream.ovirt")
 
 # Letters and digits of any language, as the engine takes them in the name of a VM.
 _NAME = re.compile(r"[\w.+-]{1,255}")
@@ -141,7 +139,8 @@ def restore_vm(
             its unix socket.
         state: The directory for a file about this run; None for `$XDG_STATE_HOME/tapestream`.
         timeouts: How long to wait for the engine.
-        cancel: Ends the copy of a disk, as a Ctrl-C does. A wait for the engine ends first.
+        cancel: Ends the restore, as a Ctrl-C does: also a wait for the engine, except that for the
+            end of an upload. What was made is removed. A request that is under way ends first.
 
     Returns:
         What was done. The VM is complete.
@@ -153,8 +152,7 @@ def restore_vm(
         EngineError: The engine refused something, failed, or cannot be reached.
         TapestreamError: A backup is damaged, or the copy failed.
     """
-    check_cancel(cancel)
-    timeouts = timeouts or EngineTimeouts()
+    patience = patience_of(timeouts, cancel)
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise UsageError(
             f"a VM cannot have the name {name!r}",
@@ -165,21 +163,20 @@ def restore_vm(
     )
     require_free_name(connection, name)
     cluster = cluster_id(connection, cluster, plan.ovf.cluster)
-    domains = [_domain_of(connection, disk, storage_domain, timeouts) for disk in plan.disks]
-    killed = clean_up_killed_runs(connection, state=state, timeouts=timeouts)
-    for found in killed:
-        log.warning("Found a run that was killed: %s", found)
+    domains = [_domain_of(connection, disk, storage_domain, patience) for disk in plan.disks]
+    killed = clean_up_killed_runs(connection, state=state, timeouts=timeouts, cancel=cancel)
     new_ids = has_vm(connection, plan.ovf.vm_id)
     run = _Run(
         connection,
-        timeouts,
+        patience,
         _host(connection, plan, domains, vdsm_id),
         *host_trust(connection, cafile, secure),
         {"verify_first": verify_first, "max_rate": max_rate, "cancel": cancel},
         progress,
     )
     begun = new_record(connection, name)
-    new = begun.vm(connection, timeouts)
+    new = begun.vm(connection, patience)
+    ending = begun.vm(connection, patience.to_the_end())
     with RunRecord(state_directory(state), begun.id, begun.first) as record:
         try:
             vm_id = new.make(plan.ovf_text, cluster, new_ids=new_ids)
@@ -191,7 +188,7 @@ def restore_vm(
                 new.attach(vm_id, done.id, disk.ovf)
             new.unmark(vm_id, plan.ovf.comment)
         except BaseException as e:
-            clean_up(e, lambda: undo_restore(new, run.disk_ids, record.remove))
+            clean_up(e, lambda: undo_restore(ending, run.disk_ids, record.remove))
             raise
         clean_up(None, record.remove)
     return VMRestoreReport(
@@ -214,7 +211,7 @@ class _Run:
     """
 
     connection: sdk.Connection
-    timeouts: EngineTimeouts
+    patience: Patience
     host: str | None
     cafile: str | os.PathLike[str] | None
     secure: bool
@@ -243,10 +240,15 @@ class _Run:
                     initial_size=qcow2_size(extents, info.size) if is_thin else None,
                     wipe_after_delete=disk.ovf.wipe_after_delete,
                     disk_id=disk_id,
-                    timeouts=self.timeouts,
+                    timeouts=self.patience.limits,
+                    cancel=cancel,
                 ) as new,
                 upload_transfer(
-                    self.connection, new, host=self.host, timeouts=self.timeouts
+                    self.connection,
+                    new,
+                    host=self.host,
+                    timeouts=self.patience.limits,
+                    cancel=cancel,
                 ) as transfer,
                 tapestream.ImageioUploadSink(
                     transfer.url,
@@ -263,7 +265,7 @@ class _Run:
 
 
 def _domain_of(
-    connection: sdk.Connection, disk: PlannedDisk, wanted: str | None, timeouts: EngineTimeouts
+    connection: sdk.Connection, disk: PlannedDisk, wanted: str | None, patience: Patience
 ) -> str:
     """The id of the storage domain for a disk."""
     name = wanted or disk.ovf.storage_domain_id
@@ -273,7 +275,7 @@ def _domain_of(
             hint="Pass storage_domain.",
         )
     try:
-        return storage_domain_id(connection, name, timeouts)
+        return storage_domain_id(connection, name, patience)
     except UsageError as e:
         if wanted is not None:
             raise

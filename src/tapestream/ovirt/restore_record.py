@@ -11,9 +11,9 @@ from functools import partial
 from .cleaning import clean_up
 from .disks import remove_disk
 from .new_vm import NewVM
+from .patience import Patience
 from .sdk import sdk
 from .state import Facts
-from .timeouts import EngineTimeouts
 from .transfers import DiskTransfers
 
 
@@ -46,10 +46,10 @@ class RestoreRecord:
             "started": self.started,
         }
 
-    def vm(self, connection: sdk.Connection, timeouts: EngineTimeouts) -> NewVM:
+    def vm(self, connection: sdk.Connection, patience: Patience) -> NewVM:
         """The new VM, which has a mark that no other VM has."""
         mark = f"tapestream is restoring this VM ({self.id})"
-        return NewVM(connection, self.vm_name, mark, timeouts)
+        return NewVM(connection, self.vm_name, mark, patience)
 
 
 def new_record(connection: sdk.Connection, vm_name: str) -> RestoreRecord:
@@ -110,7 +110,7 @@ def undo_restore(
 
 def _end_uploads(new: NewVM, disk_id: str, found: list[str]) -> None:
     what = f"the upload of disk {disk_id}"
-    transfers = DiskTransfers(new.connection, disk_id, what, new.timeouts)
+    transfers = DiskTransfers(new.connection, disk_id, what, new.patience)
     # While one is ending, the disk is locked, and cannot be removed.
     for transfer_id in transfers.open_ids(ending=True):
         transfers.cancel(transfer_id)
@@ -118,5 +118,5 @@ def _end_uploads(new: NewVM, disk_id: str, found: list[str]) -> None:
 
 
 def _remove_disk(new: NewVM, disk_id: str, found: list[str]) -> None:
-    if remove_disk(new.connection, disk_id, new.timeouts):
+    if remove_disk(new.connection, disk_id, new.patience):
         found.append(f"the disk {disk_id} is removed")

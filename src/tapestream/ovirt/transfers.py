@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..errors import EngineError
 from .asking import NOT_FOUND, asking, repeat
 from .cleaning import clean_up, uninterrupted
+from .patience import Patience
 from .sdk import sdk, types
-from .timeouts import EngineTimeouts
 from .waiting import Waiting, wait_for
 
 Phase = types.ImageTransferPhase
@@ -55,7 +55,7 @@ def running_transfer(
     connection: sdk.Connection,
     wanted: types.ImageTransfer,
     what: str,
-    timeouts: EngineTimeouts,
+    patience: Patience,
     started: Callable[[str], object] = lambda _id: None,
 ) -> Iterator[Transfer]:
     """Start a transfer, wait until it has its URL, and end it: what up- and downloads share.
@@ -67,14 +67,15 @@ def running_transfer(
         connection: The connection to the engine.
         wanted: The transfer, as it is sent to the engine. It must have a disk.
         what: What it is, for errors, such as "the download of disk mail_Disk1".
-        timeouts: How long to wait.
+        patience: How long to wait for its start, and what ends that early; and for its end.
         started: It is called with the transfer's id when the engine has started it.
 
     Raises:
         EnginePhaseError: It did not start, or could not be finalized.
         EngineError: The engine refused something, or cannot be reached.
     """
-    transfers = DiskTransfers(connection, wanted.disk.id, what, timeouts)
+    transfers = DiskTransfers(connection, wanted.disk.id, what, patience)
+    ending = replace(transfers, patience=patience.to_the_end())
     before = transfers.open_ids()
     ids: list[str] = []
     try:
@@ -82,10 +83,10 @@ def running_transfer(
         started(ids[0])
         yield transfers.wait_for_url(ids[0])
     except BaseException as e:
-        clean_up(e, lambda: transfers.cancel_new(ids, before))
+        clean_up(e, lambda: ending.cancel_new(ids, before))
         raise
     # If it cannot be finalized, it is cancelled: nobody else would end it.
-    clean_up(None, lambda: transfers.finalize(ids[0]), lambda: transfers.cancel_new((), before))
+    clean_up(None, lambda: ending.finalize(ids[0]), lambda: ending.cancel_new((), before))
 
 
 @dataclass(frozen=True)
@@ -96,18 +97,18 @@ class DiskTransfers:
         connection: The connection to the engine.
         disk_id: The disk.
         what: What a transfer of it is, for errors.
-        timeouts: How long to wait.
+        patience: How long to wait, and what ends that early.
     """
 
     connection: sdk.Connection
     disk_id: str
     what: str
-    timeouts: EngineTimeouts
+    patience: Patience
 
     def open_ids(self, *, ending: bool = False) -> set[str]:
         """The transfers that somebody has to end; with `ending` also those that end already."""
         not_open = _ENDED if ending else (*_ENDING, *_ENDED)
-        found = repeat(self._list, self.timeouts) or []
+        found = repeat(self._list, self.patience) or []
         return {
             each.id
             for each in found
@@ -123,7 +124,7 @@ class DiskTransfers:
 
     def wait_for_url(self, id_: str) -> Transfer:
         """Wait until a transfer has its URL."""
-        limit = self.timeouts.transfer_start
+        limit = self.patience.limits.transfer_start
         found = self._wait(id_, [Phase.TRANSFERRING], _STARTING, limit)
         if found.transfer_url is None:
             raise EngineError(
@@ -169,14 +170,14 @@ class DiskTransfers:
                 return one.get().phase in (*_ENDING, *_ENDED)
 
         try:
-            repeat(act, self.timeouts, done=is_ending, ends=True)
+            repeat(act, self.patience, done=is_ending, ends=True)
         except EngineError as e:
             if e.status != NOT_FOUND:
                 raise
 
     def _wait_for_end(self, id_: str, goal: Collection[Any], on_the_way: Collection[Any]) -> None:
         try:
-            self._wait(id_, goal, on_the_way, self.timeouts.transfer_end)
+            self._wait(id_, goal, on_the_way, self.patience.limits.transfer_end)
         except EngineError as e:
             if e.status != NOT_FOUND:  # engines before 4.4.7 forget a transfer when it has ended
                 raise
@@ -185,7 +186,7 @@ class DiskTransfers:
         self, id_: str, goal: Collection[Any], on_the_way: Collection[Any], seconds: float
     ) -> Any:
         waiting = Waiting(self.what, goal, on_the_way, seconds, about=self.disk_id)
-        return wait_for(self.connection, waiting, self._one(id_).get, self.timeouts)
+        return wait_for(self.connection, waiting, self._one(id_).get, self.patience)
 
     def _list(self) -> list[Any]:
         with asking("look for image transfers"):

@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from ..arguments import number
+from ..cancel import Cancel
 from .disks import NewDisk, wait_for_disk
+from .patience import patience_of
 from .sdk import sdk, types
 from .timeouts import EngineTimeouts
 from .transfers import INACTIVITY_TIMEOUT, Transfer, running_transfer
@@ -21,6 +23,7 @@ def upload_transfer(
     inactivity_timeout: int = INACTIVITY_TIMEOUT,
     timeouts: EngineTimeouts | None = None,
     started: Callable[[str], object] = lambda _id: None,
+    cancel: Cancel | None = None,
 ) -> Iterator[Transfer]:
     """Start an upload into a disk, and finalize or cancel it, in every outcome.
 
@@ -36,14 +39,16 @@ def upload_transfer(
             that is changed, or a server that is zeroing, needs some time.
         timeouts: How long to wait.
         started: It is called with the transfer's id when the engine has started it.
+        cancel: Ends the waiting, except for the end of the transfer.
 
     Raises:
         EnginePhaseError: The transfer did not start, or could not be finalized; or the disk cannot
             be used.
+        OperationCancelledError: It was cancelled.
         EngineError: The engine refused something, or cannot be reached.
     """
     number("inactivity_timeout", inactivity_timeout, least=1)
-    timeouts = timeouts or EngineTimeouts()
+    patience = patience_of(timeouts, cancel)
     disk_id, name = (disk.id, disk.name) if isinstance(disk, NewDisk) else (disk, disk)
     wanted = types.ImageTransfer(
         disk=types.Disk(id=disk_id),
@@ -54,7 +59,7 @@ def upload_transfer(
         timeout_policy=types.ImageTransferTimeoutPolicy.CANCEL,
     )
     what = f"the upload of disk {name}"
-    with running_transfer(connection, wanted, what, timeouts, started) as transfer:
+    with running_transfer(connection, wanted, what, patience, started) as transfer:
         yield transfer
     # Engines before 4.4.7 forget a transfer when it has ended: only the disk says how it ended.
-    wait_for_disk(connection, disk_id, f"the uploaded disk {name}", timeouts)
+    wait_for_disk(connection, disk_id, f"the uploaded disk {name}", patience)

@@ -9,13 +9,17 @@ from typing import Any
 
 import tapestream
 
+from .._log import Log
+from ..cancel import Cancel
 from ..errors import EngineError
 from .asking import NOT_FOUND, asking, repeat
+from .patience import patience_of
 from .sdk import sdk, types
 from .timeouts import EngineTimeouts
-from .vms import VM, the_vm
+from .vms import VM, VMDisk, the_vm
 from .waiting import Waiting, wait_for
 
+log = Log("tapestream.ovirt")
 _GONE = "removed"
 
 
@@ -91,6 +95,10 @@ def parent_of(
     good for some disks only, or for none. This is the newest one that is good for as many of the
     disks as possible; the others need a full backup, in the same run.
 
+    A disk that was converted to raw has lost its record of changes, but the checkpoints still list
+    it: a backup that starts from one of these would fail. They are not chosen, with a warning in
+    the log.
+
     Args:
         connection: The connection to the engine.
         vm: The VM: its id, its name, or what `find_vm` returned.
@@ -102,12 +110,29 @@ def parent_of(
         EngineError: The engine refused a request, or cannot be reached.
     """
     vm = the_vm(connection, vm)
-    good = {disk.id: set(archive.good_checkpoints(vm.id, disk.id)) for disk in vm.choose(disks)}
+    chosen = vm.choose(disks)
+    good = {disk.id: set(archive.good_checkpoints(vm.id, disk.id)) for disk in chosen}
     usable = [each.id for each in reversed(checkpoints(connection, vm)) if each.usable]
+    for raw in (disk for disk in chosen if disk.is_raw):
+        usable = [id_ for id_ in usable if not _has_disk(connection, vm, id_, raw)]
     # Of several, `max` takes the first: the newest.
     best = max(usable, key=lambda id_: sum(id_ in each for each in good.values()), default=None)
     full = tuple(disk_id for disk_id, each in good.items() if best not in each)
     return Parent(None if len(full) == len(good) else best, full)
+
+
+def _has_disk(connection: sdk.Connection, vm: VM, checkpoint_id: str, raw: VMDisk) -> bool:
+    """Whether a checkpoint lists a disk, which is raw."""
+    one = _checkpoints(connection, vm.id).checkpoint_service(checkpoint_id)
+    with asking(f"list the disks of checkpoint {checkpoint_id}"):
+        has = any(disk.id == raw.id for disk in one.disks_service().list())
+    if has:
+        log.warning(
+            "No incremental backup can start from checkpoint %s: disk %s is raw now",
+            checkpoint_id,
+            raw.name,
+        )
+    return has
 
 
 def remove_checkpoint(
@@ -115,6 +140,8 @@ def remove_checkpoint(
     vm_id: str,
     checkpoint_id: str,
     timeouts: EngineTimeouts | None = None,
+    *,
+    cancel: Cancel | None = None,
 ) -> bool:
     """Remove a checkpoint, and wait until it is gone.
 
@@ -125,6 +152,7 @@ def remove_checkpoint(
         vm_id: The id of the VM.
         checkpoint_id: The checkpoint.
         timeouts: How long to wait.
+        cancel: Ends the waiting; the engine may remove it all the same.
 
     Returns:
         False if it was not there any more.
@@ -132,8 +160,9 @@ def remove_checkpoint(
     Raises:
         EngineTimeoutError: It is not gone in time.
         EngineError: The engine refused it for too long, or cannot be reached.
+        OperationCancelledError: It was cancelled.
     """
-    timeouts = timeouts or EngineTimeouts()
+    patience = patience_of(timeouts, cancel)
     one = _checkpoints(connection, vm_id).checkpoint_service(checkpoint_id)
     what = f"checkpoint {checkpoint_id}"
 
@@ -148,15 +177,15 @@ def remove_checkpoint(
             return _GONE
 
     try:
-        repeat(remove, timeouts, ends=True)
+        repeat(remove, patience, ends=True)
     except EngineError as e:
         if e.status != NOT_FOUND:
             raise
         return False
-    limit = timeouts.checkpoint_end
+    limit = patience.limits.checkpoint_end
     on_the_way = [*types.CheckpointState, None]
     waiting = Waiting(what, [_GONE], on_the_way, limit, checkpoint_id, phase_of=lambda state: state)
-    wait_for(connection, waiting, look, timeouts)
+    wait_for(connection, waiting, look, patience)
     return True
 
 

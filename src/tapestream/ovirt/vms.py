@@ -31,6 +31,8 @@ class VMDisk:
         is_image: Whether the engine keeps it in a storage domain. A LUN that is attached directly
             cannot be backed up.
         storage_domain_id: Where it is; None if that is nowhere.
+        is_raw: Whether its image is raw: then nothing records what changes on it, and it is always
+            backed up whole.
     """
 
     id: str
@@ -39,6 +41,7 @@ class VMDisk:
     active: bool
     is_image: bool
     storage_domain_id: str | None
+    is_raw: bool = False
 
     @property
     def can_be_backed_up(self) -> bool:
@@ -134,9 +137,7 @@ def find_vm(connection: sdk.Connection, vm: str) -> VM:
         raise UsageError(f"a VM is given by its id or its name, not by {vm!r}")
     with asking(f"look for VM {vm}"):
         vms = connection.system_service().vms_service()
-        # A name with spaces needs the quotes, and one with "*" would find others.
-        search = f"id={vm}" if _UUID.fullmatch(vm) else f'name="{vm}"'
-        found = [each for each in vms.list(search=search) if vm in (each.id, each.name)]
+        found = [each for each in vms.list(search=_search_for(vm)) if vm in (each.id, each.name)]
         if len(found) != 1:
             ids = ", ".join(each.id for each in found)
             raise UsageError(
@@ -154,6 +155,14 @@ def find_vm(connection: sdk.Connection, vm: str) -> VM:
     return VM(whole.id, whole.name, ovf or "", tuple(disks))
 
 
+def _search_for(vm: str) -> str | None:
+    """What the engine is to search for; None for all VMs. It may find others, too."""
+    if _UUID.fullmatch(vm):
+        return f"id={vm}"
+    # A name with spaces needs the quotes, so one that has quotes itself cannot be searched for.
+    return None if '"' in vm else f'name="{vm}"'
+
+
 def the_vm(connection: sdk.Connection, vm: str | VM) -> VM:
     """A VM that was found before, or is given by its id or name."""
     return vm if isinstance(vm, VM) else find_vm(connection, vm)
@@ -169,6 +178,7 @@ def _disk(connection: sdk.Connection, attachment: Any) -> VMDisk:
         attachment.active is not False,
         disk.storage_type in (None, types.DiskStorageType.IMAGE),
         domains[0].id if domains else None,
+        disk.format is types.DiskFormat.RAW,
     )
 
 
@@ -204,11 +214,11 @@ def host_here(
     with asking("look for this host"):
         storage = system.storage_domains_service().storage_domain_service(domain).get()
         centers = system.data_centers_service().list(
-            search=f"storage.name={storage.name}", case_sensitive=True
+            search=f'storage.name="{storage.name}"', case_sensitive=True
         )
         search = f"hw_id={hardware_id} and status=up"
         if centers:
-            search += f" and datacenter={centers[0].name}"
+            search += f' and datacenter="{centers[0].name}"'
         hosts = system.hosts_service().list(search=search, case_sensitive=True)
     if not hosts:
         log.info("This host (%s) cannot serve the disks now: the engine chooses one", hardware_id)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
 from ..errors import EngineError, EnginePhaseError, EngineTimeoutError
 from .asking import asking, may_succeed_later
+from .patience import Patience, Wait
 from .sdk import sdk
-from .timeouts import EngineTimeouts
 
 # More of an event than this is no help in an error.
 _MAX_EVENT = 500
@@ -42,7 +41,7 @@ def wait_for(
     connection: sdk.Connection,
     waiting: Waiting,
     look: Callable[[], Any],
-    timeouts: EngineTimeouts,
+    patience: Patience,
 ) -> Any:
     """Look at an object until it has one of the phases that are waited for.
 
@@ -52,7 +51,7 @@ def wait_for(
         connection: The connection, to ask for the engine's last event after a failure.
         waiting: What is waited for, and how long.
         look: Gets the object from the engine.
-        timeouts: How often to look.
+        patience: How often to look, and what ends the waiting early.
 
     Returns:
         The object, in one of the phases of `waiting.goal`.
@@ -61,23 +60,24 @@ def wait_for(
         EngineTimeoutError: It took longer than `waiting.seconds`.
         EnginePhaseError: It is in another phase, from which it will not get there.
         EngineError: It does not exist, or the engine cannot be asked.
+        OperationCancelledError: It was cancelled.
     """
-    end = time.monotonic() + waiting.seconds
-    for pause in timeouts.pauses():
-        left = end - time.monotonic()
+    wait = Wait(patience, waiting.seconds)
+    for left in wait:
         try:
             with asking(f"look at {waiting.what}"):
                 found = look()
         except EngineError as e:
-            if left <= 0 or not may_succeed_later(e):
+            if not left or not may_succeed_later(e):
                 raise
+            wait.goes_on(e.message)
         else:
             phase = waiting.phase_of(found)
             if phase in waiting.goal:
                 return found
-            if left <= 0 or phase not in waiting.on_the_way:
+            if not left or phase not in waiting.on_the_way:
                 raise _not_there(connection, waiting, phase)
-        time.sleep(min(pause, max(left, 0)))
+            wait.goes_on(f"{waiting.what} is in phase {phase}")
     raise AssertionError  # the pauses have no end
 
 

@@ -21,6 +21,7 @@ from typing import Any
 
 from .._process import OfThisProcess
 from .._typing import Self
+from .ending import stop_at_exit
 
 _START_TIMEOUT = 30.0
 _STOP_TIMEOUT = 10.0
@@ -66,7 +67,8 @@ class _Running:
 class ImageioDaemon(OfThisProcess):
     """A real ovirt-imageio daemon that listens on 127.0.0.1 and on a unix socket.
 
-    As a context manager it starts on entry and stops on exit::
+    As a context manager it starts on entry and stops on exit. A program that calls `start` instead,
+    and ends without `stop`, also by an exception, leaves none behind::
 
         with ImageioDaemon(directory) as daemon, serve_image(disk) as nbd_url:
             url = daemon.add_ticket(nbd_url, size=virtual_size(disk))
@@ -175,6 +177,7 @@ class ImageioDaemon(OfThisProcess):
             port = self._port_from_log()
             self._running = _Running(process, port, local_socket, control_socket)
             self._cleanup = cleanup.pop_all()
+            stop_at_exit(self.stop, self._cleanup)
 
     def stop(self) -> None:
         """Stop the daemon and wait until it is gone; does nothing when it does not run.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 import xml.etree.ElementTree as ET
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 from ..._process import OfThisProcess
@@ -64,6 +65,7 @@ class Commands(OfThisProcess):
         self._daemon = daemon
         self._inventory = inventory
         self._phases = phases
+        self._passed = timedelta()
 
     # Disks and VMs
 
@@ -94,7 +96,7 @@ class Commands(OfThisProcess):
         """Remove a disk that nothing uses."""
         if disk.status == "locked":
             raise refused(f"Cannot remove Virtual Disk. Disk {disk.name} is locked.")
-        self._forget_disk(disk)
+        self.forget_disk(disk)
 
     def add_vm(self, request: ET.Element) -> VmDouble:
         """Create a VM from the configuration of another one.
@@ -148,7 +150,7 @@ class Commands(OfThisProcess):
         del self._inventory.vms[vm.id]
         if not detach_only:
             for disk in vm.disks:
-                self._forget_disk(disk)
+                self.forget_disk(disk)
 
     def attach_disk(self, vm: VmDouble, request: ET.Element) -> Attachment:
         """Attach a disk to a VM."""
@@ -212,7 +214,8 @@ class Commands(OfThisProcess):
             checkpoint,
             description,
             copies,
-            Progress(self._phases.backup_start),
+            Progress(self._start_phases(disks, parent)),
+            self._now(),
         )
         for disk in disks:
             disk.status = "locked"
@@ -312,6 +315,7 @@ class Commands(OfThisProcess):
 
     def pass_time(self, seconds: float) -> None:
         """Let the time pass for idle transfers, and end those that were idle for too long."""
+        self._passed += timedelta(seconds=seconds)
         for transfer in self._inventory.transfers.values():
             if transfer.progress.phase != "transferring":
                 continue
@@ -323,6 +327,29 @@ class Commands(OfThisProcess):
             )
             transfer.progress = Progress(("paused_system",) if pause else _TIMED_OUT)
             self._entered(transfer)
+
+    # What others may do, too
+
+    def forget_checkpoint(self, checkpoint: Checkpoint) -> None:
+        """Remove a checkpoint with its bitmaps; the one after it gets its parent."""
+        for disk in checkpoint.disks:
+            storage.remove_bitmap(disk, checkpoint.id)
+        for vm in self._inventory.vms.values():
+            if checkpoint in vm.checkpoints:
+                vm.checkpoints.remove(checkpoint)
+            for child in vm.checkpoints:
+                if child.parent == checkpoint.id:
+                    child.parent = checkpoint.parent
+
+    def forget_disk(self, disk: DiskDouble) -> None:
+        """Remove a disk, whoever has it."""
+        self._inventory.disks.pop(disk.id, None)
+        for vm in self._inventory.vms.values():
+            vm.attachments = [each for each in vm.attachments if each.disk is not disk]
+            for checkpoint in vm.checkpoints:
+                checkpoint.disks = [each for each in checkpoint.disks if each is not disk]
+        if disk.path.is_relative_to(self._directory):
+            disk.path.unlink(missing_ok=True)
 
     # Jobs
 
@@ -366,12 +393,13 @@ class Commands(OfThisProcess):
         elif isinstance(found, Backup) and phase in ("succeeded", "failed"):
             self._end_backup(found, failed=phase == "failed")
         elif isinstance(found, Checkpoint) and phase == "removed":
-            self._forget_checkpoint(found)
+            self.forget_checkpoint(found)
 
     def _transfer_entered(self, transfer: Transfer, phase: str) -> None:
         if phase == "transferring":
             transfer.idle = 0.0
-            storage.serve(transfer, self._daemon)
+            url = storage.serve(transfer, self._daemon)
+            self._inventory.tickets.add(url.rpartition("/")[2])
         elif phase != "resuming":
             self._stop_serving(transfer)
         if transfer.backup is not None:
@@ -383,7 +411,7 @@ class Commands(OfThisProcess):
             transfer.disk.status = "illegal"
         elif phase in ("finished_failure", "finished_cleanup"):
             if upload:
-                self._forget_disk(transfer.disk)
+                self.forget_disk(transfer.disk)
             else:
                 transfer.disk.status = "ok"
 
@@ -403,6 +431,10 @@ class Commands(OfThisProcess):
 
     # Details
 
+    def _now(self) -> datetime:
+        """The time by the virtual clock."""
+        return datetime.now(timezone.utc) + self._passed
+
     def _add_checkpoint(
         self, vm: VmDouble, disks: list[DiskDouble], description: str | None
     ) -> Checkpoint | None:
@@ -410,28 +442,11 @@ class Commands(OfThisProcess):
         if not recording:
             return None
         parent = vm.checkpoints[-1].id if vm.checkpoints else None
-        checkpoint = Checkpoint(new_id(), recording, parent, description)
+        checkpoint = Checkpoint(new_id(), recording, parent, description, created=self._now())
         for disk in recording:
             storage.add_bitmap(disk, checkpoint.id)
         vm.checkpoints.append(checkpoint)
         return checkpoint
-
-    def _forget_checkpoint(self, checkpoint: Checkpoint) -> None:
-        for disk in checkpoint.disks:
-            storage.remove_bitmap(disk, checkpoint.id)
-        for vm in self._inventory.vms.values():
-            if checkpoint in vm.checkpoints:
-                vm.checkpoints.remove(checkpoint)
-            for child in vm.checkpoints:
-                if child.parent == checkpoint.id:
-                    child.parent = checkpoint.parent
-
-    def _forget_disk(self, disk: DiskDouble) -> None:
-        self._inventory.disks.pop(disk.id, None)
-        for vm in self._inventory.vms.values():
-            vm.attachments = [each for each in vm.attachments if each.disk is not disk]
-        if disk.path.is_relative_to(self._directory):
-            disk.path.unlink(missing_ok=True)
 
     def _parent(self, vm: VmDouble, id_: str | None, cannot: str) -> Checkpoint | None:
         if id_ is None:
@@ -442,6 +457,12 @@ class Commands(OfThisProcess):
                     raise refused(f"{cannot} Checkpoint {id_} is invalid.")
                 return checkpoint
         raise refused(f"{cannot} Checkpoint {id_} does not exist.")
+
+    def _start_phases(self, disks: list[DiskDouble], parent: Checkpoint | None) -> tuple[str, ...]:
+        recorded = [disk for disk in disks if parent is not None and disk in parent.disks]
+        if parent is None or all(parent.id in storage.bitmaps(disk) for disk in recorded):
+            return self._phases.backup_start
+        return "initializing", "failed"  # the host cannot find the bitmap of a checkpoint
 
     def _need_host(self, cannot: str) -> None:
         if self._inventory.host.status != "up":

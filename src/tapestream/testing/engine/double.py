@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import configparser
 import contextlib
+import re
 import ssl
+import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import fields
-from functools import partial
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any, NoReturn
 
 from ..._process import OfThisProcess
 from ..._typing import Self
 from ..daemon import ImageioDaemon, certificate_authority
+from ..ending import stop_at_exit
 from ..images import create_image
+from . import storage
 from .commands import Commands, existing_disk
 from .entities import (
     Attachment,
+    Checkpoint,
     Cluster,
     DiskDouble,
     EngineCall,
@@ -36,6 +41,8 @@ from .server import Desk, EngineServer, Tokens
 
 # What a request of the API can have as a method.
 _METHODS = ("GET", "POST", "PUT", "DELETE")
+# What XML can have in a text, and what arrives as it was sent: a carriage return does not.
+_XML_TEXT = re.compile("[\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]+")
 
 
 class EngineDouble(OfThisProcess):
@@ -51,6 +58,8 @@ class EngineDouble(OfThisProcess):
             write_pattern(vm.disks[0].path, ["write -P 1 0 1M"])
             ...  # a program: engine.url, engine.username, engine.password, engine.cafile
             assert engine.leftovers().nothing_open
+
+    If a program ends without `stop`, also by an exception, the double ends with it.
 
     Requests are checked, also for elements that no engine knows, and are carried out one by one.
     Nothing happens by itself: an object moves to its next phase when a client looks at it, time
@@ -87,6 +96,8 @@ class EngineDouble(OfThisProcess):
         for what, names in (("storage_domains", storage_domains), ("clusters", clusters)):
             if isinstance(names, str) or not names:
                 raise ValueError(f"{what} must be a sequence of at least one name")
+            for each in names:
+                _check_name(each)
         self.username = "admin@internal"
         self.password = "the password"
         self.cafile = directory / "engine-ca.pem"
@@ -125,23 +136,24 @@ class EngineDouble(OfThisProcess):
         if self._server is not None:
             raise RuntimeError("the engine double is running already")
         self._directory.mkdir(parents=True, exist_ok=True)
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        authority = certificate_authority()
-        authority.cert_pem.write_to_path(self.cafile)
-        authority.issue_cert("127.0.0.1", "localhost").configure_cert(context)
+        certificate, context = _certificate()
+        self.cafile.write_bytes(certificate)
         with contextlib.ExitStack() as cleanup:
             if self._owns_daemon:
                 cleanup.enter_context(self.daemon)
             cleanup.callback(self._commands.stop_serving)
             server = EngineServer(context, self._desk)
             cleanup.callback(server.server_close)
-            thread = threading.Thread(target=server.serve_forever, args=(0.05,), name="engine")
+            thread = threading.Thread(
+                target=server.serve_forever, args=(0.05,), name="engine", daemon=True
+            )
             thread.start()
             cleanup.callback(thread.join)
             cleanup.callback(server.end_connections)
             cleanup.callback(server.shutdown)
             self._server = server
             self._cleanup = cleanup.pop_all()
+            stop_at_exit(self.stop, self._cleanup)
 
     def stop(self) -> None:
         """Stop everything that runs; does nothing when nothing does. The images stay."""
@@ -178,6 +190,16 @@ class EngineDouble(OfThisProcess):
         """The requests so far, without passwords, tokens and transfer URLs."""
         with self._desk.lock:
             return list(self._desk.calls)
+
+    @property
+    def secrets(self) -> frozenset[str]:
+        """What no output of a program, and no file of it, may have.
+
+        That is the password, and every token and ticket so far, also those that have ended. The
+        ticket is the part of a transfer URL that lets somebody in.
+        """
+        with self._desk.lock:
+            return frozenset({self.password, *self._desk.tokens.issued, *self._inventory.tickets})
 
     def write_config(self, home: Path, section: str = "engine") -> Path:
         """Write `.config/ovirt.conf` into a home directory, as the SDK's examples read it.
@@ -223,25 +245,72 @@ class EngineDouble(OfThisProcess):
 
         Returns:
             The VM. A test may change its `status` and its disks' `status`, and write to the disks.
+
+        Raises:
+            ValueError: XML cannot have the name.
         """
+        _check_name(name)
         with self._desk.lock:
             vm = VmDouble(new_id(), name, next(iter(self._inventory.clusters.values())).name)
             vm.status = status
-            domain = next(iter(self._inventory.storage_domains.values()))
-            for number, image in enumerate(disks, 1):
-                id_, disk_name = new_id(), f"{name}_Disk{number}"
-                path = image if isinstance(image, Path) else self._new_image(id_, image)
-                disk = existing_disk(path, id_, disk_name, domain)
-                self._inventory.disks[id_] = disk
-                vm.attachments.append(Attachment(disk, bootable=number == 1))
+            for image in disks:
+                self._attach(vm, image)
             self._inventory.vms[vm.id] = vm
             return vm
 
-    def _new_image(self, id_: str, size: int) -> Path:
-        path = self._directory / "disks" / f"{id_}.qcow2"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        create_image(path, size)
-        return path
+    def add_disk(self, vm: VmDouble, disk: int | Path) -> DiskDouble:
+        """Attach a new disk to a VM, as an administrator does: no checkpoint has it.
+
+        Args:
+            vm: The VM.
+            disk: A size in bytes or an image, as for `add_vm`.
+        """
+        with self._desk.lock:
+            return self._attach(vm, disk)
+
+    def remove_disk(self, disk: DiskDouble) -> None:
+        """Remove a disk, from its VM and from the checkpoints, too."""
+        with self._desk.lock:
+            self._commands.forget_disk(disk)
+
+    def grow_disk(self, disk: DiskDouble, size: int) -> None:
+        """Make a disk larger. What is new reads as zeros, and in no bitmap it counts as changed.
+
+        Raises:
+            ValueError: The disk is not "ok".
+            RuntimeError: qemu-img failed, such as for a size that is smaller.
+        """
+        with self._desk.lock:
+            _check_idle(disk)
+            storage.grow(disk, size)
+
+    def convert_disk(self, disk: DiskDouble, format: str) -> None:  # noqa: A002 - its attribute
+        """Make an image of the other format of a disk: "raw" or "qcow2".
+
+        As in oVirt 4.5, the new image has no bitmaps, and the checkpoints still list the disk. So
+        an incremental backup that starts from one of them fails.
+
+        Raises:
+            ValueError: The disk is not "ok".
+        """
+        with self._desk.lock:
+            _check_idle(disk)
+            storage.convert(disk, format)
+
+    def _attach(self, vm: VmDouble, image: int | Path) -> DiskDouble:
+        id_, number = new_id(), 1 + len(vm.attachments)
+        name = f"{vm.name}_Disk{number}"
+        domain = next(iter(self._inventory.storage_domains.values()))
+        if isinstance(image, Path):
+            disk = existing_disk(image, id_, name, domain)
+        else:
+            path = self._directory / "disks" / f"{id_}.qcow2"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(_empty_image(image))
+            disk = DiskDouble(id_, name, path, "qcow2", image, True, domain)
+        self._inventory.disks[id_] = disk
+        vm.attachments.append(Attachment(disk, bootable=number == 1))
+        return disk
 
     # What goes wrong. If several of these match a request, the one asked for first happens.
 
@@ -335,11 +404,12 @@ class EngineDouble(OfThisProcess):
     def lose_checkpoint(self, vm: VmDouble, checkpoint_id: str) -> None:
         """Let a checkpoint become "invalid", as when a host finds that its bitmap is damaged."""
         with self._desk.lock:
-            for checkpoint in vm.checkpoints:
-                if checkpoint.id == checkpoint_id:
-                    checkpoint.progress.phases = ("invalid",)
-                    return
-        raise ValueError(f"{vm.name} has no checkpoint {checkpoint_id}")
+            _checkpoint(vm, checkpoint_id).progress.phases = ("invalid",)
+
+    def remove_checkpoint(self, vm: VmDouble, checkpoint_id: str) -> None:
+        """Remove a checkpoint and its bitmaps, as another program does."""
+        with self._desk.lock:
+            self._commands.forget_checkpoint(_checkpoint(vm, checkpoint_id))
 
     def heal(self) -> None:
         """Let nothing go wrong any more.
@@ -355,7 +425,7 @@ class EngineDouble(OfThisProcess):
             self.host.status = "up"
 
     def pass_time(self, seconds: float) -> None:
-        """Let the virtual clock go on: tokens expire, and idle transfers end.
+        """Let the virtual clock go on: tokens expire, idle transfers end, and it is another day.
 
         The double does not look at the data of a transfer: it was idle since it was started or
         extended.
@@ -382,3 +452,41 @@ class EngineDouble(OfThisProcess):
                 tuple(c.id for vm in inventory.vms.values() for c in vm.checkpoints),
                 self._desk.tokens.valid,
             )
+
+
+# Tests make many doubles, and disks of few sizes. To make a certificate takes 20 ms, and so does an
+# empty image.
+
+
+@cache
+def _certificate() -> tuple[bytes, ssl.SSLContext]:
+    """The certificate of an authority, and what a server needs that has a certificate of it."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority = certificate_authority()
+    authority.issue_cert("127.0.0.1", "localhost").configure_cert(context)
+    return bytes(authority.cert_pem.bytes()), context
+
+
+@lru_cache(8)
+def _empty_image(size: int) -> bytes:
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory, "image")
+        create_image(path, size)
+        return path.read_bytes()
+
+
+def _checkpoint(vm: VmDouble, id_: str) -> Checkpoint:
+    for checkpoint in vm.checkpoints:
+        if checkpoint.id == id_:
+            return checkpoint
+    raise ValueError(f"{vm.name} has no checkpoint {id_}")
+
+
+def _check_idle(disk: DiskDouble) -> None:
+    if disk.status != "ok":
+        raise ValueError(f"disk {disk.name} cannot be changed: it is {disk.status}")
+
+
+def _check_name(name: str) -> None:
+    if not _XML_TEXT.fullmatch(name):
+        raise ValueError(f"a name cannot be {name!r}: XML cannot have it")

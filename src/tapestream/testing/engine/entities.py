@@ -318,5 +318,7 @@ class Inventory(OfThisProcess):
     storage_domains: dict[str, StorageDomain] = field(default_factory=dict)
     clusters: dict[str, Cluster] = field(default_factory=dict)
     host: Host = field(default_factory=Host)
+    # The parts of transfer URLs that let somebody in, also of transfers that have ended.
+    tickets: set[str] = field(default_factory=set)
     data_center: str = "Default"
     data_center_id: str = field(default_factory=new_id)

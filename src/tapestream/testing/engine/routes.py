@@ -128,13 +128,15 @@ def _checkpoint(engine: Engine, vm_id: str, id_: str) -> Checkpoint:
 def _matches(request: Request, **facts: str) -> bool:
     """Whether an object is searched for: `key=value and key=value`, with `*` in a value."""
     search = request.query.get("search", "")
-    for term in filter(None, re.split(r"\s+and\s+", search.strip())):
+    # A name in quotes may have an "and".
+    for term in filter(None, re.split(r'\s+and\s+(?=(?:[^"]*"[^"]*")*[^"]*$)', search.strip())):
         key, equals, value = term.partition("=")
         key = key.strip().rpartition(".")[2]
         if not equals or key not in facts:
             raise invalid(f"this double cannot search for {term!r}")
-        value = re.escape(value.strip().strip("\"'")).replace(r"\*", ".*")
-        if not re.fullmatch(value, facts[key], re.IGNORECASE):
+        value = re.sub(r"^([\"'])(.*)\1$", r"\2", value.strip(), flags=re.DOTALL)
+        wanted = re.escape(value).replace(r"\*", ".*")
+        if not re.fullmatch(wanted, facts[key], re.IGNORECASE | re.DOTALL):
             return False
     return True
 

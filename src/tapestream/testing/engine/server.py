@@ -34,12 +34,14 @@ class Tokens:
         password: The password.
         lifetime: Seconds that a new token is valid.
         now: The virtual clock, in seconds.
+        issued: All tokens so far.
     """
 
     username: str
     password: str = field(repr=False)
     lifetime: float
     now: float = 0.0
+    issued: set[str] = field(default_factory=set, repr=False)
     _ends: dict[str, float] = field(default_factory=dict, repr=False)
 
     @property
@@ -56,6 +58,7 @@ class Tokens:
             return 401, _sso_error("access_denied", text)
         token = secrets.token_urlsafe(32)
         self._ends[token] = self.now + self.lifetime
+        self.issued.add(token)
         expires = str(int(self.lifetime * 1000))
         login = {"access_token": token, "token_type": "bearer", "exp": expires}
         return 200, {**login, "scope": "ovirt-app-api"}
@@ -102,12 +105,14 @@ class Desk:
 class EngineServer(ThreadingHTTPServer):
     """Listens on a free port of 127.0.0.1, with TLS.
 
+    None of its threads keeps a program from ending that does not stop it.
+
     Args:
         context: The server's certificate.
         desk: What requests are handled with.
     """
 
-    daemon_threads = False  # so that server_close() waits for them
+    daemon_threads = True
 
     def __init__(self, context: ssl.SSLContext, desk: Desk) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -115,7 +120,7 @@ class EngineServer(ThreadingHTTPServer):
         self._context = context
         self._open: set[socket.socket] = set()
         self._ending = False
-        self._open_lock = threading.Lock()
+        self._changed = threading.Condition()
 
     @override
     def finish_request(self, request: Any, client_address: Any) -> None:
@@ -126,23 +131,25 @@ class EngineServer(ThreadingHTTPServer):
             self._context.wrap_socket(request, server_side=True) as connection,
         ):
             connection.settimeout(None)
-            with self._open_lock:
+            with self._changed:
                 if self._ending:
                     return
                 self._open.add(connection)
             try:
                 super().finish_request(connection, client_address)
             finally:
-                with self._open_lock:
+                with self._changed:
                     self._open.discard(connection)
+                    self._changed.notify_all()
 
     def end_connections(self) -> None:
-        """Close the connections that clients keep open, and take no more."""
-        with self._open_lock:
+        """Close the connections that clients keep open, take no more, and wait for their ends."""
+        with self._changed:
             self._ending = True
             for connection in self._open:
                 with contextlib.suppress(OSError):
                     connection.shutdown(socket.SHUT_RDWR)
+            self._changed.wait_for(lambda: not self._open)
 
 
 class _Handler(BaseHTTPRequestHandler):

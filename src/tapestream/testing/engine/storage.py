@@ -41,6 +41,20 @@ def bitmaps(disk: DiskDouble) -> set[str]:
     return {bitmap["name"] for bitmap in specific.get("bitmaps", [])}
 
 
+def grow(disk: DiskDouble, size: int) -> None:
+    """Make a disk larger."""
+    _run("qemu-img", "resize", "-f", disk.format, disk.path, str(size))
+    disk.size = size
+
+
+def convert(disk: DiskDouble, format_: str) -> None:
+    """Replace a disk's image by one of another format, which has no bitmaps."""
+    path = disk.path.with_name(f"{disk.id}.{format_}")
+    _run("qemu-img", "convert", "-f", disk.format, "-O", format_, disk.path, path)
+    disk.path.unlink()
+    disk.path, disk.format, disk.incremental = path, format_, format_ == "qcow2"
+
+
 def copy_of(disk: DiskDouble, directory: Path) -> Path:
     """Copy a disk's image, with its bitmaps: what it holds now."""
     directory.mkdir(parents=True, exist_ok=True)
@@ -50,8 +64,8 @@ def copy_of(disk: DiskDouble, directory: Path) -> Path:
     return target
 
 
-def serve(transfer: Transfer, daemon: ImageioDaemon) -> None:
-    """Start a qemu-nbd for a transfer, and give it a ticket: it then has a URL."""
+def serve(transfer: Transfer, daemon: ImageioDaemon) -> str:
+    """Start a qemu-nbd for a transfer, and give it a ticket; return the URL that it then has."""
     disk, backup = transfer.disk, transfer.backup
     upload = transfer.direction == "upload"
     with ExitStack() as stack:
@@ -74,6 +88,7 @@ def serve(transfer: Transfer, daemon: ImageioDaemon) -> None:
         stack.callback(_remove_ticket, daemon, url)
         transfer.url = url
         transfer.serving = stack.pop_all()
+    return url
 
 
 def _remove_ticket(daemon: ImageioDaemon, url: str) -> None:
