@@ -5,6 +5,7 @@ from __future__ import annotations
 import tapestream
 import tapestream.archive as archives
 import tapestream.backend as backends
+import tapestream.display as displays
 import tapestream.ovirt as engines
 import tapestream.tape as tapes
 import tapestream.testing as tests
@@ -91,6 +92,8 @@ NAMES: tuple[object, ...] = (
     backends.Wraps,
     backends.Writer,
     backends.ability,
+    displays.html,
+    displays.text,
     engines.BackupDisk,
     engines.DiskReport,
     engines.EngineConnection,
@@ -128,12 +131,14 @@ NAMES: tuple[object, ...] = (
     engines.vm_backup,
     tapes.Catalog,
     tapes.CatalogBackup,
+    tapes.CatalogContents,
     tapes.CatalogVolume,
     tapes.Command,
     tapes.DeviceStatus,
     tapes.Flag,
     tapes.StDevice,
     tapes.TapeDevice,
+    tapes.TapeContents,
     tapes.TapeDrive,
     tapes.TapeEntry,
     tapes.TapeLabel,

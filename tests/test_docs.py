@@ -449,7 +449,7 @@ def test_make_targets_exist(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_examples_import_only_what_is_public(page: Path) -> None:
-    packages = ("archive", "backend", "errors", "ovirt", "tape", "testing")
+    packages = ("archive", "backend", "display", "errors", "ovirt", "tape", "testing")
     public = {"tapestream", *(f"tapestream.{name}" for name in packages)}
     for language in ("python", "py"):
         for block in code_blocks(page, language):

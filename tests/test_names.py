@@ -18,6 +18,7 @@ import pytest
 import tapestream
 import tapestream.archive
 import tapestream.backend
+import tapestream.display
 import tapestream.ovirt
 import tapestream.tape
 import tapestream.testing
@@ -26,6 +27,7 @@ PACKAGES = (
     tapestream,
     tapestream.archive,
     tapestream.backend,
+    tapestream.display,
     # Its modules need oVirt's engine SDK, which is built from source.
     *([tapestream.ovirt] if find_spec("ovirtsdk4") else []),
     tapestream.tape,

@@ -61,9 +61,11 @@ from tapestream.model.expected import Expected
 from tapestream.model.extents import Kind, Segment
 from tapestream.tape import (
     CatalogBackup,
+    CatalogContents,
     CatalogVolume,
     DeviceStatus,
     Flag,
+    TapeContents,
     TapeDrive,
     TapeEntry,
     TapeLabel,
@@ -177,6 +179,8 @@ VALUES: list[object] = [
     VOLUME,
     CatalogBackup(INFO, "set", (VOLUME,), True),
     CatalogBackup(INFO, "set", (VOLUME,), True).expected,
+    CatalogContents(("A1",), (CatalogBackup(INFO, "set", (VOLUME,), True),)),
+    TapeContents((TapeEntry(file=0, tape_label=LABEL), TapeEntry(file=1, info=INFO))),
     Expected(INFO, "set", 1, "A1", whole_info=True),
     FILE,
     CHAIN,

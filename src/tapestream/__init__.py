@@ -15,6 +15,7 @@ from ._lazy import lazy
 if TYPE_CHECKING:
     from . import archive as archive
     from . import backend as backend
+    from . import display as display
     from . import errors as errors
     from . import ovirt as ovirt
     from . import tape as tape
@@ -48,6 +49,7 @@ else:
             ".backend": "",
             ".backend.protocols": "Reader Sink Source Writer",
             ".cancel": "Cancel",
+            ".display": "",
             ".engine.copy": "CopyResult copy",
             ".engine.rate": "RateLimit",
             ".engine.samples": "CopySample",

@@ -249,3 +249,21 @@ def test_any_displaced_extent_is_found(listed: list[Extent], draw: st.DataObject
     items[i]["start"] += moved
     with pytest.raises(ExtentsError):
         parse(items)
+
+
+@given(data=st.data(), count=st.integers(1, 40))
+def test_shares_lengths_and_tallies_are_those_of_the_bytes(data: st.DataObject, count: int) -> None:
+    lengths = data.draw(st.lists(st.integers(1, 20), max_size=12))
+    starts = [sum(lengths[:i]) for i in range(len(lengths))]
+    extents = Extents.of(
+        Extent(start, length, zero=data.draw(st.booleans()), dirty=data.draw(st.booleans()))
+        for start, length in zip(starts, lengths, strict=True)
+    )
+    for kind in Kind:
+        disk = [extent.kind is kind for extent in extents for _ in range(extent.length)]
+        bounds = [len(disk) * i // count for i in range(count + 1)]
+        parts = [disk[bounds[i] : bounds[i + 1]] for i in range(count)]
+        assert extents.shares(kind, count) == [sum(part) / max(len(part), 1) for part in parts]
+        own = [extent.length for extent in extents if extent.kind is kind]
+        assert list(extents.lengths(kind)) == own
+        assert extents.tally(kind) == (len(own), sum(own))

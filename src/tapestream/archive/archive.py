@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Sequence
 from datetime import datetime
 
+from .._readable import count_text
+from .._shown import Shown
+from .._typing import override
 from ..errors import NoRestorePointError
 from .backups import Chain, RestorePoint, Skipped, StoredBackup
 from .disks import Disk, disks, matching, the_one
@@ -15,7 +18,7 @@ from .times import moment_of, moment_text
 _MOST = 5
 
 
-class Archive:
+class Archive(Shown):
     """The backups that were in a folder, or on tapes, when it was made; nothing is read again.
 
     `read_folder` and `read_catalog` make one. `folder + tapes` has the backups of both.
@@ -58,6 +61,17 @@ class Archive:
             ignored=[*self.ignored, *other.ignored],
             unreadable=[*self.unreadable, *other.unreadable],
         )
+
+    @override
+    def _in_short(self) -> str:
+        others = {
+            "unfinished": len(self.unfinished),
+            "unreadable": len(self.unreadable),
+            "ignored": len(self.ignored),
+        }
+        text = count_text(len(self.backups), "backup")
+        text += f" of {count_text(len(disks(self.backups)), 'disk')}"
+        return ", ".join([text, *(f"{count} {what}" for what, count in others.items() if count)])
 
     def find(
         self,

@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
+from .._readable import count_text, time_text
+from .._shown import Shown, short_repr
+from .._typing import override
 from ..backend.protocols import Source
 from ..cancel import Cancel
-from ..model.info import BackupInfo
+from ..model.info import BackupInfo, describe
 
 
 class StoredBackup(Protocol):
@@ -41,6 +44,12 @@ class StoredBackup(Protocol):
         """
 
 
+def short_text(backup: StoredBackup) -> str:
+    """Say in a few words which backup it is, and where."""
+    state = f", not complete: {backup.problem}" if backup.problem else ""
+    return f"{describe(backup.info)}, {backup.place}{state}"
+
+
 @dataclass(frozen=True)
 class Skipped:
     """A file that is not in the list of backups.
@@ -54,8 +63,8 @@ class Skipped:
     reason: str
 
 
-@dataclass(frozen=True)
-class Chain:
+@dataclass(frozen=True, repr=False)
+class Chain(Shown):
     """The backups to restore for a point in time.
 
     Attributes:
@@ -68,6 +77,10 @@ class Chain:
     def info(self) -> BackupInfo:
         """What the last backup says about itself: the disk is restored as it was then."""
         return self.backups[-1].info
+
+    @override
+    def _in_short(self) -> str:
+        return f"{count_text(len(self.backups), 'backup')} to restore {describe(self.info)}"
 
     @contextmanager
     def open(self, *, cancel: Cancel | None = None) -> Iterator[list[Source]]:
@@ -87,7 +100,7 @@ class Chain:
             yield [stack.enter_context(backup.open(cancel=cancel)) for backup in self.backups]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class RestorePoint:
     """A state of a disk that was backed up.
 
@@ -103,6 +116,10 @@ class RestorePoint:
     time: datetime | None
     chain: Chain | None
     problem: str | None = None
+
+    def __repr__(self) -> str:
+        can = self.problem or f"a chain of {len(self.chain.backups) if self.chain else 0}"
+        return short_repr(self, f"{time_text(self.time)}, {can}")
 
     @property
     def checkpoint_id(self) -> str | None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from .._shown import short_repr
 from ..arguments import path as checked_path
 from ..backend.protocols import Source
 from ..cancel import Cancel
@@ -24,7 +25,7 @@ from ..tar.manifest import Ending, ending
 from ..tar.members import MemberReader
 from ..tar.preamble import Preamble
 from .archive import Archive
-from .backups import Skipped, StoredBackup
+from .backups import Skipped, StoredBackup, short_text
 
 # Bytes at the end of a file that are read first. This is enough for records of the usual size.
 _TAIL = 16 * 1024
@@ -32,7 +33,7 @@ _TAIL = 16 * 1024
 _END = 4 * fmt.BLOCK
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class FileBackup:
     """A backup in a file.
 
@@ -50,6 +51,9 @@ class FileBackup:
     size: int
     problem: str | None
     file_id: tuple[int, int]
+
+    def __repr__(self) -> str:
+        return short_repr(self, short_text(self))
 
     @property
     def place(self) -> str:

@@ -6,13 +6,14 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from .._shown import short_repr
 from ..backend.protocols import Source
 from ..cancel import Cancel
 from ..errors import UsageError
 from ..model.info import BackupInfo
 from ..stream.source import TarStreamSource
 from .archive import Archive
-from .backups import Skipped
+from .backups import Skipped, short_text
 
 if TYPE_CHECKING:
     from ..tape.backups import CatalogBackup
@@ -24,7 +25,7 @@ else:
     CatalogBackup = Catalog = TapeDrive = TapeEntry = LoadVolume = Any  # for typing.get_type_hints
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TapeBackup:
     """A backup on tape.
 
@@ -38,6 +39,9 @@ class TapeBackup:
     entry: CatalogBackup
     drive: TapeDrive | Callable[[CatalogBackup], TapeDrive] | None = None
     on_next_volume: LoadVolume | None = None
+
+    def __repr__(self) -> str:
+        return short_repr(self, short_text(self))
 
     @property
     def info(self) -> BackupInfo:
@@ -80,7 +84,7 @@ class TapeBackup:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TapeFileBackup:
     """A backup that begins on the tape in a drive.
 
@@ -95,6 +99,9 @@ class TapeFileBackup:
     drive: TapeDrive
     label: str | None
     on_next_volume: LoadVolume | None = None
+
+    def __repr__(self) -> str:
+        return short_repr(self, short_text(self))
 
     @property
     def info(self) -> BackupInfo:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import tapestream
@@ -13,6 +14,7 @@ from .backups import Found, count_text, found_in, kind_text, show_backups
 from .parsing import Commands, add_command
 from .places import add_choice_options, archive_of, chain_in, has_many, stream
 from .status import Status, status_of
+from .tables import terminal_width
 
 if TYPE_CHECKING:
     from .context import Context
@@ -73,7 +75,7 @@ def run_list(args: argparse.Namespace, context: Context) -> Status:
             except (tapestream.errors.StreamError, tapestream.errors.LocalIOError) as e:
                 status = status_of(e)
                 context.out.error(e, status)
-    show_backups(sorted(found, key=_order), context.out)
+    show_backups(sorted(found, key=_order), context.out, more=_chains(found))
     broken = sum(bool(backup.problem) for backup in found)
     text = count_text(len(found), "backup")
     if broken:
@@ -98,6 +100,18 @@ def run_find(args: argparse.Namespace, context: Context) -> Status:
         f"restores the disk as of {time_text(chain.info.created)}",
     )
     return Status.GOOD
+
+
+def _chains(found: Sequence[Found]) -> list[str]:
+    """The chains of the backups as lines, if one of them cannot be restored."""
+    if not any(backup.problem for backup in found):
+        return []
+    backups = (
+        tapestream.archive.FileBackup(each.place, each.info, 0, each.problem or None, (0, number))
+        for number, each in enumerate(found)
+    )
+    archive = tapestream.archive.Archive(backups)
+    return tapestream.display.text(archive, width=terminal_width()).splitlines()
 
 
 def _order(backup: Found) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from .amounts import size_text, time_text
@@ -76,12 +76,14 @@ def found_in(backup: tapestream.archive.StoredBackup, folder: str = "") -> Found
     return Found(backup.info, place, getattr(backup, "size", None), backup.problem or "")
 
 
-def show_backups(found: Iterable[Found], out: Output, *, event: str = "backup") -> None:
-    """Show backups as a table, and what is wrong with some of them after it."""
+def show_backups(
+    found: Iterable[Found], out: Output, *, event: str = "backup", more: Sequence[str] = ()
+) -> None:
+    """Show backups as a table; after it, what is wrong with some of them, and more for people."""
     backups = list(found)
     rows = [(backup.values, backup.cells) for backup in backups]
     notes = [f"{backup.place}: {backup.problem}" for backup in backups if backup.problem]
-    out.table(event, TITLES, rows, notes=notes)
+    out.table(event, TITLES, rows, notes=[*notes, *more])
 
 
 def count_text(count: int, what: str) -> str:

@@ -15,6 +15,7 @@ from .copying import add_rate_option
 from .parsing import Commands, add_command
 from .places import add_choice_options, archive_of, has_many, opened_disk, stream
 from .status import Status, status_of
+from .tables import terminal_width
 from .tapes import add_file_option
 from .urls import add_url_options, url_of_options
 
@@ -117,7 +118,11 @@ def _verified(
         "data_bytes": report.data_bytes,
         "checksum": report.checksum,
     }
-    context.out.show("verified", values, f"{place}: {report}")
+    text = f"{place}: {report}"
+    if report.damage:  # the verdict once more, and the map: the rest was said
+        shown = tapestream.display.text(report, width=terminal_width()).splitlines()
+        text = "\n".join([text, *shown[:4]])
+    context.out.show("verified", values, text)
     return Status.GOOD if report.ok else Status.FAILED
 
 
@@ -144,7 +149,8 @@ def run_compare(args: argparse.Namespace, context: Context) -> Status:
         {"equal": report.equal, "compared": report.compared, "differing": differing},
         f"equal: {size_text(report.compared)} compared"
         if report.equal
-        else f"different: {size_text(differing)}, in blocks of 1 MiB; "
+        else f"{tapestream.display.text(report, width=terminal_width())}\n"
+        f"different: {size_text(differing)}, in blocks of 1 MiB; "
         f"{size_text(report.compared)} compared",
     )
     return Status.GOOD if report.equal else Status.FAILED

@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import sys
 import textwrap
-import unicodedata
 from collections.abc import Sequence
 from typing import TextIO
+
+from .._readable import columns_of, printable
+
+__all__ = ["printable", "table", "terminal_width", "wrapped"]
 
 # Columns of the terminal that a column of the table keeps at least.
 _LEAST = 8
@@ -22,7 +25,7 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """
     names = [heading.strip(">~") for heading in headings]
     lines = [names, *([printable(cell) for cell in row] for row in rows)]
-    widths = [max(map(_width, column)) for column in zip(*lines, strict=True)]
+    widths = [max(map(columns_of, column)) for column in zip(*lines, strict=True)]
     if sys.stdout.isatty():
         _fit(widths, [i for i, heading in enumerate(headings) if heading.endswith("~")])
     return [
@@ -32,13 +35,6 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
         ).rstrip()
         for line in lines
     ]
-
-
-def printable(text: str) -> str:
-    """Escape what would change a terminal: a name in a tar may have any characters."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def wrapped(text: str, width: int) -> list[str]:
@@ -66,9 +62,9 @@ def _fit(widths: list[int], flexible: Sequence[int]) -> None:
 
 
 def _aligned(cell: str, width: int, *, right: bool) -> str:
-    if _width(cell) > width:
+    if columns_of(cell) > width:
         cell = _cut(cell, width)
-    space = " " * (width - _width(cell))
+    space = " " * (width - columns_of(cell))
     return space + cell if right else cell + space
 
 
@@ -80,19 +76,6 @@ def _cut(cell: str, width: int) -> str:
 
 def _beginning(text: str, width: int) -> str:
     """As much of the beginning as fits, filled with spaces."""
-    while _width(text) > width:
+    while columns_of(text) > width:
         text = text[:-1]
-    return text + " " * (width - _width(text))
-
-
-def _width(text: str) -> int:
-    """How many columns of a terminal a text takes."""
-    if text.isascii():
-        return len(text)
-    return sum(_columns(character) for character in text)
-
-
-def _columns(character: str) -> int:
-    if unicodedata.combining(character):
-        return 0
-    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
+    return text + " " * (width - columns_of(text))

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from .._readable import count_text, rate_text, seconds_text, size_text
+from .._shown import Shown
+from .._typing import override
 from ..backend.abilities import Digests, FindsMissing, HasReadOrder, ability
 from ..backend.checks import (
     check_piece_size,
@@ -43,8 +46,8 @@ if TYPE_CHECKING:
     from .hashing import HashingSource
 
 
-@dataclass(frozen=True)
-class CopyResult:
+@dataclass(frozen=True, repr=False)
+class CopyResult(Shown):
     """What a copy did. Its sink is committed: the result is final.
 
     Attributes:
@@ -86,12 +89,20 @@ class CopyResult:
     stalled: float = 0.0
     receipt: Any = None
     block_hash: BlockHash | None = None
-    samples: tuple[CopySample, ...] = field(default=(), repr=False)
+    samples: tuple[CopySample, ...] = ()
 
     @property
     def rate(self) -> float:
         """Bytes of data per second."""
         return self.data_bytes / self.seconds if self.seconds else 0.0
+
+    @override
+    def _in_short(self) -> str:
+        waits = f", {count_text(self.underruns, 'underrun')}" if self.underruns else ""
+        return (
+            f"{size_text(self.data_bytes)} of {size_text(self.size)} in "
+            f"{seconds_text(self.seconds)}, {rate_text(self.rate)}{waits}"
+        )
 
 
 @enough_memory()

@@ -11,6 +11,7 @@ from functools import partial
 
 from .._log import Log
 from .._process import OfThisProcess
+from .._shown import short_repr
 from .._typing import override
 from ..arguments import number
 from ..arguments import path as checked_path
@@ -110,6 +111,10 @@ class RawImageSource(OfThisProcess, Source):
         file = getattr(self, "_file", None)  # its constructor may have failed
         if file is not None:
             close_file(file, self._path)
+
+    def __repr__(self) -> str:
+        # Its constructor may have failed.
+        return short_repr(self, getattr(self, "_path", "without a path"))
 
 
 class _RawReader(Reader):
@@ -302,6 +307,10 @@ class RawImageSink(OfThisProcess, Sink):
         self._ended = True
         if self._device is not None:
             close_file(self._device, self._path)  # after a commit, all of it is on stable storage
+
+    def __repr__(self) -> str:
+        # Its constructor may have failed.
+        return short_repr(self, getattr(self, "_path", "without a path"))
 
 
 class _RawWriter(Writer):

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+
+from .._readable import count_text
+from .._shown import short_repr
 
 # A damaged stream may have a million members with bad headers, and each text may quote a header.
 MAX_PROBLEMS = 100
@@ -35,7 +39,13 @@ class Damage:
         return f"{self.length} bytes at disk offset {self.start} are {what} ({self.member})"
 
 
-@dataclass
+def found_text(damage: Sequence[Damage], problems: Sequence[str]) -> str:
+    """How much is wrong, in a few words."""
+    stretches = count_text(len(damage), "bad stretch").replace("stretchs", "stretches")
+    return f"{stretches}, {count_text(len(problems), 'other problem')}"
+
+
+@dataclass(repr=False)
 class Findings:
     """The damage and the other problems that were found so far.
 
@@ -80,6 +90,10 @@ class Findings:
         else:
             self._last[found.missing] = len(self.damage)
             self.damage.append(found)
+
+    def __repr__(self) -> str:
+        end = "the end is there" if self.complete else "no end so far"
+        return short_repr(self, f"{found_text(self.damage, self.problems)}; {end}")
 
     def is_full(self, *, missing: bool) -> bool:
         """True if more damage of this kind will only extend the last stretch."""

@@ -15,8 +15,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cached_property
+from itertools import chain, compress, islice
+from operator import sub
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, overload
 
+from .._readable import size_text
+from .._shown import Shown
+from .._typing import override
 from ..errors import ExtentsError
 from .info import Context
 
@@ -130,9 +135,11 @@ def _dirty(flags: int) -> bool | None:
 
 
 _KINDS = tuple(_kind(zero=bool(flags & _ZERO), dirty=_dirty(flags)) for flags in range(32))
+# For each kind, a table that translates flags to 1 or 0.
+_IS = {kind: bytes(each is kind for each in _KINDS).ljust(256, b"\0") for kind in Kind}
 
 
-class Extents(Sequence[Extent]):
+class Extents(Shown, Sequence[Extent]):
     """A checked, immutable list of extents that covers a disk from 0 to its size.
 
     Made by `Extents.parse` from imageio's JSON, by `Extents.of` from `Extent` objects, or by
@@ -251,11 +258,56 @@ class Extents(Sequence[Extent]):
 
     @cached_property
     def _tallies(self) -> dict[Kind, Tally]:
-        extents, lengths = dict.fromkeys(Kind, 0), dict.fromkeys(Kind, 0)
-        for _, length, kind in self.runs():
-            extents[kind] += 1
-            lengths[kind] += length
-        return {kind: Tally(extents[kind], lengths[kind]) for kind in Kind}
+        found = {}
+        for kind in Kind:
+            is_kind = self._is(kind)
+            found[kind] = Tally(is_kind.count(1), self._sum(is_kind, 0, len(self)))
+        return found
+
+    def lengths(self, kind: Kind) -> Iterator[int]:
+        """Yield the length of each extent of a kind, in order."""
+        ends = chain(islice(self._starts, 1, None), (self.size,))
+        return compress(map(sub, ends, self._starts), self._is(kind))
+
+    def shares(self, kind: Kind, count: int) -> list[float]:
+        """Cut the disk into parts of the same size, and find out how much of each is of a kind.
+
+        Args:
+            kind: The kind.
+            count: The number of parts, at least 1.
+
+        Returns:
+            For each part, a number from 0 to 1.
+        """
+        is_kind = self._is(kind)
+        shares, first, surplus = [], 0, 0
+        for number in range(count):
+            begin, end = self.size * number // count, self.size * (number + 1) // count
+            # The extents that begin before the end of the part, and were not counted before.
+            last = bisect_left(self._starts, end)
+            found = surplus + self._sum(is_kind, first, last)
+            # The last one may go on after the part.
+            surplus = (self._end_of(last - 1) - end) * is_kind[last - 1] if last else 0
+            shares.append((found - surplus) / max(end - begin, 1))
+            first = last
+        return shares
+
+    def _is(self, kind: Kind) -> bytes:
+        """For each extent, 1 if it is of a kind, otherwise 0."""
+        return self._flags.translate(_IS[kind])
+
+    def _sum(self, is_kind: bytes, first: int, last: int) -> int:
+        """The bytes in the extents of a kind from one number to before another."""
+        chosen = is_kind[first:last]
+        if 1 not in chosen:
+            return 0
+        starts = self._starts[first : last + 1]
+        if last == len(self):
+            starts.append(self.size)
+        return sum(compress(starts[1:], chosen)) - sum(compress(starts, chosen))
+
+    def _end_of(self, i: int) -> int:
+        return self._starts[i + 1] if i + 1 < len(self) else self.size
 
     def __len__(self) -> int:
         return len(self._starts)
@@ -269,15 +321,19 @@ class Extents(Sequence[Extent]):
             return [self._extent(i) for i in range(*index.indices(len(self)))]
         return self._extent(range(len(self))[index])
 
-    def __repr__(self) -> str:
-        return f"<Extents: {len(self)} over {self.size} bytes>"
+    @override
+    def _in_short(self) -> str:
+        data = self.tally(Kind.DATA)
+        return (
+            f"{size_text(data.bytes)} of {size_text(self.size)} are data, in {data.extents} of "
+            f"{len(self)} extents"
+        )
 
     def _extent(self, i: int) -> Extent:
         start, flags = self._starts[i], self._flags[i]
-        end = self._starts[i + 1] if i + 1 < len(self) else self.size
         return Extent(
             start,
-            end - start,
+            self._end_of(i) - start,
             zero=bool(flags & _ZERO),
             hole=bool(flags & _HOLE) if flags & _HOLE_KNOWN else None,
             dirty=_dirty(flags),

@@ -10,7 +10,9 @@ from dataclasses import dataclass, field, fields
 from datetime import datetime, timezone
 from typing import Any, Literal, TypedDict
 
-from .._typing import Unpack
+from .._readable import size_text
+from .._shown import Shown
+from .._typing import Unpack, override
 from ..arguments import flag
 from ..errors import UsageError
 from .blockhash import BlockHash
@@ -40,8 +42,8 @@ class BackupFilter(TypedDict, total=False):
     checkpoint_id: str | None
 
 
-@dataclass(frozen=True)
-class BackupInfo:
+@dataclass(frozen=True, repr=False)
+class BackupInfo(Shown):
     """What is known about a backup: which disk of which VM, when, full or incremental.
 
     All fields are optional for the caller. The *source* overwrites `size` and `context`.
@@ -114,6 +116,11 @@ class BackupInfo:
         except (TypeError, ValueError, RecursionError) as e:
             raise UsageError(f"metadata must consist of JSON types: {e}") from e
         object.__setattr__(self, "metadata", metadata)
+
+    @override
+    def _in_short(self) -> str:
+        kind = "full" if self.context == "zero" else "incremental"
+        return f"{describe(self)}, {kind}, {size_text(self.size)}"
 
     def matches(self, **ids: Unpack[BackupFilter]) -> bool:
         """True if this backup has every id that is given and not None."""

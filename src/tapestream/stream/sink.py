@@ -10,6 +10,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, cast
 
 from .._process import OfThisProcess
+from .._shown import short_repr
 from .._version import __version__
 from ..arguments import function
 from ..backend.abilities import Hash
@@ -232,6 +233,10 @@ class TarStreamSink(OfThisProcess, Sink):
             software=f"tapestream {__version__}",
             members=tuple(fmt.Header(name, len(text)) for name, text in texts.items()),
         )
+
+    def __repr__(self) -> str:
+        medium = getattr(self, "_medium", None)  # its constructor may have failed
+        return short_repr(self, medium.name if medium else "without a target")
 
 
 def _open_tape(

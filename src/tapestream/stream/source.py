@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from .._log import Log
 from .._process import OfThisProcess
+from .._shown import short_repr
 from ..arguments import flag, function, number
 from ..backend.protocols import Reader, Source
 from ..backend.running import joins
@@ -17,7 +18,7 @@ from ..files.inputs import BinaryInput, open_input
 from ..model.damage import Findings
 from ..model.expected import Expected, IndexEntry, expected_of
 from ..model.extents import Extents
-from ..model.info import BackupInfo
+from ..model.info import BackupInfo, describe
 from ..tar.trouble import STRICT, Lenient, Trouble
 from .drives import drive_of
 from .sessions import StreamSessions
@@ -247,6 +248,12 @@ class TarStreamSource(OfThisProcess, Source):
                 stream.medium.name,
             )
         stream.medium.close()
+
+    def __repr__(self) -> str:
+        if not hasattr(self, "_stream"):  # its constructor failed
+            return short_repr(self, "without a stream")
+        is_named = self._stream.tape is not None  # the place of a tape says which backup it is
+        return short_repr(self, self.place if is_named else f"{describe(self.info)}, {self.place}")
 
     @property
     def _trouble(self) -> Trouble:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from ..drive.status import TapeStatus
     from .backups import CatalogBackup, CatalogVolume
     from .catalog import Catalog
+    from .contents import CatalogContents, TapeContents
     from .drive import TapeDrive
     from .report import TapeLabel, TapePlace, TapeReport
     from .scan import TapeEntry
@@ -24,6 +25,7 @@ else:
             "..drive.status": "TapeStatus",
             ".backups": "CatalogBackup CatalogVolume",
             ".catalog": "Catalog",
+            ".contents": "CatalogContents TapeContents",
             ".drive": "TapeDrive",
             ".report": "TapeLabel TapePlace TapeReport",
             ".scan": "TapeEntry",
@@ -34,11 +36,13 @@ else:
 __all__ = [
     "Catalog",
     "CatalogBackup",
+    "CatalogContents",
     "CatalogVolume",
     "Command",
     "DeviceStatus",
     "Flag",
     "StDevice",
+    "TapeContents",
     "TapeDevice",
     "TapeDrive",
     "TapeEntry",

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from .._shown import short_repr
 from ..errors import UsageError
 from ..model.expected import Expected
 from ..model.info import BackupInfo, describe
@@ -34,7 +35,7 @@ class CatalogVolume:
     continues: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class CatalogBackup:
     """A backup, and where its volumes are.
 
@@ -51,6 +52,11 @@ class CatalogBackup:
     set_id: str
     volumes: tuple[CatalogVolume, ...]
     complete: bool
+
+    def __repr__(self) -> str:
+        places = ", ".join(f"{volume.label}:{volume.file}" for volume in self.volumes)
+        state = "" if self.complete else ", not known to be complete"
+        return short_repr(self, f"{describe(self.info)}, on {places}{state}")
 
     @property
     def expected(self) -> Expected:

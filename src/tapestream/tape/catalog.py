@@ -17,7 +17,8 @@ from typing import Any
 
 from .._log import Log
 from .._process import OfThisProcess
-from .._typing import Unpack
+from .._shown import Shown
+from .._typing import Unpack, override
 from ..arguments import function
 from ..arguments import path as checked_path
 from ..backend.closing import Closing
@@ -25,6 +26,7 @@ from ..cancel import Cancel
 from ..errors import LocalIOError, NoMediumError, PositionLostError, TapeError, UsageError
 from ..model.info import BackupFilter, BackupInfo
 from .backups import CatalogBackup, CatalogRow, CatalogVolume, backup_of, own_set, reported_rows
+from .contents import CatalogContents
 from .drive import TapeDrive, check_of, turn_to_scan
 from .report import TapeLabel, TapeReport
 from .scan import TapeEntry, holds_data, unreadable_label
@@ -67,7 +69,7 @@ _ADD_LATER = (
 )
 
 
-class Catalog(OfThisProcess, Closing):
+class Catalog(OfThisProcess, Shown, Closing):
     """Remembers in a SQLite file which tape, by its label, holds which backups.
 
     A restore never needs it: `TapeDrive.scan` reads the same from a tape, and `Catalog.scan`
@@ -243,6 +245,19 @@ class Catalog(OfThisProcess, Closing):
             lambda backup: (backup.volumes[0].label, backup.volumes[0].file),
             incomplete=incomplete,
         )
+
+    def contents(self) -> CatalogContents:
+        """Everything that the catalog knows, as a value that a notebook shows as a picture.
+
+        Raises:
+            LocalIOError: The file cannot be read.
+        """
+        return CatalogContents(tuple(self.tapes()), tuple(self.find(incomplete=True)))
+
+    @override
+    def _in_short(self) -> str:
+        # The constructor may have failed.
+        return getattr(self, "path", "without a path")
 
     def _backups(self) -> Iterable[CatalogBackup]:
         with self._transaction():

@@ -25,6 +25,7 @@ from ..errors import (
     WrongTapeError,
 )
 from ..model.info import BackupFilter, describe
+from .contents import TapeContents
 from .label import label_record, new_label, remembered_label
 from .report import TapeLabel
 from .scan import TapeEntry, first_label, is_empty, nothing, scan
@@ -199,6 +200,21 @@ class TapeDrive(OfThisProcess, Closing):
         check = check_of(cancel)
         with turn_to_scan(self, cancel):
             yield from scan(self.raw, check)
+
+    def contents(self, *, cancel: Cancel | None = None) -> TapeContents:
+        """Look at every tape file, and return what is on the tape.
+
+        A notebook shows that as a picture.
+
+        Args:
+            cancel: Ends the scan, as for `scan`.
+
+        Raises:
+            BlockSizeError: The drive is in fixed mode, and the tape has blocks of another size.
+            OperationCancelledError: The scan was cancelled.
+            TapeError: The drive failed.
+        """
+        return TapeContents(tuple(self.scan(cancel=cancel)))
 
     def find(
         self,

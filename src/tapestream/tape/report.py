@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
+from .._readable import rate_text, size_text
+from .._shown import Shown
+from .._typing import override
 from ..model.expected import Expected
-from ..model.info import BackupInfo
+from ..model.info import BackupInfo, describe
 
 
 @dataclass(frozen=True)
@@ -46,8 +49,8 @@ class TapePlace:
     replaces: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class TapeReport:
+@dataclass(frozen=True, repr=False)
+class TapeReport(Shown):
     """What was written to tape for a backup, and where.
 
     Attributes:
@@ -75,6 +78,15 @@ class TapeReport:
     def rate(self) -> float:
         """Bytes per second while the drive was writing."""
         return self.record_bytes / self.seconds if self.seconds else 0.0
+
+    @override
+    def _in_short(self) -> str:
+        places = ", ".join(f"{place.label or place.drive}:{place.file}" for place in self.places)
+        state = "" if self.complete else ", not complete"
+        return (
+            f"{describe(self.info)}, on {places or 'no tape'}, {size_text(self.record_bytes)} at "
+            f"{rate_text(self.rate)}{state}"
+        )
 
     @property
     def expected(self) -> Expected:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
+from .._shown import short_repr
 from ..drive.position import PositionedDrive
 from ..drive.records import RecordReader
 from ..errors import (
@@ -16,7 +17,7 @@ from ..errors import (
     UsageError,
 )
 from ..model.expected import Expected
-from ..model.info import BackupInfo
+from ..model.info import BackupInfo, describe
 from ..tar import format as fmt
 from ..tar.manifest import ending
 from ..tar.members import MemberReader
@@ -30,7 +31,7 @@ _END_SIZE = 4 * fmt.BLOCK
 _STEP = 64 * 1024
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TapeEntry:
     """One tape file.
 
@@ -51,6 +52,8 @@ class TapeEntry:
         problem: Why the file cannot be read, or None.
         is_unknown: True if it is not known what the file is: its first record cannot be read, or
             it is a damaged label.
+        length: Bytes on the tape, in whole records; 0 if that is not known. Entries are equal
+            whatever it is.
     """
 
     file: int
@@ -64,6 +67,21 @@ class TapeEntry:
     vouches_from: int | None = None
     problem: str | None = None
     is_unknown: bool = False
+    length: int = field(default=0, compare=False)
+
+    def __repr__(self) -> str:
+        return short_repr(self, f"file {self.file}, {self.what}")
+
+    @property
+    def what(self) -> str:
+        """What the file is, in a few words."""
+        if self.info is not None:
+            volume = f", volume {self.volume}" if self.volume > 1 or self.continues else ""
+            end = "" if self.complete else ", without an end"
+            return f"{describe(self.info)}{volume}{end}"
+        if self.tape_label is not None:
+            return f"label {self.tape_label.name}"
+        return self.problem or "empty"
 
     @property
     def label(self) -> str | None:
@@ -175,7 +193,9 @@ def read_entry(
     if entry.info is None:
         return entry
     check()
-    return _with_end(entry, _tail(drive, start, drive.block_size or len(first), record_size))
+    block = drive.block_size or len(first)
+    entry = replace(entry, length=(drive.tell() - 1 - start) * block)
+    return _with_end(entry, _tail(drive, start, block, record_size))
 
 
 def _found_filemark(drive: PositionedDrive) -> bool:

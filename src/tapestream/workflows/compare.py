@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from .._readable import size_text
+from .._shown import Shown
 from .._typing import Unpack, override
 from ..backend.checks import source_of
 from ..backend.protocols import Sink, SourceLike, Writer
@@ -23,23 +25,33 @@ GRID = 1024**2
 _ZEROS = bytearray(GRID)
 
 
-@dataclass(frozen=True)
-class CompareReport:
+@dataclass(frozen=True, repr=False)
+class CompareReport(Shown):
     """What `compare` found.
 
     Attributes:
         differing: (start, length) of the stretches of the disk that differ, in ascending order and
             in whole blocks of 1 MiB.
         compared: Bytes of the disk that were compared, zeros included.
+        size: Size of the larger disk in bytes. Reports are equal whatever it is.
     """
 
     differing: tuple[tuple[int, int], ...]
     compared: int
+    size: int = field(default=0, compare=False)
 
     @property
     def equal(self) -> bool:
         """True if nothing differs."""
         return not self.differing
+
+    @override
+    def _in_short(self) -> str:
+        compared = f"{size_text(self.compared)} compared"
+        if self.equal:
+            return f"equal, {compared}"
+        differing = sum(length for _, length in self.differing)
+        return f"different: {size_text(differing)}, in blocks of 1 MiB; {compared}"
 
 
 @enough_memory()
@@ -131,7 +143,7 @@ class _Comparison(Sink):
     def report(self) -> CompareReport:
         """What was found."""
         differing = tuple((start, end - start) for start, end in self._differing)
-        return CompareReport(differing, self.compared)
+        return CompareReport(differing, self.compared, max(self._sizes))
 
 
 class _ComparingWriter(Writer):

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from .._typing import Unpack
+from .._readable import size_text
+from .._shown import Shown
+from .._typing import Unpack, override
 from ..backend.abilities import Salvages, ability
 from ..backend.checks import class_of, digest_name_of, info_of, source_of
 from ..backend.protocols import SourceLike
@@ -14,7 +16,7 @@ from ..engine.copy import copying, transfer
 from ..engine.options import CopyKeywords, CopyOptions
 from ..engine.threads import enough_memory
 from ..errors import LocalIOError, StreamError
-from ..model.damage import Damage, Findings
+from ..model.damage import Damage, Findings, found_text
 from ..model.extents import Extent, Extents, Kind
 from ..model.info import BackupInfo
 from .discard import DiscardSink
@@ -23,8 +25,8 @@ from .discard import DiscardSink
 MAX_LINES = 100
 
 
-@dataclass(frozen=True)
-class VerifyReport:
+@dataclass(frozen=True, repr=False)
+class VerifyReport(Shown):
     """What `verify` found.
 
     Attributes:
@@ -48,6 +50,13 @@ class VerifyReport:
     def ok(self) -> bool:
         """True if nothing is wrong."""
         return self.complete and not self.damage and not self.problems
+
+    @override
+    def _in_short(self) -> str:
+        how = f"against {self.checksum}" if self.checksum else "without digests"
+        found = "good" if self.ok else f"bad, {found_text(self.damage, self.problems)}"
+        end = "" if self.complete else ", no good end"
+        return f"{found}{end}; {size_text(self.data_bytes)} of data, read {how}"
 
     def __str__(self) -> str:
         """The result, each problem and the first 100 stretches of damage, each in a line."""

@@ -1,0 +1,54 @@
+"""`Catalog` and what is in it: which tape has which disks, and the chains of each disk."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+
+import tapestream
+
+from .._readable import count_text
+from .archives import disks_of, lanes_of, table_of
+from .card import Card, Notes, Table
+from .infos import name_of
+
+# Tapes that the table has, and disks that it names of each.
+_TAPES = 30
+_DISKS = 5
+
+
+def show(value: tapestream.tape.Catalog | tapestream.tape.CatalogContents) -> Card:
+    """Show the chains, and which disk is on which tape."""
+    if isinstance(value, tapestream.tape.Catalog):
+        how = "contents() reads what is in it, and shows it."
+        return Card("Catalog", value.path, (Notes((how,)),))
+    backups = [tapestream.archive.TapeBackup(entry) for entry in value.backups]
+    disks = disks_of(backups)
+    bad = sum(disk.bad for disk in disks)
+    lead = f"{count_text(len(backups), 'backup')} on {count_text(len(value.tapes), 'tape')}"
+    if bad:
+        lead += f"; {count_text(bad, 'point')} in time cannot be restored"
+    return Card(
+        "Catalog",
+        lead,
+        (lanes_of(disks), _tapes(value), table_of(disks)),
+        good=None if not backups else not bad,
+    )
+
+
+def _tapes(contents: tapestream.tape.CatalogContents) -> Table:
+    """A row for each tape, with the disks of which it has tape files."""
+    files: dict[str, Counter[str]] = defaultdict(Counter)
+    for backup in contents.backups:
+        for volume in backup.volumes:
+            files[volume.label][name_of(backup.info)] += 1
+    rows = tuple(
+        (label, f"{files[label].total():,}", "; ".join(_named(files[label])))
+        for label in contents.tapes[:_TAPES]
+    )
+    return Table(("tape", ">files", "with backups of"), rows, of=len(contents.tapes))
+
+
+def _named(files: Counter[str]) -> list[str]:
+    names = sorted(files)
+    more = [f"and {len(names) - _DISKS} more"] if len(names) > _DISKS else []
+    return [*names[:_DISKS], *more]

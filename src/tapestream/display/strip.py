@@ -1,0 +1,184 @@
+"""A disk as one strip: where its data is, or what is wrong, from its first byte to its last."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from .._readable import size_text
+from .._typing import override
+from .card import BAD, Page, Part, fitted, label, svg
+
+# Parts of the disk that a strip shows, each two pixels wide.
+PARTS = 320
+_WIDTH, _HEIGHT = 2 * PARTS, 40
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What a strip shows of one kind.
+
+    Attributes:
+        name: The kind.
+        shares: How much of each of `PARTS` parts of the disk is of this kind, from 0 to 1.
+        color: Its color.
+        opacity: From 0 to 1.
+        marks: Characters for it, from a small share to all of a part.
+        ascii_marks: The same in ASCII.
+        is_mark: Draw each part in full height, however small the share is: it must be seen.
+    """
+
+    name: str
+    shares: list[float]
+    color: str
+    marks: str
+    ascii_marks: str
+    opacity: float = 1.0
+    is_mark: bool = False
+
+
+def data_layer(shares: list[float]) -> Layer:
+    """The data of a disk."""
+    return Layer("data", shares, "#3f88c5", "░▒▓█", ":+*#")
+
+
+def clean_layer(shares: list[float]) -> Layer:
+    """What has not changed since the parent backup."""
+    return Layer("unchanged", shares, "currentColor", "·", ".", opacity=0.25)
+
+
+def bad_layer(name: str, shares: list[float], *, mark: str, color: str = BAD) -> Layer:
+    """What is wrong."""
+    return Layer(name, shares, color, mark, mark, is_mark=True)
+
+
+@dataclass(frozen=True)
+class Strip(Part):
+    """The strip.
+
+    Attributes:
+        size: Size of the disk in bytes.
+        layers: What is shown. In HTML, shares are stacked from the bottom, the first one lowest.
+            In text, of two kinds in the same part, the first one is shown.
+        rest: What the blank parts are.
+    """
+
+    size: int
+    layers: tuple[Layer, ...]
+    rest: str = ""
+
+    @override
+    def html(self) -> str:
+        if not self.size:
+            return ""
+        frame = (
+            f'<rect x="0.5" y="0.5" width="{_WIDTH - 1}" height="{_HEIGHT - 1}" fill="currentColor"'
+            ' fill-opacity="0.05" stroke="currentColor" stroke-opacity="0.5"/>'
+        )
+        areas = []
+        below = [0.0] * PARTS
+        for layer in self._seen():
+            if layer.is_mark:
+                heights = [1.0 if share > 0 else 0.0 for share in layer.shares]
+            else:
+                heights = [
+                    low + share if share > 0 else 0.0
+                    for low, share in zip(below, layer.shares, strict=True)
+                ]
+                below = [max(low, top) for low, top in zip(below, heights, strict=True)]
+            areas.append(
+                f'<path fill="{layer.color}" fill-opacity="{layer.opacity:g}" '
+                f'd="{_area(heights)}"/>'
+            )
+        areas.reverse()  # what is lower is drawn over what is stacked on it
+        legend, x = [], 0.0
+        for layer in self._seen():
+            legend.append(
+                f'<rect x="{x + 0.5:g}" y="63" width="10" height="10" fill="{layer.color}" '
+                f'fill-opacity="{layer.opacity:g}"/>' + label(x + 15, 72, layer.name)
+            )
+            x += 35 + 7 * len(layer.name)
+        if self.rest:
+            legend.append(
+                f'<rect x="{x + 0.5:g}" y="63" width="10" height="10" fill="currentColor" '
+                'fill-opacity="0.05" stroke="currentColor" stroke-opacity="0.5"/>'
+                + label(x + 15, 72, self.rest)
+            )
+        scale = (
+            label(0, _HEIGHT + 14, "0")
+            + label(_WIDTH / 2, _HEIGHT + 14, size_text(self.size / 2), "middle")
+            + label(_WIDTH, _HEIGHT + 14, size_text(self.size), "end")
+        )
+        what = "map of the disk: " + ", ".join(layer.name for layer in self._seen())
+        return svg(_WIDTH, 78, what, frame + "".join(areas) + scale + "".join(legend))
+
+    @override
+    def text(self, page: Page) -> list[str]:
+        if not self.size:
+            return []
+        width = page.width - 4
+        marks = [" "] * width
+        for layer in reversed(self.layers):
+            ramp = layer.ascii_marks if page.ascii_only else layer.marks
+            for i, share in enumerate(_resampled(layer.shares, width)):
+                if share > 0:
+                    # Little is shown, too: only a part without any is blank.
+                    marks[i] = ramp[min(len(ramp) - 1, int(share * len(ramp)))]
+        edge = page.drawn("▏", "|"), page.drawn("▕", "|")
+        end = size_text(self.size)
+        legend = [
+            f"{(layer.ascii_marks if page.ascii_only else layer.marks)[-1]} {layer.name}"
+            for layer in self._seen()
+        ]
+        if self.rest:
+            legend.append(f"blank: {self.rest}")
+        return [
+            f" {edge[0]}{''.join(marks)}{edge[1]}",
+            f"  0{end:>{width - 1}}",
+            fitted(f"  {'   '.join(legend)}", page),
+        ]
+
+    def _seen(self) -> list[Layer]:
+        return [layer for layer in self.layers if any(layer.shares)]
+
+
+def shares_of(ranges: Iterable[tuple[int, int]], size: int) -> list[float]:
+    """How much of each of `PARTS` parts of a disk is in some ranges.
+
+    Args:
+        ranges: (start, length) of each, not overlapping.
+        size: Size of the disk in bytes.
+    """
+    shares = [0.0] * PARTS
+    for start, length in ranges:
+        first, end = start * PARTS / size, min((start + length) * PARTS / size, PARTS)
+        i = int(first)
+        while i < end:
+            shares[i] += min(end, i + 1) - max(first, i)
+            i += 1
+    return [min(share, 1.0) for share in shares]
+
+
+def _area(heights: list[float]) -> str:
+    """The outline of steps of these heights, as the path of an SVG."""
+    path, before = [f"M0 {_HEIGHT}"], 0
+    for i, height in enumerate(heights):
+        # One pixel can hardly be seen; two can.
+        pixels = max(2, round(min(height, 1.0) * _HEIGHT)) if height > 0 else 0
+        if pixels != before:
+            path.append(f"H{2 * i}V{_HEIGHT - pixels}")
+            before = pixels
+    return "".join([*path, f"H{_WIDTH}V{_HEIGHT}z"])
+
+
+def _resampled(shares: list[float], width: int) -> list[float]:
+    """The same shares in another number of parts."""
+    found = []
+    for i in range(width):
+        first, end = i * len(shares) / width, (i + 1) * len(shares) / width
+        total, number = 0.0, int(first)
+        while number < end and number < len(shares):
+            total += shares[number] * (min(end, number + 1) - max(first, number))
+            number += 1
+        found.append(total / (end - first))
+    return found
