@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 
 import tapestream
 from tapestream.cli.main import main
+from tapestream.tape import TapeDrive
+from tapestream.testing import FakeDrive
 
 PROGRAM = (sys.executable, "-m", "tapestream")
 # A hang must not stop all tests. Nothing here takes more than a few seconds.
@@ -78,12 +80,20 @@ def run(
     return Ended(ended.returncode, ended.stdout.decode(), ended.stderr.decode())
 
 
-def call(*arguments: object) -> Ended:
-    """Run the program in this process: that is faster, where a process is not what is tested."""
+def call(*arguments: object, drives: Mapping[str, FakeDrive] | None = None) -> Ended:
+    """Run the program in this process: that is faster, where a process is not what is tested.
+
+    Args:
+        arguments: Its arguments.
+        drives: Simulated tape drives, by the paths that stand for them.
+    """
+    opened = {
+        path: TapeDrive(path, open_device=drive.open) for path, drive in (drives or {}).items()
+    }
     out, err = io.StringIO(), io.StringIO()
     with redirect_stdout(out), redirect_stderr(err):
         try:
-            status = main([str(argument) for argument in arguments])
+            status = main([str(argument) for argument in arguments], drives=opened)
         except SystemExit as e:  # that is how argparse ends
             status = int(e.code or 0)
     return Ended(status, out.getvalue(), err.getvalue())

@@ -11,10 +11,12 @@ import tapestream
 
 from .amounts import time_text
 from .backups import Found, count_text, found_in, kind_text, show_backups
+from .conditions import refuse
 from .parsing import Commands, add_command
 from .places import add_choice_options, archive_of, chain_in, has_many, stream
 from .status import Status, status_of
 from .tables import terminal_width
+from .tapes import refuse_catalog
 
 if TYPE_CHECKING:
     from .context import Context
@@ -86,7 +88,14 @@ def run_list(args: argparse.Namespace, context: Context) -> Status:
 
 def run_find(args: argparse.Namespace, context: Context) -> Status:
     """Find the chain for a point in time, or show all points."""
+    refuse_catalog(args, args.places, context)
     if args.all:
+        refuse(
+            args,
+            "--at",
+            why="chooses one point in time, and --all shows all of them",
+            hint="Leave out one of the two.",
+        )
         archive = archive_of(args.places, context, catalog=args.catalog)
         points = archive.restore_points(vm=args.vm, disk=args.disk)
         notes = [f"{time_text(p.time)}: {p.problem}" for p in points if p.problem]

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 
 import tapestream
 
+from .conditions import refuse
 from .copying import add_checksum_option, add_rate_option, checksum_of, copied
 from .parsing import Commands, add_command
 from .status import Status
-from .tapes import add_target_options, check_tape, remember
+from .tapes import add_target_options, check_target, remember
 from .targets import add_overwrite_option, check_overwrite
-from .urls import add_url_options, server_options, url_of_options
+from .urls import add_url_options, refuse_server_options, server_options, url_of_options
 from .volumes import asks_for_tapes
 
 if TYPE_CHECKING:
@@ -75,7 +76,15 @@ def add_commands(commands: Commands) -> None:
 def run_backup(args: argparse.Namespace, context: Context) -> Status:
     """Back up one disk."""
     url, target = _places(args, context)
-    check_overwrite(target, args)
+    refuse_server_options(args, is_used=True)
+    if not args.incremental:
+        refuse(
+            args,
+            *("--parent", "--or-full"),
+            why="is for an incremental backup",
+            hint="Pass --incremental, too, or leave it out.",
+        )
+    check_overwrite(target, args, context)
     info = tapestream.BackupInfo(
         vm_id=args.vm_id,
         vm_name=args.vm,
@@ -88,8 +97,7 @@ def run_backup(args: argparse.Namespace, context: Context) -> Status:
     )
     attachments = {os.path.basename(path): _contents(path) for path in args.attach}
     drive = context.drives.find(target)
-    if drive is not None:
-        check_tape(drive, context, label=args.label, catalog=args.catalog)
+    check_target(drive, args, context)
     if target == "-":
         context.out.stream_on_stdout()
     with tapestream.ImageioHTTPSource(

@@ -80,7 +80,8 @@ def _catalog(args: argparse.Namespace, context: Context) -> Status:
         _show_backups(backups, context)
     context.out.result(
         {"catalog": args.catalog, "tapes": len(tapes), "backups": len(backups)},
-        f"\n{args.catalog}: {count_text(len(tapes), 'tape')}, {count_text(len(backups), 'backup')}",
+        "",
+        f"{args.catalog}: {count_text(len(tapes), 'tape')}, {count_text(len(backups), 'backup')}",
     )
     return Status.GOOD
 
@@ -123,17 +124,17 @@ def _show_backups(backups: list[tapestream.tape.CatalogBackup], context: Context
         for backup in backups
     ]
     lines = table(("TIME", "KIND", ">DISK SIZE", "STATE", "TAPE:FILE", "NAME~"), rows)
-    lines[0] = f"\n{lines[0]}"
-    _show_rows(context, "backup", [_values(backup) for backup in backups], lines)
+    _show_rows(context, "backup", [_values(backup) for backup in backups], ["", *lines])
 
 
 def _show_rows(
     context: Context, event: str, values: list[dict[str, object]], lines: list[str]
 ) -> None:
-    """Show the rows of a table, and its headings together with the first of them."""
-    headings, *rows = lines
-    for number, (row, each) in enumerate(zip(rows, values, strict=True)):
-        context.out.show(event, each, row if number else f"{headings}\n{row}")
+    """Show the rows of a table, and what comes before them together with the first of them."""
+    headings, rows = lines[: len(lines) - len(values)], lines[len(lines) - len(values) :]
+    for row, each in zip(rows, values, strict=True):
+        context.out.show(event, each, *headings, row)
+        headings = []
 
 
 def _places(backup: tapestream.tape.CatalogBackup) -> str:
@@ -163,10 +164,10 @@ def _find(args: argparse.Namespace, context: Context) -> Status:
         for volume in _needed(backup)
     ]
     lines = table(("TAPE", ">FILE", ">VOLUME", "TIME", "KIND", "NAME~"), rows)
-    context.out.show("chain", {"backups": [_values(backup) for backup in found]}, "\n".join(lines))
+    context.out.show("chain", {"backups": [_values(backup) for backup in found]}, *lines)
     tapes = list(dict.fromkeys(row[0] for row in rows))
     word = "tape" if len(tapes) == 1 else "tapes"
-    context.out.result({"tapes": tapes}, f"\nA restore needs {word} {', '.join(tapes)}.")
+    context.out.result({"tapes": tapes}, "", f"A restore needs {word} {', '.join(tapes)}.")
     return Status.GOOD
 
 

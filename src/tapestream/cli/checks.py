@@ -13,11 +13,18 @@ import tapestream
 from .amounts import size_text
 from .copying import add_rate_option
 from .parsing import Commands, add_command
-from .places import add_choice_options, archive_of, has_many, opened_disk, stream
+from .places import (
+    add_source_options,
+    archive_of,
+    check_source_options,
+    has_many,
+    opened_disk,
+    stream,
+)
 from .status import Status, status_of
-from .tables import terminal_width
-from .tapes import add_file_option
-from .urls import add_url_options, url_of_options
+from .tables import printable, terminal_width
+from .tapes import add_file_option, refuse_file
+from .urls import add_url_options, is_url, refuse_server_options, url_of_options
 
 if TYPE_CHECKING:
     from .context import Context
@@ -51,17 +58,18 @@ def add_commands(commands: Commands) -> None:
         usage="A B [OPTIONS]",
     )
     parser.add_argument("places", nargs="+", metavar="A B", help="the two to compare")
-    add_choice_options(parser)
+    add_source_options(parser)
     add_url_options(parser)
     add_rate_option(parser)
 
 
 def run_verify(args: argparse.Namespace, context: Context) -> Status:
     """Verify each backup, also after one that is bad."""
+    refuse_file(args, args.sources, context)
     found: list[Status] = []
     opened: list[tuple[str, Callable[[], tapestream.Source]]]
     for source in args.sources:
-        if args.file is None and has_many(source, context):
+        if has_many(source, context, args.file):
             archive = archive_of([source], context)
             for file in archive.unreadable:
                 context.out.warning(f"{file.place} cannot be read: {file.reason}")
@@ -78,11 +86,8 @@ def run_verify(args: argparse.Namespace, context: Context) -> Status:
         "bad": found.count(Status.FAILED),
         "not_backups": found.count(Status.NOT_A_BACKUP),
     }
-    if len(found) != 1:
-        text = "{good} good, {bad} bad, {not_backups} not backups".format(**counts)
-        context.out.result(counts, text)
-    else:
-        context.out.result(counts, "")
+    text = "{good} good, {bad} bad, {not_backups} not backups".format(**counts)
+    context.out.result(counts, *([text] if len(found) != 1 else []))
     return next(
         status
         for status in (Status.FAILED, Status.NOT_A_BACKUP, Status.GOOD)
@@ -118,20 +123,24 @@ def _verified(
         "data_bytes": report.data_bytes,
         "checksum": report.checksum,
     }
-    text = f"{place}: {report}"
+    lines = f"{printable(place)}: {report}".split("\n")
     if report.damage:  # the verdict once more, and the map: the rest was said
-        shown = tapestream.display.text(report, width=terminal_width()).splitlines()
-        text = "\n".join([text, *shown[:4]])
-    context.out.show("verified", values, text)
+        lines += tapestream.display.text(report, width=terminal_width()).splitlines()[:4]
+    context.out.show("verified", values, *lines)
     return Status.GOOD if report.ok else Status.FAILED
 
 
 def run_compare(args: argparse.Namespace, context: Context) -> Status:
     """Compare two disks."""
-    url = url_of_options(args, context)
+    url = url_of_options(args, context, sources=args.places)
     places = [*args.places, *([] if url is None else [url])]
     if len(places) != 2:
-        raise tapestream.errors.UsageError("compare needs two disks, A and B")
+        raise tapestream.errors.UsageError(
+            "compare needs two disks, A and B",
+            hint="For example: tapestream compare disk.tar disk.raw",
+        )
+    refuse_server_options(args, is_used=any(map(is_url, places)))
+    check_source_options(places, args, context, "disk")
     with ExitStack() as stack:
         a, b = (stack.enter_context(opened_disk(place, args, context)) for place in places)
         progress = stack.enter_context(context.out.progress("compare"))
@@ -145,12 +154,14 @@ def run_compare(args: argparse.Namespace, context: Context) -> Status:
     if rows:
         context.out.table("difference", (">START", ">LENGTH"), rows)
     differing = sum(length for _, length in report.differing)
-    context.out.result(
-        {"equal": report.equal, "compared": report.compared, "differing": differing},
-        f"equal: {size_text(report.compared)} compared"
-        if report.equal
-        else f"{tapestream.display.text(report, width=terminal_width())}\n"
-        f"different: {size_text(differing)}, in blocks of 1 MiB; "
-        f"{size_text(report.compared)} compared",
-    )
+    values = {"equal": report.equal, "compared": report.compared, "differing": differing}
+    if report.equal:
+        lines = [f"equal: {size_text(report.compared)} compared"]
+    else:
+        lines = tapestream.display.text(report, width=terminal_width()).splitlines()
+        lines.append(
+            f"different: {size_text(differing)}, in blocks of 1 MiB; "
+            f"{size_text(report.compared)} compared"
+        )
+    context.out.result(values, *lines)
     return Status.GOOD if report.equal else Status.FAILED

@@ -61,13 +61,13 @@ def _completion(args: argparse.Namespace, context: Context) -> Status:
         if not _PATHS.isdisjoint(str(action.metavar).split()):
             action.complete = shtab.FILE  # type: ignore[attr-defined] # where shtab looks for it
     script = shtab.complete(parser, args.shell).rstrip()
-    context.out.show("completion", {"script": script}, script)
+    context.out.show("completion", {"script": script}, *script.split("\n"))
     return Status.GOOD
 
 
 def _man(_: argparse.Namespace, context: Context) -> Status:
     page = manual_page(_parser(), __version__, MEANINGS).rstrip()
-    context.out.show("man", {"page": page}, page)
+    context.out.show("man", {"page": page}, *page.split("\n"))
     return Status.GOOD
 
 

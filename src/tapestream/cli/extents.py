@@ -9,10 +9,10 @@ import tapestream
 
 from .amounts import size_text
 from .parsing import Commands, add_command
-from .places import add_choice_options, opened_disk
+from .places import add_source_options, check_source_options, opened_disk
 from .status import Status
 from .tables import terminal_width
-from .urls import add_url_options, url_of_options
+from .urls import add_url_options, is_url, refuse_server_options, url_of_options
 
 if TYPE_CHECKING:
     from .context import Context
@@ -41,19 +41,21 @@ def add_commands(commands: Commands) -> None:
         action="store_true",
         help="draw the disk as one line, as wide as the terminal, instead of a table",
     )
-    add_choice_options(parser)
+    add_source_options(parser)
     add_url_options(parser)
 
 
 def run_extents(args: argparse.Namespace, context: Context) -> Status:
     """Show the extents of a disk."""
-    url = url_of_options(args, context)
+    url = url_of_options(args, context, sources=args.places)
     places = [*args.places, *([] if url is None else [url])]
     if len(places) != 1:
         raise tapestream.errors.UsageError(
             "extents needs one PLACE",
             hint="For example: tapestream extents --url-file FILE --cafile ca.pem",
         )
+    refuse_server_options(args, is_used=is_url(places[0]))
+    check_source_options(places, args, context, "PLACE")
     with opened_disk(places[0], args, context) as source:
         extents = tapestream.Extents.of(source.extents())
     if args.strip:

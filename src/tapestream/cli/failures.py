@@ -10,9 +10,10 @@ from signal import SIGINT
 
 import tapestream
 
-from .output import ForPeople, Output
+from .output import ForPeople, Output, write_line
 from .signals import Signals
 from .status import Status, status_of
+from .tables import printable
 
 
 def exit_status(run: Callable[[], Status], out: Output, signals: Signals, *, verbose: bool) -> int:
@@ -50,6 +51,7 @@ def _failed(error: BaseException, out: Output, signals: Signals, *, verbose: boo
     else:
         status = status_of(error)
     if verbose or not isinstance(error, tapestream.TapestreamError):
-        traceback.print_exception(error, file=sys.stderr)
+        lines = "".join(traceback.format_exception(error)).splitlines()
+        write_line("\n".join(map(printable, lines)), sys.stderr)
     out.error(error, status)
     return status

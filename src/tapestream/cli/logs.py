@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from .._typing import override
 from .output import Output
 
+_TEXTS = logging.Formatter()
+
 
 @contextmanager
 def logging_to(out: Output, *, verbose: bool) -> Iterator[None]:
@@ -33,4 +35,5 @@ class _Handler(logging.Handler):
     @override
     def emit(self, record: logging.LogRecord) -> None:
         show = self._out.warning if record.levelno >= logging.WARNING else self._out.note
-        show(self.format(record))
+        error = _TEXTS.formatException(record.exc_info) if record.exc_info else ""
+        show(record.getMessage(), *error.splitlines())

@@ -9,7 +9,7 @@ import tapestream
 
 from .copying import add_checksum_option, add_rate_option, checksum_of, copied
 from .parsing import Commands, add_command
-from .places import add_choice_options, last_of, opened_chain
+from .places import add_source_options, check_source_options, last_of, opened_chain
 from .status import Status
 from .tapes import check_tape
 from .targets import add_overwrite_option, check_overwrite
@@ -36,7 +36,7 @@ def add_commands(commands: Commands) -> None:
     )
     parser.add_argument("sources", nargs="+", metavar="SOURCE")
     parser.add_argument("-o", "--output", metavar="TARGET", required=True)
-    add_choice_options(parser)
+    add_source_options(parser)
     add_overwrite_option(parser)
     add_checksum_option(parser)
     add_rate_option(parser)
@@ -44,7 +44,8 @@ def add_commands(commands: Commands) -> None:
 
 def run_merge(args: argparse.Namespace, context: Context) -> Status:
     """Merge a chain."""
-    check_overwrite(args.output, args)
+    check_overwrite(args.output, args, context)
+    check_source_options(args.sources, args, context)
     drive = context.drives.find(args.output)
     if drive is not None:
         check_tape(drive, context)

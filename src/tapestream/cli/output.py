@@ -5,6 +5,9 @@
     | progress, note  | standard error         | the same |
     | warning, error  | standard error         | the same |
 
+Each line is passed on its own. Whatever in it would change a terminal, or begin another line, is
+escaped: a VM, a disk, a file, and what a server says, may have any characters.
+
 If the stream of a backup goes to standard output, everything else goes to standard error.
 """
 
@@ -44,13 +47,13 @@ class Output(Protocol):
     def stream_on_stdout(self) -> None:
         """Standard output gets the stream of a backup: from now on, show everything elsewhere."""
 
-    def show(self, event: str, values: Mapping[str, object], text: str) -> None:
+    def show(self, event: str, values: Mapping[str, object], *lines: str) -> None:
         """Show a part of what was asked for, such as a row of a table.
 
         Args:
             event: The kind of the object, for programs.
             values: What the object has besides.
-            text: The same for people; may have several lines.
+            lines: The same for people.
         """
 
     def table(
@@ -65,16 +68,16 @@ class Output(Protocol):
             notes: Lines for people, after the table.
         """
 
-    def result(self, values: Mapping[str, object], text: str) -> None:
+    def result(self, values: Mapping[str, object], *lines: str) -> None:
         """Show how a command has ended; called once, at the end.
 
-        People see only the text, and with --quiet not even that.
+        People see only the lines, and with --quiet not even those.
         """
 
-    def note(self, text: str) -> None:
+    def note(self, *lines: str) -> None:
         """Show what is good to know. With --quiet, people see none."""
 
-    def warning(self, text: str) -> None:
+    def warning(self, *lines: str) -> None:
         """Show what must be known."""
 
     def error(self, error: BaseException, status: Status) -> None:
@@ -108,34 +111,34 @@ class ForPeople(Output):
         self._stdout_is_taken = True
 
     @override
-    def show(self, event: str, values: Mapping[str, object], text: str) -> None:
-        self._write(sys.stderr if self._stdout_is_taken else sys.stdout, text)
+    def show(self, event: str, values: Mapping[str, object], *lines: str) -> None:
+        self._write(sys.stderr if self._stdout_is_taken else sys.stdout, lines)
 
     @override
     def table(
         self, event: str, headings: Sequence[str], rows: Sequence[Row], *, notes: Sequence[str] = ()
     ) -> None:
-        lines = table(headings, [cells for _, cells in rows])
-        self.show(event, {}, "\n".join([*lines, *notes]))
+        self.show(event, {}, *table(headings, [cells for _, cells in rows]), *notes)
 
     @override
-    def result(self, values: Mapping[str, object], text: str) -> None:
-        if text and not self._quiet:
-            self.show("result", values, text)
+    def result(self, values: Mapping[str, object], *lines: str) -> None:
+        if lines and not self._quiet:
+            self.show("result", values, *lines)
 
     @override
-    def note(self, text: str) -> None:
+    def note(self, *lines: str) -> None:
         if not self._quiet:
-            self._write(sys.stderr, text)
+            self._write(sys.stderr, lines)
 
     @override
-    def warning(self, text: str) -> None:
-        self._write(sys.stderr, f"tapestream: warning: {text}")
+    def warning(self, *lines: str) -> None:
+        first, *rest = lines
+        self._write(sys.stderr, [f"tapestream: warning: {first}", *rest])
 
     @override
     def error(self, error: BaseException, status: Status) -> None:
         lines = [f"tapestream: {message_of(error)}", hint_of(error)]
-        self._write(sys.stderr, "\n".join(filter(None, lines)))
+        self._write(sys.stderr, [line for line in lines if line])
 
     @override
     @contextmanager
@@ -145,7 +148,7 @@ class ForPeople(Output):
             return
         from .progress import new_progress  # noqa: PLC0415 - few commands copy anything
 
-        with new_progress(what) as shown:
+        with new_progress(printable(what)) as shown:
             self._shown = shown
             try:
                 yield shown
@@ -156,8 +159,8 @@ class ForPeople(Output):
     def paused(self) -> AbstractContextManager[None]:
         return nullcontext() if self._shown is None else self._shown.paused()
 
-    def _write(self, file: TextIO, text: str) -> None:
-        lines = [printable(line) for line in text.split("\n")]
+    def _write(self, file: TextIO, lines: Sequence[str]) -> None:
+        lines = [printable(line) for line in lines]
         if file.isatty():
             width = terminal_width(file)
             lines = [part for line in lines for part in wrapped(line, width)]
@@ -184,7 +187,7 @@ class ForPrograms(Output):
         self._file = sys.stderr
 
     @override
-    def show(self, event: str, values: Mapping[str, object], text: str) -> None:
+    def show(self, event: str, values: Mapping[str, object], *lines: str) -> None:
         self._print({"event": event, **values})
 
     @override
@@ -192,20 +195,20 @@ class ForPrograms(Output):
         self, event: str, headings: Sequence[str], rows: Sequence[Row], *, notes: Sequence[str] = ()
     ) -> None:
         for values, _ in rows:
-            self.show(event, values, "")
+            self.show(event, values)
 
     @override
-    def result(self, values: Mapping[str, object], text: str) -> None:
+    def result(self, values: Mapping[str, object], *lines: str) -> None:
         self._print({"event": "result", **values})
 
     @override
-    def note(self, text: str) -> None:
+    def note(self, *lines: str) -> None:
         if not self._quiet:
-            self._print({"event": "note", "text": text})
+            self._print({"event": "note", "text": "\n".join(lines)})
 
     @override
-    def warning(self, text: str) -> None:
-        self._print({"event": "warning", "text": text})
+    def warning(self, *lines: str) -> None:
+        self._print({"event": "warning", "text": "\n".join(lines)})
 
     @override
     def error(self, error: BaseException, status: Status) -> None:

@@ -23,8 +23,16 @@ import tapestream
 
 from .amounts import time_text
 from .backups import kind_text
+from .conditions import refuse
 from .parsing import Parser
-from .tapes import add_source_options, read_tapes, wait_until_ready
+from .tapes import (
+    add_catalog_option,
+    add_file_option,
+    read_tapes,
+    refuse_catalog,
+    refuse_file,
+    wait_until_ready,
+)
 from .urls import is_url, server_options
 from .volumes import asks_for_tapes
 
@@ -32,9 +40,15 @@ if TYPE_CHECKING:
     from .context import Context
 
 
+def add_source_options(parser: Parser) -> None:
+    """Add the options that say which backups of a folder, or of a tape, are read."""
+    add_file_option(parser)
+    add_choice_options(parser)
+
+
 def add_choice_options(parser: Parser) -> None:
     """Add the options that choose among the backups in a folder, or on tape."""
-    add_source_options(parser)
+    add_catalog_option(parser)
     group = parser.add_argument_group("which backup, of those in a folder or on a tape")
     group.add_argument("--vm", metavar="NAME", help="name or id of the VM")
     group.add_argument("--disk", metavar="NAME", help="name or id of the disk")
@@ -46,8 +60,41 @@ def add_choice_options(parser: Parser) -> None:
     )
 
 
+def check_source_options(
+    places: Sequence[str], args: argparse.Namespace, context: Context, what: str = "SOURCE"
+) -> None:
+    """Make sure that each of the options has an effect on one of the places that are read.
+
+    Args:
+        places: The places.
+        args: The arguments.
+        context: Of the command.
+        what: What the help calls such a place.
+
+    Raises:
+        UsageError: One has none.
+    """
+    refuse_catalog(args, places, context)
+    refuse_file(args, places, context)
+    if any(has_many(place, context, args.file) for place in places):
+        return
+    is_named = args.file is not None
+    refuse(
+        args,
+        *("--vm", "--disk", "--at"),
+        why="chooses among the backups in a folder or on a tape, but "
+        + ("--file names one of them" if is_named else f"no {what} is one"),
+        hint="Leave out one of the two." if is_named else "Pass the folder that has the backups.",
+    )
+
+
 def stream(
-    place: str, context: Context, *, file: int | None = None, allow_incomplete: bool = False
+    place: str,
+    context: Context,
+    *,
+    file: int | None = None,
+    catalog: str | None = None,
+    allow_incomplete: bool = False,
 ) -> tapestream.TarStreamSource:
     """Open a backup in a file, a pipe, or a tape file: by default, where the tape stands."""
     drive = context.drives.find(place)
@@ -55,16 +102,16 @@ def stream(
         wait_until_ready(drive, context)
     return tapestream.TarStreamSource(
         drive or place,
-        file=file,
+        file=None if drive is None else file,
         allow_incomplete=allow_incomplete,
-        on_next_volume=None if drive is None else asks_for_tapes(context),
+        on_next_volume=None if drive is None else asks_for_tapes(context, catalog),
         cancel=context.cancel,
     )
 
 
-def has_many(place: str, context: Context) -> bool:
-    """Whether this is a folder or a tape drive, where many backups can be."""
-    return os.path.isdir(place) or context.drives.find(place) is not None
+def has_many(place: str, context: Context, file: int | None = None) -> bool:
+    """Whether backups are looked for here: in a folder, or on a tape, if no tape file is named."""
+    return os.path.isdir(place) or (file is None and context.drives.find(place) is not None)
 
 
 def read_folder(folder: str, context: Context) -> tapestream.archive.Archive:
@@ -86,10 +133,15 @@ def archive_of(
     archives = []
     for place in places:
         drive = context.drives.find(place)
-        if drive is None:
-            archives.append(read_folder(place, context))
-        else:
+        if drive is not None:
             archives.append(read_tapes(drive, catalog, context))
+        elif os.path.exists(place) and not os.path.isdir(place):
+            raise tapestream.errors.UsageError(
+                f"{place} is neither a folder nor a tape drive",
+                hint="Pass the folder that has the backups.",
+            )
+        else:
+            archives.append(read_folder(place, context))
     return reduce(add, archives)
 
 
@@ -120,8 +172,8 @@ def opened_chain(
                 hint="To read a disk through a transfer, use 'tapestream backup'.",
             )
     chain: tapestream.archive.Chain | None
-    many = [source for source in sources if has_many(source, context)]
-    if many and args.file is None:
+    many = [source for source in sources if has_many(source, context, args.file)]
+    if many:
         if len(many) != len(sources):
             raise tapestream.errors.UsageError(
                 "these are both folders and backups",
@@ -129,7 +181,6 @@ def opened_chain(
             )
         chain = chain_in(sources, args, context)
     else:
-        _refuse_choice(args)
         chain = _chain_of_incremental(sources, context)
     with ExitStack() as stack:
         if chain is not None:
@@ -139,7 +190,8 @@ def opened_chain(
             yield stack.enter_context(chain.open(cancel=context.cancel))
         else:
             yield [
-                stack.enter_context(stream(source, context, file=args.file)) for source in sources
+                stack.enter_context(stream(source, context, file=args.file, catalog=args.catalog))
+                for source in sources
             ]
 
 
@@ -211,12 +263,3 @@ def _chain_of_incremental(
                 )
             return point.chain
     return None
-
-
-def _refuse_choice(args: argparse.Namespace) -> None:
-    given = [name for name in ("vm", "disk", "at") if getattr(args, name) is not None]
-    if given:
-        raise tapestream.errors.UsageError(
-            f"--{given[0]} chooses among the backups in a folder, but no SOURCE is one",
-            hint="Pass the folder that has the backups.",
-        )

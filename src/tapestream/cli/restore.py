@@ -12,11 +12,17 @@ import tapestream
 from .amounts import time_text
 from .copying import add_rate_option, copied
 from .parsing import Commands, Parser, add_command
-from .places import add_choice_options, last_of, opened_chain, stream
+from .places import add_source_options, check_source_options, last_of, opened_chain, stream
 from .status import Status
-from .tapes import add_file_option
+from .tapes import add_file_option, refuse_file
 from .targets import add_overwrite_option, check_overwrite
-from .urls import add_url_options, is_url, server_options, url_of_options
+from .urls import (
+    add_url_options,
+    is_url,
+    refuse_server_options,
+    server_options,
+    url_of_options,
+)
 
 if TYPE_CHECKING:
     from .context import Context
@@ -47,7 +53,7 @@ def add_commands(commands: Commands) -> None:
         details=_DETAILS,
         usage="SOURCE... TARGET [OPTIONS]",
     )
-    add_choice_options(parser)
+    add_source_options(parser)
     _add_arguments(parser)
     parser.add_argument(
         "--verify-first",
@@ -82,6 +88,7 @@ def _add_arguments(parser: Parser) -> None:
 def run_restore(args: argparse.Namespace, context: Context) -> Status:
     """Restore one disk."""
     sources, target = _places(args, context)
+    check_source_options(sources, args, context)
     if args.check and not is_url(target):
         raise tapestream.errors.UsageError(
             "--check lets the server compute a hash, but the target is not a URL",
@@ -111,6 +118,7 @@ def run_restore(args: argparse.Namespace, context: Context) -> Status:
 def run_salvage(args: argparse.Namespace, context: Context) -> Status:
     """Restore what is left of one disk."""
     sources, target = _places(args, context)
+    refuse_file(args, sources, context)
     with ExitStack() as stack:
         chain = [
             stack.enter_context(stream(source, context, file=args.file, allow_incomplete=True))
@@ -141,7 +149,7 @@ def _show_findings(source: tapestream.TarStreamSource, context: Context) -> bool
 
 def _places(args: argparse.Namespace, context: Context) -> tuple[Sequence[str], str]:
     """The sources and the target; nothing that exists will be lost."""
-    url = url_of_options(args, context)
+    url = url_of_options(args, context, sources=args.places)
     sources: list[str] = list(args.places)
     target = sources.pop() if url is None else url
     if not sources:
@@ -154,8 +162,8 @@ def _places(args: argparse.Namespace, context: Context) -> tuple[Sequence[str], 
             "a disk cannot be written to standard output",
             hint="Restore to a file, or pass the backup itself on: it is a tar.",
         )
-    if not is_url(target):
-        check_overwrite(target, args)
+    refuse_server_options(args, is_used=is_url(target))
+    check_overwrite(target, args, context)
     return sources, target
 
 

@@ -117,8 +117,8 @@ def _status(args: argparse.Namespace, context: Context) -> Status:
             "position": _position(status),
             "blocks": f"of {status.block_size} bytes" if status.block_size else "of any size",
         }
-    text = "\n".join(f"{name:10} {value}" for name, value in lines.items())
-    context.out.show("drive", values, text)
+    text = [f"{name:10} {value}" for name, value in lines.items()]
+    context.out.show("drive", values, *text)
     return Status.GOOD
 
 
@@ -232,14 +232,14 @@ class _Found:
 
     def show(self, entry: tapestream.tape.TapeEntry) -> None:
         """Show a tape file, and the headings before the first one."""
-        row = _row(entry)
+        lines = [_row(entry)]
         if self.count == 0:
-            row = f"{_ROW.format('FILE', 'TIME', 'KIND', 'DISK SIZE', 'STATE', 'NAME')}\n{row}"
+            lines.insert(0, _ROW.format("FILE", "TIME", "KIND", "DISK SIZE", "STATE", "NAME"))
         self.count += 1
         self.backups += entry.info is not None
         self.is_anything |= entry != type(entry)(entry.file)
         self.is_unreadable |= entry.is_unknown
-        self._context.out.show("tape_file", _values(entry), row)
+        self._context.out.show("tape_file", _values(entry), *lines)
 
 
 def _row(entry: tapestream.tape.TapeEntry) -> str:

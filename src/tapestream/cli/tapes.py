@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import tapestream
 
 from .backups import count_text
+from .conditions import refuse
 from .parsing import Parser
 from .volumes import asks_for_tapes, load_tape
 
 if TYPE_CHECKING:
+    import argparse
+
     from .context import Context
 
 # Seconds after which to say that a drive is still loading its tape.
@@ -27,9 +31,8 @@ def add_file_option(parser: Parser) -> None:
     )
 
 
-def add_source_options(parser: Parser) -> None:
-    """Add --file and --catalog, for backups that are read from tape."""
-    add_file_option(parser)
+def add_catalog_option(parser: Parser) -> None:
+    """Add --catalog, for backups that are read from tape."""
     parser.add_argument(
         "--catalog",
         metavar="FILE",
@@ -38,12 +41,40 @@ def add_source_options(parser: Parser) -> None:
     )
 
 
+def refuse_catalog(args: argparse.Namespace, places: Iterable[str], context: Context) -> None:
+    """Make sure that a catalog is of use: one of the places is a tape drive.
+
+    Raises:
+        UsageError: None is one.
+    """
+    if not any(map(context.drives.find, places)):
+        refuse(
+            args,
+            "--catalog",
+            why="names a catalog of tapes, but no tape drive was passed",
+            hint="Leave it out, or pass the drive that reads the tapes, such as /dev/nst0.",
+        )
+
+
+def refuse_file(args: argparse.Namespace, places: Iterable[str], context: Context) -> None:
+    """Make sure that the number of a tape file is of use: one of the places is a tape drive.
+
+    Raises:
+        UsageError: None is one.
+    """
+    if not any(map(context.drives.find, places)):
+        refuse(
+            args,
+            "--file",
+            why="is the number of a file on a tape, but no tape drive was passed",
+            hint="Leave it out, or pass the drive, such as /dev/nst0.",
+        )
+
+
 def add_target_options(parser: Parser) -> None:
     """Add --label and --catalog, for backups that are written to tape."""
     group = parser.add_argument_group("tapes")
-    group.add_argument(
-        "--label", metavar="NAME", help="write only to the tape with this label, if it is a tape"
-    )
+    group.add_argument("--label", metavar="NAME", help="write only to the tape with this label")
     group.add_argument(
         "--catalog", metavar="FILE", help="remember in this catalog on which tape the backup is"
     )
@@ -71,6 +102,31 @@ def wait_until_ready(drive: tapestream.tape.TapeDrive, context: Context) -> None
             )
 
     drive.wait_ready(on_wait=say_once, cancel=context.cancel)
+
+
+def check_target(
+    drive: tapestream.tape.TapeDrive | None, args: argparse.Namespace, context: Context
+) -> None:
+    """Make sure that a backup can be written to the tape in a drive, by the target's options.
+
+    Args:
+        drive: The drive; None if the target is something else.
+        args: The arguments.
+        context: Of the command.
+
+    Raises:
+        UsageError: The target is no drive, and an option is for tapes.
+        TapeError: As `check_tape`.
+    """
+    if drive is not None:
+        check_tape(drive, context, label=args.label, catalog=args.catalog)
+        return
+    refuse(
+        args,
+        *("--label", "--catalog"),
+        why="is for tapes, but TARGET is not a tape drive",
+        hint="Leave it out, or pass a drive, such as /dev/nst0.",
+    )
 
 
 def check_tape(

@@ -5,11 +5,17 @@ from __future__ import annotations
 import argparse
 import os
 import stat
+from typing import TYPE_CHECKING
 
 import tapestream
 
 from .amounts import size_text
+from .conditions import refuse
 from .parsing import Parser
+from .urls import is_url
+
+if TYPE_CHECKING:
+    from .context import Context
 
 
 def add_overwrite_option(parser: Parser) -> None:
@@ -21,26 +27,52 @@ def add_overwrite_option(parser: Parser) -> None:
     )
 
 
-def check_overwrite(target: str, args: argparse.Namespace) -> None:
+def check_overwrite(target: str, args: argparse.Namespace, context: Context) -> None:
     """Make sure that nothing is lost, or that the user wants it; checked before anything else.
 
-    A tape, a fifo and a device such as /dev/null lose nothing: what is on a tape stays.
+    Raises:
+        UsageError: There is something; or --overwrite has no effect on such a target.
+    """
+    why = _cannot_lose(target, context)
+    if why is not None:
+        refuse(args, "--overwrite", why=f"is for files and disks: {why}", hint="Leave it out.")
+    elif not args.overwrite:
+        _check_empty(target)
+
+
+def _cannot_lose(target: str, context: Context) -> str | None:
+    """Why nothing that is in the target can be lost; None if it can."""
+    if is_url(target):
+        return "a transfer writes to its disk without it"
+    if context.drives.find(target) is not None:
+        return "what is on a tape stays there, unless 'tapestream tape label --overwrite' ends it"
+    if os.path.isdir(target):
+        return "in a folder, each backup gets a file of its own"
+    if target == "-" or stat.S_ISFIFO(_mode(target)) or stat.S_ISCHR(_mode(target)):
+        return "a pipe or such a device keeps nothing that could be lost"
+    return None
+
+
+def _mode(path: str) -> int:
+    """The mode of a path; 0 if there is nothing.
 
     Raises:
-        UsageError: There is something.
+        LocalIOError: That cannot be found out.
     """
-    if args.overwrite or target == "-":
-        return
     try:
-        found = os.stat(target)
+        return os.stat(path).st_mode
     except FileNotFoundError:
-        return
+        return 0
     except OSError as e:
-        raise tapestream.errors.LocalIOError(f"cannot look at {target}", e) from e
-    if stat.S_ISBLK(found.st_mode):
+        raise tapestream.errors.LocalIOError(f"cannot look at {path}", e) from e
+
+
+def _check_empty(target: str) -> None:
+    mode = _mode(target)
+    if stat.S_ISBLK(mode):
         what = f"{target} is a disk of this machine"
-    elif stat.S_ISREG(found.st_mode) and found.st_size:
-        what = f"{target} exists, with {size_text(found.st_size)}"
+    elif stat.S_ISREG(mode) and (size := os.path.getsize(target)):
+        what = f"{target} exists, with {size_text(size)}"
     else:
         return
     raise tapestream.errors.UsageError(

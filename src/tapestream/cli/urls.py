@@ -9,10 +9,12 @@ from __future__ import annotations
 import argparse
 import os
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypedDict
 
 import tapestream
 
+from .conditions import refuse
 from .parsing import Parser
 
 if TYPE_CHECKING:
@@ -65,6 +67,32 @@ def add_url_options(parser: Parser) -> None:
     )
 
 
+def refuse_server_options(args: argparse.Namespace, *, is_used: bool) -> None:
+    """Make sure that the options about the server have an effect.
+
+    Args:
+        args: The arguments.
+        is_used: Whether there is a URL.
+
+    Raises:
+        UsageError: One has none.
+    """
+    if not is_used:
+        refuse(
+            args,
+            *("--cafile", "--insecure", "--proxy-url-file"),
+            why="is for a transfer, but no transfer URL was passed",
+            hint="Leave it out, or pass the URL, such as with --url-file.",
+        )
+    elif args.insecure:
+        refuse(
+            args,
+            "--cafile",
+            why="is not used with --insecure, which accepts any certificate",
+            hint="Leave out one of the two.",
+        )
+
+
 def server_options(args: argparse.Namespace, context: Context) -> ServerOptions:
     """How the server is reached: arguments of `ImageioHTTPSource` and `ImageioUploadSink`."""
     return {
@@ -82,12 +110,24 @@ def is_url(text: str) -> bool:
     return re.match(r"[a-z]+://", text, re.IGNORECASE) is not None
 
 
-def url_of_options(args: argparse.Namespace, context: Context) -> str | None:
+def url_of_options(
+    args: argparse.Namespace, context: Context, *, sources: Sequence[str] = ()
+) -> str | None:
     """The transfer URL that the options name; None if they name none.
 
+    Args:
+        args: The arguments.
+        context: Of the command.
+        sources: What is read besides, in which "-" is standard input.
+
     Raises:
-        UsageError: There is no URL in the place that they name.
+        UsageError: There is no URL in the place that they name, or only a backup.
     """
+    if args.url_fd == 0 and "-" in sources:
+        raise tapestream.errors.UsageError(
+            "standard input cannot be both the backup and the transfer URL",
+            hint="Pass the URL with --url-file, or through another descriptor.",
+        )
     if args.url_file is not None:
         return _read_file(args.url_file, context)
     if args.url_fd is not None:

@@ -17,7 +17,7 @@ from .copying import add_checksum_option, add_rate_option, checksum_of, copied
 from .parsing import Commands, Parser, add_command, add_group
 from .places import archive_of
 from .status import Status
-from .tapes import add_target_options, check_tape
+from .tapes import add_target_options, check_target, refuse_catalog
 from .volumes import asks_for_tapes
 
 if TYPE_CHECKING:
@@ -168,8 +168,7 @@ def _back_up(
     if args.target == "-":
         context.out.stream_on_stdout()
     drive = context.drives.find(args.target)
-    if drive is not None:
-        check_tape(drive, context, label=args.label, catalog=args.catalog)
+    check_target(drive, args, context)
     with ExitStack() as stack:
         catalog = None
         if drive is not None and args.catalog is not None:
@@ -222,6 +221,7 @@ def _back_up(
 
 def run_restore(args: argparse.Namespace, context: Context) -> Status:
     """Restore a VM."""
+    refuse_catalog(args, args.sources, context)
     ovf = _text_of(args.ovf) if args.ovf is not None else None
     sources = [_source(place, args, context) for place in args.sources]
     archive = _ovirt().archive_of(sources, context.cancel)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import tapestream
 
+from .tables import printable
+
 if TYPE_CHECKING:
     from .context import Context
 
@@ -41,11 +43,11 @@ def asks_for_tapes(
         with context.out.paused(), _terminal() as terminal:
             while not request.cancelled:
                 _unload(request.drive, terminal)
-                _say(terminal, f"{_wanted(request, catalog)}, and press Enter: ")
+                _say(terminal, *_wanted(request, catalog), end=", and press Enter: ")
                 _wait_for_enter(terminal, lambda: request.cancelled)
                 if request.left is None or catalog is None or _has_label(request.drive, context):
                     return
-                _say(terminal, "That tape has no label, so no catalog could find the backup.\n")
+                _say(terminal, "That tape has no label, so no catalog could find the backup.")
 
     return ask
 
@@ -75,7 +77,7 @@ def load_tape(drive: tapestream.tape.TapeDrive, label: str, context: Context) ->
         context.out.note(problem)
         with context.out.paused(), _terminal() as terminal:
             _unload(drive, terminal)
-            _say(terminal, f"Load tape {label} into {drive.path}, and press Enter: ")
+            _say(terminal, f"Load tape {label} into {drive.path}", end=", and press Enter: ")
             _wait_for_enter(terminal, lambda: context.cancel.cancelled)
         context.cancel.check()
         drive.wait_ready(cancel=context.cancel)
@@ -91,15 +93,15 @@ def _not_loaded(drive: tapestream.tape.TapeDrive, label: str) -> str | None:
     return f"{drive.path}: {f'tape {found}' if found else 'a tape without a label'} is loaded"
 
 
-def _wanted(request: tapestream.tape.VolumeRequest, catalog: str | None) -> str:
-    """What to do, without the end of the sentence."""
+def _wanted(request: tapestream.tape.VolumeRequest, catalog: str | None) -> list[str]:
+    """What to do, in lines, without the end of the last sentence."""
     volume = f"Volume {request.volume} of {request.backup}"
     path = request.drive.path
     if request.left is not None:
-        return f"The tape is full. {volume} needs another one.\nLoad it into {path}"
+        return [f"The tape is full. {volume} needs another one.", f"Load it into {path}"]
     label = None if catalog is None else _label_of(request, catalog)
     where = f"is on tape {label}" if label else "is on another tape"
-    return f"{volume} {where}.\nLoad it into {path}"
+    return [f"{volume} {where}.", f"Load it into {path}"]
 
 
 def _label_of(request: tapestream.tape.VolumeRequest, path: str) -> str | None:
@@ -131,7 +133,7 @@ def _terminal() -> Iterator[BinaryIO]:
 
 def _unload(drive: tapestream.tape.TapeDrive, terminal: BinaryIO) -> None:
     if drive.status().online:
-        _say(terminal, f"Unloading the tape in {drive.path} ...\n")
+        _say(terminal, f"Unloading the tape in {drive.path} ...")
         drive.eject()
 
 
@@ -148,5 +150,5 @@ def _wait_for_enter(terminal: BinaryIO, is_cancelled: Callable[[], bool]) -> Non
         raise tapestream.errors.LocalIOError("nobody loads a tape: the terminal was closed")
 
 
-def _say(terminal: BinaryIO, text: str) -> None:
-    terminal.write(text.encode())
+def _say(terminal: BinaryIO, *lines: str, end: str = "\n") -> None:
+    terminal.write(("\n".join(map(printable, lines)) + end).encode())
