@@ -115,6 +115,27 @@ def test_a_vm_there_and_back(world: World) -> None:
     assert one.objects[-1]["checkpoint_id"] == point
 
 
+def test_names_begin_no_lines_of_their_own(world: World) -> None:
+    world.vm.name = "mail\nFORGED\u202e"
+    world.vm.disks[1].name = "disk\nFORGED"
+    full = call("vm", "full", world.vm.id, world.folder)
+    shown = [
+        full,
+        call("vm", "list"),
+        call("vm", "list", world.vm.id),
+        call("vm", "restore", world.folder, "--name", "new"),
+        call("vm", "restore", world.folder, "--vm", "nobody"),
+        call("vm", "full", world.vm.id, world.folder, "--disk", "nobody"),
+    ]
+    assert [ended.status for ended in shown] == [0, 0, 0, 0, 64, 64]
+    for ended in shown:
+        lines = (ended.out + ended.err).split("\n")
+        assert any("\\nFORGED" in line for line in lines), ended
+        assert all(line.isprintable() and not line.startswith("FORGED") for line in lines)
+    names = {each.get("vm") for each in call("--json", "vm", "list").objects}
+    assert world.vm.name in names
+
+
 def test_a_vm_that_is_lost_comes_back_under_its_name(world: World) -> None:
     world.back_up()
     taken = call("vm", "restore", world.folder)

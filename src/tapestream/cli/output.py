@@ -112,13 +112,15 @@ class ForPeople(Output):
 
     @override
     def show(self, event: str, values: Mapping[str, object], *lines: str) -> None:
-        self._write(sys.stderr if self._stdout_is_taken else sys.stdout, lines)
+        if lines:
+            self._write(sys.stderr if self._stdout_is_taken else sys.stdout, lines)
 
     @override
     def table(
         self, event: str, headings: Sequence[str], rows: Sequence[Row], *, notes: Sequence[str] = ()
     ) -> None:
-        self.show(event, {}, *table(headings, [cells for _, cells in rows]), *notes)
+        lines = table(headings, [cells for _, cells in rows]) if rows else []
+        self.show(event, {}, *lines, *notes)
 
     @override
     def result(self, values: Mapping[str, object], *lines: str) -> None:
