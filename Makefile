@@ -38,6 +38,10 @@ system: ## Check for the system tools that the tests need; as root with apt-get,
 system-bench system-demo system-live system-tape system-venv: system-%:
 	@$(SYSTEM_PACKAGES) $*
 
+.PHONY: try
+try: system-demo venv ## Open a shell with an oVirt engine to play with, a double.
+	@$(PYTHON) docs/examples/try_it.py
+
 .PHONY: demo
 demo: system-demo venv ## Run the demo: two VMs, to a simulated tape and to a folder, and back.
 	@$(PYTHON) docs/examples/demo.py

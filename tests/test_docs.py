@@ -1,7 +1,7 @@
 """The documentation is true: its examples run, its links lead somewhere, its reference is complete.
 
 Blocks marked `python` are run, those of a page in order and in one namespace, in a directory of
-their own; docs/README.md lists the names they are given. Blocks marked `py` need an engine, and
+their own; docs/how-to.md lists the names they are given. Blocks marked `py` need an engine, and
 are only compiled. Blocks marked `console` are run, too, and must show what they say.
 """
 
@@ -404,6 +404,11 @@ def test_demo_restores_identical_disks(tmp_path: Path) -> None:
     [tar] = (tmp_path / "backups").glob("mail_mail_Disk1_*_full.tar")
     with tapestream.TarStreamSource(tar) as src, tapestream.DiscardSink() as dst:
         assert tapestream.copy(src, dst).data_bytes > 32 * 1024**2
+
+
+def test_the_shell_to_try_it_has_an_engine() -> None:
+    said = run_example("try_it.py", sys.executable, "-m", "tapestream", "vm", "list")
+    assert re.search(r"^mail +up ", said, re.MULTILINE)
 
 
 def test_the_source_distribution_has_what_the_demo_needs() -> None:

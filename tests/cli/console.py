@@ -84,6 +84,8 @@ def an_engine(daemon: ImageioDaemon) -> Iterator[None]:
         vm = engine.add_vm("mail", [SIZE, 4 * 1024 * MIB])
         write_pattern(vm.disks[0].path, ["write -P 1 0 48M"])
         write_pattern(vm.disks[1].path, ["write -P 2 1G 16M"])
+        for disk in vm.disks:
+            Path(f"{disk.name}.qcow2").symlink_to(disk.path)
         yield
 
 
