@@ -18,6 +18,7 @@ import trustme
 from typing_extensions import Self
 
 from tapestream import CopyResult, ImageioHTTPSource, ImageioUploadSink, Sink, Source, copy
+from tapestream.testing import ImageioDaemon
 from tests.hostile import (
     BytesImage,
     Connection,
@@ -43,6 +44,16 @@ def eventually(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it never came true"
         time.sleep(0.005)
+
+
+# --- What the daemon was asked ---
+
+CLOSED = re.compile(r"\[read (\d+) ops, [\d.]+ s, [\d.]+ MiB")
+
+
+def gets_of_connections(daemon: ImageioDaemon, since: int) -> list[int]:
+    """How many GETs of data each connection had that was closed after this place in the log."""
+    return [int(number) for number in CLOSED.findall(daemon.read_log()[since:])]
 
 
 # --- Copies with the double ---

@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 
 from tapestream import CopyResult, DiscardSink, ImageioHTTPSource, copy
-from tapestream.backend import ForwardingSource
+from tapestream.backend import ForwardingSource, Shape
 from tapestream.backend.checks import server_of
 from tapestream.engine.learning.gap import OF_LOCAL, USE, Known
 from tapestream.engine.learning.memory import MEMORY
+from tapestream.engine.learning.shape import KnownShape
 from tapestream.testing import ImageioDaemon, serve_image
+from tests.imageio.support import eventually, gets_of_connections
 
 KIB, MIB = 1024, 1024**2
 PIECE = 64 * KIB
@@ -77,3 +79,24 @@ def test_of_a_server_on_this_host_something_is_known_from_the_start(
     known = MEMORY.recall(server_of(sources[1]), Known)
     assert known is not None
     assert known.seen.requests == requests_for(SMALL, 0)
+
+
+def test_a_small_disk_is_asked_in_the_shape_that_is_known(daemon: ImageioDaemon, disk: str) -> None:
+    source = ImageioHTTPSource(daemon.add_ticket(disk, SMALL), cafile=daemon.cafile)
+    server, shape = server_of(source), Shape(16 * MIB, 1)
+    MEMORY.remember(server, Known(MIB, USE, 60.0))
+    MEMORY.remember(server, KnownShape(shape, 1.0))
+    since = len(daemon.read_log())
+    back_up(source)
+    # One GET of 16 MiB, one of 8 MiB as the first, and the rest.
+    eventually(lambda: gets_of_connections(daemon, since) == [3])
+    known = MEMORY.recall(server, KnownShape)
+    assert known is not None
+    assert known.shape == shape
+    assert known.seconds > 1.0
+
+
+def test_a_small_disk_teaches_no_shape(daemon: ImageioDaemon, disk: str) -> None:
+    source = ImageioHTTPSource(daemon.add_ticket(disk, SMALL), cafile=daemon.cafile)
+    back_up(source)
+    assert MEMORY.recall(server_of(source), KnownShape) is None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import closing
 from itertools import pairwise
@@ -16,11 +15,10 @@ from tapestream.imageio.reader import HTTPReader
 from tapestream.testing import ImageioDaemon, serve_image
 from tests.disks import noise
 from tests.hostile import Cut, Fault, HostileServer, Reset, Status
-from tests.imageio.support import MIB, eventually, gets
+from tests.imageio.support import MIB, eventually, gets, gets_of_connections
 
 SIZE = 128 * MIB
 DATA = noise(MIB)
-CLOSED = re.compile(r"\[read (\d+) ops, [\d.]+ s, [\d.]+ MiB")
 
 
 @pytest.fixture
@@ -39,11 +37,6 @@ def read(reader: HTTPReader, start: int) -> None:
     reader.prefetch(start, len(buffer))
     reader.readinto(start, buffer)
     assert buffer == DATA * (len(buffer) // MIB)
-
-
-def asked(daemon: ImageioDaemon, since: int) -> list[int]:
-    """How many GETs of data each connection had that was closed since then."""
-    return [int(number) for number in CLOSED.findall(daemon.read_log()[since:])]
 
 
 @pytest.mark.parametrize(
@@ -66,8 +59,8 @@ def test_the_daemon_is_asked_in_the_shape_in_use(
             assert shape in reader.shapes(1)
             reader.use(shape)
             read(reader, 0)
-        eventually(lambda: sum(asked(daemon, since)) >= gets)
-    numbers = asked(daemon, since)
+        eventually(lambda: sum(gets_of_connections(daemon, since)) >= gets)
+    numbers = gets_of_connections(daemon, since)
     assert (len(numbers), sum(numbers)) == (shape.connections, gets)
 
 
@@ -85,7 +78,7 @@ def test_connections_that_are_not_used_any_more_are_closed(daemon: ImageioDaemon
         assert daemon.ticket_info(url)["connections"] == 4
         read(reader, SIZE // 2)
         source.keep_alive()  # the others were idle since the last time
-        eventually(lambda: len(asked(daemon, since)) == 3)
+        eventually(lambda: len(gets_of_connections(daemon, since)) == 3)
         assert daemon.ticket_info(url)["connections"] == 1
         reader.use(Shape(4 * MIB, 2))
         read(reader, 0)

@@ -24,7 +24,7 @@ from .buffers import BufferPool
 from .learning.gap import AutoGap, Limits
 from .learning.learner import Learner
 from .learning.memory import MEMORY
-from .learning.shape import AutoShape, is_too_small
+from .learning.shape import AutoShape, KnownShape, is_too_small, usable
 from .options import REQUEST_SIZE, CopyOptions
 from .pipeline import Pipeline
 from .plan import plan_requests
@@ -100,7 +100,8 @@ class Mover(NamedTuple):
                 # After a stall, a stream may get its data in a burst: a tape drive should not stop.
                 if self.pace is not None and not dst.sequential:
                     writers[-1] = PacedWriter(writers[-1], self.pace)
-            learner = Learner(self.gap, self._shape(readers[0], total))
+            shape = self._shape(readers[0], total)
+            learner = Learner(self.gap, shape)
             plan = chain.from_iterable(
                 plan_requests(
                     runs,
@@ -122,14 +123,16 @@ class Mover(NamedTuple):
                 watch=watch,
             )
             counts = pipeline.run(plan, readers, writers, self.pool, self.run)
-        self._remember()
+        self._remember(shape)
         return counts
 
-    def _remember(self) -> None:
+    def _remember(self, shape: AutoShape | None) -> None:
         """Keep what was learnt for the next disk of this server."""
         server = server_of(self.src)
         if server is not None and isinstance(self.gap, AutoGap):
             MEMORY.remember(server, self.gap.known())
+        if server is not None and shape is not None:
+            MEMORY.remember(server, shape.known())
 
     def _shape(self, reader: Reader, total: int) -> AutoShape | None:
         """Learns how to ask; None if there is nothing to learn.
@@ -140,7 +143,10 @@ class Mover(NamedTuple):
         if has_shapes is None:
             return None
         shapes = shapes_of(has_shapes, self.readers)
-        return None if is_too_small(total, self.readers) else AutoShape(shapes, self.readers, total)
+        known = usable(MEMORY.recall(server_of(self.src), KnownShape), shapes)
+        if known is None and is_too_small(total, self.readers):
+            return None
+        return AutoShape(shapes, self.readers, total, known)
 
 
 @contextmanager

@@ -11,7 +11,13 @@ import pytest
 from tapestream.backend import Shape
 from tapestream.engine.learning.gap import LARGE, USE, AutoGap, Known, Limits, Sample
 from tapestream.engine.learning.learner import Learner
-from tapestream.engine.learning.shape import AutoShape, is_too_small
+from tapestream.engine.learning.shape import (
+    LONGEST_USE,
+    AutoShape,
+    KnownShape,
+    is_too_small,
+    usable,
+)
 
 MIB = 1024**2
 GIB = 1024 * MIB
@@ -52,6 +58,7 @@ def run(
     waits: float = 0,
     seed: int = 1,
     ahead: int = 1,
+    known: KnownShape | None = None,
 ) -> Ran:
     """Copy a disk from a server.
 
@@ -63,9 +70,10 @@ def run(
         waits: Seconds for which a reader waits for the sink, for each second it reads.
         seed: Of the noise.
         ahead: How many more requests a reader announces before it reads one.
+        known: What the last disk has shown.
     """
     rng = random.Random(seed)
-    learnt = AutoShape(SHAPES, readers, disk)
+    learnt = AutoShape(SHAPES, readers, disk, known)
     waiting = [learnt.ask() for _ in range(ahead * readers)]
     ran = Ran(learnt, 0.0, [learnt.best], [0] * 10, 0.0)
     trial = -1
@@ -269,3 +277,46 @@ def test_it_asks_only_for_what_is_possible() -> None:
     for _ in range(1000):
         learnt.observe(learnt.ask(), Sample(1, REQUEST, REQUEST, 0.1, 0.1))
     assert learnt.ask().stretch == 0
+
+
+# --- The next disk of the server ---
+
+
+def test_a_small_disk_begins_with_what_a_large_one_has_shown() -> None:
+    known = usable(run(short_window).learnt.known(), SHAPES)
+    assert known is not None
+    assert known.shape == Shape(4 * MIB, 4)
+    ran = run(short_window, disk=4 * GIB, known=known)
+    assert ran.used == [known.shape]
+    assert ran.lost == 0
+
+
+def test_a_large_disk_finds_out_that_the_server_is_another_now() -> None:
+    ran = run(one_at_a_time, known=KnownShape(Shape(4 * MIB, 4), 0.0))
+    assert ran.used[0].connections == 4
+    assert ran.learnt.best.connections == 1
+    assert ran.learnt.known().seconds < LONGEST_USE
+
+
+def test_small_disks_use_it_for_a_limited_time() -> None:
+    """They never compare it with another shape: sooner or later, they begin as if it were new."""
+    known: KnownShape | None = KnownShape(Shape(4 * MIB, 4), 0.0)
+    seconds = 0.0
+    while (known := usable(known, SHAPES)) is not None:
+        ran = run(short_window, disk=4 * GIB, known=known, readers=3)
+        known = ran.learnt.known()
+        seconds += ran.seconds
+        assert seconds < 2 * LONGEST_USE
+    assert seconds >= LONGEST_USE
+
+
+def test_a_trial_begins_the_time_anew() -> None:
+    for rate in (short_window, any_shape):
+        learnt = run(rate).learnt
+        assert learnt.known().seconds < DISK / rate(learnt.best, 0) / 2
+
+
+@pytest.mark.parametrize("shape", [FIRST, Shape(4 * MIB, 8), Shape(64 * MIB, 1)])
+def test_what_is_not_possible_is_not_used(shape: Shape) -> None:
+    """The server may allow fewer connections now. The first guess needs no memory."""
+    assert usable(KnownShape(shape, 0.0), SHAPES) is None
