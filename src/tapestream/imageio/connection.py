@@ -12,9 +12,9 @@ import socket
 import ssl
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import partial
+from types import TracebackType
 from typing import NamedTuple
 
 from ..errors import (
@@ -303,33 +303,35 @@ class Connection:
         text = " ".join(reply.body[:MAX_ERROR_TEXT].decode(errors="replace").split())
         return self.endpoint.url.redact(f"{reply.status} {text}".strip())
 
-    @contextmanager
-    def foreign_errors(self, doing: str) -> Iterator[None]:
-        """Turn the errors of sockets, TLS and HTTP into a `TransferError`."""
+    def foreign_errors(self, doing: str) -> _ForeignErrors:
+        """Turn the errors of sockets, TLS and HTTP in a block into a `TransferError`."""
+        return _ForeignErrors(self, doing)
+
+    def raise_foreign(self, error: BaseException, doing: str) -> None:
+        """Close the connection, and raise a `TransferError` for an error of sockets, TLS or HTTP.
+
+        Returns for any other error.
+        """
+        if isinstance(error, ServerProtocolError):
+            self.close()
+            error.add_context(str(self.endpoint))
+            return
+        if isinstance(error, TransferError):
+            return
+        # The ssl module raises a ValueError for a socket that another thread cancelled.
+        if not isinstance(error, (OSError, BadReplyError, ValueError)):
+            return
+        self.close()
         doing = f"{self.endpoint}: {doing}"
-        try:
-            yield
-        except ServerProtocolError as e:
-            self.close()
-            e.add_context(str(self.endpoint))
-            raise
-        except TransferError:
-            raise
-        except TimeoutError as e:
-            self.close()
-            raise ServerError(f"{doing}: the server did not answer in time") from e
-        except HeadTooLongError as e:
-            self.close()
-            raise ServerProtocolError(f"{doing}: {e}") from None
-        except EndedEarlyError:
-            self.close()
+        if isinstance(error, TimeoutError):
+            raise ServerError(f"{doing}: the server did not answer in time") from error
+        if isinstance(error, HeadTooLongError):
+            raise ServerProtocolError(f"{doing}: {error}") from None
+        if isinstance(error, EndedEarlyError):
             raise ServerError(f"{doing}: the server's reply ended too early") from None
-        except (OSError, BadReplyError, ValueError) as e:
-            # The ssl module raises a ValueError for a socket that another thread cancelled.
-            self.close()
-            reason = self.endpoint.url.redact(str(e)[:MAX_ERROR_TEXT]) or type(e).__name__
-            # Not "from e": its text may show what the server sent, maybe the ticket.
-            raise ServerError(f"{doing}: the connection broke: {reason}") from None
+        reason = self.endpoint.url.redact(str(error)[:MAX_ERROR_TEXT]) or type(error).__name__
+        # Not "from error": its text may show what the server sent, maybe the ticket.
+        raise ServerError(f"{doing}: the connection broke: {reason}") from None
 
     def is_local(self) -> bool:
         """True when the connection is open, over TCP, and the server runs on this host."""
@@ -424,6 +426,31 @@ class Connection:
             return self.open("GET", headers={"Range": "bytes=0-0"}).status >= 500
         except (TransferError, OSError, BadReplyError, ValueError):
             return False
+
+
+class _ForeignErrors:
+    """The block of `Connection.foreign_errors`.
+
+    Four of these are made for each GET. A generator would take four times as long.
+    """
+
+    __slots__ = ("_connection", "_doing")
+
+    def __init__(self, connection: Connection, doing: str) -> None:
+        self._connection = connection
+        self._doing = doing
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if error is not None:
+            self._connection.raise_foreign(error, self._doing)
 
 
 def _body(response: Response, most: int) -> bytes:
