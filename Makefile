@@ -115,8 +115,11 @@ faults: system venv ## Let NUMBER=1000 faults happen to real copies, and judge e
 	$(PYTHON) -m tests.faults $(or $(NUMBER),1000) $(or $(FIRST),0) $(or $(WORKERS),2)
 
 .PHONY: trials
-trials: system venv ## Back up VMs while things go wrong at random, TRIALS=300 times, with a double of an oVirt engine.
+trials: system venv ## Back up and restore VMs while things go wrong, TRIALS=300 times at random, with a double of an oVirt engine.
+	$(PYTHON) -m tests.ovirt.trials --each
 	$(PYTHON) -m tests.ovirt.trials --count $(or $(TRIALS),300) --seed $(SEED)
+	$(PYTHON) -m tests.ovirt.restore_trials --count $(or $(TRIALS),300) --first $(SEED)
+	$(PYTHON) -m tests.ovirt.leaks
 
 .PHONY: fuzz
 fuzz: venv ## Look for bytes that break us, SECONDS=120 for each target; with atheris where it installs.

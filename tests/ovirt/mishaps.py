@@ -10,6 +10,8 @@ from tapestream.testing import EngineDouble
 
 # More often than any program asks.
 FOREVER = 10**6
+# In words, and what makes the engine do it.
+Fault = tuple[str, Callable[[EngineDouble], object]]
 
 
 class Outcome(NamedTuple):
@@ -28,7 +30,7 @@ class Outcome(NamedTuple):
 
 def random_fault(
     chance: random.Random, requests: Sequence[tuple[str, str]], most_before: int
-) -> tuple[str, Callable[[EngineDouble], object]]:
+) -> Fault:
     """A request that is refused, or whose connection is closed.
 
     Args:
@@ -42,14 +44,25 @@ def random_fault(
     method, path = chance.choice(requests)
     skip = chance.randrange(most_before + 1)
     times = chance.choice([1, 2, 3, FOREVER])
-    words = f"{method} {path} ({skip} before, {times} times)"
     if chance.random() < 0.5:
-        status = chance.choice([400, 409, 500, 503])
-        return f"{status} to {words}", lambda engine: engine.refuse(
-            method, path, status, skip=skip, times=times
-        )
-    carry_out = chance.random() < 0.5
+        return refusal(method, path, chance.choice([400, 409, 500, 503]), skip, times)
+    return lost(method, path, skip, times, carry_out=chance.random() < 0.5)
+
+
+def refusal(method: str, path: str, status: int, skip: int, times: int) -> Fault:
+    """Requests that are refused, after some that are good."""
+    return f"{status} to {_words(method, path, skip, times)}", lambda engine: engine.refuse(
+        method, path, status, skip=skip, times=times
+    )
+
+
+def lost(method: str, path: str, skip: int, times: int, *, carry_out: bool) -> Fault:
+    """Requests whose connection is closed, before or after they are carried out."""
     what = "no reply" if carry_out else "no connection"
-    return f"{what} to {words}", lambda engine: engine.drop(
+    return f"{what} to {_words(method, path, skip, times)}", lambda engine: engine.drop(
         method, path, carry_out=carry_out, skip=skip, times=times
     )
+
+
+def _words(method: str, path: str, skip: int, times: int) -> str:
+    return f"{method} {path} ({skip} before, {times} times)"

@@ -8,6 +8,7 @@ nothing goes wrong. What is judged is not asked of tapestream but of the double,
 - After any other one, there is neither a new VM nor a new disk. Only if the program was killed, or
   the engine refused to remove something for good, the next run removes it.
 - The next restore is good.
+- No secret is in what was logged or raised, in the output, or in a file.
 
 `python -m tests.ovirt.restore_trials --count 300` runs as many as asked for; the tests, a few.
 """
@@ -15,6 +16,7 @@ nothing goes wrong. What is judged is not asked of tapestream but of the double,
 from __future__ import annotations
 
 import argparse
+import logging
 import random
 import signal
 import subprocess
@@ -30,6 +32,7 @@ from typing import NamedTuple
 from tapestream import TapestreamError
 from tapestream.ovirt import EngineTimeouts, back_up_vm, connect, exit_on_sigterm, restore_vm
 from tapestream.testing import EngineDouble, ImageioDaemon, VmDouble, compare_images, write_pattern
+from tests.ovirt.leaks import Heard, listening
 from tests.ovirt.mishaps import FOREVER, Outcome, random_fault
 
 ROOT = Path(__file__).parents[2]
@@ -188,10 +191,10 @@ def a_world(daemon: ImageioDaemon) -> Iterator[World]:
 
 def run(trial: Trial, daemon: ImageioDaemon) -> Outcome:
     """Run a trial, and then another restore in which nothing goes wrong."""
-    with a_world(daemon) as world:
+    with a_world(daemon) as world, listening() as heard:
         for fault in trial.faults:
             fault(world.engine)
-        ended = _run_in_process(trial, world) if trial.number else _run_here(world)
+        ended = (_run_in_process if trial.number else _run_here)(trial, world, heard)
         problems = [ended] if ended.startswith("BUG") else []
         if ended == "good":
             problems += _not_whole(world, "new")
@@ -199,6 +202,9 @@ def run(trial: Trial, daemon: ImageioDaemon) -> Outcome:
             pass  # the signal came when the VM was restored already
         elif not trial.may_leave_something:
             problems += _left(world, "after the run", ())
+        problems += heard.leaks(
+            world.engine, world.directory / "backups", world.directory / "state"
+        )
         world.engine.heal()
         was_restored = not _not_whole(world, "new")
         try:
@@ -213,17 +219,18 @@ def run(trial: Trial, daemon: ImageioDaemon) -> Outcome:
         return Outcome(problems, ended, killed)
 
 
-def _run_here(world: World) -> str:
+def _run_here(_trial: Trial, world: World, heard: Heard) -> str:
     try:
         world.restore("new")
     except TapestreamError as e:
+        heard.add_error(e)
         return type(e).__name__
     except Exception as e:  # noqa: BLE001 - a trial reports it
         return f"BUG: {e!r}"
     return "good"
 
 
-def _run_in_process(trial: Trial, world: World) -> str:
+def _run_in_process(trial: Trial, world: World, heard: Heard) -> str:
     program = subprocess.Popen(
         [sys.executable, "-m", "tests.ovirt.restore_trials", "--restore", str(world.directory)],
         cwd=ROOT,
@@ -234,6 +241,7 @@ def _run_in_process(trial: Trial, world: World) -> str:
     method, path, skip = trial.moment
     world.engine.when(method, path, lambda: program.send_signal(number), skip=skip)
     _, err = program.communicate(timeout=60)
+    heard.add("the messages", err)
     if program.returncode == 0:
         return "good"
     ends = {-number, 128 + number}
@@ -279,6 +287,7 @@ def main() -> None:
     parser.add_argument("--restore", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.restore is not None:
+        logging.basicConfig(level=logging.DEBUG)
         with exit_on_sigterm(), connect(args.restore / "home" / ".config" / "ovirt.conf") as engine:
             restore_vm(
                 engine,

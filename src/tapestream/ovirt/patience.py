@@ -64,7 +64,7 @@ class Wait:
     """A wait for the engine: it is asked, and asked again after a pause, until a time limit.
 
     A wait that takes long is logged as a warning, so that whoever runs the program knows what it
-    does: with the first of the longest pauses, which is after 20 seconds by default, and again each
+    does: after twice the time of the longest pause, which is 20 seconds by default, and again each
     time when twice as much time has passed.
 
     Args:
@@ -85,14 +85,14 @@ class Wait:
         """
         limits = self._patience.limits
         begin = time.monotonic()
-        silent_until = 0.0
+        silent_until = 2 * limits.longest_poll
         for pause in limits.pauses():
             waited = time.monotonic() - begin
             left = max(self._seconds - waited, 0)
             yield left
-            if pause >= limits.longest_poll and waited >= silent_until:
+            if waited >= silent_until:
                 log.warning("%s: waiting for up to %d more seconds", self._why, left)
-                silent_until = 2 * max(waited, pause)
+                silent_until = 2 * waited
             self._patience.pause(min(pause, left))
 
     def goes_on(self, why: str) -> None:

@@ -125,13 +125,13 @@ def test_nobody_comes_in_without_a_token(engine: EngineDouble, token: str) -> No
 
 def test_a_wrong_password(engine: EngineDouble) -> None:
     assert log_in(engine, "guessed")[0] == 401
-    engine.password = "another"
+    good, engine.password = engine.password, "another"
     with (
         pytest.raises(sdk.AuthError, match="Cannot authenticate user"),
         connected(engine) as system,
     ):
         system.get()
-    engine.password = "the password"
+    engine.password = good
 
 
 def test_the_log_has_no_secrets(engine: EngineDouble, vm: VmDouble, token: str) -> None:

@@ -99,7 +99,8 @@ class EngineDouble(OfThisProcess):
             for each in names:
                 _check_name(each)
         self.username = "admin@internal"
-        self.password = "the password"
+        # Nothing else has it: whoever looks for it in a text finds only this.
+        self.password = f"the {new_id()} & % password"
         self.cafile = directory / "engine-ca.pem"
         self.daemon = daemon or ImageioDaemon(directory / "host")
         self._owns_daemon = daemon is None
