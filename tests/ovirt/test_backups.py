@@ -193,6 +193,21 @@ def test_a_vm_that_is_busy_for_a_while(engine: EngineDouble, connection: Any, vm
     assert engine.leftovers().checkpoints == ()
 
 
+def test_an_engine_that_cannot_list_its_backups_for_a_moment(
+    engine: EngineDouble, connection: Any, vm: VmDouble
+) -> None:
+    """It is asked again: otherwise the backup would stay open."""
+
+    def fail() -> None:
+        engine.refuse("GET", "/vms/*/backups", 400)
+        raise LookupError
+
+    with pytest.raises(LookupError) as caught, vm_backup(connection, vm.id, timeouts=FAST):
+        fail()
+    assert not hasattr(caught.value, "__notes__")
+    assert engine.leftovers().checkpoints == ()
+
+
 def test_a_refusal_leaves_nothing(engine: EngineDouble, connection: Any, vm: VmDouble) -> None:
     vm.disks[1].status = "locked"
     message = r"cannot start a backup of VM mail: .*Disks are locked: mail_Disk2"

@@ -149,6 +149,19 @@ def test_an_error_of_the_end_does_not_hide_that_of_the_work(
     engine.pass_time(61)  # the engine cancels it itself
 
 
+def test_it_is_cancelled_although_others_cannot_be_seen(
+    engine: EngineDouble, download: Downloads
+) -> None:
+    def fail() -> None:
+        engine.refuse("GET", "/imagetransfers", 405, "[No.]")
+        raise LookupError
+
+    with pytest.raises(LookupError) as caught, download():
+        fail()
+    assert calls(engine, "/cancel") == 1
+    assert caught.value.__notes__ == ["While cleaning up: cannot look for image transfers: No."]
+
+
 def end(is_good: bool) -> None:
     if not is_good:
         raise KeyboardInterrupt

@@ -38,7 +38,7 @@ from typing import NamedTuple
 from tapestream import RawImageSink, TapestreamError, restore_chain
 from tapestream.archive import read_folder
 from tapestream.ovirt import EngineTimeouts, back_up_vm, connect, exit_on_sigterm
-from tapestream.testing import EngineDouble, ImageioDaemon, VmDouble, write_pattern
+from tapestream.testing import DiskDouble, EngineDouble, ImageioDaemon, VmDouble, write_pattern
 from tests.ovirt.leaks import Heard, listening
 from tests.ovirt.mishaps import FOREVER, Outcome, lost, random_fault, refusal
 
@@ -117,12 +117,14 @@ class World:
 
     Attributes:
         truth: For each checkpoint, the bytes of each disk; "" for those of the trial.
+        locked: Disks that another program has locked.
     """
 
     engine: EngineDouble
     vm: VmDouble
     directory: Path
     truth: dict[str, list[bytes]] = field(default_factory=dict)
+    locked: list[DiskDouble] = field(default_factory=list)
 
     @property
     def folder(self) -> Path:
@@ -312,11 +314,19 @@ def lose_newest_checkpoint(world: World) -> None:
         world.engine.lose_checkpoint(world.vm, world.vm.checkpoints[-1].id)
 
 
+def lock_a_disk(world: World) -> None:
+    disk = world.vm.disks[1]
+    if disk.status == "ok":  # not locked by the backup
+        disk.status = "locked"
+        world.locked.append(disk)
+
+
 EVENTS: dict[str, Callable[[World], object]] = {
     "the host goes down": lambda world: setattr(world.engine.host, "status", "down"),
     "the token expires": lambda world: world.engine.expire_tokens(),
     "the transfers time out": lambda world: world.engine.pass_time(3601),
     "the newest checkpoint is lost": lose_newest_checkpoint,
+    "another program locks a disk": lock_a_disk,
     "the daemon dies": lambda world: world.engine.daemon.kill(),
 }
 
@@ -458,6 +468,8 @@ def _wrong_checkpoints(world: World) -> list[str]:
 def _next_run(world: World) -> tuple[list[str], list[str]]:
     """What is wrong with the next run, or after it; and what it says about killed runs."""
     world.engine.heal()
+    for disk in world.locked:
+        disk.status = "ok"
     with suppress(RuntimeError):
         world.engine.daemon.start()  # if it was killed
     now = world.write(3)

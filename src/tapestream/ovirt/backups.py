@@ -373,12 +373,13 @@ class EngineBackup:
             The checkpoint that it made, which may be removed only now; None if the engine does not
             have it, or it made none.
         """
-        found = repeat(self.find, self.patience)
+        found = repeat(self.find, self.patience, ends=True)
         if found is None:
             return None
         self._finalize(found.id, must_succeed=must_succeed)
         # The checkpoint may have been made meanwhile.
-        found = found if found.to_checkpoint_id is not None else repeat(self.find, self.patience)
+        if found.to_checkpoint_id is None:
+            found = repeat(self.find, self.patience, ends=True)
         return None if found is None else found.to_checkpoint_id
 
     def _others(self) -> str:

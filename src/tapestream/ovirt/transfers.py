@@ -154,7 +154,9 @@ class DiskTransfers:
         There may be one whose id never arrived. If a connection is lost, libcurl sends the request
         again, and the engine may then have two.
         """
-        for id_ in {*ids, *(self.open_ids() - set(before))}:
+        for id_ in ids:
+            self.cancel(id_)
+        for id_ in self.open_ids() - set(before):
             self.cancel(id_)
 
     def _end(self, id_: str, action: str) -> None:
