@@ -268,6 +268,14 @@ def test_a_storage_domain_with_a_space(daemon: ImageioDaemon, tmp_path: Path, fo
         with connect(engine.write_config(tmp_path / "there")) as connection:
             found = host_here(connection, find_vm(connection, "web").disks, str(file))
             assert found == engine.host.id
+        searches = [call.query.get("search", "") for call in engine.calls]
+    assert 'storage.name="all my data"' in searches
+    assert (
+        f'hw_id={found} and status=up and datacenter="Default"'.replace(
+            str(found), file.read_text()
+        )
+        in searches
+    )
 
 
 def test_sigterm() -> None:

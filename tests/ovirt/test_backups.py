@@ -73,6 +73,10 @@ def test_a_good_backup(engine: EngineDouble, connection: Any, vm: VmDouble, tmp_
     assert engine.leftovers().checkpoints == (backup.checkpoint_id,)
     [body] = [call.body for call in engine.calls if call.path.endswith("/backups") and call.body]
     assert f'id="{backup.id}"' in body
+    bodies = [call.body for call in engine.calls if call.path == "/imagetransfers" and call.body]
+    assert len(bodies) == 2
+    for text in ("<inactivity_timeout>3600</", "<timeout_policy>cancel</", "<format>raw</"):
+        assert all(text in each for each in bodies)
     assert f"<description>tapestream {backup.id}</description>" in body
 
 
@@ -263,6 +267,19 @@ def test_a_ctrl_c_while_it_starts(engine: EngineDouble, connection: Any, vm: VmD
     assert engine.leftovers().checkpoints == ()
 
 
+def test_a_backup_that_gets_ready_while_it_is_ended(
+    engine: EngineDouble, connection: Any, vm: VmDouble
+) -> None:
+    """Its checkpoint was not there yet when the end began, and is removed all the same."""
+    engine.when("POST", "/vms/*/backups", press_ctrl_c)
+    engine.refuse("POST", "/vms/*/backups/*/finalize", 409, times=3)
+    with pytest.raises(KeyboardInterrupt), vm_backup(connection, vm.id, timeouts=FAST):
+        pass
+    assert calls(engine, "/finalize") == 4
+    assert calls(engine, "DELETE /*") == 1
+    assert engine.leftovers().checkpoints == ()
+
+
 def test_a_backup_that_fails_when_it_is_finalized(
     engine: EngineDouble, connection: Any, vm: VmDouble, tmp_path: Path
 ) -> None:
@@ -277,6 +294,7 @@ def test_a_backup_that_fails_when_it_is_finalized(
     ("vm_name", "disks", "message"),
     [
         ("nope", None, "no VM is nope"),
+        ("mai*", None, r"no VM is mai\*"),  # for the engine's search, that is mail
         ("twin", None, r"there are 2 VMs with the name twin\. Give its id: "),
         ("mail", ["mail_Disk3"], r"has no disk mail_Disk3\. Its disks are mail_Disk1 \("),
         ("mail", "mail_Disk1", "disks must be a list"),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
 
 from tapestream.errors import EngineError, EngineLoginError, LocalIOError, UsageError
-from tapestream.ovirt import connect, list_vms, read_settings
+from tapestream.ovirt import EngineTimeouts, connect, list_vms, read_settings
 from tapestream.testing import EngineDouble
 
 
@@ -138,6 +139,23 @@ def test_a_logout_that_fails_hides_nothing(
     with connect():
         engine.stop()
     assert "The logout from https" in caplog.text
+
+
+def test_a_request_that_takes_too_long(engine: EngineDouble) -> None:
+    """The limit is that of the timeouts: one second here, and two minutes by default."""
+    with connect(timeouts=EngineTimeouts(request=1)) as connection:
+        engine.when("GET", "/vms", lambda: time.sleep(2.5))
+        with pytest.raises(EngineError, match=r"cannot list the VMs: .*timed out"):
+            list_vms(connection)
+
+
+def test_a_logout_that_fails_closes_the_connection(engine: EngineDouble) -> None:
+    connection = connect()
+    engine.stop()
+    connection.close()
+    with pytest.raises(Exception, match=r".+") as caught:
+        connection.system_service().get()
+    assert "closed" in str(caught.value) or "NoneType" in str(caught.value), str(caught.value)
 
 
 def test_a_reply_that_is_not_valid_xml(engine: EngineDouble) -> None:

@@ -63,6 +63,42 @@ def test_a_run_that_was_killed_while_it_copied(
     assert clean_up_killed_runs(connection, state=tmp_path, timeouts=FAST) == []
 
 
+def transfer_lines(state: Path) -> tuple[Path, list[str], list[str]]:
+    """The file of a run: its lines without those of transfers, and those."""
+    [file] = state.glob("*.run")
+    lines = file.read_text().splitlines(keepends=True)
+    ours = [line for line in lines if '"transfer"' in line]
+    return file, [line for line in lines if line not in ours], ours
+
+
+def test_a_run_that_was_killed_before_it_knew_its_transfer(
+    engine: EngineDouble, connection: Any, vm: VmDouble, tmp_path: Path
+) -> None:
+    """Its backup is open, and locks the disk: so the transfer is its own."""
+    kill_a_run(engine, connection, vm, tmp_path, after_the_copy=False)
+    file, others, _ = transfer_lines(tmp_path)
+    file.write_text("".join(others))
+    [run] = clean_up_killed_runs(connection, state=tmp_path, timeouts=FAST)
+    assert run.done[0] == f"a download of disk {vm.disks[0].id} is cancelled"
+    assert engine.leftovers().transfers == ()
+
+
+@pytest.mark.parametrize("is_ours", [True, False])
+def test_a_transfer_without_its_backup(
+    engine: EngineDouble, connection: Any, vm: VmDouble, tmp_path: Path, *, is_ours: bool
+) -> None:
+    """The engine has forgotten the VM: only a transfer that the file has is ended."""
+    kill_a_run(engine, connection, vm, tmp_path, after_the_copy=False)
+    file, others, ours = transfer_lines(tmp_path)
+    assert len(ours) == 1
+    file.write_text("".join(others + (ours if is_ours else [])))
+    for method in ("GET", "DELETE"):
+        engine.refuse(method, "/vms/*", 404, times=10**6)
+    [run] = clean_up_killed_runs(connection, state=tmp_path, timeouts=FAST)
+    assert len(engine.leftovers().transfers) == (0 if is_ours else 1)
+    assert any("is cancelled" in each for each in run.done) == is_ours
+
+
 def test_a_run_that_was_killed_when_all_was_copied(
     engine: EngineDouble, connection: Any, vm: VmDouble, tmp_path: Path
 ) -> None:
