@@ -8,8 +8,6 @@ are only compiled. Blocks marked `console` are run, too, and must show what they
 from __future__ import annotations
 
 import ast
-import dataclasses
-import inspect
 import io
 import re
 import shutil
@@ -17,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partialmethod
 from pathlib import Path
@@ -33,7 +31,6 @@ from tapestream import (
     ImageioHTTPSource,
     TarStreamSink,
     TarStreamSource,
-    archive,
     copy,
     errors,
     tape,
@@ -53,7 +50,6 @@ from .servers.examples import names_of_other_servers
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
-API = ROOT / "docs" / "api.md"
 PAGES = [
     README,
     *(ROOT / f"{name}.md" for name in ("CHANGELOG", "CONTRIBUTING", "SECURITY")),
@@ -61,9 +57,6 @@ PAGES = [
 ]
 MIB = 1024**2
 SIZE = 16 * MIB
-# Those of `tapestream.archive` and `tapestream.tape`; their other names are told of in these.
-ARCHIVE_SECTIONS = ["Archive", "file_name", "read_catalog", "read_folder", "read_tape"]
-TAPE_SECTIONS = ["Catalog", "TapeDrive", "TapeEntry", "TapeStatus", "VolumeRequest"]
 
 
 class CodeBlock(NamedTuple):
@@ -498,143 +491,6 @@ def anchors(page: Path) -> set[str]:
     """The anchors GitHub gives to the headings of a page."""
     headings = re.findall(r"^#+ (.*)$", without_code(page), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}
-
-
-def test_every_public_name_has_its_section_in_the_reference() -> None:
-    headings = re.findall(r"^### (\w+)$", API.read_text(encoding="utf-8"), re.MULTILINE)
-    assert sorted(headings) == sorted([*tapestream.__all__, *TAPE_SECTIONS, *ARCHIVE_SECTIONS])
-
-
-def test_every_public_name_for_tapes_is_in_the_reference() -> None:
-    section = API.read_text(encoding="utf-8").split("\n## Tape\n")[1].split("\n## ")[0]
-    for name in tape.__all__:
-        assert f"`{name}`" in section or f"### {name}\n" in section
-
-
-def test_every_public_name_for_archives_is_in_the_reference() -> None:
-    section = API.read_text(encoding="utf-8").split("\n## Archive\n")[1].split("\n## ")[0]
-    for name in archive.__all__:
-        assert f"`{name}`" in section or f"### {name}\n" in section
-
-
-@pytest.mark.parametrize("described", [tape.TapeDrive, tape.Catalog, archive.Archive])
-def test_every_member_is_in_the_reference(described: type) -> None:
-    members = documented_members(described)
-    names = {name for each in described.__mro__[:-1] for name in vars(each)}
-    public = {name for name in names if not name.startswith("_")}
-    attributes = {
-        tape.TapeDrive: {"path", "raw"},
-        archive.Archive: {"backups", "unfinished", "ignored", "unreadable"},
-    }.get(described, set())
-    assert set(members) == public | attributes
-    for name, call in members.items():
-        if "(" in call:
-            assert arguments_of(call) == real_arguments(getattr(described, name))[1:]
-
-
-def documented_members(described: type) -> dict[str, str]:
-    """What the first column of its table says of each member."""
-    table = section_of(described).split("\n|---|---|\n")[1].split("\n\n")[0]
-    first = "".join(row.split(" | ")[0] for row in table.splitlines())
-    return {re.split(r"\W", code)[0]: code for code in re.findall(r"`([^`]+)`", first)}
-
-
-def section_of(described: type) -> str:
-    text = API.read_text(encoding="utf-8")
-    return text.split(f"### {described.__name__}\n")[1].split("\n### ")[0].split("\n## ")[0]
-
-
-class Argument(NamedTuple):
-    name: str
-    keyword_only: bool
-    default: object
-
-
-def documented_signatures() -> Iterator[tuple[str, list[Argument]]]:
-    for block in code_blocks(API, "text"):
-        yield block.code.split("(")[0], arguments_of(block.code.strip())
-
-
-def arguments_of(call: str) -> list[Argument]:
-    function = ast.parse(f"def {call}: pass").body[0]
-    assert isinstance(function, ast.FunctionDef)
-    a = function.args
-    defaults = [None] * (len(a.args) - len(a.defaults)) + a.defaults
-    return [
-        Argument(p.arg, False, default_of(d)) for p, d in zip(a.args, defaults, strict=True)
-    ] + [
-        *(
-            Argument(p.arg, True, default_of(d))
-            for p, d in zip(a.kwonlyargs, a.kw_defaults, strict=True)
-        ),
-        *([Argument(a.kwarg.arg, False, default_of(None))] if a.kwarg else []),
-    ]
-
-
-def default_of(node: ast.expr | None) -> object:
-    return inspect.Parameter.empty if node is None else ast.literal_eval(node)
-
-
-def public_name(name: str) -> Any:
-    home = next((m for m in (tape, archive) if name in m.__all__), tapestream)
-    return getattr(home, name)
-
-
-def real_arguments(function: Callable[..., object]) -> list[Argument]:
-    factory = ...  # how the reference writes a default that is made anew each time
-    return [
-        Argument(
-            p.name,
-            p.kind is p.KEYWORD_ONLY,
-            factory if type(p.default).__name__ == "_HAS_DEFAULT_FACTORY_CLASS" else p.default,
-        )
-        for p in inspect.signature(function).parameters.values()
-    ]
-
-
-@pytest.mark.parametrize(("name", "arguments"), list(documented_signatures()))
-def test_signatures_in_the_reference_are_right(name: str, arguments: list[Argument]) -> None:
-    assert arguments == real_arguments(public_name(name))
-
-
-def test_everything_that_can_be_called_has_a_signature_in_the_reference() -> None:
-    documented = {name for name, _ in documented_signatures()}
-    protocols = {"Reader", "Sink", "Source", "Writer"}
-    given_to_the_user = {
-        "BlockHash",
-        "CompareReport",
-        "CopyResult",
-        "CopySample",
-        "CopyStatus",
-        "Damage",
-        "Extents",
-        "Findings",
-        "Kind",
-        "TapestreamError",
-        "VerifyReport",
-    }
-    documented -= {*tape.__all__, *archive.__all__}
-    assert documented | protocols | given_to_the_user == set(tapestream.__all__)
-
-
-@pytest.mark.parametrize(
-    "dataclass",
-    [
-        tapestream.CopyResult,
-        tapestream.CopyStatus,
-        tapestream.BackupInfo,
-        tapestream.CompareReport,
-        tapestream.Damage,
-        tapestream.VerifyReport,
-        tape.TapeStatus,
-        tape.TapeEntry,
-        tape.VolumeRequest,
-    ],
-)
-def test_every_field_is_in_the_reference(dataclass: type) -> None:
-    section = section_of(dataclass)
-    for field in dataclasses.fields(dataclass):
-        assert f"`{field.name}`" in section
 
 
 def test_every_error_is_explained() -> None:

@@ -31,6 +31,9 @@ def html(value: object) -> str:
 
     It contains no script, no style sheet and no id, and is less than 20 KB, whatever the value.
 
+    Args:
+        value: The value.
+
     Raises:
         UsageError: Values of this class are not shown.
     """

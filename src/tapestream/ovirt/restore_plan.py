@@ -57,6 +57,10 @@ def archive_of(
 ) -> tapestream.archive.Archive:
     """The backups in folders, in tars, on the tapes in drives, and of archives.
 
+    Args:
+        sources: One or several of these.
+        cancel: Ends the reading of a tape.
+
     Raises:
         UsageError: A source is something else.
         TapestreamError: One cannot be read.

@@ -111,6 +111,9 @@ class VMEntry:
 def list_vms(connection: sdk.Connection) -> list[VMEntry]:
     """All VMs that the user may see, by their names.
 
+    Args:
+        connection: A connection of the SDK.
+
     Raises:
         EngineError: The engine refused the request, or cannot be reached.
     """

@@ -168,7 +168,12 @@ def serve_image(
 
 
 def create_image(path: Path, size: int, format: str = "qcow2") -> None:  # noqa: A002
-    """Create an empty image of `size` bytes.
+    """Create an empty image.
+
+    Args:
+        path: The image.
+        size: Size of its disk in bytes.
+        format: "qcow2", "raw", or another format of qemu-img.
 
     Raises:
         RuntimeError: qemu-img is not installed, or failed.
@@ -178,6 +183,9 @@ def create_image(path: Path, size: int, format: str = "qcow2") -> None:  # noqa:
 
 def image_info(path: Path) -> dict[str, Any]:
     """Return what `qemu-img info` reports about an image.
+
+    Args:
+        path: The image.
 
     Raises:
         RuntimeError: qemu-img is not installed, or failed.
@@ -190,6 +198,9 @@ def image_info(path: Path) -> dict[str, Any]:
 
 def virtual_size(path: Path) -> int:
     """Return the size in bytes of the disk that an image holds.
+
+    Args:
+        path: The image.
 
     Raises:
         RuntimeError: qemu-img is not installed, or failed.
@@ -229,7 +240,12 @@ def compare_images(
 
 
 def write_pattern(path: Path, commands: Sequence[str], format: str = "qcow2") -> None:  # noqa: A002
-    """Run qemu-io commands on an image, such as "write -P 1 0 64k" or "write -z 1m 1m".
+    """Run commands of qemu-io on an image.
+
+    Args:
+        path: The image.
+        commands: The commands, such as "write -P 1 0 64k" or "write -z 1m 1m".
+        format: The format of the image.
 
     Raises:
         RuntimeError: qemu-io is not installed, or a command failed.

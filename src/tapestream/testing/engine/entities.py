@@ -34,6 +34,17 @@ class EnginePhases:
     What a phase means happens when it is reached: a transfer has its ticket in "transferring", a
     backup that is "failed" has an event and no checkpoint. A change counts for operations that
     start after it.
+
+    Attributes:
+        backup_start: Of a backup, until it is ready.
+        backup_finalize: Of a backup that is finalized.
+        transfer_start: Of a transfer, until data can be transferred.
+        transfer_finalize: Of a transfer that is finalized.
+        transfer_cancel: Of a transfer that is cancelled.
+        disk_add: Of a new disk.
+        vm_add: Of a new VM.
+        checkpoint_remove: Of a checkpoint that is removed.
+        job: Of a job of the engine.
     """
 
     backup_start: tuple[str, ...] = ("initializing", "starting", "ready")
