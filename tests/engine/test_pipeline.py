@@ -6,6 +6,7 @@ import hashlib
 import os
 import random
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -101,6 +102,7 @@ def transfer(
     buffers: int = 8,
     ordered: bool = True,
     gap: int = 0,
+    ahead: int = sys.maxsize,
     **options: Any,
 ) -> Counts:
     pool = BufferPool(buffers, BUFFER)
@@ -109,7 +111,7 @@ def transfer(
         segment_size=SEGMENT,
         request_size=2 * SEGMENT,
         buffer_size=BUFFER,
-        limits=lambda: Limits(gap, 2 * SEGMENT),
+        limits=lambda: Limits(gap, 2 * SEGMENT, ahead=ahead),
     )
     try:
         return Pipeline(ordered=ordered, **options).run(
@@ -590,14 +592,8 @@ def test_it_counts_how_often_a_sink_that_takes_at_once_waits() -> None:
     assert moved.stalled > 0.1
 
 
-@pytest.mark.parametrize(
-    ("ahead", "most", "expected_ahead"),
-    [(1, 1, 1), (2, 10**6, 2), (5, 10**6, 5), (5, 1, 1), (5, 2 * 9000, 2), (5, 2 * 9000 + 1, 3)],
-)
-@pytest.mark.parametrize("readers", [1, 3])
-def test_a_reader_hears_of_ranges_ahead(
-    ahead: int, most: int, expected_ahead: int, readers: int
-) -> None:
+def announced(readers: int, prefetches: int, **options: Any) -> int:
+    """How many ranges a reader has announced at most, the one that it reads included."""
     heard: list[int] = []
 
     class Ahead(DiskReader):
@@ -605,7 +601,7 @@ def test_a_reader_hears_of_ranges_ahead(
             super().__init__(disk)
             self._waiting: list[tuple[int, int]] = []
 
-        prefetch_depth = ahead
+        prefetch_depth = prefetches
 
         def prefetch(self, start: int, length: int) -> None:
             self._waiting.append((start, start + length))
@@ -621,9 +617,29 @@ def test_a_reader_hears_of_ranges_ahead(
 
     disk = Disk(300_001)
     extents = disk.extents(every=9000)
-    transfer(disk, extents, readers=readers, reader=Ahead, max_announced=most)
+    transfer(disk, extents, readers=readers, reader=Ahead, **options)
     assert bytes(disk.copy) == expected(disk, extents)
-    assert max(heard) == expected_ahead
+    return max(heard)
+
+
+@pytest.mark.parametrize(
+    ("ahead", "most", "expected_ahead"),
+    [(1, 1, 1), (2, 10**6, 2), (5, 10**6, 5), (5, 1, 1), (5, 2 * 9000, 2), (5, 2 * 9000 + 1, 3)],
+)
+@pytest.mark.parametrize("readers", [1, 3])
+def test_a_reader_hears_of_ranges_ahead(
+    ahead: int, most: int, expected_ahead: int, readers: int
+) -> None:
+    assert announced(readers, ahead, max_announced=most) == expected_ahead
+
+
+@pytest.mark.parametrize(("gap", "expected_ahead"), [(9000, 2), (0, 5)])
+@pytest.mark.parametrize("readers", [1, 3])
+def test_few_ranges_with_gaps_are_announced_while_gaps_are_tried(
+    gap: int, expected_ahead: int, readers: int
+) -> None:
+    """What is announced before a trial ends is read in vain if gaps do not pay."""
+    assert announced(readers, 5, gap=gap, ahead=27_001) == expected_ahead
 
 
 class Threads:

@@ -161,7 +161,7 @@ class Pipeline:
             # A segment never continues in another request: one thread makes all of its digest.
             has_large = request.data >= request.segments * self.large_segment
             writer_digests = writer_may_digest and has_large and queue.writer_keeps_up
-            waiting = reading = 0.0
+            waiting = 0.0
             for number, chunk in enumerate(request.chunks, first):
                 asked = time.monotonic()
                 buffer = queue.buffer(number, chunk)
@@ -170,7 +170,6 @@ class Pipeline:
                 digests: Sequence[SegmentDigest] | None = None
                 if buffer is not None:
                     fill(reader, chunk.start, buffer[: chunk.length])
-                    reading += time.monotonic() - began
                     if not writer_digests:
                         digests = hasher.digests(chunk, buffer)
                 filled = FilledChunk(number, chunk, buffer, digests)
@@ -185,7 +184,7 @@ class Pipeline:
             now = time.monotonic()
             if request.length:
                 took = now - since - waiting
-                sample = Sample(1, request.length, request.data, reading, took, waiting)
+                sample = Sample(1, request.length, request.data, took, waiting)
                 self.observe(request.limits, sample)
             since = now
         queue.reader_done()
@@ -196,10 +195,11 @@ class Pipeline:
         prefetches = ability(reader, Prefetches)
         depth = 1 if prefetches is None else prefetches.prefetch_depth
         has_shapes, shape = ability(reader, HasShapes), None
+        most = self.max_announced
         while True:
             while (
                 len(waiting) < depth
-                and sum(request.length for _, request in waiting) < self.max_announced
+                and sum(request.length for _, request in waiting) < most
                 and (claimed := queue.claim()) is not None
             ):
                 request = claimed[1]
@@ -210,6 +210,9 @@ class Pipeline:
                 if request.length and prefetches is not None:
                     done(prefetches, "prefetch", request.start, request.length)
                 waiting.append(claimed)
+                most = self.max_announced
+                if request.data < request.length:
+                    most = min(most, request.limits.ahead)
             if not waiting:
                 return
             yield waiting.popleft()

@@ -84,7 +84,7 @@ def run(
         seconds = ideal * max(0.1, 1 + rng.gauss(0, noise)) * readers
         ran.seconds += ideal
         ran.lost += max(0.0, ideal - REQUEST / rate(learnt.best, done)) if ask.is_trial else 0
-        learnt.observe(ask, Sample(1, REQUEST, REQUEST, seconds, seconds, seconds * waits))
+        learnt.observe(ask, Sample(1, REQUEST, REQUEST, seconds, seconds * waits))
         if learnt.best != ran.used[-1]:
             ran.used.append(learnt.best)
         if ask.is_trial and ask.stretch != trial:
@@ -216,20 +216,20 @@ def test_a_slow_sink_teaches_nothing() -> None:
 def test_only_large_requests_count() -> None:
     learnt = AutoShape(SHAPES, 1, DISK)
     for _ in range(10_000):
-        learnt.observe(learnt.ask(), Sample(1, MIB, MIB, 0.001, 0.001))
+        learnt.observe(learnt.ask(), Sample(1, MIB, MIB, 0.001))
     assert learnt.ask().stretch == 0
 
 
 @pytest.mark.parametrize("tries_gap", [False, True])
 def test_a_trial_ends_where_the_disk_is_fragmented(tries_gap: bool) -> None:
     """Short requests do not count, but a trial that waits for large ones would never end."""
-    known = Known(0, LARGE if tries_gap else USE, seconds=10**9, small=Sample(9, MIB, MIB, 1, 1))
+    known = Known(0, LARGE if tries_gap else USE, seconds=10**9, small=Sample(9, MIB, MIB, 1))
     gap, shape = AutoGap(REQUEST, 1, known), AutoShape(SHAPES, 1, DISK)
     learner = Learner(gap, shape)
     while not shape.ask().is_trial:
-        shape.observe(shape.ask(), Sample(1, REQUEST, REQUEST, 0.1, 0.1))
+        shape.observe(shape.ask(), Sample(1, REQUEST, REQUEST, 0.1))
     for _ in range(1000):
-        learner.observe(learner.limits(), Sample(1, MIB, MIB // 2, 0.01, 0.01))
+        learner.observe(learner.limits(), Sample(1, MIB, MIB // 2, 0.01))
     assert shape.ask().shape == shape.best
     assert not gap.is_trial
 
@@ -245,7 +245,7 @@ def test_one_trial_at_a_time() -> None:
         assert not (gap.is_trial and limits.ask.is_trial)
         tried[limits.ask.is_trial] += gap.is_trial or limits.ask.is_trial
         seconds = REQUEST / any_shape(limits.ask.shape, 0)
-        learner.observe(limits, Sample(1, REQUEST, REQUEST // 2, seconds, seconds))
+        learner.observe(limits, Sample(1, REQUEST, REQUEST // 2, seconds))
     assert all(tried.values())
 
 
@@ -258,7 +258,7 @@ def test_gaps_that_are_tried_in_vain_do_not_delay_it() -> None:
         limits = learner.limits()
         assert limits.ask is not None
         took = REQUEST / short_window(limits.ask.shape, 0)
-        learner.observe(limits, Sample(1, REQUEST, REQUEST, took, took))
+        learner.observe(limits, Sample(1, REQUEST, REQUEST, took))
         seconds += took
     assert shape.best.connections == 4
     assert seconds < 0.55 * DISK / short_window(FIRST, 0)
@@ -267,7 +267,7 @@ def test_gaps_that_are_tried_in_vain_do_not_delay_it() -> None:
 def test_a_source_with_one_way_has_nothing_to_learn() -> None:
     limits = Limits(0, REQUEST)
     learner = Learner(limits, None)
-    learner.observe(limits, Sample(1, REQUEST, REQUEST, 1.0, 1.0))
+    learner.observe(limits, Sample(1, REQUEST, REQUEST, 1.0))
     assert learner.limits() == limits
 
 
@@ -275,7 +275,7 @@ def test_it_asks_only_for_what_is_possible() -> None:
     assert AutoShape([FIRST], 1, DISK).ask().shape == FIRST
     learnt = AutoShape([FIRST], 1, DISK)
     for _ in range(1000):
-        learnt.observe(learnt.ask(), Sample(1, REQUEST, REQUEST, 0.1, 0.1))
+        learnt.observe(learnt.ask(), Sample(1, REQUEST, REQUEST, 0.1))
     assert learnt.ask().stretch == 0
 
 

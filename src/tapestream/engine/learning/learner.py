@@ -40,11 +40,17 @@ class Learner:
     def observe(self, limits: Limits, sample: Sample) -> None:
         """Learn what a request took."""
         gap, shape, ask = self._gap, self._shape, limits.ask
-        # A request without gaps is the same, whatever gap is tried. On a disk of large extents,
-        # gaps are tried in vain, and often.
-        tries_gap = isinstance(gap, AutoGap) and gap.is_trial and sample.data != sample.bytes
+        tries_gap = self._tries_gap()
         if isinstance(gap, AutoGap) and (ask is None or not ask.is_trial):
             gap.observe(limits, sample)
+            # This request may have begun a trial, and must not begin one of a shape, too.
+            tries_gap |= gap.is_trial
+        # A request without gaps is the same, whatever gap is tried. On a disk of large extents,
+        # gaps are tried in vain, and often.
+        tries_gap &= sample.data != sample.bytes
         # A trial of a shape must see every request, to notice when all of them are short.
         if shape is not None and ask is not None and (ask.is_trial or not tries_gap):
             shape.observe(ask, sample)
+
+    def _tries_gap(self) -> bool:
+        return isinstance(self._gap, AutoGap) and self._gap.is_trial
