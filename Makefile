@@ -78,11 +78,8 @@ APART := tests/faults tests/imageio tests/tape tests/tar
 
 .PHONY: test
 test: system venv ## Run the tests, in two processes: most of the time, a test waits.
-	@set -e; log=$$(mktemp); \
-	{ $(PYTHON) -m pytest $(APART) >$$log 2>&1 && echo passed >$$log.status || true; } & \
-	result=0; $(PYTHON) -m pytest --ignore=tests/live $(APART:%=--ignore=%) || result=$$?; \
-	wait; echo "test: $(APART)"; cat $$log; [ -e $$log.status ] || result=1; \
-	rm -f $$log $$log.status; exit $$result
+	@.ci/side-by-side "$(PYTHON) -m pytest --ignore=tests/live $(APART:%=--ignore=%)" \
+		"$(PYTHON) -m pytest $(APART)"
 
 .PHONY: test-lowest
 test-lowest: system-venv ## Run some tests with the lowest versions of what we need (PYTHON3=python3.10).
@@ -131,25 +128,26 @@ fuzz: venv ## Look for bytes that break us, SECONDS=120 for each target; with at
 TAPE_SUITES ?= bookworm trixie
 TAPE_VM := tests/tape/vm/tape-vm
 
-# Outside, these tests run against a double. The guests are slow, so they run beside each other; a
-# guest has the plugins it asks for.
+# Outside, these tests run against a double. The guests are slow, so they run beside each other, and
+# share what any kernel proves. A guest has the plugins that it asks for, and compiles no module.
 .PHONY: test-tape
 test-tape: system-tape venv ## Run the tape tests against Linux's own tape driver, in a small VM.
-	@set -e; for suite in $(TAPE_SUITES); do $(TAPE_VM) setup --suite $$suite; done; \
-	logs=$$(mktemp -d); \
-	for suite in $(TAPE_SUITES); do \
-		{ PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 \
-		$(TAPE_VM) run --suite $$suite --verbose --timeout 1200 -- \
-			$(PYTHON) -m pytest -p pytest_timeout -p no:cacheprovider --timeout=120 \
-			-m drive --tape-device=/dev/nst0 tests/drive tests/tape >$$logs/$$suite 2>&1 \
-			&& touch $$logs/$$suite.passed || true; } & \
-	done; wait; \
-	for suite in $(TAPE_SUITES); do \
-		echo "test-tape: the kernel of $$suite"; cat $$logs/$$suite; done; \
-	for suite in $(TAPE_SUITES); do [ -e $$logs/$$suite.passed ]; done; rm -r $$logs
+	@set -e; for suite in $(TAPE_SUITES); do $(TAPE_VM) setup --suite $$suite; done
+	@set -e; export PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 PYTHONPYCACHEPREFIX=$$(mktemp -d); \
+	pytest="$(PYTHON) -m pytest -p pytest_timeout -p no:cacheprovider --timeout=300 \
+		-m drive --tape-device=/dev/nst0 tests/drive tests/tape"; \
+	PYTHONDONTWRITEBYTECODE= $$pytest --collect-only --quiet >$$PYTHONPYCACHEPREFIX/collected; \
+	number=0; for suite in $(TAPE_SUITES); do \
+		number=$$((number + 1)); \
+		set -- "$$@" "$(TAPE_VM) run --suite $$suite --verbose --timeout 2400 -- \
+			$$pytest --tape-share=$$number/$(words $(TAPE_SUITES))"; done; \
+	result=0; .ci/side-by-side "$$@" || result=$$?; rm -r $$PYTHONPYCACHEPREFIX; exit $$result
 
+# Most of the time a test waits, and the guests take what is left of the processors. What they need
+# is installed before: two programs must not install packages at the same time.
 .PHONY: check
-check: lint site test test-lowest live test-tape ## All that a change has to pass: lint and all tests.
+check: lint site system system-live system-tape ## All that a change has to pass: lint and all tests.
+	@.ci/side-by-side "$(MAKE) test test-lowest live" "nice -n 19 $(MAKE) test-tape"
 
 .PHONY: clean
 clean: ## Remove the virtual environment, caches and build products.

@@ -8,6 +8,7 @@ import pytest
 
 from tapestream.engine.learning.memory import MEMORY
 from tapestream.testing import ImageioDaemon
+from tests.drive.stations import is_shared
 
 # A slow machine is no fault of what is tested.
 hypothesis.settings.register_profile("tapestream", deadline=None)
@@ -21,6 +22,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="run the tests marked 'drive' on this tape drive, such as /dev/nst0; what is on its "
         "cartridge is LOST",
     )
+    parser.addoption(
+        "--tape-share",
+        metavar="N/M",
+        type=lambda words: tuple(map(int, words.split("/"))),
+        help="one of M runs, each with another kernel, that share the tests of tests/tape; those "
+        "marked 'every_kernel' and those of tests/drive are in each of them",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if (share := config.getoption("--tape-share")) is None:
+        return
+    number, of = share
+    shared = [item for item in items if is_shared(item)]
+    others = {item for n, item in enumerate(shared, 1) if n % of != number % of}
+    config.hook.pytest_deselected(items=list(others))
+    items[:] = [item for item in items if item not in others]
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -142,7 +142,7 @@ def test_no_tape(station: Station, drive: TapeDrive) -> None:
         assert untouched(sink)
 
 
-@pytest.mark.parametrize("deed", ["swap", "reset"])
+@pytest.mark.parametrize("deed", ["swap", pytest.param("reset", marks=pytest.mark.every_kernel)])
 def test_behind_the_back_of_the_open_drive(station: Station, drive: TapeDrive, deed: str) -> None:
     """The driver tells it once, by an error: whatever comes of it, nothing wrong is written."""
     station.needs_operator()

@@ -237,6 +237,7 @@ def test_a_scan_may_end_early(drive: TapeDrive) -> None:
     assert len(listing(drive)) == 4
 
 
+@pytest.mark.every_kernel
 def test_a_tape_file_without_its_filemark(station: Station, drive: TapeDrive) -> None:
     """A drive that loses its power while it writes leaves that behind; the next backup ends it."""
     backup(drive, SMALL, "a")

@@ -134,7 +134,7 @@ def test_after_an_error(station: Station, drive: TapeDrive, operation: Any) -> N
         assert read_here(drive) == record(there, 0)
 
 
-@pytest.mark.parametrize("deed", ["reset", "swap"])
+@pytest.mark.parametrize("deed", [pytest.param("reset", marks=pytest.mark.every_kernel), "swap"])
 def test_behind_its_back(station: Station, drive: TapeDrive, deed: str) -> None:
     """It fails once, or is right: never another file."""
     station.needs_operator()
@@ -155,6 +155,7 @@ def test_behind_its_back(station: Station, drive: TapeDrive, deed: str) -> None:
             assert read_here(drive) == record(there, 0)
 
 
+@pytest.mark.every_kernel
 def test_after_anything(station: Station) -> None:
     """Random deeds, and then any file: it is the right one, or it was an error."""
     station.needs_operator()

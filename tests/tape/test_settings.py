@@ -227,6 +227,7 @@ def test_a_host_with_fast_eod(station: Station, drive: TapeDrive, tmp_path: Path
     assert drive.status().at_end_of_data
 
 
+@pytest.mark.every_kernel
 def test_a_host_with_fast_eod_and_a_reset(station: Station, drive: TapeDrive) -> None:
     """Nothing is written over."""
     station.fast_eod()

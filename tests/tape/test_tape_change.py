@@ -283,6 +283,7 @@ def test_early_warning_that_is_told_late() -> None:
         through_small_tapes(station, disk(5, 500 * KIB), half / 2, 2)
 
 
+@pytest.mark.every_kernel
 def test_a_reset_while_tapes_are_changed(station: Station, drive: TapeDrive) -> None:
     """The drive loses its power as the operator opens it: he has loaded a tape, that counts."""
 
@@ -297,6 +298,7 @@ def test_a_reset_while_tapes_are_changed(station: Station, drive: TapeDrive) -> 
     assert restore(drive, on_next_volume=operator) == DATA
 
 
+@pytest.mark.every_kernel
 def test_a_reset_on_the_second_tape(station: Station, drive: TapeDrive) -> None:
     """What is on it stays, and the backup fails."""
     change_tape(station, drive, "T0003")

@@ -30,7 +30,8 @@ from .tapes import (
 )
 
 Event = Literal["reset", "swap", "eject"]
-EVENTS: list[Event] = ["reset", "swap", "eject"]
+RESET = pytest.param("reset", marks=pytest.mark.every_kernel)
+EVENTS = [RESET, "swap", "eject"]
 NEW = disk(4)
 
 
@@ -165,7 +166,7 @@ def test_in_the_middle_of_a_restore(tapes: Station, event: Event) -> None:
     drive.close()
 
 
-@pytest.mark.parametrize("event", ["reset", "swap"])
+@pytest.mark.parametrize("event", [RESET, "swap"])
 def test_in_the_middle_of_a_scan(tapes: Station, event: Event) -> None:
     """It fails, or is right: never the wrong numbers."""
     opener = Interrupted(tapes, happening(tapes, event))
@@ -187,6 +188,7 @@ def test_in_the_middle_of_a_scan(tapes: Station, event: Event) -> None:
     drive.close()
 
 
+@pytest.mark.every_kernel
 def test_reset_between_two_backups(tapes: Station) -> None:
     with tape_drive(tapes) as drive:
         backup(drive, NEW, "new")
@@ -210,6 +212,7 @@ def test_another_tape_between_two_backups(tapes: Station) -> None:
         assert listing(drive) == ["label second", "other", "new"]
 
 
+@pytest.mark.every_kernel
 def test_nothing_is_written_where_the_position_was_lost(tapes: Station) -> None:
     with tape_drive(tapes) as drive:
         drive.end_of_data()
