@@ -16,7 +16,7 @@ SYSTEM_PACKAGES := PYTHON3="$(PYTHON3)" .ci/system-packages
 .PHONY: help
 help: ## List the targets.
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | \
-		while IFS='|' read -r target text; do printf '%-11s %s\n' "$$target" "$$text"; done
+		while IFS='|' read -r target text; do printf '%-12s %s\n' "$$target" "$$text"; done
 
 .PHONY: venv
 venv: $(STAMP) ## Create the virtual environment (VENV=.venv), with all development tools.
@@ -93,6 +93,19 @@ test-lowest: system-venv ## Run some tests with the lowest versions of what we n
 .PHONY: live
 live: system-live venv ## Run the tests that back up a running virtual machine.
 	$(PYTHON) -m pytest tests/live
+
+.PHONY: api
+api: venv ## Accept changes of the public API: write tests/public_api.txt, and show what has changed.
+	@$(PYTHON) -m tests.public_api
+
+.PHONY: dist
+dist: venv ## Build the sdist, the wheel and an SBOM into dist/, and prove that they can be built again.
+	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --group release
+	@$(PYTHON) .ci/dist
+
+.PHONY: test-install
+test-install: system dist ## Install it on each Python from 3.10 to 3.14 that is here, and run README's example.
+	@$(PYTHON) -m tests.install dist/*.whl
 
 COUNT ?= 5000
 SEED ?= 1
