@@ -141,7 +141,11 @@ def test_quiet_shows_only_what_was_asked_for(shared_week: Week, tmp_path: Path) 
         (["{full}"], "needs a SOURCE and a TARGET"),
         (["{folder}", "{full}", "new.raw"], "both folders and backups"),
         (["{full}", "new.raw", "--at", "2026-11-15 23:30"], "no SOURCE is one"),
-        (["{folder}", "new.raw", "--at", "last week"], "no point in time"),
+        (["{folder}", "new.raw", "--at", "last week"], "--at is no point in time: 'last week'"),
+        (
+            ["{folder}", "new.raw", "--at", "2026-11-18"],
+            "For the end of that day: '2026-11-18 23:59'",
+        ),
         (["{folder}", "new.raw", "--vm", "nobody"], "no backup of"),
         (["{full}", "-"], "standard output"),
         (["{full}", "new.raw", "--check"], "not a URL"),

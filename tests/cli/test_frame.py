@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 from tapestream._version import __version__
 from tapestream.cli.status import MEANINGS
 
-from .program import call, environment
+from .program import SOURCE, call, environment, run
 
 TICKET = "7a3f-secret"
 URL = f"https://host:54322/images/{TICKET}"
@@ -85,3 +86,12 @@ def test_options_may_stand_before_and_after_the_command() -> None:
         ended = call(*arguments)
         assert ended.result["event"] == "error"
         assert ended.result["status"] == ended.status == 64
+
+
+def test_a_ctrl_c_while_modules_are_loaded_ends_quietly(tmp_path: Path) -> None:
+    """A module that sends the signal stands in for one that is loaded when somebody presses it."""
+    (tmp_path / "argparse.py").write_text(
+        "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(30)\n"
+    )
+    ended = run("--help", PYTHONPATH=f"{tmp_path}{os.pathsep}{SOURCE}")
+    assert ended == (130, "", "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import threading
@@ -214,7 +215,8 @@ def test_the_next_run_says_what_a_killed_one_has_left(world: World) -> None:
     assert [vm.name for vm in world.engine.vms] == ["mail", "new"]
     again = call("vm", "restore", world.folder, "--name", "other")
     assert again.status == 0
-    assert "warning: Found a run that was killed: the restore of VM new that started" in again.err
+    assert "warning: Found the restore of VM new that started at 20" in again.err
+    assert re.search(r"started at [-\d]+ [:\d]+ CET was killed, or could not clean", again.err)
     assert [vm.name for vm in world.engine.vms] == ["mail", "other"]
     assert len(world.engine.disks) == 4
     world.engine._desk.tokens.expire()
@@ -233,16 +235,23 @@ def test_a_vm_without_backups_is_answered_by_each_name_once(world: World) -> Non
     world.back_up()  # of two disks
     ended = call("vm", "restore", world.folder, "--vm", "news")
     assert ended.status == 64
-    assert "the backups are of no such VM: mail\n" in ended.err
+    assert ended.err.splitlines() == [
+        "tapestream: there is no backup of VM news here",
+        "There are backups of VM mail.",
+    ]
 
 
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
-        (["full", "news", "."], 64, "no VM is news"),
+        (["full", "news", "."], 64, "there is no VM news, or this user may not see it"),
+        (["full", "news", "."], 64, "'tapestream vm list' lists the VMs"),
+        (["full", "", "."], 64, "an argument is empty: is a variable of your script not set?"),
+        (["full", "mail", ".", "--max-rate", "0"], 64, "'0' is too slow"),
+        (["restore", "-"], 64, "a VM cannot be restored from standard input"),
         (["full", "mail", ".", "--section", "x"], 64, "no section [x]"),
         (["list", "--config", "nowhere.conf"], 1, "cannot read the configuration nowhere.conf"),
-        (["restore", "."], 64, "the backups are of no such VM: none"),
+        (["restore", "."], 64, "there are no backups here, of any VM"),
         (["full", "mail"], 64, "TARGET"),
     ],
 )

@@ -174,7 +174,7 @@ def test_one_stream(
 @pytest.mark.parametrize(
     ("target", "options", "message"),
     [
-        ("none", {}, r"there is no .*none\. For a folder, make it first"),
+        ("none", {}, r"none does not exist\. For a folder, make it first"),
         ("file", {}, "is a file. Pass the folder"),
         ("-", {"incremental": True}, "where an incremental backup starts is not known"),
         ("-", {"template": "{vm}"}, "the target is no folder"),

@@ -293,8 +293,8 @@ def test_a_backup_that_fails_when_it_is_finalized(
 @pytest.mark.parametrize(
     ("vm_name", "disks", "message"),
     [
-        ("nope", None, "no VM is nope"),
-        ("mai*", None, r"no VM is mai\*"),  # for the engine's search, that is mail
+        ("nope", None, "there is no VM nope"),
+        ("mai*", None, r"there is no VM mai\*"),  # for the engine's search, that is mail
         ("twin", None, r"there are 2 VMs with the name twin\. Give its id: "),
         ("mail", ["mail_Disk3"], r"has no disk mail_Disk3\. Its disks are mail_Disk1 \("),
         ("mail", "mail_Disk1", "disks must be a list"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import suppress
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -183,9 +184,10 @@ def test_files_that_say_nothing(engine: EngineDouble, connection: Any, tmp_path:
     }
     (tmp_path / "other.run").write_text(json.dumps(first) + '\n{"transf')
     [run] = clean_up_killed_runs(connection, state=tmp_path)
+    local = datetime(2026, 11, 18, 22, 30, tzinfo=timezone.utc).astimezone()
     assert str(run) == (
-        "the backup of VM mail that started at 2026-11-18T22:30:00+00:00 was killed, or could not "
-        "clean up: nothing was left of it; it is left for a run with the engine "
+        f"the backup of VM mail that started at {local:%Y-%m-%d %H:%M:%S %Z} was killed, or could "
+        "not clean up: nothing was left of it; it is left for a run with the engine "
         "https://other/ovirt-engine/api"
     )
     assert [each.name for each in tmp_path.glob("*.run")] == ["other.run"]

@@ -12,6 +12,7 @@ _TEXT = re.compile(
     r" ?(?P<zone>Z|UTC|[+-]\d\d:\d\d|[A-Za-z]{1,10})?",
     re.ASCII,
 )
+_DAY = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 _HINT = (
     "Write it like '2026-11-18 23:30', in the local time of this machine, or with a time zone: "
     "'2026-11-18 23:30 UTC', '2026-11-18 23:30+01:00'."
@@ -37,6 +38,11 @@ def moment_of(at: datetime | str | None) -> datetime | None:
         if isinstance(at, datetime) and at.utcoffset() is not None:
             return at.astimezone(timezone.utc)
     except (ValueError, OverflowError, OSError) as e:
+        if isinstance(at, str) and _DAY.fullmatch(at.strip()):
+            raise UsageError(
+                f"at has no time of day: {at!r}",
+                hint=f"For the end of that day: '{at.strip()} 23:59'.",
+            ) from e
         raise UsageError(f"at is no point in time: {at!r}", hint=_HINT) from e
     if isinstance(at, datetime):
         raise UsageError(

@@ -9,6 +9,8 @@ from .._readable import duration_text, rate_text, size_text, time_text
 
 __all__ = ["amount", "duration_text", "rate_text", "size_text", "time_text"]
 
+# What `tapestream.RateLimit` takes at least.
+SLOWEST = 4096
 _UNITS = {
     "": 1,
     **{letter: 1000**power for power, letter in enumerate("kMGT", start=1)},
@@ -26,3 +28,14 @@ def amount(text: str) -> int:
             f"{text!r} is not a number of bytes, such as 500000, 100M or 2Gi"
         )
     return int(float(match[1]) * factor)
+
+
+def rate(text: str) -> int:
+    """Read a limit of bytes per second: the `type=` of an argument."""
+    found = amount(text)
+    if found < SLOWEST:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is too slow: the lowest limit is {SLOWEST} bytes per second, and without "
+            "this option there is none"
+        )
+    return found

@@ -9,6 +9,7 @@ import tapestream
 from .amounts import size_text, time_text
 from .backups import count_text, disk_text, kind_text
 from .parsing import add_command
+from .places import add_time_option
 from .status import Status
 from .tables import table
 
@@ -32,12 +33,7 @@ def add_catalog_commands(tape: Commands) -> None:
         "ones after it, oldest first.",
     )
     _add_disk_options(found)
-    found.add_argument(
-        "--at",
-        metavar="TIME",
-        help="as it was then, such as '2026-11-18 23:30' or '2026-11-18 23:30 UTC' (default: the "
-        "newest)",
-    )
+    add_time_option(found)
     forgotten = _add(
         tape, "forget", _forget, "remove a tape that was lost, or overwritten by another program"
     )

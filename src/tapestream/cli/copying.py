@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from .amounts import amount, duration_text, rate_text, size_text
+from .amounts import duration_text, rate, rate_text, size_text
 from .parsing import Parser
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ def add_rate_option(parser: Parser) -> None:
     parser.add_argument(
         "--max-rate",
         metavar="RATE",
-        type=amount,
+        type=rate,
         help="bytes per second at most, such as 100M (k, M, G: 1000s; Ki, Mi, Gi: 1024s)",
     )
 

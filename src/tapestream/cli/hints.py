@@ -56,7 +56,11 @@ WORDS = {
     "Pass file=, the number that scan() or the catalog shows": (
         "Pass --file, the number that 'tapestream tape scan' shows"
     ),
+    "at is no point in time": "--at is no point in time",
+    "at has no time of day": "--at has no time of day",
     # With an engine.
+    "list_vms lists the VMs": "'tapestream vm list' lists the VMs",
+    "Choose one of the disks, or pass a folder": "Choose one of them (--disk), or pass a folder",
     "Choose another name, or remove that VM first": "Pass another --name, or remove that VM first",
     "Pass storage_domain": "Pass --storage-domain",
     "Pass the OVF as `ovf`; or restore the disks only, with new_disk and upload_transfer": (

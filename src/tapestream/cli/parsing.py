@@ -49,6 +49,8 @@ class Parser(argparse.ArgumentParser):
         # `parse_known_intermixed_args` calls this method, and cannot have subcommands.
         if self._is_inside or self._subparsers is not None:
             return super().parse_known_args(args, namespace)
+        if "" in (args or ()) or any(re.fullmatch("--[a-z-]+=", each) for each in args or ()):
+            self.error("an argument is empty: is a variable of your script not set?")
         self._is_inside = True
         try:
             found, unknown = self.parse_known_intermixed_args(args, namespace)

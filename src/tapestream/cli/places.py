@@ -52,7 +52,12 @@ def add_choice_options(parser: Parser) -> None:
     group = parser.add_argument_group("which backup, of those in a folder or on a tape")
     group.add_argument("--vm", metavar="NAME", help="name or id of the VM")
     group.add_argument("--disk", metavar="NAME", help="name or id of the disk")
-    group.add_argument(
+    add_time_option(group)
+
+
+def add_time_option(parser: Parser | argparse._ArgumentGroup) -> None:
+    """Add --at."""
+    parser.add_argument(
         "--at",
         metavar="TIME",
         help="as it was then, such as '2026-11-18 23:30', in local time or with a time zone "

@@ -15,7 +15,7 @@ from .amounts import duration_text, rate_text, size_text, time_text
 from .backups import count_text, kind_text
 from .copying import add_checksum_option, add_rate_option, checksum_of, copied
 from .parsing import Commands, Parser, add_command, add_group
-from .places import archive_of
+from .places import add_time_option, archive_of
 from .status import Status
 from .tapes import add_target_options, check_target, refuse_catalog
 from .volumes import asks_for_tapes
@@ -99,12 +99,7 @@ def _add_restore(group: Commands) -> None:
     )
     parser.add_argument("sources", metavar="SOURCE", nargs="+")
     parser.add_argument("--vm", metavar="NAME", help="name or id of the VM in the backups")
-    parser.add_argument(
-        "--at",
-        metavar="TIME",
-        help="as it was then, such as '2026-11-18 23:30', in local time or with a time zone "
-        "(default: the newest backup)",
-    )
+    add_time_option(parser)
     parser.add_argument(
         "--name", metavar="NEW", help="the name of the new VM (default: that of the old one)"
     )
@@ -201,20 +196,15 @@ def _back_up(
         context.out.warning(f"disk {left.name} is not in the backup: the engine backs up none such")
     for place in report.unfinished:
         context.out.note(f"{place} is of a backup that was not finished: nothing needs it")
-    values = {
-        "vm": report.vm_name,
-        "vm_id": report.vm_id,
-        "backup_id": report.backup_id,
-        "checkpoint_id": report.checkpoint_id,
-        "parent_checkpoint_id": report.parent_id,
-        "created": report.created.isoformat(timespec="seconds"),
-        "disks": len(report.disks),
-        "killed": [str(run) for run in report.killed],
-    }
-    context.out.result(
-        values,
-        f"VM {report.vm_name} is backed up, as of {time_text(report.created)}: "
-        f"{_summary([disk.result for disk in report.disks])}",
+    _show_end(
+        "backed up",
+        report,
+        {
+            "backup_id": report.backup_id,
+            "checkpoint_id": report.checkpoint_id,
+            "parent_checkpoint_id": report.parent_id,
+        },
+        context,
     )
     return Status.GOOD
 
@@ -222,6 +212,11 @@ def _back_up(
 def run_restore(args: argparse.Namespace, context: Context) -> Status:
     """Restore a VM."""
     refuse_catalog(args, args.sources, context)
+    if "-" in args.sources:
+        raise tapestream.errors.UsageError(
+            "a VM cannot be restored from standard input, which has one disk",
+            hint="'tapestream restore' restores a disk.",
+        )
     ovf = _text_of(args.ovf) if args.ovf is not None else None
     sources = [_source(place, args, context) for place in args.sources]
     archive = _ovirt().archive_of(sources, context.cancel)
@@ -254,20 +249,8 @@ def run_restore(args: argparse.Namespace, context: Context) -> Status:
         context.out.warning(f"disk {name} of the old VM is not restored")
     if report.has_new_ids:
         context.out.note("The engine has the old VM: the new one has a new id, and new MACs.")
-    values = {
-        "vm": report.vm_name,
-        "vm_id": report.vm_id,
-        "created": report.created and report.created.isoformat(timespec="seconds"),
-        "disks": len(report.disks),
-        "left_out": list(report.left_out),
-        "has_new_ids": report.has_new_ids,
-        "killed": [str(run) for run in report.killed],
-    }
-    context.out.result(
-        values,
-        f"VM {report.vm_name} is restored, as of {time_text(report.created)}: "
-        f"{_summary([disk.result for disk in report.disks])}",
-    )
+    more = {"left_out": list(report.left_out), "has_new_ids": report.has_new_ids}
+    _show_end("restored", report, more, context)
     return Status.GOOD
 
 
@@ -297,6 +280,8 @@ def run_list(args: argparse.Namespace, context: Context) -> Status:
         for disk in vm.disks
     ]
     context.out.table("disk", ("DISK", ">SIZE", "CAN BE BACKED UP", "ID"), disks)
+    if not disks:
+        context.out.note(f"VM {vm.name} has no disks.")
     points = [
         (
             {
@@ -307,8 +292,7 @@ def run_list(args: argparse.Namespace, context: Context) -> Status:
         )
         for point in checkpoints
     ]
-    if points:
-        context.out.table("checkpoint", ("CHECKPOINT", "ID"), points)
+    context.out.table("checkpoint", ("CHECKPOINT", "ID"), points)
     return Status.GOOD
 
 
@@ -356,20 +340,31 @@ def _source(place: str, args: argparse.Namespace, context: Context) -> Any:
 
 
 def _only_name(archive: tapestream.archive.Archive, vm: str | None) -> str:
-    """The name of the VM, if the backups have one for it."""
-    names = {
-        backup.info.vm_name
+    """The name of the VM, if the backups have one for it.
+
+    Raises:
+        UsageError: There is none, or more than one.
+    """
+    found = [
+        backup.info
         for backup in archive.backups
         if vm is None or vm in (backup.info.vm_id, backup.info.vm_name)
-    }
-    name = next(iter(names)) if len(names) == 1 else None
-    if name is None:
-        known = ", ".join(sorted({f"{each.info.vm_name}" for each in archive.backups}))
-        raise tapestream.errors.UsageError(
-            f"the backups are of {'several VMs' if names else 'no such VM'}: {known or 'none'}",
-            hint="Pass --vm, and --name for the name of the new VM.",
-        )
-    return name
+    ]
+    names = {info.vm_name for info in found}
+    if len(names) == 1 and (name := names.pop()) is not None:
+        return name
+    known = sorted({f"{b.info.vm_name or b.info.vm_id}" for b in archive.backups})
+    if not known:
+        what, hint = "there are no backups here, of any VM", "Check the path."
+    elif not found:
+        what, hint = f"there is no backup of VM {vm} here", ""
+    elif len(names) > 1:
+        what, hint = "there are backups of several VMs", "Pass --vm. "
+    else:
+        what, hint = "the backups do not say the name of their VM", "Pass --name. "
+    if known:
+        hint += f"There are backups of VM {', '.join(known)}."
+    raise tapestream.errors.UsageError(what, hint=hint)
 
 
 def _text_of(path: str) -> str:
@@ -377,6 +372,22 @@ def _text_of(path: str) -> str:
         return Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as e:
         raise tapestream.errors.LocalIOError(f"cannot read {os.fspath(path)}", e) from e
+
+
+def _show_end(done: str, report: Any, more: dict[str, object], context: Context) -> None:
+    """Show how the backup or the restore of a VM has ended."""
+    values = {
+        "vm": report.vm_name,
+        "vm_id": report.vm_id,
+        "created": report.created and report.created.isoformat(timespec="seconds"),
+        "disks": len(report.disks),
+        "killed": [str(run) for run in report.killed],
+        **more,
+    }
+    summary = _summary([disk.result for disk in report.disks])
+    context.out.result(
+        values, f"VM {report.vm_name} is {done}, as of {time_text(report.created)}: {summary}"
+    )
 
 
 def _summary(results: list[tapestream.CopyResult]) -> str:

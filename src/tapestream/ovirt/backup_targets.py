@@ -179,7 +179,7 @@ def _target(
         mode = path.stat().st_mode
     except FileNotFoundError:
         raise UsageError(
-            f"there is no {path}",
+            f"{path} does not exist",
             hint="For a folder, make it first; for a tape drive, check that the drive is on.",
         ) from None
     except OSError as e:

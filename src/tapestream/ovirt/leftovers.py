@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
@@ -49,10 +50,18 @@ class KilledRun:
     def __str__(self) -> str:
         if not self.started:
             return f"{self.file}: {self.problem}"
-        text = f"the {self.kind} of VM {self.vm_name} that started at {self.started}"
+        text = f"the {self.kind} of VM {self.vm_name} that started at {_local(self.started)}"
         done = ", ".join(self.done) or "nothing was left of it"
         problem = f"; {self.problem}" if self.problem else ""
         return f"{text} was killed, or could not clean up: {done}{problem}"
+
+
+def _local(time: str) -> str:
+    """A time of a file, in the local time zone, for people."""
+    try:
+        return f"{datetime.fromisoformat(time).astimezone():%Y-%m-%d %H:%M:%S %Z}"
+    except ValueError:  # the file says something else
+        return time
 
 
 def clean_up_killed_runs(
@@ -87,7 +96,7 @@ def clean_up_killed_runs(
     found = []
     for record in old_records(state_directory(state)):
         run = _cleaned(connection, record, patience)
-        log.warning("Found a run that was killed: %s", run)
+        log.warning("Found %s", run)
         found.append(run)
     return found
 

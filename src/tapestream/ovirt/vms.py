@@ -144,8 +144,10 @@ def find_vm(connection: sdk.Connection, vm: str) -> VM:
         if len(found) != 1:
             ids = ", ".join(each.id for each in found)
             raise UsageError(
-                f"there are {len(found)} VMs with the name {vm}" if found else f"no VM is {vm}",
-                hint=f"Give its id: {ids}." if found else None,
+                f"there are {len(found)} VMs with the name {vm}"
+                if found
+                else f"there is no VM {vm}, or this user may not see it",
+                hint=f"Give its id: {ids}." if found else "list_vms lists the VMs.",
             )
         service = vms.vm_service(found[0].id)
         whole = service.get(all_content=True)
