@@ -168,16 +168,21 @@ def test_an_upload_that_cannot_be_finalized(
     assert engine.disks == []
 
 
+def forget_transfers(engine: EngineDouble) -> None:
+    """As engines before 4.4.7: a transfer that is finalized is not there any more."""
+    engine.when(
+        "POST",
+        "/imagetransfers/*/finalize",
+        lambda: engine.refuse("GET", "/imagetransfers/*", 404, "Entity not found", times=99),
+    )
+
+
 def test_an_engine_that_forgets_its_transfers(
     engine: EngineDouble, connection: Any, image: Path
 ) -> None:
     """Before 4.4.7: the disk alone says how the transfer ended."""
     engine.phases.transfer_finalize = ("finished_success",)
-
-    def forget() -> None:
-        engine.refuse("GET", "/imagetransfers/*", 404, "Entity not found", times=99)
-
-    engine.when("POST", "/imagetransfers/*/finalize", forget)
+    forget_transfers(engine)
     restore(engine, connection, image)
     [disk] = engine.disks
     assert disk.status == "ok"
@@ -187,11 +192,7 @@ def test_such_an_engine_that_has_removed_the_disk(
     engine: EngineDouble, connection: Any, image: Path
 ) -> None:
     engine.phases.transfer_finalize = ("finished_failure",)
-
-    def forget() -> None:
-        engine.refuse("GET", "/imagetransfers/*", 404, "Entity not found", times=99)
-
-    engine.when("POST", "/imagetransfers/*/finalize", forget)
+    forget_transfers(engine)
     with pytest.raises(EngineError, match="cannot look at the uploaded disk new: Entity not found"):
         restore(engine, connection, image)
     assert engine.disks == []
