@@ -155,6 +155,21 @@ def test_what_the_engine_has_forgotten(
     assert "finalized" not in str(run)
 
 
+def test_a_checkpoint_whose_backup_the_engine_has_forgotten(
+    engine: EngineDouble, connection: Any, vm: VmDouble, tmp_path: Path
+) -> None:
+    """Its id is in the file of the run."""
+    checkpoint = kill_a_run(engine, connection, vm, tmp_path, after_the_copy=False)
+    engine.pass_time(3600)  # the transfer ends
+    [one] = backups_of(connection, vm).list()
+    backups_of(connection, vm).backup_service(one.id).finalize()
+    assert engine.leftovers().checkpoints == (checkpoint,)
+    engine.refuse("GET", "/vms/*/backups", 404, times=10**6)
+    [run] = clean_up_killed_runs(connection, state=tmp_path, timeouts=FAST)
+    assert run.done == (f"checkpoint {checkpoint} is removed, because not every disk was copied",)
+    assert engine.leftovers().checkpoints == ()
+
+
 def backups_of(connection: Any, vm: VmDouble) -> Any:
     return connection.system_service().vms_service().vm_service(vm.id).backups_service()
 
