@@ -15,6 +15,7 @@ import pickle
 import subprocess
 import sys
 import tempfile
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -261,13 +262,18 @@ def leaks_of_a_process(daemon: ImageioDaemon) -> list[str]:
 
 
 def main() -> int:
-    argparse.ArgumentParser(description=str(__doc__).partition("\n")[0]).parse_args()
+    parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
+    parser.add_argument("commands", nargs="*", help=f"of {', '.join(COMMANDS)}; all by default")
+    args = parser.parse_args()
     bad = 0
     ends: dict[int, int] = {}
     with tempfile.TemporaryDirectory() as directory, ImageioDaemon(Path(directory)) as daemon:
-        for command in COMMANDS:
+        for command in args.commands or COMMANDS:
             for failure in FAILURES:
+                begin = time.monotonic()
                 status, found = leaks_of(command, failure, daemon)
+                seconds = time.monotonic() - begin
+                print(f"{command}, {failure}: exit status {status}, {seconds:.1f} s", flush=True)
                 ends[status] = ends.get(status, 0) + 1
                 bad += bool(found)
                 for each in found:

@@ -14,7 +14,7 @@ import pytest
 
 from tapestream import Cancel, OperationCancelledError
 from tapestream.errors import EngineError
-from tapestream.ovirt import EngineTimeouts, back_up_vm, connect, restore_vm
+from tapestream.ovirt import EngineTimeouts, back_up_vm, connect, new_disk, restore_vm
 from tapestream.testing import EngineDouble, VmDouble
 
 from .steps import FAST, MIB, SHORT, calls
@@ -154,6 +154,46 @@ def test_a_restore(
     assert [each.name for each in engine.vms] == ["mail"]
     assert engine.disks == vm.disks
     assert list(tmp_path.glob("*.run")) == []
+
+
+@pytest.mark.parametrize("program", ["backup", "restore"])
+def test_the_clean_up_needs_time_itself(
+    engine: EngineDouble, connection: Any, vm: VmDouble, folder: Path, program: str
+) -> None:
+    """What has ended the work does not end the waiting for the end of the transfer."""
+    ready(engine)
+    back_up_vm(connection, "mail", folder, timeouts=FAST)
+    kept = engine.leftovers().checkpoints
+    engine.phases.transfer_start = ("initializing",)
+    waiting = ["finalizing_cleanup"] * 5
+    engine.phases.transfer_cancel = ("cancelled_user", *waiting, "finished_cleanup")
+    engine.phases.backup_finalize = ("finalizing", "finalizing", "succeeded")
+    engine.phases.checkpoint_remove = ("invalid", "invalid", "removed")
+    with cancelled_after(engine, "POST /imagetransfers") as cancel:
+        if program == "backup":
+            back_up_vm(connection, "mail", folder, timeouts=FAST, cancel=cancel)
+        else:
+            engine.refuse("DELETE", "/vms/*", 409, times=2)
+            engine.refuse("DELETE", "/disks/*", 409, times=2)
+            restore_vm(connection, folder, name="new", timeouts=FAST, cancel=cancel)
+    left = engine.leftovers()
+    assert (left.transfers, left.backups, left.checkpoints) == ((), (), kept)
+    assert (engine.vms, engine.disks) == ([vm], vm.disks)
+
+
+def test_a_disk_is_removed_although_it_takes_time(engine: EngineDouble, connection: Any) -> None:
+    engine.phases.disk_add = ("locked",)
+
+    def unlock() -> None:
+        engine.disks[0].status = "ok"
+
+    engine.refuse("DELETE", "/disks/*", 409, times=2)
+    with (
+        cancelled_after(engine, "POST /disks", unlock) as cancel,
+        new_disk(connection, "new", MIB, "data", timeouts=FAST, cancel=cancel),
+    ):
+        pytest.fail("it does not get ready")
+    assert engine.disks == []
 
 
 def test_the_clean_up_of_a_killed_run(
