@@ -55,8 +55,14 @@ demo-tape: system-demo system-tape venv ## Run the demo with Linux's own tape dr
 week: system-demo venv ## Run the other demo: a week of backups, and Wednesday restored from them.
 	@$(PYTHON) docs/examples/week.py
 
+.PHONY: notebooks
+notebooks: system-demo venv ## Run the notebooks of docs/ with a real daemon; put pages of them into build/notebooks.
+	@rm -rf build/notebooks && mkdir -p build && cp -r docs/notebooks build/
+	@$(PYTHON) -m pytest -q -c /dev/null -p no:cacheprovider --nbmake --overwrite build/notebooks
+	@$(BIN)/jupyter nbconvert --log-level WARN --to markdown build/notebooks/*.ipynb
+
 .PHONY: site
-site: venv ## Build the site of docs/ in build/site/html; a link that leads nowhere is an error.
+site: notebooks ## Build the site of docs/ in build/site/html; a link that leads nowhere is an error.
 	@$(PYTHON) docs/build_site.py
 
 .PHONY: bench

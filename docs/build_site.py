@@ -4,7 +4,8 @@ Usage: build_site.py
 
 The pages are written so that their links work where the source is browsed. On the site, pages are
 in other places: this puts them together in build/site/pages, with links that lead there. Zensical
-makes build/site/html of them. A link that leads nowhere fails the build.
+makes build/site/html of them. A link that leads nowhere fails the build. The notebooks, with what
+they have shown, come from build/notebooks, where `make notebooks` puts them.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 BUILD = ROOT / "build" / "site"
+NOTEBOOKS = ROOT / "build" / "notebooks"
 NOT_PAGES = {"mkdocs.yml", "build_site.py", "__pycache__", ".ipynb_checkpoints"}
 AT_THE_TOP = ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")
 
@@ -29,7 +31,8 @@ def places() -> dict[Path, Path]:
     for file in sorted(DOCS.rglob("*")):
         within = file.relative_to(DOCS)
         if file.is_file() and not NOT_PAGES & set(within.parts):
-            found[file] = within.with_suffix(".md") if is_program(file) else within
+            is_made = is_program(file) or is_notebook(file)
+            found[file] = within.with_suffix(".md") if is_made else within
     return found
 
 
@@ -38,30 +41,34 @@ def is_program(file: Path) -> bool:
     return file.suffix == ".py"
 
 
+def is_notebook(file: Path) -> bool:
+    """Whether a file is a notebook, which becomes a page when it has run."""
+    return file.suffix == ".ipynb"
+
+
 def program_page(program: Path) -> str:
     """Show a program as a page."""
     code = program.read_text(encoding="utf-8")
     return f"# {program.name}\n\n```python\n{code}```\n"
 
 
-def with_links_of_the_site(page: Path, found: dict[Path, Path]) -> str:
+def with_links_of_the_site(text: str, page: Path, found: dict[Path, Path]) -> str:
     """The text of a page. Links to what is not on the site become plain text."""
 
     def link(match: re.Match[str]) -> str:
-        text, target = match.groups()
+        words, target = match.groups()
         path, hash_sign, anchor = target.partition("#")
         there = (page.parent / path).resolve() if path else page
         if ":" in target or not path:
             return match[0]
         if there not in found:
-            return text if there.exists() else match[0]
+            return words if there.exists() else match[0]
         here = found[page].parent
-        return f"[{text}]({os.path.relpath(found[there], here)}{hash_sign}{anchor})"
+        return f"[{words}]({os.path.relpath(found[there], here)}{hash_sign}{anchor})"
 
     def outside_code(part: str) -> str:
         return part if part.startswith("```") else re.sub(r"\[([^]]*)\]\(([^)\s]+)\)", link, part)
 
-    text = page.read_text(encoding="utf-8")
     blocks = re.split(r"^(```.*?^```$)", text, flags=re.MULTILINE | re.DOTALL)
     return "".join(map(outside_code, blocks))
 
@@ -75,10 +82,14 @@ def put_together() -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         if is_program(file):
             target.write_text(program_page(file), encoding="utf-8")
-        elif file.suffix == ".md":
-            target.write_text(with_links_of_the_site(file, found), encoding="utf-8")
+        elif target.suffix == ".md":
+            page = NOTEBOOKS / target.name if is_notebook(file) else file
+            text = with_links_of_the_site(page.read_text(encoding="utf-8"), file, found)
+            target.write_text(text, encoding="utf-8")
         else:
             shutil.copy(file, target)
+    for pictures in NOTEBOOKS.glob("*_files"):
+        shutil.copytree(pictures, BUILD / "pages" / "notebooks" / pictures.name)
     shutil.copy(DOCS / "mkdocs.yml", BUILD)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import io
+import json
 import re
 import shutil
 import signal
@@ -55,6 +56,7 @@ PAGES = [
     *(ROOT / f"{name}.md" for name in ("CHANGELOG", "CONTRIBUTING", "SECURITY")),
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
+NOTEBOOKS = sorted((ROOT / "docs/notebooks").glob("*.ipynb"))
 MIB = 1024**2
 SIZE = 16 * MIB
 
@@ -474,6 +476,16 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert there.exists(), f"{name_of(page)} links to {target}"
         if anchor:
             assert anchor in anchors(there), f"{name_of(page)} links to {target}"
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=name_of)
+def test_a_notebook_is_stored_without_what_it_has_shown(notebook: Path) -> None:
+    """`make notebooks` runs it, and the site has what it shows then. Its links lead somewhere."""
+    for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
+        assert not cell.get("outputs"), "clear its outputs before it is committed"
+        assert cell.get("execution_count") is None
+        for target in re.findall(r"\]\(([^)\s]+)\)", "".join(cell["source"])):
+            assert (notebook.parent / target).exists(), target
 
 
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "pyproject.toml"], ids=name_of)
