@@ -194,7 +194,6 @@ FAILURES: dict[str, Callable[[World], None]] = {
     "the transfer fails": phases("transfer_start", "finished_failure"),
     "the transfer is not finalized": phases("transfer_finalize", "finished_failure"),
     "the disk is illegal": phases("disk_add", "illegal"),
-    "the VM is unknown": phases("vm_add", "dancing"),
     **{
         f"{method} {path} is {what}": fail(method, path)
         for what, fail in (("refused", refused), ("dropped", dropped))
