@@ -226,12 +226,19 @@ def test_a_program_on_a_host(
 
 
 def test_what_a_killed_run_left_is_in_the_report(
-    engine: EngineDouble, connection: Any, one_disk: VmDouble, folder: Path, tmp_path: Path
+    engine: EngineDouble,
+    connection: Any,
+    one_disk: VmDouble,
+    folder: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     (folder / ".web.tar.partial").write_bytes(b"")
     (tmp_path / "y.run").write_text("foreign\n")
     report = back_up_vm(connection, "web", folder, state=tmp_path, timeouts=FAST)
     assert [run.file.name for run in report.killed] == ["y.run"]
+    warnings = [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]
+    assert warnings.count(f"Found a run that was killed: {report.killed[0]}") == 1
 
 
 NAMES = [

@@ -14,7 +14,14 @@ import pytest
 
 from tapestream import Cancel, OperationCancelledError
 from tapestream.errors import EngineError
-from tapestream.ovirt import EngineTimeouts, back_up_vm, connect, new_disk, restore_vm
+from tapestream.ovirt import (
+    EngineTimeouts,
+    back_up_vm,
+    clean_up_killed_runs,
+    connect,
+    new_disk,
+    restore_vm,
+)
 from tapestream.testing import EngineDouble, VmDouble
 
 from .steps import FAST, MIB, SHORT, calls
@@ -207,7 +214,7 @@ def test_the_clean_up_of_a_killed_run(
     assert engine.leftovers().backups
     engine.refuse("POST", "/vms/*/backups/*/finalize", 409, "[Not now.]", times=FOREVER)
     with cancelled_after(engine, "POST /*/finalize") as cancel:
-        back_up_vm(connection, "mail", folder, timeouts=PATIENT, cancel=cancel, state=tmp_path)
+        clean_up_killed_runs(connection, timeouts=PATIENT, cancel=cancel, state=tmp_path)
     engine.heal()
     ready(engine)
     report = back_up_vm(connection, "mail", folder, timeouts=FAST, state=tmp_path)
