@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import fields
@@ -275,6 +276,23 @@ def test_without_the_sdk(tmp_path: Path) -> None:
     assert ended.status == 1
     assert "tapestream.ovirt needs oVirt's engine SDK (not here)" in ended.err
     assert "Traceback" not in ended.err
+
+
+def test_a_ctrl_c_ends_the_wait_for_an_engine_that_hangs(tmp_path: Path) -> None:
+    """A listener that accepts a connection, and never answers, stands in for the engine."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        variables = {
+            "OVIRT_URL": f"https://127.0.0.1:{listener.getsockname()[1]}",
+            "OVIRT_USERNAME": "me",
+            "OVIRT_PASSWORD": "secret",
+        }
+        program = start("vm", "list", variables=variables)
+        with listener.accept()[0] as connection:
+            connection.recv(1)
+            program.send_signal(signal.SIGINT)
+            out, err = program.communicate(timeout=LIMIT)
+    assert program.returncode == 130, (out, err)
+    assert "cancelled: SIGINT" in err.decode()
 
 
 def test_the_help_fits_into_80_columns() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import time
 from pathlib import Path
 
@@ -121,6 +122,15 @@ def test_an_engine_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match=r"cannot log in to https://127.0.0.1:1: ") as caught:
         connect(path)
     assert caught.value.is_transient
+
+
+def test_an_engine_that_hangs(tmp_path: Path) -> None:
+    """A listener that accepts connections, and never answers, stands in for it."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"https://127.0.0.1:{listener.getsockname()[1]}"
+        path = write(tmp_path / "config", f"[a]\nengine_url={url}\nusername=me\npassword=x\n")
+        with pytest.raises(EngineError, match=f"{url} has not answered for 1 seconds"):
+            connect(path, timeouts=EngineTimeouts(request=1))
 
 
 def test_the_other_ca(engine: EngineDouble, tmp_path: Path) -> None:

@@ -10,13 +10,16 @@ from pathlib import Path
 
 from .._log import Log
 from .._typing import override
-from ..errors import EngineLoginError, LocalIOError, UsageError
+from ..errors import EngineError, EngineLoginError, LocalIOError, UsageError
 from .asking import asking
+from .limited import within
 from .sdk import sdk
 from .timeouts import EngineTimeouts
 
 log = Log("tapestream.ovirt")
 _API = "/ovirt-engine/api"
+# Seconds for a logout at most: a token that is not revoked expires by itself.
+_LOGOUT = 10
 _DEFAULT_CONFIG = "~/.config/ovirt.conf"
 # The names that oVirt's Ansible collection has for the same.
 _ENVIRONMENT = {
@@ -60,10 +63,12 @@ class EngineConnection(sdk.Connection):  # type: ignore[misc]  # the SDK has no 
 
     Attributes:
         settings: How it was made.
+        request_timeout: Seconds to wait for the reply to one request.
     """
 
     def __init__(self, settings: EngineSettings, request_timeout: int) -> None:
         self.settings = settings
+        self.request_timeout = request_timeout
         super().__init__(
             url=settings.url.rstrip("/").removesuffix(_API) + _API,
             username=settings.username,
@@ -76,8 +81,9 @@ class EngineConnection(sdk.Connection):  # type: ignore[misc]  # the SDK has no 
     @override
     def close(self, logout: bool = True) -> None:
         """Log out, and close the connection."""
+        logout_limit = min(self.request_timeout, _LOGOUT)
         try:
-            super().close(logout=logout)
+            within(logout_limit, self.settings.url, lambda: sdk.Connection.close(self, logout))
         except Exception as e:  # noqa: BLE001 - the SDK passes on whatever a broken reply causes
             log.warning("The logout from %s failed: %s", self.settings.url, e)
             super().close(logout=False)
@@ -113,11 +119,18 @@ def connect(
     with asking(f"log in to {settings.url}"):
         connection = EngineConnection(settings, (timeouts or EngineTimeouts()).request)
         try:
-            connection.authenticate()
+            within(connection.request_timeout, settings.url, connection.authenticate)
+        except TimeoutError as e:
+            raise EngineError(
+                f"cannot log in: {e}", hint="Is the engine up, and its URL right?"
+            ) from e
         except (TypeError, ValueError) as e:  # of a reply that is none of an engine
             raise EngineLoginError(
                 f"cannot log in to {settings.url}: what answers there is no oVirt engine"
             ) from e
+        except BaseException:
+            connection.close()  # it may have logged in
+            raise
     return connection
 
 
