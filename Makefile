@@ -158,7 +158,7 @@ test-tape: system-tape venv ## Run the tape tests against Linux's own tape drive
 	PYTHONDONTWRITEBYTECODE= $$pytest --collect-only --quiet >$$PYTHONPYCACHEPREFIX/collected; \
 	number=0; for suite in $(TAPE_SUITES); do \
 		number=$$((number + 1)); \
-		set -- "$$@" "$(TAPE_VM) run --suite $$suite --verbose --timeout 2400 -- \
+		set -- "$$@" "$(TAPE_VM) run --suite $$suite --verbose --timeout 3600 -- \
 			$$pytest --tape-share=$$number/$(words $(TAPE_SUITES))"; done; \
 	result=0; .ci/side-by-side "$$@" || result=$$?; rm -r $$PYTHONPYCACHEPREFIX; exit $$result
 

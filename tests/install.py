@@ -26,8 +26,8 @@ EXTRAS = {
     "": "import tapestream.tape",
     "cli": "import rich, shtab",
     "ovirt": "import tapestream.ovirt as o; o.connect, o.back_up_vm, o.restore_vm",
-    "testing": "import tapestream.testing as t, tempfile; "
-    "t.ImageioDaemon(tempfile.mkdtemp()).close()",
+    "testing": "import pathlib, tempfile, tapestream.testing as t\n"
+    "with t.ImageioDaemon(pathlib.Path(tempfile.mkdtemp())) as daemon: daemon.pid",
 }
 
 

@@ -104,7 +104,9 @@ def test_pyright_accepts_the_examples_and_the_code_of_users(
         pytest.skip("pyright is not installed")
     (tmp_path / "pyrightconfig.json").write_text(
         f'{{"extraPaths": ["{SOURCE}", "{EXAMPLES}", "{ROOT}"], "pythonVersion": "3.10",'
-        '"reportMissingModuleSource": false, "strict": ["vendor.py", "public_names.py"]}'
+        '"typeCheckingMode": "strict", "reportMissingModuleSource": false, '
+        # oVirt's engine SDK has no types; the last line of a notebook's cell shows its value.
+        '"reportMissingTypeStubs": false, "reportUnusedExpression": false}'
     )
     for name in ("vendor.py", "public_names.py"):
         shutil.copy(Path(__file__).with_name(name), tmp_path)
