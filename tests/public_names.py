@@ -6,6 +6,7 @@ import tapestream
 import tapestream.archive as archives
 import tapestream.backend as backends
 import tapestream.display as displays
+import tapestream.fleet as fleets
 import tapestream.ovirt as engines
 import tapestream.tape as tapes
 import tapestream.testing as tests
@@ -94,6 +95,13 @@ NAMES: tuple[object, ...] = (
     backends.ability,
     displays.html,
     displays.text,
+    fleets.BackupJob,
+    fleets.Drive,
+    fleets.Fleet,
+    fleets.FleetReport,
+    fleets.JobReport,
+    fleets.Staging,
+    fleets.run_fleet,
     engines.BackupDisk,
     engines.DiskReport,
     engines.EngineConnection,

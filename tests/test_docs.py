@@ -267,6 +267,8 @@ def test_examples_run(page: Path, daemon: ImageioDaemon, library: TapeLibrary) -
             from .ovirt.examples import an_engine  # noqa: PLC0415 - it needs the SDK
 
             stack.enter_context(an_engine(daemon))
+        if page.name == "fleet.md":
+            pytest.importorskip("distributed", reason="distributed is not installed")
         names["input"] = library.ask
         for block in blocks:
             library.prepare(block.code)
@@ -449,7 +451,7 @@ def test_make_targets_exist(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_examples_import_only_what_is_public(page: Path) -> None:
-    packages = ("archive", "backend", "display", "errors", "ovirt", "tape", "testing")
+    packages = ("archive", "backend", "display", "errors", "fleet", "ovirt", "tape", "testing")
     public = {"tapestream", *(f"tapestream.{name}" for name in packages)}
     for language in ("python", "py"):
         for block in code_blocks(page, language):

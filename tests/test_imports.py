@@ -30,15 +30,16 @@ ALLOWED = {
     "workflows": {"model", "backend", "engine"},
     "archive": {"model", "backend", "files", "tar", "tape", "stream"},
     "testing": {"model", "backend", "engine", "drive"},
+    "fleet": set(),
     "ovirt": set(),
     "cli": set(),
     "display": set(),
 }
 # These are programs: they use the public names only, as any other program does.
-PROGRAMS = {"cli", "display", "ovirt"}
+PROGRAMS = {"cli", "display", "fleet", "ovirt"}
 PUBLIC = {"tapestream"} | {
     f"tapestream.{name}"
-    for name in ("archive", "backend", "display", "errors", "ovirt", "tape", "testing")
+    for name in ("archive", "backend", "display", "errors", "fleet", "ovirt", "tape", "testing")
 }
 FOLDERS = sorted(path.parent.name for path in ROOT.glob("*/__init__.py"))
 # These do not keep their rule yet.

@@ -19,6 +19,7 @@ import tapestream
 import tapestream.archive
 import tapestream.backend
 import tapestream.display
+import tapestream.fleet
 import tapestream.ovirt
 import tapestream.tape
 import tapestream.testing
@@ -28,6 +29,7 @@ PACKAGES = (
     tapestream.archive,
     tapestream.backend,
     tapestream.display,
+    *([tapestream.fleet] if find_spec("distributed") else []),
     # Its modules need oVirt's engine SDK, which is built from source.
     *([tapestream.ovirt] if find_spec("ovirtsdk4") else []),
     tapestream.tape,

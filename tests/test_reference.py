@@ -14,7 +14,7 @@ import pytest
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGES = [DOCS / "api.md", *sorted((DOCS / "api").glob("*.md"))]
-MODULES = ["", ".archive", ".backend", ".display", ".ovirt", ".tape", ".testing"]
+MODULES = ["", ".archive", ".backend", ".display", ".fleet", ".ovirt", ".tape", ".testing"]
 # Only tapestream makes these: how they are made is not public.
 MADE_BY_US = {"EngineConnection", "Extents", "FakeDrive", "VMBackup"}
 # Fields for the double's own use.
@@ -29,6 +29,8 @@ def names_in_the_reference() -> list[str]:
 def public(name: str) -> Any:
     if name.startswith("tapestream.ovirt."):
         pytest.importorskip("ovirtsdk4", reason="oVirt's engine SDK is not installed")
+    if name.startswith("tapestream.fleet."):
+        pytest.importorskip("distributed", reason="distributed is not installed")
     module, _, last = name.rpartition(".")
     return getattr(importlib.import_module(module), last)
 

@@ -9,6 +9,7 @@ The branches say where the fault lies::
     LocalIOError                    on this machine
     TransferError                   in the imageio server, or in the network
     EngineError                     in the oVirt engine, or in what it was asked for
+    FleetError                      in the scheduler or the workers of a fleet
     StreamError                     in the tar stream
     ExtentsError, TargetSizeError   in the disk
     ChainError                      in the list of backups
@@ -540,6 +541,10 @@ class EngineTimeoutError(EnginePhaseError):
     def __init__(self, what: str, phase: str | None, seconds: float, *, event: str = "") -> None:
         super().__init__(what, phase, event=event, when=f" after {seconds:g} seconds")
         self.seconds = seconds
+
+
+class FleetError(TapestreamError):
+    """The scheduler or the workers of a fleet are lost, or lack what they should have."""
 
 
 class StreamError(TapestreamError):

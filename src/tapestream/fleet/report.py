@@ -1,0 +1,107 @@
+"""What a fleet did: a report for each job, as a table and as JSON lines."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+
+_COLUMNS = ("disk", "host", "worker", "MB", "seconds", "lost", "result")
+_RIGHT = {"MB", "seconds", "lost"}
+
+
+@dataclass(frozen=True)
+class JobReport:
+    """What became of a job.
+
+    Attributes:
+        backup_id: Of the job.
+        disk_id: Of the job.
+        name: Of the job.
+        host: Of the job.
+        place: Where the backup is: a tape and its file. "" if the job failed.
+        worker: The worker that ended the job; "" if it never ran.
+        data_bytes: Bytes of data that were written.
+        seconds: Seconds that reading it took, and writing it.
+        staged: True if it waited in a folder.
+        was_there: True if an earlier run of the job had written it already.
+        lost: How many workers were lost while they had the job.
+        error: Why the job failed; "" if it did not.
+    """
+
+    backup_id: str
+    disk_id: str
+    name: str
+    host: str
+    place: str = ""
+    worker: str = ""
+    data_bytes: int = 0
+    seconds: float = 0.0
+    staged: bool = False
+    was_there: bool = False
+    lost: int = 0
+    error: str = ""
+
+    @property
+    def result(self) -> str:
+        """One line: where it is, or why it is nowhere."""
+        if self.error:
+            return f"failed: {self.error}"
+        how = " (was there)" if self.was_there else " (by a folder)" if self.staged else ""
+        return f"{self.place}{how}"
+
+
+@dataclass(frozen=True)
+class FleetReport:
+    """What became of all jobs.
+
+    Attributes:
+        jobs: A report for each job, in the order in which the jobs were given.
+        seconds: How long all took.
+        set_aside: Why a drive or a folder got no more jobs, by the name of its worker.
+    """
+
+    jobs: tuple[JobReport, ...]
+    seconds: float
+    set_aside: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def failed(self) -> tuple[JobReport, ...]:
+        """The jobs that failed."""
+        return tuple(job for job in self.jobs if job.error)
+
+    def json_lines(self) -> str:
+        """A JSON object for each job, each on its own line."""
+        return "".join(json.dumps(asdict(job)) + "\n" for job in self.jobs)
+
+    def table(self) -> str:
+        """A table for people, with a last line for all together."""
+        rows = [_COLUMNS, *map(_row, self.jobs)]
+        widths = [max(len(row[i]) for row in rows) for i in range(len(_COLUMNS))]
+        lines = [
+            "  ".join(
+                cell.rjust(width) if name in _RIGHT else cell.ljust(width)
+                for cell, width, name in zip(row, widths, _COLUMNS, strict=True)
+            ).rstrip()
+            for row in rows
+        ]
+        lines += [f"{name} got no more jobs: {why}" for name, why in self.set_aside]
+        total = sum(job.data_bytes for job in self.jobs)
+        lines.append(
+            f"{len(self.jobs) - len(self.failed)} of {len(self.jobs)} backups are on tape, "
+            f"{total / 1e6:.1f} MB in {self.seconds:.0f} seconds"
+        )
+        return "\n".join(lines) + "\n"
+
+
+def _row(job: JobReport) -> tuple[str, ...]:
+    cells = (
+        job.name or job.disk_id,
+        job.host,
+        job.worker,
+        f"{job.data_bytes / 1e6:.1f}",
+        f"{job.seconds:.1f}",
+        str(job.lost),
+        job.result,
+    )
+    # A name, or the text of an error, must not break the line.
+    return tuple("".join(c if c.isprintable() else " " for c in cell) for cell in cells)
