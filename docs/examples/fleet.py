@@ -159,8 +159,8 @@ def run(work: Path, vms: int, kills: int) -> FleetReport:
         disks = []
         for number in range(HOSTS):
             image = work / f"{number}.raw"
-            content = random.Random(number).randbytes(DATA)
-            image.write_bytes(content + bytes(SIZE - DATA))
+            image.write_bytes(random.Random(number).randbytes(DATA))
+            os.truncate(image, SIZE)
             disks.append(stack.enter_context(serve_image(image, format="raw")))
         jobs = []
         for number in range(vms):

@@ -84,6 +84,22 @@ def test_all_jobs_get_onto_tape_some_of_them_by_a_folder(tmp_path: Path) -> None
     assert all(each.was_there for each in again.jobs)
 
 
+def test_a_folder_has_only_so_many_backups(tmp_path: Path) -> None:
+    """Those that are in it, or on their way there, while the only drive is not there yet."""
+    fleet = Fleet(
+        str(tmp_path / "catalog"),
+        {"a": new_drive("a", label="A"), "late": new_drive("late", label="LATE")},
+        {"f": Staging(str(tmp_path), ("late",), most=3)},
+        patience=2.0,
+    )
+    OPENED.clear()
+    with workers(a=TAPE, f={"staging": 2}) as client:
+        report = run(client, [job(f"disk-{i}") for i in range(12)], fleet)
+    assert report.failed == ()
+    assert len(on_tape(fleet)) == 12
+    assert len(list(tmp_path.glob("*.tar"))) <= 3
+
+
 def test_a_job_that_fails_does_not_end_the_others(tmp_path: Path) -> None:
     fleet = Fleet(str(tmp_path / "catalog"), {"a": new_drive("a", label="A")})
     with workers(a=TAPE) as client:

@@ -69,10 +69,12 @@ class Staging:
     Args:
         folder: Path of the folder.
         drives: Names of the workers with a drive that see the folder under the same path.
+        most: How many backups may be in it at the same time, or on their way there.
     """
 
     folder: str
     drives: tuple[str, ...]
+    most: int = 10
 
 
 @dataclass(frozen=True)

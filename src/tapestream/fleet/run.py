@@ -89,6 +89,7 @@ class _Progress:
         job: The job.
         done: What its finished steps have shown.
         path: Where it is staged; None if it is not.
+        folder: The worker with that folder; None if it does not go to one.
         drives: The drives that can read that path.
         lost_drive: The drive whose worker was lost with it: its tape may have the backup, so it
             waits for that drive while there is hope.
@@ -99,6 +100,7 @@ class _Progress:
     job: BackupJob
     done: list[Done] = field(default_factory=list)
     path: str | None = None
+    folder: str | None = None
     drives: tuple[str, ...] = ()
     lost_drive: str | None = None
     lost: int = 0
@@ -167,7 +169,8 @@ class _Run:
         rate = self._rate(workers)
         for each in self.waiting:
             if each.path is not None and self._drives().isdisjoint(each.drives):
-                each.path = None  # nobody can read it: the host must be read again
+                # Nobody can read it: the host must be read again.
+                each.path = each.folder = None
         for name, drive in self.fleet.drives.items():
             if not self._is_free(workers.get(name), TAPE):
                 continue
@@ -180,11 +183,11 @@ class _Run:
             else:
                 self._start(task, move_to_tape, progress.path, drive, self.fleet.catalog)
         for name, staging in self.fleet.staging.items():
-            while self._is_free(workers.get(name), STAGING):
+            while self._is_free(workers.get(name), STAGING) and self._staged(name) < staging.most:
                 progress = next(filter(self._may_stage, self.waiting), None)
                 if progress is None:
                     break
-                progress.drives = staging.drives
+                progress.folder, progress.drives = name, staging.drives
                 task = _Task(workers[name], STAGING, progress, reads_host=True)
                 self._start(task, stage, staging.folder, self.fleet.catalog, rate)
 
@@ -211,6 +214,11 @@ class _Run:
         if progress.path is not None or not progress.may_stage or self._waits_for_drive(progress):
             return False
         return self._host_is_free(progress.job.host)
+
+    def _staged(self, folder: str) -> int:
+        """How many backups are in a folder, or on their way there."""
+        jobs = [*self.waiting, *(task.progress for task in self.running.values())]
+        return sum(progress.folder == folder for progress in jobs)
 
     def _waits_for_drive(self, progress: _Progress) -> bool:
         return progress.lost_drive in self._drives()
@@ -285,7 +293,8 @@ class _Run:
             self._report(progress, name, error)
             return
         self.set_aside.setdefault(name, str(error))
-        progress.may_stage = progress.may_stage and is_tape
+        if not is_tape:
+            progress.may_stage, progress.folder = False, None
         self.waiting.insert(0, progress)
 
     def _take_back_lost(self, workers: Mapping[str, Worker]) -> None:
@@ -300,6 +309,8 @@ class _Run:
             progress.lost += 1
             if task.resource == TAPE:
                 progress.lost_drive = name
+            else:
+                progress.folder = None
             if progress.lost < _MOST_LOST:
                 self.waiting.insert(0, progress)
                 continue
