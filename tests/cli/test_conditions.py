@@ -71,6 +71,7 @@ REFUSED = [
     ("extents", "--catalog x", "{full}"),
     ("extents", "--file 1", "{full}"),
     ("verify", "--file 1", "{folder}"),
+    ("verify", "--file 0", "{full}"),
     ("verify", "--file 1", "{full}"),
     ("compare", "--catalog x", "{full} {folder}"),
     ("compare", "--file 1", "{full} {folder}"),

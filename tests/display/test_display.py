@@ -30,8 +30,10 @@ from tapestream import (
     copy,
     verify,
 )
+from tapestream._readable import columns_of
 from tapestream.archive import Archive, FileBackup, Skipped, read_folder
 from tapestream.display import html, text
+from tapestream.display.card import Card, Notes
 from tapestream.errors import UsageError
 from tapestream.tape import (
     Catalog,
@@ -169,6 +171,86 @@ EMPTY: list[object] = [
     Archive([]),
     CatalogContents((), ()),
 ]
+
+
+def with_names(name: str) -> dict[str, object]:
+    """Values of one kind each, whose names, places and texts are all the same."""
+    info = BackupInfo(
+        vm_id=name,
+        vm_name=name,
+        disk_name=name,
+        disk_id=name,
+        backup_id=name,
+        checkpoint_id=name,
+        parent_checkpoint_id=name,
+        created=WHEN,
+        context="dirty",
+        metadata={name + str(i): name for i in range(50)},
+        size=20 * GIB,
+    )
+    # Two chains in turn on each disk: every point has a curve to its parent, and a cross.
+    backups = [
+        FileBackup(name, replace(each.info, vm_name=name), MIB, each.problem, each.file_id)
+        for disk in range(12)
+        for i in range(30)
+        for each in [stored(disk, i, parent=i - 2 if i > 1 else None, problem="x" if i < 2 else "")]
+    ]
+    places = tuple(TapePlace(name, name, i, i + 1) for i in range(50))
+    skipped = [Skipped(name, name)] * 50
+    volume = CatalogVolume(name, 1, 1, True, False)
+    return {
+        "info": info,
+        "copy": result(receipt=TapeReport(info, name, places, 5, 5 * MIB, 1.0)),
+        "verify": VerifyReport(info, False, (Damage(0, 4096, name, True),), (name,) * 9, 5, None),
+        "tape": TapeContents((TapeEntry(0, tape_label=TapeLabel(name)), TapeEntry(1, info)) * 50),
+        "report": TapeReport(info, name, places, 5, 5 * MIB, 1.0),
+        "archive": Archive(backups, unreadable=skipped, ignored=skipped, unfinished=backups[:9]),
+        "chain": Archive([FileBackup(name, replace(info, context="zero"), 1, None, (0, 0))]).find(),
+        "catalog": CatalogContents(
+            (name,) * 50,
+            tuple(CatalogBackup(each.info, each.place, (volume,), False) for each in backups),
+        ),
+    }
+
+
+# What takes the most bytes as XML, as text, and of a terminal; and long names of plain letters.
+WIDE = {
+    f"{value} with {what}": shown
+    for what, name in [
+        ("quotes", '"' * 1000),
+        ("escapes", "\U000e0001" * 1000),
+        ("wide characters", "語" * 1000),
+        ("letters", "x" * 20_000),
+    ]
+    for value, shown in with_names(name).items()
+}
+
+
+@pytest.mark.parametrize("value", WIDE.values(), ids=WIDE)
+def test_long_names_are_cut(value: object) -> None:
+    """The HTML stays small, whatever the names have; so does each line of the text."""
+    made = html(value)
+    assert len(made.encode()) < 20_000
+    assert ET.fromstring(made).tag == "div"
+    first, *lines = text(value, width=40).split("\n")
+    assert len(first) < 500
+    for line in lines:
+        assert columns_of(line) <= 40
+
+
+def test_a_card_says_if_not_all_of_it_is_shown() -> None:
+    notes = Notes(('"' * 200,) * 5)
+    assert "There is more than is shown here." in Card("Much", "too much", (notes,) * 9).html()
+    assert "There is more than" not in html(LARGE["catalog"])
+    assert words(WIDE["info with quotes"]).endswith("and more")
+    assert "and more" not in words(LARGE["info"])
+
+
+def test_damage_of_a_disk_without_a_size_is_shown() -> None:
+    """Verified without its extents, all of it counts as missing: no bytes."""
+    report = VerifyReport(BackupInfo(), True, (Damage(0, 0, "extents.json", True),), (), 0, None)
+    assert "extents.json" in words(report)
+    assert text(report).startswith("Verified: data missing")
 
 
 def words(value: object) -> str:

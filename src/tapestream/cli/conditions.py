@@ -20,5 +20,6 @@ def refuse(args: argparse.Namespace, *options: str, why: str, hint: str) -> None
         UsageError: One was given.
     """
     for option in options:
-        if getattr(args, option.lstrip("-").replace("-", "_")) not in (None, False):
+        value = getattr(args, option.lstrip("-").replace("-", "_"))
+        if value is not None and value is not False:  # 0 is the number of a tape file
             raise tapestream.errors.UsageError(f"{option} {why}", hint=hint)

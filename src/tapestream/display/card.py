@@ -6,7 +6,7 @@ those of the page around them (`currentColor`), or can be seen on white and on b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import NamedTuple, Protocol
@@ -17,8 +17,8 @@ from .._typing import override
 GOOD, BAD = "#2a9d5c", "#d9483b"
 # Characters of a cell of a table, and of a sentence. Each may take six bytes as HTML.
 _CELL, _NOTE = 100, 200
-# Characters of the HTML of a table: rows that do not fit are left out.
-_TABLE = 4000
+# Bytes of the rows of a table, and of a card: what does not fit is left out.
+_TABLE, _CARD = 4000, 19_500
 
 
 class Page(NamedTuple):
@@ -47,9 +47,9 @@ class Part(Protocol):
         """The part as lines of text."""
 
 
-def quoted(text: str) -> str:
-    """A text as HTML; characters that XML does not allow are escaped."""
-    return escape(printable(text))
+def quoted(text: str, most: int = _NOTE) -> str:
+    """A text as HTML; characters that XML does not allow are escaped, and a long text is cut."""
+    return escape(shortened(printable(text), most))
 
 
 @dataclass(frozen=True)
@@ -73,12 +73,16 @@ class Card:
         lead = quoted(self.lead)
         if self.good is not None:
             lead = f'<b style="color:{GOOD if self.good else BAD}">{lead}</b>'
-        parts = "".join(part.html() for part in self.parts)
-        return f"<div><div><b>{quoted(self.title)}</b>: {lead}</div>{parts}</div>"
+        head = f"<div><b>{quoted(self.title)}</b>: {lead}</div>"
+        made = [part.html() for part in self.parts]
+        parts = _first_that_fit(made, _CARD - len(head.encode()))
+        more = "<div>There is more than is shown here.</div>" if len(parts) < len(made) else ""
+        return f"<div>{head}{''.join(parts)}{more}</div>"
 
     def text(self, page: Page) -> list[str]:
         """The card as lines of text."""
-        lines = [printable(f"{self.title}: {self.lead}")]
+        title, lead = (shortened(printable(text), _NOTE) for text in (self.title, self.lead))
+        lines = [f"{title}: {lead}"]
         for part in self.parts:
             lines += part.text(page)
         return lines
@@ -96,13 +100,18 @@ class Facts(Part):
 
     @override
     def html(self) -> str:
-        rows = "".join(
-            f'<tr><th style="text-align:left">{quoted(name)}</th>'
-            f'<td style="text-align:left">{quoted(shortened(value, _CELL))}</td></tr>'
-            for name, value in self.facts
-            if value
+        known = [(name, value) for name, value in self.facts if value]
+        rows = _first_that_fit(
+            (
+                f'<tr><th style="text-align:left">{quoted(name, _CELL)}</th>'
+                f'<td style="text-align:left">{quoted(value, _CELL)}</td></tr>'
+                for name, value in known
+            ),
+            _TABLE,
         )
-        return f"<table>{rows}</table>" if rows else ""
+        # No number: whoever made this may have left out others before.
+        more = "<div>and more</div>" if len(rows) < len(known) else ""
+        return f"<table>{''.join(rows)}</table>{more}" if known else ""
 
     @override
     def text(self, page: Page) -> list[str]:
@@ -123,7 +132,8 @@ class Notes(Part):
 
     @override
     def html(self) -> str:
-        return "".join(f"<div>{quoted(shortened(note, _NOTE))}</div>" for note in self.notes)
+        lines = _first_that_fit((f"<div>{quoted(note)}</div>" for note in self.notes), _TABLE)
+        return "".join(lines) + _more(len(self.notes) - len(lines))
 
     @override
     def text(self, page: Page) -> list[str]:
@@ -153,18 +163,15 @@ class Table(Part):
             f'<th style="text-align:{align}">{quoted(name.strip(">"))}</th>'
             for name, align in zip(self.headings, aligned, strict=True)
         )
-        rows, room = [], _TABLE
-        for row in self.rows:
-            cells = "".join(
-                f'<td style="text-align:{align}">{quoted(shortened(cell, _CELL))}</td>'
+        cells = (
+            "".join(
+                f'<td style="text-align:{align}">{quoted(cell, _CELL)}</td>'
                 for cell, align in zip(row, aligned, strict=True)
             )
-            room -= len(cells)
-            if room < 0:
-                break
-            rows.append(f"<tr>{cells}</tr>")
-        more = self._more(len(rows), "<div>", "</div>")
-        return f"<table><tr>{head}</tr>{''.join(rows)}</table>{more}"
+            for row in self.rows
+        )
+        rows = _first_that_fit((f"<tr>{each}</tr>" for each in cells), _TABLE)
+        return f"<table><tr>{head}</tr>{''.join(rows)}</table>{_more(self._of - len(rows))}"
 
     @override
     def text(self, page: Page) -> list[str]:
@@ -181,12 +188,13 @@ class Table(Part):
             ).rstrip()
             for line in lines
         ]
-        more = self._more(len(self.rows), "  ", "")
-        return [fitted(line, page) for line in [*shown, *([more] if more else [])]]
+        if (left := self._of - len(self.rows)) > 0:
+            shown.append(f"  and {left:,} more")
+        return [fitted(line, page) for line in shown]
 
-    def _more(self, shown: int, before: str, after: str) -> str:
-        left = max(self.of, len(self.rows)) - shown
-        return f"{before}and {left:,} more{after}" if left > 0 else ""
+    @property
+    def _of(self) -> int:
+        return max(self.of, len(self.rows))
 
 
 @dataclass(frozen=True)
@@ -248,6 +256,21 @@ def fitted(line: str, page: Page) -> str:
     while columns_of(line) > page.width - 3:
         line = line[:-1]
     return f"{line}..."
+
+
+def _first_that_fit(parts: Iterable[str], room: int) -> list[str]:
+    """The first of some parts of HTML, as long as there is room for them, in bytes."""
+    taken = []
+    for part in parts:
+        room -= len(part.encode())
+        if room < 0:
+            break
+        taken.append(part)
+    return taken
+
+
+def _more(left: int) -> str:
+    return f"<div>and {left:,} more</div>" if left > 0 else ""
 
 
 def _aligned(cell: str, width: int, *, right: bool) -> str:

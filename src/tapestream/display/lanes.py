@@ -100,7 +100,8 @@ class Lanes(Part):
     def text(self, page: Page) -> list[str]:
         if not self.lanes:
             return []
-        names = [shortened(printable(lane.name), _NAME) for lane in self.lanes]
+        narrow = page._replace(width=_NAME)  # a character may take two columns
+        names = [fitted(shortened(printable(lane.name), _NAME), narrow) for lane in self.lanes]
         wide = max(map(columns_of, names))
         lines = []
         for name, lane in zip(names, self.lanes, strict=True):

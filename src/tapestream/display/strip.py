@@ -147,9 +147,11 @@ def shares_of(ranges: Iterable[tuple[int, int]], size: int) -> list[float]:
 
     Args:
         ranges: (start, length) of each, not overlapping.
-        size: Size of the disk in bytes.
+        size: Size of the disk in bytes. It may be 0.
     """
     shares = [0.0] * PARTS
+    if not size:
+        return shares
     for start, length in ranges:
         first, end = start * PARTS / size, min((start + length) * PARTS / size, PARTS)
         i = int(first)
