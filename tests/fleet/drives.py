@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from functools import partial
 
 from tapestream import BackupInfo
@@ -13,6 +14,8 @@ DATA = bytes(range(256)) * 256
 DRIVES: dict[str, FakeDrive] = {}
 # The disks whose sources were opened.
 OPENED: list[str] = []
+# How many slow sources were open, after each was opened or closed.
+BUSY = [0]
 
 
 def open_drive(device: str) -> TapeDrive:
@@ -27,11 +30,25 @@ def new_drive(name: str, *, label: str | None = None) -> Drive:
     return Drive(name, open_drive)
 
 
+class SlowSource(MemorySource):
+    """It is open for long enough to meet another one."""
+
+    def __init__(self, info: BackupInfo) -> None:
+        super().__init__(DATA, info=info)
+        BUSY.append(BUSY[-1] + 1)
+        time.sleep(0.3)
+
+    def close(self) -> None:
+        if not self.closed:
+            BUSY.append(BUSY[-1] - 1)
+        super().close()
+
+
 def open_source(info: BackupInfo) -> MemorySource:
     OPENED.append(str(info.disk_id))
     if info.vm_name == "broken":
         raise ValueError("this source is broken")
-    return MemorySource(DATA, info=info)
+    return SlowSource(info) if info.vm_name == "slow" else MemorySource(DATA, info=info)
 
 
 def job(disk: str, *, name: str = "", host: str = "host") -> BackupJob:

@@ -17,7 +17,7 @@ from tapestream.errors import FleetError, UsageError
 from tapestream.fleet import BackupJob, Drive, Fleet, FleetReport, JobReport, Staging
 from tapestream.tape import Catalog
 
-from .drives import DRIVES, OPENED, job, new_drive
+from .drives import BUSY, DRIVES, OPENED, job, new_drive
 
 distributed = pytest.importorskip("distributed", reason="distributed is not installed")
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "fleet.py"
@@ -26,6 +26,7 @@ EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "fleet.py"
 @pytest.fixture(autouse=True)
 def nothing_was_opened() -> Iterator[None]:
     OPENED.clear()
+    BUSY[:] = [0]
     yield
     DRIVES.clear()
 
@@ -107,6 +108,16 @@ def test_a_job_that_fails_does_not_end_the_others(tmp_path: Path) -> None:
     assert [each.disk_id for each in report.failed] == ["bad"]
     assert report.failed[0].error == "ValueError: this source is broken"
     assert on_tape(fleet) == ["good"]
+
+
+@pytest.mark.parametrize(("limit", "most"), [(1, 1), (None, 2)])
+def test_a_host_has_only_so_many_jobs(limit: int | None, most: int, tmp_path: Path) -> None:
+    drives = {name: new_drive(name, label=name) for name in ("a", "b")}
+    fleet = Fleet(str(tmp_path / "catalog"), drives, jobs_per_host=limit)
+    with workers(a=TAPE, b=TAPE) as client:
+        report = run(client, [job(f"disk-{i}", name="slow") for i in range(4)], fleet)
+    assert report.failed == ()
+    assert max(BUSY) == most
 
 
 def test_a_drive_that_fails_gets_no_more_jobs(tmp_path: Path) -> None:
