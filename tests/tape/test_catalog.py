@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import os
 import sqlite3
 import subprocess
@@ -532,6 +534,38 @@ def test_a_damaged_row_hides_no_others(
         caplog.clear()
         assert len(catalog.find()) == 2
         assert caplog.text == ""
+
+
+def test_contents_are_of_one_moment(tmp_path: Path) -> None:
+    """Another program forgets the tape after its label was read, and before its volumes are.
+
+    A damaged label shows when that is: the log reports it after the labels were read.
+    """
+    path = tmp_path / "catalog"
+
+    class Meanwhile(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            other = sqlite3.connect(path, timeout=0)
+            with contextlib.closing(other), contextlib.suppress(sqlite3.OperationalError), other:
+                reached.append(record.getMessage())
+                other.execute("DELETE FROM volume")
+                other.execute("DELETE FROM tape")
+
+    reached: list[str] = []
+    handler, logger = Meanwhile(), logging.getLogger("tapestream.tape")
+    with Catalog(path) as catalog:
+        catalog.add(report("a", ("T1", 1)))
+        other = sqlite3.connect(path)
+        with contextlib.closing(other), other:
+            other.execute("INSERT INTO tape (label) VALUES (X'ff')")
+        logger.addHandler(handler)
+        try:
+            contents = catalog.contents()
+        finally:
+            logger.removeHandler(handler)
+    assert reached
+    assert contents.tapes == ("T1",)
+    assert [each.info.disk_id for each in contents.backups] == ["a"]
 
 
 def test_a_damaged_label_hides_no_others(tmp_path: Path) -> None:

@@ -239,12 +239,9 @@ class Catalog(OfThisProcess, Shown, Closing):
             LocalIOError: The file cannot be read.
         """
         check_search(ids, incomplete)
-        return search(
-            self._backups(),
-            ids,
-            lambda backup: (backup.volumes[0].label, backup.volumes[0].file),
-            incomplete=incomplete,
-        )
+        with self._transaction():
+            rows = self._rows()
+        return self._found(rows, ids, incomplete=incomplete)
 
     def contents(self) -> CatalogContents:
         """Everything that the catalog knows, as a value that a notebook shows as a picture.
@@ -252,19 +249,35 @@ class Catalog(OfThisProcess, Shown, Closing):
         Raises:
             LocalIOError: The file cannot be read.
         """
-        return CatalogContents(tuple(self.tapes()), tuple(self.find(incomplete=True)))
+        with self._transaction():
+            self._database.execute("BEGIN")  # others may write between two reads
+            labels, rows = self._labels(), self._rows()
+        return CatalogContents(tuple(labels), tuple(self._found(rows, {}, incomplete=True)))
 
     @override
     def _in_short(self) -> str:
         # The constructor may have failed.
         return getattr(self, "path", "without a path")
 
-    def _backups(self) -> Iterable[CatalogBackup]:
-        with self._transaction():
-            values = self._database.execute(
-                "SELECT label, file, volume, complete, continues, set_id, info, volume_start, "
-                "vouches_from FROM volume"
-            ).fetchall()
+    def _rows(self) -> list[Any]:
+        """The rows of all volumes, not decoded."""
+        return self._database.execute(
+            "SELECT label, file, volume, complete, continues, set_id, info, volume_start, "
+            "vouches_from FROM volume"
+        ).fetchall()
+
+    def _found(
+        self, rows: Iterable[Any], ids: BackupFilter, *, incomplete: bool
+    ) -> list[CatalogBackup]:
+        """The backups of some rows that are searched for, in order."""
+        return search(
+            self._backups(rows),
+            ids,
+            lambda backup: (backup.volumes[0].label, backup.volumes[0].file),
+            incomplete=incomplete,
+        )
+
+    def _backups(self, values: Iterable[Any]) -> Iterable[CatalogBackup]:
         sets: dict[str, list[CatalogRow]] = {}
         for row in values:
             try:
