@@ -312,6 +312,19 @@ def test_small_disks_use_it_for_a_limited_time() -> None:
     assert LONGEST_USE <= seconds < 2 * LONGEST_USE
 
 
+def test_fragmented_disks_use_it_for_a_limited_time() -> None:
+    """Their requests are too short to be compared, but they take time as others do."""
+    known: KnownShape | None = KnownShape(Shape(4 * MIB, 4), 0.0)
+    for _ in range(int(LONGEST_USE)):
+        known = usable(known, SHAPES)
+        assert known is not None
+        learnt = AutoShape(SHAPES, 2, DISK, known)
+        for _ in range(4):
+            learnt.observe(learnt.ask(), Sample(1, MIB, MIB, 0.5))
+        known = learnt.known()
+    assert usable(known, SHAPES) is None
+
+
 def test_a_trial_begins_the_time_anew() -> None:
     for rate in (short_window, any_shape):
         learnt = run(rate).learnt

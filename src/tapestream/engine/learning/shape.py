@@ -27,7 +27,7 @@ from .gap import Sample
 
 MIB = 1024**2
 
-# Shorter requests do not count: their time is that of a request, not of its bytes.
+# Shorter requests are not compared: their time is that of a request, not of its bytes.
 LARGE = 4 * MIB
 # A stretch takes at least this many requests of each reader, and this many seconds: in a shorter
 # one, the scheduler hides the difference. The first request of each reader does not count: it
@@ -170,37 +170,38 @@ class AutoShape:
 
     def observe(self, ask: Ask, sample: Sample) -> None:
         """Learn what a request took."""
-        if sample.bytes < LARGE:
-            if ask.is_trial:
-                self._note_short(ask)
-            return
-        if not sample.seconds:
-            return
         with self._lock:
-            self._done += sample.bytes
             self._age += sample.seconds / self._readers
-            slower = 1.0
-            if ask.is_trial:
-                due = sample.seconds * _median(self._usual)
-                slower = due / sample.bytes
-                self._lost = max(0.0, self._lost + due - sample.bytes)
-            if ask.stretch != self._ask.stretch:
-                return
-            if slower > HOPELESS:
-                self._miss()
-            elif self._early < self._readers:
-                self._early += 1
-            else:
-                self._seen = self._seen.plus(sample)
-                if self._is_over():
-                    self._end()
+            if sample.bytes < LARGE:
+                if ask.is_trial:
+                    self._note_short(ask)
+            elif sample.seconds:
+                self._note_large(ask, sample)
+
+    def _note_large(self, ask: Ask, sample: Sample) -> None:
+        """Count a request for its stretch."""
+        self._done += sample.bytes
+        slower = 1.0
+        if ask.is_trial:
+            due = sample.seconds * _median(self._usual)
+            slower = due / sample.bytes
+            self._lost = max(0.0, self._lost + due - sample.bytes)
+        if ask.stretch != self._ask.stretch:
+            return
+        if slower > HOPELESS:
+            self._miss()
+        elif self._early < self._readers:
+            self._early += 1
+        else:
+            self._seen = self._seen.plus(sample)
+            if self._is_over():
+                self._end()
 
     def _note_short(self, ask: Ask) -> None:
         """End a trial in which most requests are too short to count."""
-        with self._lock:
-            self._short += ask.stretch == self._ask.stretch
-            if self._short > SHORT * self._readers:
-                self._miss()
+        self._short += ask.stretch == self._ask.stretch
+        if self._short > SHORT * self._readers:
+            self._miss()
 
     def _is_over(self) -> bool:
         enough = self._seen.requests >= REQUESTS * self._readers
