@@ -12,7 +12,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from tapestream.errors import UsageError
 from tapestream.testing import (
+    EngineDouble,
     ImageioDaemon,
     ImageServer,
     compare_images,
@@ -151,6 +153,16 @@ def test_abstract_local_socket(tmp_path: Path) -> None:
     with ImageioDaemon(tmp_path, local_socket=address) as daemon:
         options = get_json(UnixHTTPConnection(address), "OPTIONS", "/images/*")
         assert options["unix_socket"] == daemon.local_socket == address
+
+
+def test_the_directory_may_be_a_text(tmp_path: Path) -> None:
+    daemon = ImageioDaemon(str(tmp_path / "daemon"))
+    assert daemon.cafile == tmp_path / "daemon" / "ca.pem"
+    engine = EngineDouble(str(tmp_path / "engine"))
+    assert engine.cafile == tmp_path / "engine" / "engine-ca.pem"
+    for wrong in (ImageioDaemon, EngineDouble):
+        with pytest.raises(UsageError, match="directory must be a path"):
+            wrong(b"daemon")  # type: ignore[arg-type]
 
 
 def test_start_again(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import configparser
 import contextlib
 import http.client
 import json
+import os
 import re
 import shutil
 import socket
@@ -21,6 +22,7 @@ from typing import Any
 
 from .._process import OfThisProcess
 from .._typing import Self
+from ..arguments import path as checked_path
 from .ending import stop_at_exit
 
 _START_TIMEOUT = 30.0
@@ -88,7 +90,10 @@ class ImageioDaemon(OfThisProcess):
         log_file: The daemon's log.
     """
 
-    def __init__(self, directory: Path, *, local_socket: str | None = None) -> None:
+    def __init__(
+        self, directory: str | os.PathLike[str], *, local_socket: str | None = None
+    ) -> None:
+        directory = Path(checked_path("directory", directory))
         self.cafile = directory / "ca.pem"
         self.log_file = directory / "daemon.log"
         self._directory = directory

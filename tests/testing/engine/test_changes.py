@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tapestream.testing import EngineDouble, VmDouble, image_info
+from tapestream.testing import EngineDouble, VmDouble, create_image, image_info
 
 from .clients import (
     MIB,
@@ -97,6 +97,32 @@ def test_a_disk_is_converted(engine: EngineDouble, vm: VmDouble) -> None:
         assert none is None
         finish(backup)
     assert engine.leftovers().nothing_open
+
+
+def test_an_image_of_the_test_stays(engine: EngineDouble, tmp_path: Path) -> None:
+    """It is neither removed nor changed, and nothing is written next to it."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    path = folder / "golden.qcow2"
+    create_image(path, MIB)
+    before = path.read_bytes()
+    vm = engine.add_vm("golden", [str(path)])
+    engine.convert_disk(vm.disks[0], "raw")
+    first = vm.disks[0].path
+    assert image_info(first)["format"] == "raw"
+    engine.convert_disk(vm.disks[0], "qcow2")
+    assert not first.exists()
+    engine.remove_disk(vm.disks[0])
+    assert list(folder.iterdir()) == [path]
+    assert path.read_bytes() == before
+
+
+def test_no_two_disks_have_one_name(engine: EngineDouble) -> None:
+    vm = engine.add_vm("web", [MIB, MIB])
+    engine.remove_disk(vm.disks[0])
+    engine.add_disk(vm, MIB)
+    assert [disk.name for disk in vm.disks] == ["web_Disk2", "web_Disk3"]
+    assert [each.bootable for each in vm.attachments] == [False, False]
 
 
 @pytest.mark.parametrize("name", ["a\x1b[31m", "a\0", "a\rb", "\ud800", "\ufffe"])

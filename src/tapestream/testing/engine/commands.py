@@ -83,8 +83,7 @@ class Commands(OfThisProcess):
             raise invalid(f"a disk cannot have {size} bytes")
         if incremental and format_ == "raw":
             raise refused("Cannot add Virtual Disk. Incremental backup needs the format COW.")
-        path = self._directory / "disks" / f"{id_}.{format_}"
-        path.parent.mkdir(exist_ok=True)
+        path = self.image_path(id_, format_)
         create_image(path, size, format_)
         name = request.findtext("name") or request.findtext("alias") or id_
         disk = DiskDouble(id_, name, path, format_, size, incremental, domain)
@@ -348,8 +347,24 @@ class Commands(OfThisProcess):
             vm.attachments = [each for each in vm.attachments if each.disk is not disk]
             for checkpoint in vm.checkpoints:
                 checkpoint.disks = [each for each in checkpoint.disks if each is not disk]
-        if disk.path.is_relative_to(self._directory):
-            disk.path.unlink(missing_ok=True)
+        self._remove_image(disk.path)
+
+    def convert_disk(self, disk: DiskDouble, format_: str) -> None:
+        """Replace a disk's image by one of another format, which has no bitmaps."""
+        old = disk.path
+        storage.convert(disk, format_, self.image_path(disk.id, format_))
+        self._remove_image(old)
+
+    def image_path(self, disk_id: str, format_: str) -> Path:
+        """Where a new image of a disk is to be."""
+        path = self._directory / "disks" / f"{disk_id}.{format_}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def _remove_image(self, path: Path) -> None:
+        """Remove an image, unless it is one that a test has brought."""
+        if path.is_relative_to(self._directory):
+            path.unlink(missing_ok=True)
 
     # Jobs
 

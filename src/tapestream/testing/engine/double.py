@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import configparser
 import contextlib
+import os
 import re
 import ssl
 import tempfile
@@ -11,11 +12,13 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from functools import cache, lru_cache, partial
+from itertools import count
 from pathlib import Path
 from typing import Any, NoReturn
 
 from ..._process import OfThisProcess
 from ..._typing import Self
+from ...arguments import path as checked_path
 from ..daemon import ImageioDaemon, certificate_authority
 from ..ending import stop_at_exit
 from ..images import create_image
@@ -86,7 +89,7 @@ class EngineDouble(OfThisProcess):
 
     def __init__(
         self,
-        directory: Path,
+        directory: str | os.PathLike[str],
         *,
         daemon: ImageioDaemon | None = None,
         storage_domains: Sequence[str] = ("data",),
@@ -98,6 +101,7 @@ class EngineDouble(OfThisProcess):
                 raise ValueError(f"{what} must be a sequence of at least one name")
             for each in names:
                 _check_name(each)
+        directory = Path(checked_path("directory", directory))
         self.username = "admin@internal"
         # Nothing else has it: whoever looks for it in a text finds only this.
         self.password = f"the {new_id()} & % password"
@@ -234,7 +238,7 @@ class EngineDouble(OfThisProcess):
     # What is in it
 
     def add_vm(
-        self, name: str, disks: Sequence[int | Path] = (), *, status: str = "up"
+        self, name: str, disks: Sequence[int | str | os.PathLike[str]] = (), *, status: str = "up"
     ) -> VmDouble:
         """Add a VM with disks.
 
@@ -259,7 +263,7 @@ class EngineDouble(OfThisProcess):
             self._inventory.vms[vm.id] = vm
             return vm
 
-    def add_disk(self, vm: VmDouble, disk: int | Path) -> DiskDouble:
+    def add_disk(self, vm: VmDouble, disk: int | str | os.PathLike[str]) -> DiskDouble:
         """Attach a new disk to a VM, as an administrator does: no checkpoint has it.
 
         Args:
@@ -289,28 +293,29 @@ class EngineDouble(OfThisProcess):
         """Make an image of the other format of a disk: "raw" or "qcow2".
 
         As in oVirt 4.5, the new image has no bitmaps, and the checkpoints still list the disk. So
-        an incremental backup that starts from one of them fails.
+        an incremental backup that starts from one of them fails. An image that was passed to
+        `add_vm` or `add_disk` stays as it is: the disk no longer uses it.
 
         Raises:
             ValueError: The disk is not "ok".
         """
         with self._desk.lock:
             _check_idle(disk)
-            storage.convert(disk, format)
+            self._commands.convert_disk(disk, format)
 
-    def _attach(self, vm: VmDouble, image: int | Path) -> DiskDouble:
-        id_, number = new_id(), 1 + len(vm.attachments)
-        name = f"{vm.name}_Disk{number}"
+    def _attach(self, vm: VmDouble, image: int | str | os.PathLike[str]) -> DiskDouble:
+        id_, used = new_id(), {disk.name for disk in self._inventory.disks.values()}
+        names = (f"{vm.name}_Disk{number}" for number in count(1 + len(vm.attachments)))
+        name = next(name for name in names if name not in used)
         domain = next(iter(self._inventory.storage_domains.values()))
-        if isinstance(image, Path):
-            disk = existing_disk(image, id_, name, domain)
-        else:
-            path = self._directory / "disks" / f"{id_}.qcow2"
-            path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(image, int):
+            path = self._commands.image_path(id_, "qcow2")
             path.write_bytes(_empty_image(image))
             disk = DiskDouble(id_, name, path, "qcow2", image, True, domain)
+        else:
+            disk = existing_disk(Path(image), id_, name, domain)
         self._inventory.disks[id_] = disk
-        vm.attachments.append(Attachment(disk, bootable=number == 1))
+        vm.attachments.append(Attachment(disk, bootable=not vm.attachments))
         return disk
 
     # What goes wrong. If several of these match a request, the one asked for first happens.

@@ -47,11 +47,9 @@ def grow(disk: DiskDouble, size: int) -> None:
     disk.size = size
 
 
-def convert(disk: DiskDouble, format_: str) -> None:
-    """Replace a disk's image by one of another format, which has no bitmaps."""
-    path = disk.path.with_name(f"{disk.id}.{format_}")
+def convert(disk: DiskDouble, format_: str, path: Path) -> None:
+    """Give a disk a new image of another format, which has no bitmaps. The old one stays."""
     _run("qemu-img", "convert", "-f", disk.format, "-O", format_, disk.path, path)
-    disk.path.unlink()
     disk.path, disk.format, disk.incremental = path, format_, format_ == "qcow2"
 
 
