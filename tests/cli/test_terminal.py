@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tapestream import BackupInfo, RawImageSource, TarStreamSink, copy
+from tapestream.cli.tables import wrapped
 
 from .conftest import MIB, Week
 from .program import PROGRAM, call, environment, run
@@ -127,3 +128,13 @@ def test_a_name_cannot_change_the_terminal(tmp_path: Path) -> None:
     ended = call("list", tmp_path)
     assert "evil\\x1b[2J\\nvm" in ended.out
     assert "\x1b" not in ended.out
+
+
+def test_a_long_line_breaks_between_words() -> None:
+    """Wide characters take two columns, and those that combine take none."""
+    assert wrapped("  a bb ccc", 10) == ["  a bb ccc"]
+    assert wrapped("  a bb ccc", 9) == ["  a bb", "ccc"]
+    assert wrapped("a  much-longer-word  b", 4) == ["a", "much-longer-word", "b"]
+    assert wrapped("備份 備份 備份", 14) == ["備份 備份 備份"]
+    assert wrapped("備份 備份 備份", 13) == ["備份 備份", "備份"]
+    assert wrapped("e\u0301 " * 3 + "e", 7) == ["e\u0301 " * 3 + "e"]

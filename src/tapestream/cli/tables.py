@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
-import textwrap
 from collections.abc import Sequence
 from typing import TextIO
 
@@ -39,9 +39,15 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 def wrapped(text: str, width: int) -> list[str]:
     """The lines of a long line: it breaks between words. A longer word stays whole."""
-    if len(text) <= width:
+    if columns_of(text) <= width:
         return [text]
-    return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
+    lines = [""]  # not by textwrap: it counts characters, and some take two columns
+    for part in re.findall(" *[^ ]+", text):
+        if lines[-1] and columns_of(lines[-1] + part) > width:
+            lines.append(part.lstrip())
+        else:
+            lines[-1] += part
+    return lines
 
 
 def terminal_width(file: TextIO | None = None) -> int:
