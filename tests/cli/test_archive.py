@@ -115,6 +115,31 @@ def test_nothing_that_exists_is_overwritten(shared_week: Week, tmp_path: Path) -
     assert image.read_bytes() == shared_week.monday
 
 
+@pytest.mark.parametrize("looks", range(1, 6))
+def test_a_file_that_vanishes_is_not_overwritten(
+    shared_week: Week, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, looks: int
+) -> None:
+    """However often it was looked at before: it is refused, or it is as if it had never been."""
+    image = tmp_path / "a.raw"
+    image.write_bytes(b"x")
+    look, left = os.stat, iter(range(looks))
+
+    def look_and_remove(path: int | str | os.PathLike[str], **options: bool) -> os.stat_result:
+        found = look(path, **options)
+        if str(path) == str(image) and next(left, None) == looks - 1:
+            image.unlink()
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "stat", look_and_remove)
+        ended = call("restore", shared_week.folder, image)
+    if ended.status == 64:
+        assert f"{image} exists, with 1 B" in ended.err
+    else:
+        assert ended.status == 0, ended.err
+        assert image.read_bytes() == shared_week.monday
+
+
 def test_a_disk_of_this_machine_is_never_overwritten_by_mistake(
     shared_week: Week, tmp_path: Path
 ) -> None:

@@ -54,25 +54,30 @@ def _cannot_lose(target: str, context: Context) -> str | None:
 
 
 def _mode(path: str) -> int:
-    """The mode of a path; 0 if there is nothing.
+    found = _found(path)
+    return 0 if found is None else found.st_mode
+
+
+def _found(path: str) -> os.stat_result | None:
+    """What is there; None if there is nothing.
 
     Raises:
         LocalIOError: That cannot be found out.
     """
     try:
-        return os.stat(path).st_mode
+        return os.stat(path)
     except FileNotFoundError:
-        return 0
+        return None
     except OSError as e:
         raise tapestream.errors.LocalIOError(f"cannot look at {path}", e) from e
 
 
 def _check_empty(target: str) -> None:
-    mode = _mode(target)
-    if stat.S_ISBLK(mode):
+    found = _found(target)
+    if found is not None and stat.S_ISBLK(found.st_mode):
         what = f"{target} is a disk of this machine"
-    elif stat.S_ISREG(mode) and (size := os.path.getsize(target)):
-        what = f"{target} exists, with {size_text(size)}"
+    elif found is not None and stat.S_ISREG(found.st_mode) and found.st_size:
+        what = f"{target} exists, with {size_text(found.st_size)}"
     else:
         return
     raise tapestream.errors.UsageError(
