@@ -222,6 +222,15 @@ def test_two_bad_segments_and_a_bad_header() -> None:
     )
 
 
+def test_a_line_for_each_whatever_the_names() -> None:
+    damage = (Damage(0, 1, "extent\n1\x1b[2J", missing=True),)
+    report = VerifyReport(BackupInfo(), True, damage, ("a member\u2028good: ü",), 0, None)
+    assert str(report).splitlines()[1:] == [
+        "a member\\u2028good: ü",
+        "1 bytes at disk offset 0 are missing (extent\\n1\\x1b[2J)",
+    ]
+
+
 def test_a_cut_and_damage_before_it() -> None:
     """Without the manifest nobody knows of the damage, but the rest is missing."""
     place = LAYOUT.place("extent-2@5120")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from .._readable import size_text
+from .._readable import printable, size_text
 from .._shown import Shown
 from .._typing import Unpack, override
 from ..backend.abilities import Salvages, ability
@@ -67,7 +67,8 @@ class VerifyReport(Shown):
         lines += [*self.problems, *map(str, self.damage[:MAX_LINES])]
         if len(self.damage) > MAX_LINES:
             lines.append(f"and {len(self.damage) - MAX_LINES} stretches more")
-        return "\n".join(lines)
+        # A name in a damaged tar may have any characters, also line breaks.
+        return "\n".join(map(printable, lines))
 
 
 @enough_memory()
