@@ -33,7 +33,7 @@ from tapestream import (
 from tapestream._readable import columns_of
 from tapestream.archive import Archive, FileBackup, Skipped, read_folder
 from tapestream.display import html, text
-from tapestream.display.card import Card, Notes
+from tapestream.display.card import Card, Facts, Notes, Page
 from tapestream.errors import UsageError
 from tapestream.tape import (
     Catalog,
@@ -242,8 +242,11 @@ def test_a_card_says_if_not_all_of_it_is_shown() -> None:
     notes = Notes(('"' * 200,) * 5)
     assert "There is more than is shown here." in Card("Much", "too much", (notes,) * 9).html()
     assert "There is more than" not in html(LARGE["catalog"])
-    assert words(WIDE["info with quotes"]).endswith("and more")
+    assert re.search(r"and (3[1-9]|4\d) more$", words(WIDE["info with quotes"]))
     assert "and more" not in words(LARGE["info"])
+    assert words(LARGE["info"]).endswith("and 981 more")
+    facts = Facts((("key", "value"),), left=1000)
+    assert facts.text(Page(40, ascii_only=True)) == ["  key  value", "  and 1,000 more"]
 
 
 def test_damage_of_a_disk_without_a_size_is_shown() -> None:

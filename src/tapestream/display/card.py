@@ -94,9 +94,11 @@ class Facts(Part):
 
     Attributes:
         facts: The pairs; those without a value are left out.
+        left: How many more there are that are not in `facts`.
     """
 
     facts: tuple[tuple[str, str | None], ...]
+    left: int = 0
 
     @override
     def html(self) -> str:
@@ -109,15 +111,17 @@ class Facts(Part):
             ),
             _TABLE,
         )
-        # No number: whoever made this may have left out others before.
-        more = "<div>and more</div>" if len(rows) < len(known) else ""
+        more = _more(len(known) - len(rows) + self.left)
         return f"<table>{''.join(rows)}</table>{more}" if known else ""
 
     @override
     def text(self, page: Page) -> list[str]:
         known = [(name, value) for name, value in self.facts if value]
         wide = max((len(name) for name, _ in known), default=0)
-        return [fitted(f"  {name:{wide}}  {printable(value)}", page) for name, value in known]
+        lines = [f"  {name:{wide}}  {printable(value)}" for name, value in known]
+        if self.left:
+            lines.append(f"  and {self.left:,} more")
+        return [fitted(line, page) for line in lines]
 
 
 @dataclass(frozen=True)

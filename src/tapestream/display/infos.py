@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from itertools import islice
 
 import tapestream
 
 from .._readable import shortened, size_text, time_text
-from .card import Card, Facts, fold_of_facts
+from .card import Card, Facts, Fold
 
 # Keys of the metadata that are shown.
 _KEYS = 20
@@ -46,14 +47,15 @@ def facts_of(info: tapestream.BackupInfo) -> Facts:
 
 def show(info: tapestream.BackupInfo) -> Card:
     """Show which backup it is."""
-    metadata = [
+    metadata = tuple(
         (str(key), shortened(json.dumps(value, ensure_ascii=False), 100))
-        for key, value in list(info.metadata.items())[:_KEYS]
-    ]
+        for key, value in islice(info.metadata.items(), _KEYS)
+    )
+    keys = Facts(metadata, left=len(info.metadata) - len(metadata))
     return Card(
         "Backup",
         f"{shortened(name_of(info), 80)}, {time_text(info.created)}",
-        (facts_of(info), fold_of_facts(f"metadata: {len(info.metadata)}", metadata)),
+        (facts_of(info), Fold(f"metadata: {len(info.metadata)}", (keys,))),
     )
 
 
