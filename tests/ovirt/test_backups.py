@@ -311,6 +311,13 @@ def test_no_such_vm_or_disk(
         run(connection, vm_name, disks=disks)
 
 
+def test_a_name_with_quotes(engine: EngineDouble, connection: Any) -> None:
+    """The engine cannot search for it."""
+    engine.add_vm("the old one")
+    wanted = engine.add_vm('the "old" one', [MIB])
+    assert find_vm(connection, wanted.name).id == wanted.id
+
+
 def test_a_disk_that_the_vm_does_not_use(connection: Any, vm: VmDouble) -> None:
     vm.attachments[1].active = False
     found = find_vm(connection, vm.id)

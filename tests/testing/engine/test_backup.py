@@ -176,6 +176,16 @@ def test_a_checkpoint_is_removed(engine: EngineDouble, vm: VmDouble) -> None:
     assert engine.leftovers().checkpoints == (points[0], points[2])
 
 
+def test_a_transfer_says_which_disk_it_is_as_an_engine_does(
+    engine: EngineDouble, vm: VmDouble
+) -> None:
+    with connected(engine) as system:
+        backup, _ = ready_backup(system, vm)
+        transferring(system, vm.disks[0], backup)
+        [found] = system.image_transfers_service().list()
+        assert (found.image.id, found.disk) == (vm.disks[0].id, None)
+
+
 def test_what_is_left_open_is_listed(engine: EngineDouble, vm: VmDouble) -> None:
     assert engine.leftovers().nothing_open
     with connected(engine) as system:

@@ -161,6 +161,9 @@ def test_a_search(engine: EngineDouble, vm: VmDouble) -> None:
         assert snapshot.description == "Active VM"
         with pytest.raises(sdk.Error, match="cannot search for 'color=blue'"):
             vms.list(search="color=blue")
+        engine.add_vm('the "old" one')
+        with pytest.raises(sdk.Error, match="cannot search for 'name="):
+            vms.list(search='name="the "old" one"')
 
 
 def test_the_root_of_the_api(engine: EngineDouble) -> None:

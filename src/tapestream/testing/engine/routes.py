@@ -132,9 +132,10 @@ def _matches(request: Request, **facts: str) -> bool:
     for term in filter(None, re.split(r'\s+and\s+(?=(?:[^"]*"[^"]*")*[^"]*$)', search.strip())):
         key, equals, value = term.partition("=")
         key = key.strip().rpartition(".")[2]
-        if not equals or key not in facts:
-            raise invalid(f"this double cannot search for {term!r}")
         value = re.sub(r"^([\"'])(.*)\1$", r"\2", value.strip(), flags=re.DOTALL)
+        # A quote ends the value, so an engine finds something else, or nothing.
+        if not equals or key not in facts or '"' in value:
+            raise invalid(f"this double cannot search for {term!r}")
         wanted = re.escape(value).replace(r"\*", ".*")
         if not re.fullmatch(wanted, facts[key], re.IGNORECASE | re.DOTALL):
             return False

@@ -346,7 +346,8 @@ def transfer(found: Transfer, host: Host) -> ET.Element:
     )
     if found.backup is not None:
         element.append(_element("backup", id=found.backup.id))
-    element.append(_reference("disk", found.disk.id, "disks"))
+    # An engine says which disk it is as the image, whatever the transfer was started with.
+    element.append(_element("image", id=found.disk.id))
     element.append(_reference("host", host.id, "hosts"))
     return element
 
