@@ -10,6 +10,7 @@ they have shown, come from build/notebooks, where `make notebooks` puts them.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -52,6 +53,23 @@ def program_page(program: Path) -> str:
     return f"# {program.name}\n\n```python\n{code}```\n"
 
 
+def with_words_of_pictures(text: str, notebook: str) -> str:
+    """The text of a notebook's page. Its pictures have the words that the notebook shows them with.
+
+    Raises:
+        KeyError: A picture has none.
+    """
+    words = iter(
+        [
+            output["metadata"]["image/svg+xml"]["alt"]
+            for cell in json.loads(notebook)["cells"]
+            for output in cell.get("outputs", ())
+            if "image/svg+xml" in output.get("data", {})
+        ]
+    )
+    return re.sub(r"^!\[svg\]", lambda _: f"![{next(words)}]", text, flags=re.MULTILINE)
+
+
 def with_links_of_the_site(text: str, page: Path, found: dict[Path, Path]) -> str:
     """The text of a page. Links to what is not on the site become plain text."""
 
@@ -84,7 +102,11 @@ def put_together() -> None:
             target.write_text(program_page(file), encoding="utf-8")
         elif target.suffix == ".md":
             page = NOTEBOOKS / target.name if is_notebook(file) else file
-            text = with_links_of_the_site(page.read_text(encoding="utf-8"), file, found)
+            text = page.read_text(encoding="utf-8")
+            if is_notebook(file):
+                ran = NOTEBOOKS / file.name
+                text = with_words_of_pictures(text, ran.read_text(encoding="utf-8"))
+            text = with_links_of_the_site(text, file, found)
             target.write_text(text, encoding="utf-8")
         else:
             shutil.copy(file, target)

@@ -11,6 +11,7 @@ import ast
 import io
 import json
 import re
+import runpy
 import shutil
 import signal
 import subprocess
@@ -488,6 +489,23 @@ def test_a_notebook_is_stored_without_what_it_has_shown(notebook: Path) -> None:
         assert cell.get("execution_count") is None
         for target in re.findall(r"\]\(([^)\s]+)\)", "".join(cell["source"])):
             assert (notebook.parent / target).exists(), target
+
+
+def test_a_picture_of_a_notebook_has_its_words() -> None:
+    """`jupyter nbconvert` makes "svg" of them in a page."""
+    named = runpy.run_path(str(ROOT / "docs/build_site.py"))["with_words_of_pictures"]
+    pictures: list[dict[str, Any]] = [
+        {"data": {"image/svg+xml": "<svg/>"}, "metadata": {"image/svg+xml": {"alt": words}}}
+        for words in ("two bars", r"a \1 line")
+    ]
+    cells = [{"source": []}, {"outputs": [{"text": ["x"]}, *pictures]}]
+    page = "![svg](a.svg)\n\n    ![svg](no picture)\n![svg](b.svg)\n"
+    assert named(page, json.dumps({"cells": cells})) == (
+        "![two bars](a.svg)\n\n    ![svg](no picture)\n![a \\1 line](b.svg)\n"
+    )
+    pictures[1]["metadata"] = {}
+    with pytest.raises(KeyError):
+        named(page, json.dumps({"cells": cells}))
 
 
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "pyproject.toml"], ids=name_of)
