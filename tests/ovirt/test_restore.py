@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tapestream import BackupInfo, RawImageSource, TarStreamSink, copy
+from tapestream import BackupInfo, RawImageSource, TarStreamSink, TarStreamSource, copy
 from tapestream.archive import read_folder
 from tapestream.errors import (
     EngineError,
@@ -18,7 +19,7 @@ from tapestream.errors import (
     TapestreamError,
     UsageError,
 )
-from tapestream.ovirt import NewDisk, clean_up_killed_runs, connect, restore_vm
+from tapestream.ovirt import NewDisk, clean_up_killed_runs, connect, qcow2_size, restore_vm
 from tapestream.testing import EngineDouble, VmDouble, compare_images, write_pattern
 
 from .steps import FAST, MIB, calls
@@ -42,13 +43,21 @@ def vm(engine: EngineDouble) -> VmDouble:
     vm.comment = "the old one"
     vm.attachments[1].interface = "sata"
     vm.attachments[1].pass_discard = True
+    vm.attachments[1].active = False
     write_pattern(vm.disks[0].path, ["write -P 1 0 64k", "write -P 2 1M 4k"])
     write_pattern(vm.disks[1].path, ["write -P 3 512k 64k"])
     return vm
 
 
-def back_up(vm: VmDouble, folder: Path, night: int, disks: tuple[int, ...] = (0, 1)) -> None:
+def back_up(
+    vm: VmDouble,
+    folder: Path,
+    night: int,
+    disks: tuple[int, ...] = (0, 1),
+    ovf: str | None = None,
+) -> None:
     """What `back_up_vm` leaves in a folder: a tar for each disk, and the OVF with it."""
+    attachments = {"vm.ovf": (ovf or vm.ovf).encode()}
     folder.mkdir(exist_ok=True)
     for number in disks:
         disk = vm.disks[number]
@@ -65,9 +74,7 @@ def back_up(vm: VmDouble, folder: Path, night: int, disks: tuple[int, ...] = (0,
         )
         with (
             RawImageSource(raw, info=info) as source,
-            TarStreamSink(
-                folder / f"{disk.name}-{night}.tar", attachments={"vm.ovf": vm.ovf.encode()}
-            ) as sink,
+            TarStreamSink(folder / f"{disk.name}-{night}.tar", attachments=attachments) as sink,
         ):
             copy(source, sink)
 
@@ -129,6 +136,26 @@ def test_a_vm_is_restored_beside_the_old_one(
     assert report.disks[0].places == (str(backups / "mail_Disk1-0.tar"),)
     assert watched == ["mail_Disk1", "mail_Disk2"]
     assert clean_up_killed_runs(connection) == []
+
+
+def test_a_disk_is_stored_as_the_old_one(
+    engine: EngineDouble, connection: Any, vm: VmDouble, tmp_path: Path
+) -> None:
+    """The double keeps its images in files, so this is what it was asked for."""
+    before, first, second = vm.ovf.split("<Disk ")
+    first = first.replace('wipe-after-delete="false"', 'wipe-after-delete="true"')
+    second = second.replace('volume-type="Sparse"', 'volume-type="Preallocated"')
+    ovf = "<Disk ".join([before, first, second])
+    back_up(vm, tmp_path / "backups", 0, ovf=ovf)
+    restore(connection, tmp_path / "backups")
+    wanted = [ET.fromstring(each.body) for each in engine.calls if each.path == "/disks"]
+    names = ["name", "sparse", "wipe_after_delete", "initial_size"]
+    with TarStreamSource(tmp_path / "backups" / "mail_Disk1-0.tar") as source:
+        size = qcow2_size(source.extents(), 2 * MIB)
+    assert [[disk.findtext(name) for name in names] for disk in wanted] == [
+        ["mail_Disk1", "true", "true", str(size)],
+        ["mail_Disk2", "false", None, None],
+    ]
 
 
 def test_a_lost_vm_comes_back_as_it_was(
