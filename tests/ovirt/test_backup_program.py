@@ -122,6 +122,45 @@ def test_an_incremental_backup_without_one_before(
     assert disk.reason == "no backups here lead to a checkpoint that the engine still has"
 
 
+def test_a_host_without_a_list_of_changes(
+    engine: EngineDouble, connection: Any, one_disk: VmDouble, folder: Path, tmp_path: Path
+) -> None:
+    """The engine said that it would be incremental, and the host has it in full only."""
+    back_up_vm(connection, "web", folder, timeouts=FAST)
+    engine.when("POST", "/imagetransfers", one_disk.checkpoints[0].disks.clear)
+    report = back_up_vm(connection, "web", folder, incremental=True, timeouts=FAST)
+    [disk] = report.disks
+    assert (disk.disk.mode, disk.info.fallback) == ("full", True)
+    assert disk.reason == "the host has no list of what changed since the checkpoint"
+    assert "_full" in Path(disk.place).name
+    compare_restored(read_folder(folder), one_disk, tmp_path)
+
+
+def test_what_is_missing_is_in_the_report(connection: Any, vm: VmDouble, folder: Path) -> None:
+    """Disks that nobody chose to leave out, and files of programs that were killed."""
+    first = back_up_vm(connection, "mail", folder, disks=["mail_Disk1"], timeouts=FAST)
+    assert (first.not_backed_up, first.unfinished) == ((), ())
+    whole = Path(first.disks[0].place)
+    killed = whole.rename(folder / f".{whole.name}.partial")
+    vm.attachments[1].active = False
+    second = back_up_vm(connection, "mail", folder, timeouts=FAST)
+    assert [disk.name for disk in second.not_backed_up] == ["mail_Disk2"]
+    assert second.unfinished == (str(killed),)
+
+
+def test_a_name_that_is_taken(connection: Any, one_disk: VmDouble, folder: Path) -> None:
+    first, second = (
+        back_up_vm(connection, "web", folder, template="{disk}", timeouts=FAST) for _ in range(2)
+    )
+    assert [Path(each.disks[0].place).name for each in (first, second)] == [
+        "web_Disk1.tar",
+        "web_Disk1-2.tar",
+    ]
+    for each in (first, second):
+        with TarStreamSource(each.disks[0].place) as source:
+            assert source.info.checkpoint_id == each.checkpoint_id
+
+
 def test_a_copy_that_fails(
     engine: EngineDouble, connection: Any, vm: VmDouble, folder: Path, tmp_path: Path
 ) -> None:
