@@ -6,6 +6,7 @@ Every public class is found here: a new one must be pickled, or say that it cann
 from __future__ import annotations
 
 import copy
+import copyreg
 import inspect
 import multiprocessing
 import pickle
@@ -86,6 +87,14 @@ from tapestream.testing import (
     Pattern,
 )
 from tapestream.testing.kit.frame import Outcome
+
+
+@pytest.fixture(autouse=True)
+def without_reducers_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python's own pickling: Dask, which other tests import, changes it for all exceptions."""
+    for cls in list(copyreg.dispatch_table):
+        if issubclass(cls, BaseException):
+            monkeypatch.delitem(copyreg.dispatch_table, cls)
 
 
 class Zeros(Reader):
