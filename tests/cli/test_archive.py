@@ -23,6 +23,17 @@ def test_a_folder_is_listed_in_the_order_of_time(shared_week: Week) -> None:
     ]
 
 
+def test_the_places_in_several_folders_name_the_folder(week: Week, tmp_path: Path) -> None:
+    second = tmp_path / "second"
+    second.mkdir()
+    week.incremental.rename(second / "monday.tar")
+    ended = call("list", week.folder, second, "--json")
+    assert [row["place"] for row in ended.objects[:2]] == [
+        str(week.full),
+        str(second / "monday.tar"),
+    ]
+
+
 def test_what_is_not_good_is_said_after_the_table(week: Week) -> None:
     os.truncate(week.incremental, 100_000)
     (week.folder / "zipped.tar").write_bytes(b"\x1f\x8b\x08" + bytes(1000))

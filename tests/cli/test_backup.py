@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
 import time
 from contextlib import ExitStack
@@ -202,3 +203,28 @@ def test_a_reader_that_has_gone_ends_the_backup(disk: Disk) -> None:
     assert process.returncode == 1
     assert b"Broken pipe" in stderr
     assert b"Traceback" not in stderr
+
+
+def test_a_server_that_is_gone_is_reported_long_before_the_end(tmp_path: Path) -> None:
+    with socket.socket() as unused:  # bound, so that nobody else takes the port; nobody listens
+        unused.bind(("127.0.0.1", 0))
+        url = f"https://127.0.0.1:{unused.getsockname()[1]}/images/7a3f"
+        process = start(*["backup", "--url-env", "TRANSFER", "a.tar"], variables={"TRANSFER": url})
+        assert process.stderr is not None
+        line = process.stderr.readline().decode()
+        is_running = process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        _, rest = process.communicate()
+    assert "tapestream: warning: cannot connect to https://127.0.0.1" in line
+    assert "trying again, up to 4 times" in line
+    assert is_running
+    assert process.returncode == 143
+    assert b"warning" not in rest
+    assert "7a3f" not in line
+
+
+def test_a_file_that_is_passed_as_a_url_is_not_one(disk: Disk, tmp_path: Path) -> None:
+    ended = call("backup", disk.url_file, tmp_path / "a.tar")
+    assert ended.status == 64
+    assert f"{disk.url_file} is not a URL" in ended.err
+    assert "--url-file" in ended.err

@@ -138,3 +138,23 @@ def test_a_long_line_breaks_between_words() -> None:
     assert wrapped("備份 備份 備份", 14) == ["備份 備份 備份"]
     assert wrapped("備份 備份 備份", 13) == ["備份 備份", "備份"]
     assert wrapped("e\u0301 " * 3 + "e", 7) == ["e\u0301 " * 3 + "e"]
+
+
+def test_an_error_of_usage_is_wrapped_between_words() -> None:
+    with terminal(80) as opened:
+        status, text = opened.run("nonsense")
+    lines = text.splitlines()
+    assert status == 64
+    assert len(lines) > 2
+    assert all(len(line) <= 80 for line in lines)
+    assert "'vm', 'backup', 'restore', 'salvage', 'list'" in " ".join(lines)
+
+
+def test_a_backup_is_not_read_from_a_terminal(tmp_path: Path) -> None:
+    """The program would wait for somebody who does not know it."""
+    with terminal(80) as opened:
+        os.write(opened.fd, b"\x04")  # the end of input, should it be read
+        status, text = opened.run("restore", "-", tmp_path / "new.raw")
+    assert status == 64
+    assert "standard input is a terminal, not a backup" in text
+    assert list(tmp_path.iterdir()) == []

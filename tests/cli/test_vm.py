@@ -112,6 +112,9 @@ def test_a_vm_there_and_back(world: World) -> None:
         ["mail", "up"],
         ["mail-2", "down"],
     ]
+    lines = call("vm", "list", "mail").out.splitlines()
+    assert lines[3] == ""  # between the two tables
+    assert lines[4].split() == ["CHECKPOINT", "ID"]
     one = call("--json", "vm", "list", "mail")
     assert [each["event"] for each in one.objects] == ["disk", "disk", "checkpoint", "checkpoint"]
     assert one.objects[-1]["checkpoint_id"] == point

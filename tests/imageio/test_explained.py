@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import subprocess
 import time
@@ -13,6 +14,7 @@ import pytest
 
 from tapestream import BackupInfo, ImageioHTTPSource, ImageioUploadSink, copy
 from tapestream.errors import ServerError, TicketError
+from tapestream.imageio.retry import Tries
 from tapestream.testing import ImageioDaemon, ImageServer, MemorySink, create_image, write_pattern
 from tests.disks import noise
 from tests.hostile import Fault, HostileServer, Stall, Status
@@ -131,3 +133,37 @@ def test_a_disk_that_cannot_be_opened_is_not_asked_for_once_more() -> None:
         with pytest.raises(ServerError, match="cannot open the disk"):
             ImageioUploadSink(server.url, secure=False, retries=1)
         assert len(asked(server, "OPTIONS")) == 2
+
+
+def warned(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+
+
+def test_a_server_that_is_slow_is_warned_of_after_its_first_failure(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with (
+        HostileServer(noise(KIB), on_get=always(Stall(None, FOREVER))) as server,
+        pytest.raises(ServerError),
+    ):
+        download(server, MemorySink(), retries=2, read_timeout=0.1)
+    (text,) = warned(caplog)
+    assert text.endswith("the server did not answer in time; trying again, up to 2 times")
+
+
+def test_failures_that_go_on_are_warned_of_once(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def download_in_vain() -> None:
+        with (
+            HostileServer(noise(KIB), on_get=always(Status(500))) as server,
+            pytest.raises(ServerError),
+        ):
+            download(server, MemorySink(), retries=4)
+
+    download_in_vain()
+    assert warned(caplog) == []  # it was over in a moment
+    monkeypatch.setattr(Tries, "short", 0.004)  # the tests' pauses: 1, 2, 4 and 8 ms
+    download_in_vain()
+    (text,) = warned(caplog)
+    assert re.search("trying again, up to [2-4] times", text)

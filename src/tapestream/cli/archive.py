@@ -73,7 +73,7 @@ def run_list(args: argparse.Namespace, context: Context) -> Status:
     else:
         for place in args.places:
             try:
-                found += _listed(place, context)
+                found += _listed(place, context, is_only=len(args.places) == 1)
             except (tapestream.errors.StreamError, tapestream.errors.LocalIOError) as e:
                 status = status_of(e)
                 context.out.error(e, status)
@@ -141,14 +141,14 @@ def _row(point: tapestream.archive.RestorePoint) -> tuple[dict[str, object], tup
     return values, (time_text(point.time), kind_text(point.info), str(backups or "-"), state)
 
 
-def _listed(place: str, context: Context) -> list[Found]:
+def _listed(place: str, context: Context, *, is_only: bool) -> list[Found]:
     if has_many(place, context):
         archive = archive_of([place], context)
         for backup in archive.unfinished:
             context.out.note(f"{backup.place}: is being written, or its program was killed")
         for file in archive.unreadable:
             context.out.warning(f"{file.place} cannot be read: {file.reason}")
-        return [found_in(backup, place) for backup in archive.backups]
+        return [found_in(backup, place if is_only else "") for backup in archive.backups]
     with stream(place, context) as source:
         is_file = os.path.isfile(place)
         problem = "" if is_file else None  # the end of a pipe cannot be seen

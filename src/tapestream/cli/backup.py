@@ -15,7 +15,13 @@ from .parsing import Commands, add_command
 from .status import Status
 from .tapes import add_target_options, check_target, remember
 from .targets import add_overwrite_option, check_overwrite
-from .urls import add_url_options, refuse_server_options, server_options, url_of_options
+from .urls import (
+    add_url_options,
+    is_url,
+    refuse_server_options,
+    server_options,
+    url_of_options,
+)
 from .volumes import asks_for_tapes
 
 if TYPE_CHECKING:
@@ -138,6 +144,10 @@ def _places(args: argparse.Namespace, context: Context) -> tuple[str, str]:
         raise tapestream.errors.UsageError(
             "backup needs one URL and one TARGET",
             hint="For example: tapestream backup --url-file FILE disk.tar",
+        )
+    if not is_url(url) and os.path.exists(url):
+        raise tapestream.errors.UsageError(
+            f"{url} is not a URL", hint="If the URL is in that file, pass it with --url-file."
         )
     return url, str(given[0])
 

@@ -15,6 +15,7 @@ WORDS = {
     "Give it in the BackupInfo, or use another template": (
         "Pass it (--vm, --disk), or the path of a file instead of a folder"
     ),
+    "which the template needs": "which the name of a file in a folder has",
     "with restore_chain": "with 'tapestream restore'",
     "Archive.restore_points lists all of them": "'tapestream find --all' lists all of them",
     "start it again, with a new Cancel": "start it again",

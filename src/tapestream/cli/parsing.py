@@ -63,7 +63,13 @@ class Parser(argparse.ArgumentParser):
     @override
     def error(self, message: str) -> NoReturn:
         text = re.sub(r"\w+://\S+", "URL", message)  # a transfer URL is a secret
-        self.exit(Status.USAGE, f"{self.prog}: {text}\nTry '{self.prog} --help'.\n")
+        lines = [f"{self.prog}: {text}", f"Try '{self.prog} --help'."]
+        if sys.stderr.isatty():
+            from .tables import terminal_width, wrapped  # noqa: PLC0415 - few runs need it
+
+            width = terminal_width(sys.stderr)
+            lines = [part for line in lines for part in wrapped(line, width)]
+        self.exit(Status.USAGE, "".join(f"{line}\n" for line in lines))
 
 
 class _Help(argparse.HelpFormatter):

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import os
 import stat
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import reduce
@@ -102,6 +103,11 @@ def stream(
     allow_incomplete: bool = False,
 ) -> tapestream.TarStreamSource:
     """Open a backup in a file, a pipe, or a tape file: by default, where the tape stands."""
+    if place == "-" and sys.stdin.isatty():
+        raise tapestream.errors.UsageError(
+            "standard input is a terminal, not a backup",
+            hint="Redirect it, as in '< disk.tar', or pass the path of the backup.",
+        )
     drive = context.drives.find(place)
     if drive is not None:
         wait_until_ready(drive, context)

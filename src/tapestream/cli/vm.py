@@ -279,7 +279,12 @@ def run_list(args: argparse.Namespace, context: Context) -> Status:
         )
         for disk in vm.disks
     ]
-    context.out.table("disk", ("DISK", ">SIZE", "CAN BE BACKED UP", "ID"), disks)
+    context.out.table(
+        "disk",
+        ("DISK", ">SIZE", "CAN BE BACKED UP", "ID"),
+        disks,
+        notes=[""] if disks and checkpoints else [],
+    )
     if not disks:
         context.out.note(f"VM {vm.name} has no disks.")
     points = [

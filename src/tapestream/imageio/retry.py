@@ -51,6 +51,8 @@ class Tries:
     # Seconds; each pause is twice as long as the one before.
     first_pause = 0.1
     longest_pause = 10.0
+    # Seconds of failures after which somebody may wonder what is going on.
+    short = 2.0
 
     def __init__(self, connection: Connection, retries: int, patience: float = math.inf) -> None:
         self._connection = connection
@@ -59,6 +61,7 @@ class Tries:
         self._failures = 0
         self._first = datetime.now()
         self._began = time.monotonic()
+        self._has_warned = False
 
     def worked(self) -> None:
         """Something was received: start to count the failures anew."""
@@ -68,6 +71,7 @@ class Tries:
         """Wait before the next try, or raise the error if there should be none."""
         if self._failures == 0:
             self._first = datetime.now()
+            self._has_warned = False
         self._failures += 1
         if not error.is_transient or self._connection.is_cancelled:
             raise error
@@ -78,9 +82,22 @@ class Tries:
             tried = f"tried {self._failures} times {span}"
             error.args = (f"{error.message} ({tried})", *error.args[1:])
             raise _explained(self._connection, error)
+        pause = min(self.first_pause * 2 ** (self._failures - 1), self.longest_pause)
         log.info("Try %d of %d failed: %s", self._failures, self._retries + 1, error)
-        pause = self.first_pause * 2 ** (self._failures - 1)
-        self._connection.pause(min(pause, self.longest_pause))
+        self._warn_once(error, pause)
+        self._connection.pause(pause)
+
+    def _warn_once(self, error: TransferError, pause: float) -> None:
+        """Say what fails, if it does not soon work again."""
+        seconds = (datetime.now() - self._first).total_seconds() + pause
+        took_long = isinstance(error.__cause__, TimeoutError) or seconds >= self.short
+        if took_long and not self._has_warned:
+            self._has_warned = True
+            log.warning(
+                "%s; trying again, up to %d times",
+                error.message,
+                self._retries + 1 - self._failures,
+            )
 
 
 def _explained(connection: Connection, error: TransferError) -> TransferError:
