@@ -325,6 +325,16 @@ def test_fragmented_disks_use_it_for_a_limited_time() -> None:
     assert usable(known, SHAPES) is None
 
 
+def test_a_trial_that_is_given_up_does_not_begin_the_time_anew() -> None:
+    """On a fragmented disk, it may end so again and again, and nothing is compared."""
+    learnt = AutoShape(SHAPES, 1, DISK, KnownShape(Shape(4 * MIB, 4), LONGEST_USE))
+    while not learnt.ask().is_trial:
+        learnt.observe(learnt.ask(), Sample(1, REQUEST, REQUEST, 0.1))
+    while learnt.ask().is_trial:
+        learnt.observe(learnt.ask(), Sample(1, MIB, MIB, 0.1))
+    assert usable(learnt.known(), SHAPES) is None
+
+
 def test_a_trial_begins_the_time_anew() -> None:
     for rate in (short_window, any_shape):
         learnt = run(rate).learnt

@@ -201,7 +201,7 @@ class AutoShape:
         """End a trial in which most requests are too short to count."""
         self._short += ask.stretch == self._ask.stretch
         if self._short > SHORT * self._readers:
-            self._miss()
+            self._give_up()
 
     def _is_over(self) -> bool:
         enough = self._seen.requests >= REQUESTS * self._readers
@@ -283,11 +283,15 @@ class AutoShape:
 
     def _miss(self) -> None:
         """End a trial of a shape that was not faster."""
+        self._age = 0.0
+        self._give_up()
+
+    def _give_up(self) -> None:
+        """End a trial, and let the shape rest, also if the trial has not shown anything."""
         if self._candidate is not None:
             earlier = self._misses.get(self._candidate)
             number = 1 if earlier is None else earlier.number + 1
             self._misses[self._candidate] = _Miss(self._done, number)
-            self._age = 0.0
         self._stop()
 
     def _change(self, shape: Shape) -> None:
