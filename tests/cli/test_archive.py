@@ -183,6 +183,7 @@ def test_quiet_shows_only_what_was_asked_for(shared_week: Week, tmp_path: Path) 
             "For the end of that day: '2026-11-18 23:59'",
         ),
         (["{folder}", "new.raw", "--vm", "nobody"], "no backup of"),
+        (["{full}", "new.raw", "--url-file", "{url}"], "there is no new.raw to restore from"),
         (["{full}", "-"], "standard output"),
         (["{full}", "new.raw", "--check"], "not a URL"),
         (["https://host/images/7a3f", "new.raw"], "not a URL"),
@@ -195,7 +196,10 @@ def test_arguments_that_cannot_work(
     arguments: list[str],
     text: str,
 ) -> None:
-    given = [a.format(full=shared_week.full, folder=shared_week.folder) for a in arguments]
+    url = tmp_path.with_name(f"{tmp_path.name}-url")
+    url.write_text("https://host/images/7a3f")
+    known = {"full": shared_week.full, "folder": shared_week.folder, "url": url}
+    given = [a.format_map(known) for a in arguments]
     monkeypatch.chdir(tmp_path)
     ended = call("restore", *given)
     assert (ended.status, ended.out) == (64, "")
@@ -203,3 +207,9 @@ def test_arguments_that_cannot_work(
     assert len(ended.err.splitlines()) <= 2
     assert "7a3f" not in ended.err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_salvage_reads_no_folder(shared_week: Week, tmp_path: Path) -> None:
+    ended = call("salvage", shared_week.folder, tmp_path / "new.raw")
+    assert ended.status == 64
+    assert f"{shared_week.folder} is a folder" in ended.err

@@ -255,6 +255,11 @@ def test_a_vm_without_backups_is_answered_by_each_name_once(world: World) -> Non
         (["restore", "-"], 64, "a VM cannot be restored from standard input"),
         (["full", "mail", ".", "--section", "x"], 64, "no section [x]"),
         (["list", "--config", "nowhere.conf"], 1, "cannot read the configuration nowhere.conf"),
+        (
+            ["list", "--config", "nowhere.conf"],
+            1,
+            "'tapestream vm list --help' says what is needed",
+        ),
         (["restore", "."], 64, "there are no backups here, of any VM"),
         (["full", "mail"], 64, "TARGET"),
     ],

@@ -122,6 +122,8 @@ def test_an_engine_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match=r"cannot log in to https://127.0.0.1:1: ") as caught:
         connect(path)
     assert caught.value.is_transient
+    assert "Is the engine up?" in caught.value.hint
+    assert "(7," not in caught.value.message  # pycurl's number of the error
 
 
 def test_an_engine_that_hangs(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
@@ -119,6 +120,11 @@ def run_salvage(args: argparse.Namespace, context: Context) -> Status:
     """Restore what is left of one disk."""
     sources, target = _places(args, context)
     refuse_file(args, sources, context)
+    if folders := [source for source in sources if os.path.isdir(source)]:
+        raise tapestream.errors.UsageError(
+            f"salvage does not look for a chain, and {folders[0]} is a folder",
+            hint="Pass the backups of the chain: the full one, and the incremental ones after it.",
+        )
     with ExitStack() as stack:
         chain = [
             stack.enter_context(stream(source, context, file=args.file, allow_incomplete=True))
@@ -157,6 +163,11 @@ def _places(args: argparse.Namespace, context: Context) -> tuple[Sequence[str], 
             f"{args.command} needs a SOURCE and a TARGET",
             hint="For example: tapestream restore disk.tar disk.raw",
         )
+    if url is not None and len(sources) > 1 and _is_new(sources[-1], context):
+        raise tapestream.errors.UsageError(
+            f"there is no {sources[-1]} to restore from, and the target is the disk of the URL",
+            hint="Pass one target: the URL of a transfer, or the path of an image.",
+        )
     if target == "-":
         raise tapestream.errors.UsageError(
             "a disk cannot be written to standard output",
@@ -165,6 +176,11 @@ def _places(args: argparse.Namespace, context: Context) -> tuple[Sequence[str], 
     refuse_server_options(args, is_used=is_url(target))
     check_overwrite(target, args, context)
     return sources, target
+
+
+def _is_new(place: str, context: Context) -> bool:
+    """Whether there is nothing to read, as where a target shall be."""
+    return place != "-" and context.drives.find(place) is None and not os.path.exists(place)
 
 
 def _opened_target(

@@ -15,6 +15,7 @@ T = TypeVar("T")
 NOT_FOUND = 404
 _BAD_REQUEST = 400
 CONFLICT = 409
+_UNREACHED = "Is the engine up? Are its URL and its CA right?"
 
 
 @contextmanager
@@ -32,6 +33,8 @@ def asking(doing: str) -> Iterator[None]:
         yield
     except sdk.AuthError as e:
         raise EngineLoginError(f"cannot {doing}: {_reason(e)}", status=e.code) from e
+    except sdk.ConnectionError as e:
+        raise EngineError(f"cannot {doing}: {_reason(e)}", status=e.code, hint=_UNREACHED) from e
     except sdk.Error as e:
         raise EngineError(f"cannot {doing}: {_reason(e)}", status=e.code) from e
     except pycurl.error as e:  # the SDK does not turn all of them into its own
@@ -48,7 +51,8 @@ def _reason(error: Any) -> str:
     fault = getattr(error, "fault", None)
     text = str((fault and (fault.detail or fault.reason)) or error)
     # The SDK shows the list of pycurl: [(<pycurl.Curl object at 0x...>, 52, 'Empty reply ...')].
-    if curl := re.search(r"object at \w+>, \d+, (['\"])(.*)\1\)\]", text):
+    # Or what pycurl raised: (7, 'Failed to connect ...').
+    if curl := re.search(r"(?:object at \w+>, |: \()\d+, (['\"])(.*)\1\)\]?$", text):
         text = curl[2]
     return text.strip("[] ") or type(error).__name__
 

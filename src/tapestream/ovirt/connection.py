@@ -177,7 +177,11 @@ def _section(path: Path, section: str | None) -> dict[str, str]:
             others_may_read = _others_may_read(os.fstat(f.fileno()))
             parser.read_file(f)
     except OSError as e:
-        raise LocalIOError(f"cannot read the configuration {path}", e) from e
+        raise LocalIOError(
+            f"cannot read the configuration {path}",
+            e,
+            hint="Check the path, or write that file. See read_settings for what is needed.",
+        ) from e
     except (configparser.Error, UnicodeDecodeError) as e:
         # The text of the error would show the line, which may be that of the password.
         raise UsageError(f"{path} is no configuration file: {type(e).__name__}") from None
