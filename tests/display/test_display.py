@@ -426,8 +426,11 @@ def test_a_closed_file_is_shown_without_io(tmp_path: Path) -> None:
         assert text(value)
     assert repr(tar).startswith("<TarStreamSource: mail, Disk1 of ")
     assert repr(tar)[:-1].endswith("disk.tar")
-    assert repr(dst) == f"<TarStreamSink: {path}>"
-    assert repr(raw) == f"<RawImageSource: {image}>"
+    # The middle of a long path is left out.
+    assert repr(dst).startswith("<TarStreamSink: /")
+    assert repr(dst).endswith("/backups/disk.tar>")
+    assert repr(raw).startswith("<RawImageSource: /")
+    assert repr(raw).endswith("/backups/disk.raw>")
     assert str(folder / "tapes.db") in text(catalog)
 
 
