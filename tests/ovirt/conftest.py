@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,3 +28,12 @@ def engine(
     with EngineDouble(tmp_path / "engine", daemon=daemon) as running:
         running.write_config(tmp_path / "home")
         yield running
+
+
+@pytest.fixture
+def connection(engine: EngineDouble) -> Iterator[Any]:
+    """A connection to the double."""
+    from tapestream.ovirt import connect  # noqa: PLC0415 - it needs the SDK
+
+    with connect() as connection:
+        yield connection

@@ -26,12 +26,6 @@ def vm(engine: EngineDouble) -> VmDouble:
     return engine.add_vm("mail", [MIB, MIB])
 
 
-@pytest.fixture
-def connection(engine: EngineDouble) -> Iterator[Any]:
-    with connect() as connection:
-        yield connection
-
-
 @pytest.fixture(autouse=True)
 def nothing_is_left(engine: EngineDouble, connection: Any, tmp_path: Path) -> Iterator[None]:
     yield

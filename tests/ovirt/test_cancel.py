@@ -18,7 +18,6 @@ from tapestream.ovirt import (
     EngineTimeouts,
     back_up_vm,
     clean_up_killed_runs,
-    connect,
     new_disk,
     restore_vm,
 )
@@ -43,12 +42,6 @@ def vm(engine: EngineDouble) -> VmDouble:
 
 
 @pytest.fixture
-def connection(engine: EngineDouble) -> Iterator[Any]:
-    with connect() as connection:
-        yield connection
-
-
-@pytest.fixture
 def folder(tmp_path: Path) -> Path:
     path = tmp_path / "backups"
     path.mkdir()
@@ -67,7 +60,7 @@ def refused(method: str, path: str) -> Callable[[EngineDouble], None]:
 def cancelled_after(
     engine: EngineDouble, request: str, then: Callable[[], object] = lambda: None
 ) -> Iterator[Cancel]:
-    """Cancelled by another thread after a request, when the program waits."""
+    """Cancelled by another thread after a request, when the program waits; `then` comes after."""
     cancel, seen = Cancel(), calls(engine, request)
     ended = threading.Event()
 
@@ -75,8 +68,8 @@ def cancelled_after(
         while calls(engine, request) == seen and not ended.wait(0.01):
             pass
         ended.wait(0.1)
-        then()
         cancel.cancel("enough")
+        then()
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -192,6 +185,10 @@ def test_a_disk_is_removed_although_it_takes_time(engine: EngineDouble, connecti
     engine.phases.disk_add = ("locked",)
 
     def unlock() -> None:
+        """Not before the program has noticed that it was cancelled: else it may find a disk."""
+        end = time.monotonic() + SOON
+        while not calls(engine, "DELETE /disks/*") and time.monotonic() < end:
+            time.sleep(0.001)
         engine.disks[0].status = "ok"
 
     engine.refuse("DELETE", "/disks/*", 409, times=2)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,6 @@ from tapestream.errors import EngineTimeoutError
 from tapestream.ovirt import (
     Parent,
     checkpoints,
-    connect,
     parent_of,
     remove_checkpoint,
     vm_backup,
@@ -42,12 +41,6 @@ class Kept:
 
     def open(self, *, cancel: object = None) -> Source:
         raise NotImplementedError
-
-
-@pytest.fixture
-def connection(engine: EngineDouble) -> Iterator[Any]:
-    with connect() as connection:
-        yield connection
 
 
 def with_checkpoints(engine: EngineDouble, *ids: str) -> VmDouble:

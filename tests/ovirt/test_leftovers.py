@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tapestream.ovirt import clean_up_killed_runs, connect, download_transfer, vm_backup
+from tapestream.ovirt import clean_up_killed_runs, download_transfer, vm_backup
 from tapestream.testing import EngineDouble, VmDouble
 
 from .steps import FAST, MIB, SHORT, calls
@@ -20,12 +19,6 @@ from .steps import FAST, MIB, SHORT, calls
 @pytest.fixture
 def vm(engine: EngineDouble) -> VmDouble:
     return engine.add_vm("mail", [MIB])
-
-
-@pytest.fixture
-def connection(engine: EngineDouble) -> Iterator[Any]:
-    with connect() as connection:
-        yield connection
 
 
 def kill_a_run(
