@@ -22,6 +22,7 @@ import tapestream.archive
 import tapestream.backend
 import tapestream.display
 import tapestream.errors
+import tapestream.fleet
 import tapestream.ovirt
 import tapestream.tape
 import tapestream.testing
@@ -34,6 +35,7 @@ PACKAGES = (
     tapestream.backend,
     tapestream.display,
     tapestream.errors,
+    tapestream.fleet,
     tapestream.ovirt,
     tapestream.tape,
     tapestream.testing,

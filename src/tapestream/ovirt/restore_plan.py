@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import tapestream
 
@@ -20,7 +20,9 @@ from .backup_program import OVF_NAME
 from .ovf import Ovf, OvfDisk, read_ovf
 
 if TYPE_CHECKING:
-    Place = tapestream.archive.Archive | tapestream.tape.TapeDrive | str | os.PathLike[str]
+    Place: TypeAlias = (
+        tapestream.archive.Archive | tapestream.tape.TapeDrive | str | os.PathLike[str]
+    )
 else:
     Place = Any  # for typing.get_type_hints
 
