@@ -41,9 +41,14 @@ def time_text(time: datetime | None) -> str:
     return f"{time.astimezone():%Y-%m-%d %H:%M:%S}" if time is not None else "-"
 
 
-def count_text(count: int, what: str) -> str:
-    """A number of things, such as "2 backups"."""
-    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
+def count_text(count: int, one: str, many: str = "") -> str:
+    """A number of things, such as "2 backups"; `many` if more than one is not `one` with an "s"."""
+    return f"{count:,} {one if count == 1 else many or f'{one}s'}"
+
+
+def kind_text(context: str) -> str:
+    """The kind of a backup, from the context of its extents: full or incremental."""
+    return "full" if context == "zero" else "incremental"
 
 
 def printable(text: str) -> str:

@@ -28,6 +28,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MemberDescriptorType
 from typing import TYPE_CHECKING, Any
 
+from . import _readable
+
 if TYPE_CHECKING:
     from datetime import datetime
 else:
@@ -151,9 +153,7 @@ def printable(text: str) -> str:
     """
     if len(text) > _MAX_TEXT:
         text = f"{text[: _MAX_TEXT // 2]} [...] {text[-_MAX_TEXT // 2 :]}"
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return _readable.printable(text)
 
 
 class UsageError(TapestreamError, ValueError):

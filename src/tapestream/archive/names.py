@@ -7,6 +7,7 @@ import unicodedata
 from collections.abc import Callable, Iterable
 from itertools import count
 
+from .._readable import kind_text
 from ..errors import UsageError
 from ..model.info import BackupInfo
 
@@ -21,7 +22,7 @@ _VALUES: dict[str, Callable[[BackupInfo], str | None]] = {
     "disk": lambda info: info.disk_name or info.disk_id,
     "disk_id": lambda info: info.disk_id,
     "time": lambda info: f"{info.created:%Y%m%dT%H%M%SZ}" if info.created else None,
-    "kind": lambda info: "full" if info.context == "zero" else "incremental",
+    "kind": lambda info: kind_text(info.context),
     "backup": lambda info: info.backup_id,
     "checkpoint": lambda info: info.checkpoint_id,
 }

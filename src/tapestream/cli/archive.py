@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING
 
 import tapestream
 
+from .._readable import count_text, kind_text
 from .amounts import time_text
-from .backups import Found, count_text, found_in, kind_text, show_backups
+from .backups import Found, found_in, show_backups
 from .conditions import refuse
 from .parsing import Commands, add_command
 from .places import add_choice_options, archive_of, chain_in, has_many, stream
 from .status import Status, status_of
 from .tables import terminal_width
-from .tapes import refuse_catalog
+from .tapes import check_drive_options
 
 if TYPE_CHECKING:
     from .context import Context
@@ -88,7 +89,7 @@ def run_list(args: argparse.Namespace, context: Context) -> Status:
 
 def run_find(args: argparse.Namespace, context: Context) -> Status:
     """Find the chain for a point in time, or show all points."""
-    refuse_catalog(args, args.places, context)
+    check_drive_options(args, args.places, context, "--catalog")
     if args.all:
         refuse(
             args,
@@ -133,12 +134,17 @@ def _row(point: tapestream.archive.RestorePoint) -> tuple[dict[str, object], tup
     values: dict[str, object] = {
         "time": point.time.isoformat() if point.time else None,
         "checkpoint_id": point.checkpoint_id,
-        "kind": kind_text(point.info),
+        "kind": kind_text(point.info.context),
         "places": [backup.place for backup in point.chain.backups] if point.chain else [],
         "problem": point.problem,
     }
     state = "NO" if point.problem else "yes"
-    return values, (time_text(point.time), kind_text(point.info), str(backups or "-"), state)
+    return values, (
+        time_text(point.time),
+        kind_text(point.info.context),
+        str(backups or "-"),
+        state,
+    )
 
 
 def _listed(place: str, context: Context, *, is_only: bool) -> list[Found]:

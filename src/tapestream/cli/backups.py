@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from .._readable import kind_text
 from .amounts import size_text, time_text
 
 if TYPE_CHECKING:
@@ -14,11 +15,6 @@ if TYPE_CHECKING:
     from .output import Output
 
 TITLES = ("VM~", "DISK~", "WHEN", "KIND", ">SIZE", "OK", "PLACE~")
-
-
-def kind_text(info: tapestream.BackupInfo) -> str:
-    """Full or incremental."""
-    return "full" if info.context == "zero" else "incremental"
 
 
 def disk_text(info: tapestream.BackupInfo) -> str:
@@ -46,7 +42,7 @@ class Found(NamedTuple):
         """For programs."""
         return {
             **{name: value for name, value in self.info.to_dict().items() if name != "metadata"},
-            "kind": kind_text(self.info),
+            "kind": kind_text(self.info.context),
             "place": self.place,
             "stored": self.stored,
             "complete": None if self.problem is None else not self.problem,
@@ -61,7 +57,7 @@ class Found(NamedTuple):
             info.vm_name or info.vm_id or "-",
             info.disk_name or info.disk_id or "-",
             time_text(info.created),
-            kind_text(info),
+            kind_text(info.context),
             "-" if self.stored is None else size_text(self.stored),
             "-" if self.problem is None else ("NO" if self.problem else "yes"),
             self.place,
@@ -84,8 +80,3 @@ def show_backups(
     rows = [(backup.values, backup.cells) for backup in backups]
     notes = [f"{backup.place}: {backup.problem}" for backup in backups if backup.problem]
     out.table(event, TITLES, rows, notes=[*notes, *more])
-
-
-def count_text(count: int, what: str) -> str:
-    """A number of things, such as "2 backups"."""
-    return f"{count} {what}" if count == 1 else f"{count} {what}s"

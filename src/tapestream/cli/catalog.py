@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import tapestream
 
+from .._readable import count_text, kind_text
 from .amounts import size_text, time_text
-from .backups import count_text, disk_text, kind_text
+from .backups import disk_text
 from .parsing import add_command
 from .places import add_time_option
 from .status import Status
@@ -111,7 +112,7 @@ def _show_backups(backups: list[tapestream.tape.CatalogBackup], context: Context
     rows = [
         (
             time_text(backup.info.created),
-            kind_text(backup.info),
+            kind_text(backup.info.context),
             size_text(backup.info.size),
             "complete" if backup.complete else "not complete",
             _places(backup),
@@ -169,7 +170,7 @@ def _find(args: argparse.Namespace, context: Context) -> Status:
 
 def _when_and_what(backup: tapestream.tape.CatalogBackup) -> tuple[str, str, str]:
     info = backup.info
-    return time_text(info.created), kind_text(info), disk_text(info)
+    return time_text(info.created), kind_text(info.context), disk_text(info)
 
 
 def _needed(backup: tapestream.tape.CatalogBackup) -> list[tapestream.tape.CatalogVolume]:

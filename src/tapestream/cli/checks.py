@@ -23,7 +23,7 @@ from .places import (
 )
 from .status import Status, status_of
 from .tables import printable, terminal_width
-from .tapes import add_file_option, refuse_file
+from .tapes import add_file_option, check_drive_options
 from .urls import add_url_options, is_url, refuse_server_options, url_of_options
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def add_commands(commands: Commands) -> None:
 
 def run_verify(args: argparse.Namespace, context: Context) -> Status:
     """Verify each backup, also after one that is bad."""
-    refuse_file(args, args.sources, context)
+    check_drive_options(args, args.sources, context, "--file")
     found: list[Status] = []
     opened: list[tuple[str, Callable[[], tapestream.Source]]]
     for source in args.sources:

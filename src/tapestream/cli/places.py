@@ -22,16 +22,15 @@ from typing import TYPE_CHECKING
 
 import tapestream
 
+from .._readable import kind_text
 from .amounts import time_text
-from .backups import kind_text
 from .conditions import refuse
 from .parsing import Parser
 from .tapes import (
     add_catalog_option,
     add_file_option,
+    check_drive_options,
     read_tapes,
-    refuse_catalog,
-    refuse_file,
     wait_until_ready,
 )
 from .urls import is_url, server_options
@@ -80,8 +79,7 @@ def check_source_options(
     Raises:
         UsageError: One has none.
     """
-    refuse_catalog(args, places, context)
-    refuse_file(args, places, context)
+    check_drive_options(args, places, context, "--catalog", "--file")
     if any(has_many(place, context, args.file) for place in places):
         return
     is_named = args.file is not None
@@ -196,7 +194,7 @@ def opened_chain(
     with ExitStack() as stack:
         if chain is not None:
             for backup in chain.backups:
-                text = f"{time_text(backup.info.created)}  {kind_text(backup.info):11}"
+                text = f"{time_text(backup.info.created)}  {kind_text(backup.info.context):11}"
                 context.out.note(f"{text}  {backup.place}")
             yield stack.enter_context(chain.open(cancel=context.cancel))
         else:

@@ -15,7 +15,7 @@ from .copying import add_rate_option, copied
 from .parsing import Commands, Parser, add_command
 from .places import add_source_options, check_source_options, last_of, opened_chain, stream
 from .status import Status
-from .tapes import add_file_option, refuse_file
+from .tapes import add_file_option, check_drive_options
 from .targets import add_overwrite_option, check_overwrite
 from .urls import (
     add_url_options,
@@ -119,7 +119,7 @@ def run_restore(args: argparse.Namespace, context: Context) -> Status:
 def run_salvage(args: argparse.Namespace, context: Context) -> Status:
     """Restore what is left of one disk."""
     sources, target = _places(args, context)
-    refuse_file(args, sources, context)
+    check_drive_options(args, sources, context, "--file")
     if folders := [source for source in sources if os.path.isdir(source)]:
         raise tapestream.errors.UsageError(
             f"salvage does not look for a chain, and {folders[0]} is a folder",

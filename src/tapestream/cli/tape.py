@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import tapestream
 
+from .._readable import kind_text
 from .amounts import size_text, time_text
-from .backups import disk_text, kind_text
+from .backups import disk_text
 from .catalog import add_catalog_commands
 from .parsing import add_command, add_group
 from .status import Status
@@ -248,7 +249,7 @@ def _row(entry: tapestream.tape.TapeEntry) -> str:
         return _ROW.format(
             entry.file,
             time_text(info.created)[:16],  # without seconds: the row fits into 80 columns
-            kind_text(info),
+            kind_text(info.context),
             size_text(info.size),
             _state(entry),
             _name(entry, info),

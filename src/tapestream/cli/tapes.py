@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import tapestream
 
-from .backups import count_text
+from .._readable import count_text
 from .conditions import refuse
 from .parsing import Parser
 from .volumes import asks_for_tapes, load_tape
@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 
     from .context import Context
 
+# What an option for tapes is, and which drive it is for.
+_OF_A_DRIVE = {
+    "--catalog": ("names a catalog of tapes", "the drive that reads the tapes"),
+    "--file": ("is the number of a file on a tape", "the drive"),
+}
 # Seconds after which to say that a drive is still loading its tape.
 _PATIENCE = 2
 
@@ -41,33 +46,29 @@ def add_catalog_option(parser: Parser) -> None:
     )
 
 
-def refuse_catalog(args: argparse.Namespace, places: Iterable[str], context: Context) -> None:
-    """Make sure that a catalog is of use: one of the places is a tape drive.
+def check_drive_options(
+    args: argparse.Namespace, places: Iterable[str], context: Context, *options: str
+) -> None:
+    """Make sure that options for tapes are of use: one of the places is a tape drive.
+
+    Args:
+        args: The arguments.
+        places: What is read.
+        context: Of the command.
+        options: "--catalog", "--file", or both.
 
     Raises:
-        UsageError: None is one.
+        UsageError: No place is a drive, and one of the options was given.
     """
-    if not any(map(context.drives.find, places)):
+    if any(map(context.drives.find, places)):
+        return
+    for option in options:
+        what, drive = _OF_A_DRIVE[option]
         refuse(
             args,
-            "--catalog",
-            why="names a catalog of tapes, but no tape drive was passed",
-            hint="Leave it out, or pass the drive that reads the tapes, such as /dev/nst0.",
-        )
-
-
-def refuse_file(args: argparse.Namespace, places: Iterable[str], context: Context) -> None:
-    """Make sure that the number of a tape file is of use: one of the places is a tape drive.
-
-    Raises:
-        UsageError: None is one.
-    """
-    if not any(map(context.drives.find, places)):
-        refuse(
-            args,
-            "--file",
-            why="is the number of a file on a tape, but no tape drive was passed",
-            hint="Leave it out, or pass the drive, such as /dev/nst0.",
+            option,
+            why=f"{what}, but no tape drive was passed",
+            hint=f"Leave it out, or pass {drive}, such as /dev/nst0.",
         )
 
 

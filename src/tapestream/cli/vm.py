@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import tapestream
 
+from .._readable import count_text, kind_text
 from .amounts import duration_text, rate_text, size_text, time_text
-from .backups import count_text, kind_text
 from .copying import add_checksum_option, add_rate_option, checksum_of, copied
 from .parsing import Commands, Parser, add_command, add_group
 from .places import add_time_option, archive_of
 from .status import Status
-from .tapes import add_target_options, check_target, refuse_catalog
+from .tapes import add_target_options, check_drive_options, check_target
 from .volumes import asks_for_tapes
 
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ def _back_up(
         )
     for disk in report.disks:
         values, text = copied(disk.result, disk=disk.disk.name, disk_id=disk.disk.id)
-        kind = kind_text(disk.info)
+        kind = kind_text(disk.info.context)
         more = {"place": disk.place, "kind": kind, "reason": disk.reason}
         if disk.result.receipt is None:  # the text of a backup to tape says where it is
             text = f"{'standard output' if disk.place == '-' else disk.place}: {text}"
@@ -211,7 +211,7 @@ def _back_up(
 
 def run_restore(args: argparse.Namespace, context: Context) -> Status:
     """Restore a VM."""
-    refuse_catalog(args, args.sources, context)
+    check_drive_options(args, args.sources, context, "--catalog")
     if "-" in args.sources:
         raise tapestream.errors.UsageError(
             "a VM cannot be restored from standard input, which has one disk",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tapestream
 
-from .._readable import count_text, rate_text, seconds_text, size_text
+from .._readable import count_text, kind_text, rate_text, seconds_text, size_text
 from .card import Card, Facts, Part, fold_of_facts
 from .curve import Curve
 from .tapes import places_of
@@ -44,7 +44,7 @@ def show(result: tapestream.CopyResult) -> Card:
             ),
         )
     )
-    kind = "full" if result.context == "zero" else "incremental"
+    kind = kind_text(result.context)
     return Card(
         "Copied",
         f"{size_text(result.data_bytes)} of {size_text(result.size)} ({kind}) in "

@@ -7,7 +7,7 @@ from itertools import islice
 
 import tapestream
 
-from .._readable import shortened, size_text, time_text
+from .._readable import kind_text, shortened, size_text, time_text
 from .card import Card, Facts, Fold
 
 # Keys of the metadata that are shown.
@@ -18,7 +18,7 @@ def kind_of(info: tapestream.BackupInfo) -> str:
     """Full or incremental."""
     if info.fallback:
         return "full (fallback)"
-    return "full" if info.context == "zero" else "incremental"
+    return kind_text(info.context)
 
 
 def name_of(info: tapestream.BackupInfo) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from .._log import Log
+from .._readable import kind_text
 from ..errors import ChainError, UsageError
 from .info import BackupInfo, local_time
 
@@ -35,10 +36,10 @@ def order_by_checkpoint(
 
 def describe_backup(backup: BackupInfo, place: str | None = None) -> str:
     """Say which backup of a chain this is, and where it is, in an error."""
-    kind = "full" if backup.context == "zero" else "incremental"
     which = backup.backup_id or backup.checkpoint_id or "without id"
     disk = f" of disk {backup.disk_name}" if backup.disk_name else ""
     when = f" of {local_time(backup.created)}" if backup.created else ""
+    kind = kind_text(backup.context)
     return f"the {kind} backup {which}{disk}{when}{f' ({place})' if place else ''}"
 
 

@@ -41,7 +41,7 @@ class Damage:
 
 def found_text(damage: Sequence[Damage], problems: Sequence[str]) -> str:
     """How much is wrong, in a few words."""
-    stretches = count_text(len(damage), "bad stretch").replace("stretchs", "stretches")
+    stretches = count_text(len(damage), "bad stretch", "bad stretches")
     return f"{stretches}, {count_text(len(problems), 'other problem')}"
 
 

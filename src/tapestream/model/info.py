@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields
 from datetime import datetime, timezone
 from typing import Any, Literal, TypedDict
 
-from .._readable import size_text
+from .._readable import kind_text, size_text
 from .._shown import Shown
 from .._typing import Unpack, override
 from ..arguments import flag
@@ -119,8 +119,7 @@ class BackupInfo(Shown):
 
     @override
     def _in_short(self) -> str:
-        kind = "full" if self.context == "zero" else "incremental"
-        return f"{describe(self)}, {kind}, {size_text(self.size)}"
+        return f"{describe(self)}, {kind_text(self.context)}, {size_text(self.size)}"
 
     def matches(self, **ids: Unpack[BackupFilter]) -> bool:
         """True if this backup has every id that is given and not None."""

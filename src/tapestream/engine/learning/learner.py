@@ -43,11 +43,10 @@ class Learner:
         tries_gap = self._tries_gap()
         if isinstance(gap, AutoGap) and (ask is None or not ask.is_trial):
             gap.observe(limits, sample)
-            # This request may have begun a trial, and must not begin one of a shape, too.
-            tries_gap |= gap.is_trial
-        # A request without gaps is the same, whatever gap is tried. On a disk of large extents,
-        # gaps are tried in vain, and often.
-        tries_gap &= sample.data != sample.bytes
+        # A request that has begun a trial must not begin one of a shape, too. But one without gaps
+        # is the same, whatever gap is tried. On a disk of large extents, gaps are tried in vain,
+        # and often.
+        tries_gap = (tries_gap or self._tries_gap()) and sample.data != sample.bytes
         # A trial of a shape must see every request, to notice when all of them are short.
         if shape is not None and ask is not None and (ask.is_trial or not tries_gap):
             shape.observe(ask, sample)
