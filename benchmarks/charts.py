@@ -1,4 +1,7 @@
-"""The chart of how far ahead or behind we are, as SVG, readable on light and on dark pages."""
+"""Charts as SVG, readable on light and on dark pages.
+
+One shows how far ahead or behind we are, the other what processors do during a backup.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,8 @@ from html import escape
 # Narrow, so that a phone shows it without making the letters much smaller.
 WIDTH = 440
 LEFT, RIGHT = 172, 386  # where the bars may be
+STACKS = 104  # where the bars of parts begin
+LETTER = 6.5  # about as wide as one
 ROW, HEADING, TOP, BOTTOM = 19, 26, 62, 22
 
 STYLE = """\
@@ -20,6 +25,10 @@ STYLE = """\
   .missed { font-weight: bold; fill: #bc4c00; }
   .ahead { fill: #0969da; }
   .behind { fill: #e16f24; }
+  .part1 { fill: #54aeff; }
+  .part2 { fill: #4ac26b; }
+  .part3 { fill: #eac54f; }
+  .part4 { fill: #afb8c1; }
   .grid { stroke: #8c959f; stroke-opacity: 0.35; }
   .even { stroke: #57606a; }
   .wanted { stroke: #24292f; stroke-width: 2.5; }
@@ -29,6 +38,10 @@ STYLE = """\
     .missed { fill: #ffa657; }
     .ahead { fill: #4493f8; }
     .behind { fill: #db6d28; }
+    .part1 { fill: #1f6feb; }
+    .part2 { fill: #2ea043; }
+    .part3 { fill: #9e6a03; }
+    .part4 { fill: #6e7681; }
     .even { stroke: #9198a1; }
     .wanted { stroke: #e6edf3; }
   }
@@ -50,6 +63,21 @@ class Bar:
     label: str
     ratio: float
     wanted: float | None
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A bar of parts.
+
+    Attributes:
+        group: The heading that it is under.
+        label: What it is about.
+        parts: How large each part is.
+    """
+
+    group: str
+    label: str
+    parts: Sequence[float]
 
 
 def overview(title: str, bars: Sequence[Bar]) -> str:
@@ -82,12 +110,46 @@ def overview(title: str, bars: Sequence[Bar]) -> str:
     ]
     shapes = [*legend, *_grid(scale, y), *rows]
     height = round(y + BOTTOM)
+    return _document(title, height, shapes)
+
+
+def stacked(title: str, parts: Sequence[str], stacks: Sequence[Stack], unit: str) -> str:
+    """A bar for each stack, of its parts from left to right. Up to four parts have a colour."""
+    most = max(sum(stack.parts) for stack in stacks)
+    shapes = [_text(6, 18, title, kind="heading"), *_legend(parts)]
+    y = float(TOP - 8)
+    group = ""
+    for stack in stacks:
+        if stack.group != group:
+            group = stack.group
+            y += HEADING
+            shapes.append(_text(6, y - 8, group, kind="heading"))
+        shapes.append(_text(STACKS - 6, y + 12, stack.label, anchor="end"))
+        x = float(STACKS)
+        for number, part in enumerate(stack.parts, 1):
+            width = part / most * (RIGHT - STACKS)
+            shapes.append(_rect(f"part{number}", x, y + 2, width))
+            x += width
+        shapes.append(_text(x + 6, y + 12, f"{sum(stack.parts):.1f} {unit}"))
+        y += ROW
+    return _document(title, round(y + 8), shapes)
+
+
+def _document(title: str, height: int, shapes: Sequence[str]) -> str:
     body = "\n".join(shapes)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" '
         f'width="{WIDTH}" height="{height}" role="img" aria-label="{escape(title)}">\n'
         f"{STYLE}\n{body}\n</svg>\n"
     )
+
+
+def _legend(parts: Sequence[str]) -> Iterator[str]:
+    x = 6.0
+    for number, part in enumerate(parts, 1):
+        yield _rect(f"part{number}", x, 28, 12)
+        yield _text(x + 16, 38, part)
+        x += 34 + LETTER * len(part)
 
 
 class _Scale:

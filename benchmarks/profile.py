@@ -1,7 +1,8 @@
 """Where the time goes: that of all processors, by process and by kind of work, as perf sees it.
 
-`python -m benchmarks.profile` prints it, with `--write` it goes into docs/profile.md, too. It needs
-perf, and to be root: it looks at the whole machine, and into its kernel.
+`python -m benchmarks.profile` prints it. With `--write` it also writes docs/profile.md, and draws
+docs/charts/time.svg. It needs perf, and to be root: it looks at the whole machine, and into its
+kernel.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks import report
+from benchmarks import charts, report
 from benchmarks.cases import OURS, OURS_PLAIN, STREAM, TABLES
 from benchmarks.disks import default_work_dir
 from benchmarks.model import DEFAULT_SIZE, GIB, Contender, Table
@@ -45,6 +46,8 @@ is another run, and perf takes time, too.
 - "copying" is what the kernel copies between processes, and from the disk's file.
 - "memory" is the time that the kernel spends on pages: to find, clear, count and free them.
 - "kernel" is the kernel's other work: sockets, scheduling, files.
+
+{chart}
 
 This is what it shows:
 
@@ -74,6 +77,11 @@ PROFILED = (
     "backup-fragmented/unix-fresh",
     "backup-fragmented/tls-fresh",
 )
+# The chart shows a backup with digests, from a new qemu-nbd.
+CHARTED = {
+    "backup-contiguous/unix-fresh": "over a unix socket",
+    "backup-contiguous/tls-fresh": "over TLS",
+}
 ROUNDS = 3
 PERIOD = 250_000  # nanoseconds between two looks at a processor
 WARM_UP = 0.5  # seconds until perf looks
@@ -88,6 +96,13 @@ CRYPTOGRAPHY, INTERPRETER, COPYING, MEMORY, KERNEL, REST = KINDS = (
     "kernel",
     "rest",
 )
+# The parts of a bar in the chart.
+PARTS = {
+    "digests and TLS": (CRYPTOGRAPHY,),
+    "Python": (INTERPRETER,),
+    "copying": (COPYING,),
+    "the kernel, and the rest": (MEMORY, KERNEL, REST),
+}
 _COPIES = re.compile(r"copy|memcpy")
 _PAGES = re.compile(r"page|fault|folio|charge|alloc|free|lru|zap|mmap|vma|unmap|pte|tlb")
 _LINE = re.compile(
@@ -115,17 +130,30 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     today = datetime.now(timezone.utc).date()
     conditions = report.bullets([*report.machine(), f"Date: {today}", f"Rounds: {ROUNDS}"])
-    parts = [INTRODUCTION, "## Conditions\n", conditions]
+    tables: list[str] = []
+    stacks: list[charts.Stack] = []
     with tempfile.TemporaryDirectory(
         prefix="tapestream-", dir=default_work_dir(DEFAULT_SIZE)
     ) as work:
         for table, profiles in _profiles(Path(work)):
             text = report.markdown(("contender", "process", "s/GiB", *KINDS), _rows(profiles))
             print(f"\n{table.title}\n\n{text}", flush=True)
-            parts.append(f"## {table.title}\n\n{text}")
+            tables.append(f"## {table.title}\n\n{text}")
+            if table.name in CHARTED:
+                stacks += _stacks(CHARTED[table.name], profiles[OURS])
     if options.write:
-        (report.DOCS / "profile.md").write_text("\n".join(parts))
+        write(stacks, ["## Conditions\n", conditions, *tables])
     return 0
+
+
+def write(stacks: Sequence[charts.Stack], sections: Sequence[str]) -> None:
+    """Write docs/profile.md, with its chart."""
+    title = "Processor time for one GiB of a backup"
+    chart = report.DOCS / "charts" / "time.svg"
+    chart.parent.mkdir(parents=True, exist_ok=True)
+    chart.write_text(charts.stacked(title, [*PARTS], stacks, "s"))
+    page = INTRODUCTION.format(chart=f"![{title}: {_in_words(stacks)}](charts/time.svg)")
+    (report.DOCS / "profile.md").write_text("\n".join([page, *sections]))
 
 
 def _profiles(work: Path) -> Iterator[tuple[Table, dict[str, Profile]]]:
@@ -187,6 +215,22 @@ def _kind(file: str, symbol: str) -> str:
     if name.startswith(("libcrypto", "libssl")):
         return CRYPTOGRAPHY
     return INTERPRETER if "python" in name else REST
+
+
+def _stacks(group: str, profile: Profile) -> Iterator[charts.Stack]:
+    for process, name in PROCESSES.items():
+        parts = [
+            sum(profile.get((process, kind), 0.0) for kind in kinds) for kinds in PARTS.values()
+        ]
+        yield charts.Stack(group, "tapestream" if name == "client" else name, parts)
+
+
+def _in_words(stacks: Sequence[charts.Stack]) -> str:
+    return "; ".join(
+        f"{stack.group}, {stack.label}: {sum(stack.parts):.1f} seconds, most of them for {most}"
+        for stack in stacks
+        for most in [max(zip(stack.parts, PARTS, strict=True))[1]]
+    )
 
 
 def _rows(profiles: dict[str, Profile]) -> Iterator[Sequence[str]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import re
-import shutil
 import subprocess
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -96,8 +95,7 @@ def text_table(table: Table, measured: Measured) -> str:
 def write(results: dict[str, Measured], size: int) -> None:
     """Write docs/performance.md, and its chart, from everything that was measured."""
     folder = DOCS / "charts"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "overview.svg").write_text(overview(results))
     (DOCS / "performance.md").write_text("\n".join(_page(results, size)))
 

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from benchmarks import profile, report
+from benchmarks import charts, profile, report
 from benchmarks.cases import TABLES
 from benchmarks.model import GIB, MIB, Outcome
 from benchmarks.results import Measured, Row
@@ -112,3 +112,22 @@ def test_profile_knows_the_kinds_of_work() -> None:
     ]
     assert found[3].process == "worker name/1:2"
     assert found[0].time == 1061.75025
+
+
+def test_profile_draws_where_the_time_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "DOCS", tmp_path)
+    stacks = [
+        charts.Stack("over a unix socket", "tapestream", [0.75, 0.125, 0.0625, 0.0625]),
+        charts.Stack("over TLS", "tapestream", [1.5, 0.25, 0.125, 0.125]),
+    ]
+    profile.write(stacks, ["## Conditions\n"])
+    page = (tmp_path / "profile.md").read_text()
+    assert (
+        "over TLS, tapestream: 2.0 seconds, digests and TLS most of all](charts/time.svg)" in page
+    )
+    assert page.endswith("## Conditions\n")
+    chart = ElementTree.parse(tmp_path / "charts" / "time.svg")
+    shapes = [shape for shape in chart.iter() if shape.get("class") == "part1"]
+    _, once, twice = [float(shape.attrib["width"]) for shape in shapes]  # the first is the legend
+    assert twice == pytest.approx(2 * once, abs=0.1)
+    assert "2.0 s" in [shape.text for shape in chart.iter()]
