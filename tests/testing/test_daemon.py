@@ -6,6 +6,7 @@ import json
 import ssl
 import subprocess
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -26,6 +27,7 @@ from tapestream.testing import (
 )
 from tapestream.testing.daemon import UnixHTTPConnection
 
+WRONG: Any = 5
 KIB = 1024
 MIB = 1024 * KIB
 
@@ -234,6 +236,33 @@ def test_strict_comparison_tells_allocation(tmp_path: Path) -> None:
 def test_write_pattern_that_fails(disk: Path, command: str, message: str) -> None:
     with pytest.raises(RuntimeError, match=message):
         write_pattern(disk, [command])
+
+
+def test_images_by_relative_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name that qemu takes for an option, and one that it takes for a URL, are files as well."""
+    monkeypatch.chdir(tmp_path)
+    for name in "-disk", "nbd:disk":
+        create_image(name, MIB)
+        write_pattern(name, ["write -P 1 0 64k"])
+        assert virtual_size(name) == MIB
+        with serve_image(name) as url:
+            assert url.startswith("nbd:unix:/")
+    compare_images("-disk", "nbd:disk")
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: create_image(WRONG, MIB),
+        lambda: image_info(WRONG),
+        lambda: compare_images("a", WRONG),
+        lambda: write_pattern(WRONG, []),
+        lambda: ImageServer(WRONG),
+    ],
+)
+def test_an_image_is_a_path(call: Callable[[], object]) -> None:
+    with pytest.raises(UsageError, match=r"must be a path \(str or os.PathLike\), not 5"):
+        call()
 
 
 def test_image_info(disk: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -15,6 +16,7 @@ from typing import Any
 
 from .._process import OfThisProcess
 from .._typing import Self
+from ..arguments import path as checked_path
 
 _START_TIMEOUT = 30.0
 # At its end, qemu-nbd writes back what it has cached: that may take long.
@@ -38,11 +40,14 @@ class ImageServer(OfThisProcess):
         read_only: Refuse writes.
         bitmap: Export this dirty bitmap of the image, for dirty extents.
         detect_zeroes: Turn writes of zeros into holes.
+
+    Raises:
+        UsageError: No file can have this path.
     """
 
     def __init__(
         self,
-        path: Path,
+        path: str | os.PathLike[str],
         *,
         format: str = "qcow2",  # noqa: A002 - as the qemu tools call it
         read_only: bool = True,
@@ -62,7 +67,7 @@ class ImageServer(OfThisProcess):
             self._options.append(f"--bitmap={bitmap}")
         if detect_zeroes:
             self._options.append("--detect-zeroes=unmap")
-        self._path = path.absolute()
+        self._path = _absolute("path", path)
         # A unix socket's path is limited to 107 bytes, and the image's directory may be deep.
         self._directory = tempfile.TemporaryDirectory(prefix="ts-")
         self._sock = Path(self._directory.name, "nbd")
@@ -90,7 +95,7 @@ class ImageServer(OfThisProcess):
         command = [_find_tool("qemu-nbd"), f"--socket={self._sock}", *self._options]
         with self._log_file.open("wb") as log:
             self._process = subprocess.Popen(
-                [*command, str(self._path)],
+                [*command, self._path],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -138,7 +143,7 @@ class ImageServer(OfThisProcess):
 
 @contextlib.contextmanager
 def serve_image(
-    path: Path,
+    path: str | os.PathLike[str],
     *,
     format: str = "qcow2",  # noqa: A002 - as the qemu tools call it
     read_only: bool = True,
@@ -158,6 +163,7 @@ def serve_image(
         The URL of the export, "nbd:unix:PATH".
 
     Raises:
+        UsageError: No file can have this path.
         RuntimeError: qemu-nbd is not installed, did not start, or died before the end of the
             block; the message ends with its output. Nothing is left running.
     """
@@ -167,7 +173,11 @@ def serve_image(
         yield server.url
 
 
-def create_image(path: Path, size: int, format: str = "qcow2") -> None:  # noqa: A002
+def create_image(
+    path: str | os.PathLike[str],
+    size: int,
+    format: str = "qcow2",  # noqa: A002
+) -> None:
     """Create an empty image.
 
     Args:
@@ -176,41 +186,44 @@ def create_image(path: Path, size: int, format: str = "qcow2") -> None:  # noqa:
         format: "qcow2", "raw", or another format of qemu-img.
 
     Raises:
+        UsageError: No file can have this path.
         RuntimeError: qemu-img is not installed, or failed.
     """
-    _run("qemu-img", "create", "-q", "-f", format, path.absolute(), str(size))
+    _run("qemu-img", "create", "-q", "-f", format, _absolute("path", path), str(size))
 
 
-def image_info(path: Path) -> dict[str, Any]:
+def image_info(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Return what `qemu-img info` reports about an image.
 
     Args:
         path: The image.
 
     Raises:
+        UsageError: No file can have this path.
         RuntimeError: qemu-img is not installed, or failed.
     """
     info: dict[str, Any] = json.loads(
-        _run("qemu-img", "info", "--force-share", "--output=json", path.absolute()).stdout
+        _run("qemu-img", "info", "--force-share", "--output=json", _absolute("path", path)).stdout
     )
     return info
 
 
-def virtual_size(path: Path) -> int:
+def virtual_size(path: str | os.PathLike[str]) -> int:
     """Return the size in bytes of the disk that an image holds.
 
     Args:
         path: The image.
 
     Raises:
+        UsageError: No file can have this path.
         RuntimeError: qemu-img is not installed, or failed.
     """
     return int(image_info(path)["virtual-size"])
 
 
 def compare_images(
-    a: Path,
-    b: Path,
+    a: str | os.PathLike[str],
+    b: str | os.PathLike[str],
     *,
     a_format: str = "qcow2",
     b_format: str = "qcow2",
@@ -227,19 +240,23 @@ def compare_images(
             image may end in zeros.
 
     Raises:
+        UsageError: No file can have one of the paths.
         AssertionError: They differ; the message says where.
         RuntimeError: qemu-img is not installed, or failed.
     """
     options = ["-s"] if strict else []
     formats = ["-f", a_format, "-F", b_format]
-    result = _run(
-        "qemu-img", "compare", *options, *formats, a.absolute(), b.absolute(), accept=(0, 1)
-    )
+    images = _absolute("a", a), _absolute("b", b)
+    result = _run("qemu-img", "compare", *options, *formats, *images, accept=(0, 1))
     if result.returncode != 0:
         raise AssertionError(f"{a} and {b} differ: {_output(result)}")
 
 
-def write_pattern(path: Path, commands: Sequence[str], format: str = "qcow2") -> None:  # noqa: A002
+def write_pattern(
+    path: str | os.PathLike[str],
+    commands: Sequence[str],
+    format: str = "qcow2",  # noqa: A002
+) -> None:
     """Run commands of qemu-io on an image.
 
     Args:
@@ -248,10 +265,11 @@ def write_pattern(path: Path, commands: Sequence[str], format: str = "qcow2") ->
         format: The format of the image.
 
     Raises:
+        UsageError: No file can have this path.
         RuntimeError: qemu-io is not installed, or a command failed.
     """
     arguments = [argument for command in commands for argument in ("-c", command)]
-    _run("qemu-io", "-f", format, *arguments, path.absolute())
+    _run("qemu-io", "-f", format, *arguments, _absolute("path", path))
 
 
 def _find_tool(name: str) -> str:
@@ -261,8 +279,13 @@ def _find_tool(name: str) -> str:
     return tool
 
 
+def _absolute(name: str, path: str | os.PathLike[str]) -> str:
+    """An absolute path: the qemu tools take it for nothing else, such as an option or a URL."""
+    return str(Path(checked_path(name, path)).absolute())
+
+
 def _run(
-    name: str, *arguments: str | Path, accept: Sequence[int] = (0,)
+    name: str, *arguments: str, accept: Sequence[int] = (0,)
 ) -> subprocess.CompletedProcess[str]:
     result = subprocess.run(
         [_find_tool(name), *arguments],
@@ -273,7 +296,7 @@ def _run(
         check=False,
     )
     if result.returncode not in accept:
-        command = " ".join(map(str, arguments))
+        command = " ".join(arguments)
         raise RuntimeError(f"{name} {command} failed: {_output(result)}")
     return result
 
