@@ -14,6 +14,7 @@ from benchmarks import charts, profile, report
 from benchmarks.cases import TABLES
 from benchmarks.model import GIB, MIB, Outcome
 from benchmarks.results import Measured, Row
+from benchmarks.targets import TARGETS
 
 ROOT = Path(__file__).parents[1]
 NEEDS_QEMU = pytest.mark.skipif(
@@ -66,6 +67,7 @@ def test_page_says_what_is_ahead_and_what_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(report, "DOCS", tmp_path)
+    monkeypatch.setattr(report, "processors", lambda: 2)
     report.write(results(tapestream=0.5), GIB)
     page = (tmp_path / "performance.md").read_text()
     for line in (
@@ -80,7 +82,17 @@ def test_page_says_what_is_ahead_and_what_behind(
     chart = ElementTree.parse(tmp_path / "charts" / "overview.svg")
     kinds = [shape.get("class") for shape in chart.iter()]
     assert kinds.count("behind") == 1  # in the legend
-    assert "| 2.00x | **missed** |" in page
+    assert "| 2.00x | 4.00x | **missed** |" in page
+
+
+def test_what_it_would_be_if_no_processor_were_idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "processors", lambda: 2)
+    measured = results(tapestream=0.5)  # and the machine worked for half a second: one of two
+    targets = {(target.table, target.measure): target for target in TARGETS}
+    for table, wanted in (("restore-contiguous/tls", 4.0), ("line-1gbit/fragmented", None)):
+        assert report.never_idle(targets[table, "speed"], measured) == wanted
+    assert report.never_idle(targets["import/fresh", "time"], measured) is None
+    assert report.never_idle(targets["restore-contiguous/tls", "speed"], {}) is None
 
 
 def test_page_without_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
