@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks import charts, report
-from benchmarks.cases import OURS, OURS_PLAIN, STREAM, TABLES
+from benchmarks.cases import OURS, OURS_PLAIN, STREAM, TABLES, UPLOAD
 from benchmarks.disks import default_work_dir
 from benchmarks.model import DEFAULT_SIZE, GIB, Contender, Table
 from benchmarks.stages import STAGES, Setting, Stage
@@ -68,7 +68,7 @@ This is what it shows:
   ever wait.
 """
 
-LABELS = (OURS_PLAIN, STREAM, OURS)
+LABELS = (OURS_PLAIN, STREAM, OURS, UPLOAD)
 PROFILED = (
     "backup-contiguous/unix-fresh",
     "backup-contiguous/unix-warm",
@@ -76,6 +76,8 @@ PROFILED = (
     "backup-contiguous/tls-warm",
     "backup-fragmented/unix-fresh",
     "backup-fragmented/tls-fresh",
+    "restore-contiguous/tls",
+    "restore-fragmented/unix",
 )
 # The chart shows a backup with digests, from a new qemu-nbd.
 CHARTED = {
