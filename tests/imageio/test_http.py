@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import random
 import socket
 import ssl
 import threading
@@ -151,6 +152,38 @@ def test_the_bodies_of_requests_follow_them() -> None:
         assert [body(client), body(client)] == [b"", b""]
     head = b"PUT /x HTTP/1.1\r\nHost: a.host:1\r\nContent-Length: %d\r\n\r\n"
     assert received == head % 5 + b"first" + head % 6 + b"second"
+
+
+def test_a_request_and_its_body_arrive_together() -> None:
+    """The head alone would wake up the server, only for it to wait for the body."""
+    # Each receive of such a socket gets what one call has sent.
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs, closing(Exchange(lambda: ours, "a.host:1")) as client:
+        client.connect()
+        client.send("PUT", "/x", {}, memoryview(b"some bytes"))
+        assert theirs.recv(65536) == b"PUT /x HTTP/1.1\r\nHost: a.host:1\r\n\r\nsome bytes"
+
+
+@pytest.mark.parametrize(("head", "length"), [(10, 1 << 20), (1 << 20, 10), (1 << 19, 1 << 19)])
+def test_a_request_that_the_server_receives_slowly(head: int, length: int) -> None:
+    ours, theirs = socket.socketpair()
+    ours.settimeout(10)
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    sent, received = random.Random(1).randbytes(length), bytearray()
+
+    def receive_all() -> None:
+        while piece := theirs.recv(5000):
+            received.extend(piece)
+
+    with theirs, closing(Exchange(lambda: ours, "a.host:1")) as client:
+        thread = threading.Thread(target=receive_all)
+        thread.start()
+        client.connect()
+        client.send("PUT", "/x", {"X": "x" * head}, memoryview(sent))
+        client.close()
+        thread.join(10)
+    expected = b"PUT /x HTTP/1.1\r\nHost: a.host:1\r\nX: %b\r\n\r\n" % (b"x" * head) + sent
+    assert received == expected
 
 
 def test_a_connection_that_was_dropped_while_idle_is_made_anew() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import io
 import socket
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import pytest
 from hypothesis import example, given
@@ -17,9 +17,12 @@ from tapestream.imageio.response import (
     BadReplyError,
     DisconnectedError,
     EndedEarlyError,
+    HeadReader,
     Response,
-    read_head,
 )
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 HEAD = (
     b"HTTP/1.1 206 Partial Content\r\nServer: imageio/2.5.0\r\nContent-Length: 4\r\n"
@@ -28,7 +31,7 @@ HEAD = (
 
 
 def parse(text: bytes) -> Response:
-    return read_head(io.BufferedReader(io.BytesIO(text)))
+    return HeadReader().read(io.BufferedReader(io.BytesIO(text)))
 
 
 class Socket:
@@ -100,6 +103,50 @@ def test_any_head(text: bytes) -> None:
             value.strip(" \t") for value in theirs.headers.get_all(name, [])
         )
     assert ours.will_close >= theirs.will_close  # http.client looks only at the first "Connection"
+
+
+REPLIES = st.tuples(
+    st.sampled_from(
+        [
+            b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n",
+            b"HTTP/1.1 200 OK\nContent-Length: %d\n\n",
+            b"HTTP/1.1 200 OK\r\nX: y\r\ncontent-length: %d\r\n\r\n",
+            b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n",
+            b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 404 No\r\nContent-Length: %d\r\n\r\n",
+        ]
+    ),
+    st.sampled_from([b"", b"x", b"HTTP/1.1 200 OK\r\n", b"\r\n\r\n"]),
+)
+
+
+class Arriving(io.BytesIO):
+    """Replies that arrive a few bytes at a time."""
+
+    def __init__(self, text: bytes, step: int) -> None:
+        super().__init__(text)
+        self._step = step
+
+    def readinto(self, buffer: Buffer) -> int:
+        return super().readinto(memoryview(buffer)[: self._step])
+
+
+@given(st.lists(REPLIES, max_size=8), st.integers(1, 300))
+@example([(b"HTTP/1.1 200 OK\nContent-Length: %d\n\n", b"\r\n\r\n")] * 2, 300)
+def test_replies_after_each_other(replies: list[tuple[bytes, bytes]], step: int) -> None:
+    """Many of them have the same head."""
+    text = b"".join(head % len(body) + body for head, body in replies)
+    stream: io.BufferedReader = io.BufferedReader(Arriving(text, step))
+    heads = HeadReader()
+    for head, body in replies:
+        found, alone = heads.read(stream), parse(head % len(body) + body)
+        assert (found.status, found.headers, found.will_close) == (
+            alone.status,
+            alone.headers,
+            alone.will_close,
+        )
+        assert found.read() == body
+    with pytest.raises(DisconnectedError):
+        heads.read(stream)
 
 
 def read_chunks(response: Response, most: int) -> bytes:

@@ -176,7 +176,7 @@ class Connection:
                 first waits for the oldest.
             flush: Ask the server to put the bytes on storage before it replies.
         """
-        self.end_puts(under_way - 1 if self._exchange.persists else 0)
+        self._wait_for_puts(under_way - 1 if self._exchange.persists else 0)
         doing = f"cannot write {len(data)} bytes at {start}"
         headers = {
             "Content-Length": str(len(data)),
@@ -199,7 +199,12 @@ class Connection:
         """
         # Replies that have arrived are read in any case: after a long pause the server may have
         # hung up, and that shows only after them.
-        while self._putting and (len(self._putting) > most or self._exchange.has_unread_input):
+        self._wait_for_puts(most)
+        while self._putting and self._exchange.has_unread_input:
+            self._end_put()
+
+    def _wait_for_puts(self, most: int) -> None:
+        while len(self._putting) > most:
             self._end_put()
 
     def _end_put(self) -> None:
@@ -403,7 +408,8 @@ class Connection:
             if self.is_cancelled:
                 raise ServerError("cancelled") from e
             raise self.endpoint.unreachable(e) from e
-        sock.settimeout(timeout)
+        if sock.gettimeout() != timeout:  # setting it is a call of the operating system
+            sock.settimeout(timeout)
 
     def _check_done(self, reply: Reply, doing: str) -> None:
         """Raise if a write failed. Servers report success as 200, 201 or 204."""
@@ -455,6 +461,9 @@ class _ForeignErrors:
 
 def _body(response: Response, most: int) -> bytes:
     """The body of a reply: all of it, or the beginning of an error's text."""
+    if response.length == 0:
+        response.close()
+        return b""
     if response.status >= 400:
         return _error_text(response)
     if response.length is not None:

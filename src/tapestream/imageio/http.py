@@ -18,13 +18,16 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, cast
 
-from .response import BadReplyError, DisconnectedError, Response, read_head
+from .response import BadReplyError, DisconnectedError, HeadReader, Response
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 # Bytes of a body per send call. The timeout is for each of them: a large body may take longer.
 SENT = 256 * 1024
+# Bytes of a body that are sent together with the head over TLS, which copies them: few enough for
+# that to take less time than another TLS record.
+TLS_FIRST = 64 * 1024
 # Most bytes of a reply's head; it has a few hundred. Without a limit, a server that keeps sending
 # "100 Continue" would keep us here forever.
 MAX_HEAD = 256 * 1024
@@ -56,7 +59,9 @@ class Exchange:
         self.sock: socket.socket | None = None
         self._connect = connect
         self._host = host
+        self._poll = select.poll()
         self._replies: _Replies | None = None
+        self._heads = HeadReader()
         self._reply: Response | None = None
         self._buffered: int | None = None  # bytes of the body that were read together with the head
         self.under_way = 0
@@ -85,16 +90,17 @@ class Exchange:
             return True
         if isinstance(self.sock, ssl.SSLSocket) and self.sock.pending():
             return True  # the rest of a TLS record, which the poll does not see
-        poll = select.poll()
-        poll.register(self.sock, select.POLLIN)
-        return bool(poll.poll(0))
+        return bool(self._poll.poll(0))
 
     def connect(self) -> socket.socket:
         """Return the socket; connect if there is none, or if the server has hung up."""
         if self.is_dropped:
             self.close()  # servers drop idle connections: this is normal
         if self.sock is None:
-            self.sock = self._connect()
+            sock = self._connect()
+            self._poll = select.poll()
+            self._poll.register(sock, select.POLLIN)
+            self.sock = sock
             self.connects += 1
         return self.sock
 
@@ -110,12 +116,14 @@ class Exchange:
             raise ConnectionResetError("the server did not accept the previous request")
         lines = [f"{method} {target} HTTP/1.1", f"Host: {self._host}"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
+        head = "\r\n".join([*lines, "", ""]).encode("ascii")
         self.under_way += 1
         try:
-            self.sock.sendall("\r\n".join([*lines, "", ""]).encode("ascii"))
-            if body is not None:
-                for start in range(0, len(body), SENT):
-                    self.sock.sendall(body[start : start + SENT])
+            if body is None:
+                self.sock.sendall(head)
+                return
+            for start in range(_send_first(self.sock, head, body), len(body), SENT):
+                self.sock.sendall(body[start : start + SENT])
         except (BrokenPipeError, ConnectionResetError, ssl.SSLEOFError):
             # The server closed the connection, maybe after a reply that says why.
             self.is_cut = True
@@ -132,7 +140,7 @@ class Exchange:
         if self._replies is None:
             self._replies = _Replies(self.sock)
         self._replies.bound.begin(self.sock.gettimeout())
-        self._reply = response = read_head(self._replies)
+        self._reply = response = self._heads.read(self._replies)
         self._replies.bound.end_head()
         self._buffered = None
         self.under_way -= 1
@@ -196,6 +204,22 @@ class Exchange:
         if self._replies is not None:
             self._replies.close()
             self._replies = None
+
+
+def _send_first(sock: socket.socket, head: bytes, body: memoryview) -> int:
+    """Send the head of a request and the beginning of its body; return how much of the body.
+
+    They go together: the head alone would wake up the server, only for it to wait for the body.
+    """
+    if isinstance(sock, ssl.SSLSocket):
+        first = body[:TLS_FIRST]
+        sock.sendall(head + first)
+        return len(first)
+    sent = sock.sendmsg([head, body[:SENT]])
+    if sent < len(head):
+        sock.sendall(head[sent:])
+        return 0
+    return sent - len(head)
 
 
 def _read_tls(sock: ssl.SSLSocket) -> Callable[[memoryview], int]:

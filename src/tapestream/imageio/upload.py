@@ -97,7 +97,7 @@ class Upload(KeptConnection):
             repeats: True to try again even if the server may have done it already.
         """
         self._raise_error()
-        tries = Tries(self._connection, self._retries)
+        tries: Tries | None = None
         while True:
             self._was_used = True
             try:
@@ -111,6 +111,7 @@ class Upload(KeptConnection):
                 if not may_repeat:
                     raise
                 self._is_replaced = True
+                tries = tries or Tries(self._connection, self._retries)
                 tries.failed(e)
             else:
                 self._is_replaced = False
