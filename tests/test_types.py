@@ -161,6 +161,8 @@ def test_type_hints_can_be_read_at_run_time() -> None:
         except Exception as e:  # noqa: BLE001 - whatever it is
             if sys.version_info < (3, 11) and "InitVar" in repr(e):
                 continue  # Python 3.10 itself cannot read one
+            if sys.version_info >= (3, 14) and getattr(each, "__name__", "") == "__new__":
+                continue  # Python 3.14 itself cannot read the one of a NamedTuple
             failed[name] = repr(e)
     assert failed == {}
     assert names > 400

@@ -222,7 +222,7 @@ class LocalIOError(TapestreamError):
         errno.ENXIO: "Is the device still there, or the other end of the pipe?",
         errno.ENODEV: "Is the device still there?",
         errno.EPIPE: "The program that reads the other end has ended: find out why.",
-        errno.EBADF: "It was closed during the copy: close it afterwards.",
+        errno.EBADF: "It is closed: leave it open until the end.",
     }
 
     def __init__(

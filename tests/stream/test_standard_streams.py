@@ -138,7 +138,8 @@ def test_a_failed_restore_from_standard_input(tmp_path: Path) -> None:
     ],
 )
 def test_a_standard_stream_that_is_closed(end: str, redirect: str) -> None:
-    script = f"from tapestream import *; TarStream{end}('-')"
+    """Also when a file that was opened since has its number."""
+    script = f"from tapestream import *; other = open('/dev/null', 'r+'); TarStream{end}('-')"
     done = subprocess.run(
         ["sh", "-c", f'exec timeout 5 "$0" -c "$1" {redirect}', sys.executable, script],
         capture_output=True,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import io
 import os
@@ -175,6 +176,19 @@ def close_file(file: io.FileIO, name: str) -> None:
         file.close()
     except OSError as e:
         log.warning("%s could not be closed cleanly: %s", name, e)
+
+
+def check_was_open(stream: object | None) -> None:
+    """Check that a standard stream (`sys.__stdin__`) was open when Python started.
+
+    If it was not, any file that was opened since may have its number. For example, libffi keeps one
+    open, as soon as ctypes is imported.
+
+    Raises:
+        OSError: It was closed.
+    """
+    if stream is None:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
 
 
 def own_copy(fd: int) -> io.FileIO:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import stat
+import sys
 from abc import abstractmethod
 from functools import partial
 from typing import Protocol, cast
@@ -13,7 +14,7 @@ from .._typing import override
 from ..errors import IncompleteStreamError, LocalIOError, UsageError
 from ..model.extents import MAX_OFFSET
 from ..tar.medium import InputMedium, VolumeId
-from .descriptors import OpenFile, as_local_error, own_copy
+from .descriptors import OpenFile, as_local_error, check_was_open, own_copy
 from .locks import lock_shared
 from .objects import BorrowedFile, check_object, leave_buffer, name_of, plain_file
 
@@ -177,6 +178,7 @@ def open_input(target: str | os.PathLike[str] | BinaryInput) -> InputMedium:
         return _open_object(target)
     if target == "-":
         with as_local_error("cannot open standard input"):
+            check_was_open(sys.__stdin__)
             file = own_copy(0)
         return DescriptorInput(OpenFile(file, "standard input"))
     name = os.fspath(target)

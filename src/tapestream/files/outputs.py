@@ -22,6 +22,7 @@ from .atomic import AtomicFile
 from .descriptors import (
     OpenFile,
     as_local_error,
+    check_was_open,
     close_file,
     is_pipe,
     is_storage,
@@ -271,6 +272,7 @@ def _open_standard_output() -> OutputMedium:
         raise UsageError("will not write a tar to a terminal: redirect standard output")
     name = "standard output"
     with as_local_error(f"cannot open {name}"):
+        check_was_open(sys.__stdout__)
         if sys.stdout is not None:
             sys.stdout.flush()
         file = _reopened_pipe(1) or own_copy(1)
