@@ -10,18 +10,23 @@ they have shown, come from build/notebooks, where `make notebooks` puts them.
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import textwrap
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 BUILD = ROOT / "build" / "site"
 NOTEBOOKS = ROOT / "build" / "notebooks"
+WIDTH = 80  # of a signature
 NOT_PAGES = {"mkdocs.yml", "build_site.py", "__pycache__", ".ipynb_checkpoints"}
 AT_THE_TOP = ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")
 
@@ -91,6 +96,32 @@ def with_links_of_the_site(text: str, page: Path, found: dict[Path, Path]) -> st
     return "".join(map(outside_code, blocks))
 
 
+def with_signatures(text: str) -> str:
+    """The text of a page. Before each docstring with arguments, it says how the name is called."""
+
+    def called(match: re.Match[str]) -> str:
+        module, _, name = match[1].rpartition(".")
+        thing = getattr(importlib.import_module(module), name)
+        if "Args:" not in (inspect.getdoc(thing) or ""):
+            return match[0]
+        return f"```python\n{signature(name, thing)}\n```\n\n{match[0]}"
+
+    return re.sub(r"^::: (\S+)$", called, text, flags=re.MULTILINE)
+
+
+def signature(name: str, thing: Callable[..., object]) -> str:
+    """How a function, or a class, is called: the arguments with their defaults, without types."""
+    arguments = [
+        argument.replace(annotation=inspect.Parameter.empty)
+        for argument in inspect.signature(thing).parameters.values()
+    ]
+    within = str(inspect.Signature(arguments))[1:-1]
+    if len(name) + len(within) < WIDTH:
+        return f"{name}({within})"
+    lines = textwrap.fill(within, WIDTH, initial_indent="    ", subsequent_indent="    ")
+    return f"{name}(\n{lines}\n)"
+
+
 def put_together() -> None:
     """Make build/site/pages anew."""
     shutil.rmtree(BUILD, ignore_errors=True)
@@ -106,7 +137,7 @@ def put_together() -> None:
             if is_notebook(file):
                 ran = NOTEBOOKS / file.name
                 text = with_words_of_pictures(text, ran.read_text(encoding="utf-8"))
-            text = with_links_of_the_site(text, file, found)
+            text = with_signatures(with_links_of_the_site(text, file, found))
             target.write_text(text, encoding="utf-8")
         else:
             shutil.copy(file, target)

@@ -1,7 +1,8 @@
 """Runs the examples of the command line in the docs, and compares what they show.
 
 A block marked `console` has commands, after "$ ", and what they show. "..." stands for anything
-that differs from run to run. The blocks of a page run in order, in one directory.
+that differs from run to run; a duration with a rate, and a time of the day TODAY, stand for any
+others. The blocks of a page run in order, in one directory.
 """
 
 from __future__ import annotations
@@ -32,6 +33,14 @@ from .program import LIMIT, PROGRAM, environment
 
 MIB = 1024**2
 SIZE = 20 * 1024 * MIB
+TODAY = "2026-11-18"
+TAKES_TIME = r"in \d:\d\d:\d\d \([\d.]+ MB/s\)"
+# What an example shows, and what it stands for.
+VARIES = {
+    r"\.\.\.": r".*",
+    TAKES_TIME: TAKES_TIME,
+    TODAY + r" \d\d:\d\d:\d\d": r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d",
+}
 SUNDAY = datetime(2026, 11, 15, 22, 30, tzinfo=timezone.utc)
 
 
@@ -69,7 +78,12 @@ def shown_by(command: str) -> str:
 
 def is_as_shown(example: Example, shown: str) -> bool:
     """Whether a command shows what its example says."""
-    pattern = re.escape(example.shows).replace(re.escape("..."), ".*")
+    parts = re.split(f"({'|'.join(VARIES)})", example.shows)
+    pattern = "".join(
+        next((stands for is_shown, stands in VARIES.items() if re.fullmatch(is_shown, part)), None)
+        or re.escape(part)
+        for part in parts
+    )
     return re.fullmatch(pattern, shown) is not None
 
 
