@@ -15,7 +15,7 @@ ROOT = Path(tapestream.__file__).parent
 # Every folder may import these, and itself.
 COMMON = {"errors", "arguments", "cancel", "_version", "_lazy", "_log", "_typing", "_process"}
 # Words for people; and `_shown` finds `display`, which is above all others, by its name.
-COMMON |= {"_readable", "_shown"}
+COMMON |= {"_readable", "_shown", "_table"}
 # Folders, and single modules of them, that a folder may import besides.
 ALLOWED = {
     "model": set(),

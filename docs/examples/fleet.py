@@ -1,4 +1,4 @@
-"""Back up a fleet of VMs on this machine: some workers, of which some are killed.
+"""Back up a fleet of VMs on this machine: several workers, of which some are killed.
 
 Usage: fleet.py [VMS [KILLS]]
 
@@ -20,13 +20,22 @@ import sys
 import tempfile
 import threading
 from collections import Counter
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 from distributed import Client, LocalCluster
 
-from tapestream import BackupInfo, ImageioHTTPSource
-from tapestream.fleet import BackupJob, Drive, Fleet, FleetReport, Staging, run_fleet
+from tapestream import BackupInfo, ImageioHTTPSource, Source
+from tapestream.fleet import (
+    BackupJob,
+    Drive,
+    Fleet,
+    FleetReport,
+    JobReport,
+    Staging,
+    run_fleet,
+)
 from tapestream.tape import Catalog, Command, DeviceStatus, TapeDevice, TapeDrive
 from tapestream.testing import (
     Cartridge,
@@ -101,9 +110,14 @@ def open_drive(path: str) -> TapeDrive:
     return TapeDrive(path, open_device=open_device)
 
 
-def open_source(url: str, cafile: str, info: BackupInfo) -> ImageioHTTPSource:
-    """Open the source of a job, on a worker."""
-    return ImageioHTTPSource(url, cafile=cafile, info=info)
+def open_disks(
+    urls: dict[str, str], cafile: str, backup_id: str
+) -> Iterator[tuple[Source, dict[str, bytes]]]:
+    """Open the disks of a VM, on a worker: their transfers by the ids of the disks."""
+    for disk_id, url in urls.items():
+        info = BackupInfo(disk_id=disk_id, backup_id=backup_id)
+        with ImageioHTTPSource(url, cafile=cafile, info=info) as source:
+            yield source, {}
 
 
 class Workers:
@@ -152,6 +166,19 @@ def make_drive(file: Path, label: str) -> Drive:
     return Drive(str(file), open_drive)
 
 
+class Lines:
+    """Prints a line for each job that has ended."""
+
+    def __init__(self, jobs: int) -> None:
+        self._jobs = jobs
+        self._ended = 0
+
+    def __call__(self, job: JobReport) -> None:
+        """Print the line."""
+        self._ended += 1
+        print(f"{self._ended} of {self._jobs}: {job.name}: {job.result}", flush=True)
+
+
 def run(work: Path, vms: int, kills: int) -> FleetReport:
     """Back up that many VMs while that many workers are killed; check what the catalog has."""
     with contextlib.ExitStack() as stack:
@@ -164,11 +191,17 @@ def run(work: Path, vms: int, kills: int) -> FleetReport:
             disks.append(stack.enter_context(serve_image(image, format="raw")))
         jobs = []
         for number in range(vms):
-            info = BackupInfo(vm_name=f"vm{number}", disk_id=f"disk-{number}", backup_id="tonight")
-            url = daemon.add_ticket(disks[number % HOSTS], SIZE, timeout=3600)
-            source = partial(open_source, url, str(daemon.cafile), info)
-            host = f"host-{number % HOSTS}"
-            jobs.append(BackupJob("tonight", f"disk-{number}", host, source, f"vm{number}"))
+            vm = f"vm{number}"
+            urls = {
+                f"{vm}-{disk}": daemon.add_ticket(image, SIZE, timeout=3600)
+                for disk, image in zip(
+                    ("boot", "data"), (disks[number % HOSTS], disks[0]), strict=True
+                )
+            }
+            opened = partial(open_disks, urls, str(daemon.cafile), vm)
+            jobs.append(
+                BackupJob(f"tonight {vm}", tuple(urls), f"host-{number % HOSTS}", opened, vm)
+            )
         (work / "staging").mkdir()
         fleet = Fleet(
             catalog=str(work / "catalog.sqlite"),
@@ -188,13 +221,13 @@ def run(work: Path, vms: int, kills: int) -> FleetReport:
         killer = threading.Thread(target=kill_some, args=(workers, kills, ended))
         killer.start()
         try:
-            report = run_fleet(client, jobs, fleet)
+            report = run_fleet(client, jobs, fleet, on_report=Lines(len(jobs)))
         finally:
             ended.set()
             killer.join()
         with Catalog(fleet.catalog) as catalog:
             found = Counter(str(backup.info.disk_id) for backup in catalog.find())
-        wanted = Counter(job.disk_id for job in jobs)
+        wanted = Counter(disk_id for job in jobs for disk_id in job.disk_ids)
         assert found == wanted, f"lost: {wanted - found}, there twice: {found - wanted}"
         return report
 

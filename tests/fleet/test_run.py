@@ -78,10 +78,10 @@ def test_all_jobs_get_onto_tape_some_of_them_by_a_folder(tmp_path: Path) -> None
     with workers(a=TAPE, f={"staging": 2}) as client:
         report = run(client, jobs, fleet)
         again = run(client, jobs, fleet)
-    assert [each.disk_id for each in report.jobs] == [each.disk_id for each in jobs]
-    assert on_tape(fleet) == sorted(OPENED) == [each.disk_id for each in jobs]
+    assert [each.id for each in report.jobs] == [each.id for each in jobs]
+    assert on_tape(fleet) == sorted(OPENED) == [each.disk_ids[0] for each in jobs]
     assert any(each.staged for each in report.jobs)
-    assert list(tmp_path.glob("*.tar")) == []
+    assert list(tmp_path.glob("**/*.tar")) == []
     assert all(each.was_there for each in again.jobs)
 
 
@@ -98,14 +98,14 @@ def test_a_folder_has_only_so_many_backups(tmp_path: Path) -> None:
         report = run(client, [job(f"disk-{i}") for i in range(12)], fleet)
     assert report.failed == ()
     assert len(on_tape(fleet)) == 12
-    assert len(list(tmp_path.glob("*.tar"))) <= 3
+    assert len(list(tmp_path.glob("*.job"))) <= 3
 
 
 def test_a_job_that_fails_does_not_end_the_others(tmp_path: Path) -> None:
     fleet = Fleet(str(tmp_path / "catalog"), {"a": new_drive("a", label="A")})
     with workers(a=TAPE) as client:
         report = run(client, [job("bad", name="broken"), job("good")], fleet)
-    assert [each.disk_id for each in report.failed] == ["bad"]
+    assert [each.id for each in report.failed] == ["monday bad"]
     assert report.failed[0].error == "ValueError: this source is broken"
     assert on_tape(fleet) == ["good"]
 
@@ -159,7 +159,7 @@ def test_a_resource_that_nobody_has_is_an_error(
 
 def test_two_jobs_with_the_same_ids_are_refused(tmp_path: Path) -> None:
     fleet = Fleet(str(tmp_path / "catalog"), {"a": Drive()})
-    with pytest.raises(UsageError, match="more than one job for monday/disk"):
+    with pytest.raises(UsageError, match="more than one job for monday disk"):
         run(None, [job("disk"), job("disk")], fleet)
 
 
@@ -175,23 +175,24 @@ def test_a_fleet_that_cannot_work_is_refused() -> None:
 
 
 def test_a_job_does_not_show_its_source() -> None:
-    assert "open_source" not in repr(job("disk"))
+    assert "open_disks" not in repr(job("disk"))
 
 
 def test_the_report_is_a_table_and_json_lines() -> None:
-    good = JobReport("monday", "disk-1", "mail", "host", "tape A, file 1", "a", 10**6, 2.0)
-    bad = JobReport("monday", "disk-2", "web", "host", error="no\nroom")
+    places = {"disk-1": "tape A, file 1", "disk-2": "tape A, file 2"}
+    good = JobReport("monday-1", "mail", "host", "b1", places, "a", 10**6, 2.0)
+    bad = JobReport("monday-2", "", "host", error="no\nroom")
     report = FleetReport((good, bad), 3.0, (("b", "no label"),))
     assert report.table().splitlines() == [
-        "disk  host  worker   MB  seconds  lost  result",
-        "mail  host  a       1.0      2.0     0  tape A, file 1",
-        "web   host          0.0      0.0     0  failed: no room",
+        "job       host  worker   MB  seconds  lost  result",
+        "mail      host  a       1.0      2.0     0  tape A, file 1; tape A, file 2",
+        "monday-2  host          0.0      0.0     0  failed: no room",
         "b got no more jobs: no label",
         "1 of 2 backups are on tape, 1.0 MB in 3 seconds",
     ]
     lines = [json.loads(line) for line in report.json_lines().splitlines()]
     assert [line["error"] for line in lines] == ["", "no\nroom"]
-    assert lines[0]["place"] == "tape A, file 1"
+    assert lines[0]["places"] == places
 
 
 def test_the_example_survives_the_loss_of_a_worker() -> None:

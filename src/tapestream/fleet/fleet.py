@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import tapestream
@@ -16,32 +15,44 @@ PATIENCE = 60.0
 
 @dataclass(frozen=True)
 class BackupJob:
-    """The backup of one disk.
+    """The backup of a VM: its disks, all as they were at the same moment.
 
-    A job may run more than once: a worker can be lost after it has done everything. So a job first
-    looks whether its backup is complete, by these two ids. A new backup needs a new `backup_id`.
+    A job may run more than once: a worker can be lost after it has done everything. So the metadata
+    of each backup says which job it is of, and a job is done when all its disks are on tape, from
+    the same backup. A job that is done is not done again. For a new backup, use a new id.
 
     Args:
-        backup_id: Identifies the backup; the source's info must have the same.
-        disk_id: Identifies the disk; the source's info must have the same.
-        host: The host that the disk is read from, for `Fleet.jobs_per_host`.
-        open_source: Opens the source, on the worker: a function that can be pickled, such as a
-            `functools.partial` of a function of a module that the workers have. What it returns
-            is entered, and left when the backup is complete, or failed. It may hold a transfer
-            URL, so it is never shown.
+        id: Identifies the job, such as "2026-11-27 mail".
+        disk_ids: Identify the disks.
+        host: The host that the disks are read from, for `Fleet.jobs_per_host`.
+        open_disks: Opens the disks, on the worker: a generator function that can be pickled, such
+            as a `functools.partial` of a function of a module that the workers have. It yields the
+            source and the attachments of each disk, one after the other. The sources' infos must
+            have a `disk_id` and a `backup_id`, which is the same for all: disks of another
+            backup are of another moment. It continues when the disk is complete. If anything
+            fails, the error is raised in it, so that it can clean up. It may hold transfer URLs,
+            so it is never shown.
         name: For people, such as the name of the VM.
+
+    Raises:
+        UsageError: There is no disk, or the same one twice.
     """
 
-    backup_id: str
-    disk_id: str
+    id: str
+    disk_ids: tuple[str, ...]
     host: str
-    open_source: Callable[[], AbstractContextManager[tapestream.Source]] = field(repr=False)
+    open_disks: Callable[[], Iterator[tuple[tapestream.Source, Mapping[str, bytes]]]] = field(
+        repr=False
+    )
     name: str = ""
 
-    @property
-    def key(self) -> str:
-        """Identifies the job."""
-        return f"{self.backup_id}/{self.disk_id}"
+    def __post_init__(self) -> None:
+        if isinstance(self.disk_ids, str) or not self.disk_ids:
+            raise tapestream.errors.UsageError(
+                f"disk_ids must have the ids of disks, not {self.disk_ids!r}"
+            )
+        if len(set(self.disk_ids)) < len(self.disk_ids):
+            raise tapestream.errors.UsageError(f"job {self.id} has the same disk twice")
 
 
 @dataclass(frozen=True)

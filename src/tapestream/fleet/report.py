@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 
-_COLUMNS = ("disk", "host", "worker", "MB", "seconds", "lost", "result")
-_RIGHT = {"MB", "seconds", "lost"}
+from .._table import table
+
+_COLUMNS = ("job", "host", "worker", ">MB", ">seconds", ">lost", "result")
 
 
 @dataclass(frozen=True)
@@ -14,11 +16,11 @@ class JobReport:
     """What became of a job.
 
     Attributes:
-        backup_id: Of the job.
-        disk_id: Of the job.
+        id: Of the job.
         name: Of the job.
         host: Of the job.
-        place: Where the backup is: a tape and its file. "" if the job failed.
+        backup_id: The backup that all disks are of. "" if the job failed.
+        places: Where each disk is, by its id: a tape and its file. Empty if the job failed.
         worker: The worker that ended the job; "" if it never ran.
         data_bytes: Bytes of data that were written.
         seconds: Seconds that reading it took, and writing it.
@@ -28,11 +30,11 @@ class JobReport:
         error: Why the job failed; "" if it did not.
     """
 
-    backup_id: str
-    disk_id: str
+    id: str
     name: str
     host: str
-    place: str = ""
+    backup_id: str = ""
+    places: Mapping[str, str] = field(default_factory=dict)
     worker: str = ""
     data_bytes: int = 0
     seconds: float = 0.0
@@ -45,9 +47,9 @@ class JobReport:
     def result(self) -> str:
         """One line: where it is, or why it is nowhere."""
         if self.error:
-            return f"failed: {self.error}"
+            return "failed: " + " ".join(self.error.split())
         how = " (was there)" if self.was_there else " (by a folder)" if self.staged else ""
-        return f"{self.place}{how}"
+        return "; ".join(self.places.values()) + how
 
 
 @dataclass(frozen=True)
@@ -75,15 +77,7 @@ class FleetReport:
 
     def table(self) -> str:
         """A table for people, with a last line for all together."""
-        rows = [_COLUMNS, *map(_row, self.jobs)]
-        widths = [max(len(row[i]) for row in rows) for i in range(len(_COLUMNS))]
-        lines = [
-            "  ".join(
-                cell.rjust(width) if name in _RIGHT else cell.ljust(width)
-                for cell, width, name in zip(row, widths, _COLUMNS, strict=True)
-            ).rstrip()
-            for row in rows
-        ]
+        lines = table(_COLUMNS, [_row(job) for job in self.jobs])
         lines += [f"{name} got no more jobs: {why}" for name, why in self.set_aside]
         total = sum(job.data_bytes for job in self.jobs)
         lines.append(
@@ -94,8 +88,8 @@ class FleetReport:
 
 
 def _row(job: JobReport) -> tuple[str, ...]:
-    cells = (
-        job.name or job.disk_id,
+    return (
+        job.name or job.id,
         job.host,
         job.worker,
         f"{job.data_bytes / 1e6:.1f}",
@@ -103,5 +97,3 @@ def _row(job: JobReport) -> tuple[str, ...]:
         str(job.lost),
         job.result,
     )
-    # A name, or the text of an error, must not break the line.
-    return tuple("".join(c if c.isprintable() else " " for c in cell) for cell in cells)

@@ -43,7 +43,7 @@ def run_fleet(
     *,
     on_report: Callable[[JobReport], object] | None = None,
 ) -> FleetReport:
-    """Back up disks to tape, with all workers that are connected; more may connect meanwhile.
+    """Back up VMs to tape, with all workers that are connected; more may connect meanwhile.
 
     A job that fails does not end the others: the report says why it failed. If a worker is lost,
     its job runs again: on the same drive if that is back within `Fleet.patience`, on another one
@@ -62,20 +62,20 @@ def run_fleet(
         What became of the jobs, failed ones included.
 
     Raises:
-        UsageError: Two jobs have the same ids.
+        UsageError: Two jobs have the same id.
         FleetError: No worker of the fleet has a drive, or a folder that it should have, or one
             lacks its resource: nothing was done. Or the scheduler is lost: what workers do at that
             moment may still be completed.
     """
     jobs = list(jobs)
-    if twice := [key for key, count in Counter(job.key for job in jobs).items() if count > 1]:
+    if twice := [id_ for id_, count in Counter(job.id for job in jobs).items() if count > 1]:
         raise tapestream.errors.UsageError(f"there is more than one job for {', '.join(twice)}")
     check_workers(fleet, connected(client))
     run = _Run(client, fleet, [_Progress(job) for job in jobs], on_report)
     began = time.monotonic()
     run.work()
     return FleetReport(
-        tuple(run.reports[job.key] for job in jobs),
+        tuple(run.reports[job.id] for job in jobs),
         time.monotonic() - began,
         tuple(run.set_aside.items()),
     )
@@ -127,9 +127,10 @@ class _Run:
         waiting: The jobs that no worker has now.
         on_report: Called with each report.
         running: The tasks that workers have now.
-        reports: Of the jobs that have ended, by their keys.
+        reports: Of the jobs that have ended, by their ids.
         set_aside: Why a worker gets no more jobs, by its name.
         seen: When each drive was connected last, by the monotonic clock.
+        now: When the workers were looked at last.
     """
 
     client: distributed.Client
@@ -140,6 +141,7 @@ class _Run:
     reports: dict[str, JobReport] = field(default_factory=dict)
     set_aside: dict[str, str] = field(default_factory=dict)
     seen: dict[str, float] = field(default_factory=dict)
+    now: float = 0.0
 
     def work(self) -> None:
         """Run all jobs."""
@@ -147,7 +149,8 @@ class _Run:
         try:
             while self.waiting or self.running:
                 workers = connected(self.client)
-                self.seen |= {n: time.monotonic() for n in self.seen if n in workers}
+                self.now = time.monotonic()
+                self.seen |= {n: self.now for n in self.seen if n in workers}
                 self._take_back_lost(workers)
                 if not self._drives():
                     self._give_up()
@@ -160,7 +163,7 @@ class _Run:
 
     def _drives(self) -> set[str]:
         """The drives that have or may get a job, now or when their workers are back."""
-        since = time.monotonic() - self.fleet.patience
+        since = self.now - self.fleet.patience
         return {n for n, seen in self.seen.items() if seen >= since and n not in self.set_aside}
 
     # Who gets what
@@ -232,9 +235,12 @@ class _Run:
         """The share of a job that reads from a host, in bytes per second."""
         if self.fleet.max_rate is None:
             return None
-        places = sum(name in workers for name in self.fleet.drives)
-        places += sum(workers[n].units(STAGING) for n in self.fleet.staging if n in workers)
-        return max(self.fleet.max_rate // max(places, 1), _LEAST_RATE)
+        # Also those that are not connected: they may come while this job is at work.
+        places = len(self.fleet.drives)
+        for name, staging in self.fleet.staging.items():
+            units = workers[name].units(STAGING) if name in workers else staging.most
+            places += min(units, staging.most)
+        return max(self.fleet.max_rate // places, _LEAST_RATE)
 
     def _start(self, task: _Task, function: Callable[..., Done], *arguments: object) -> None:
         self.waiting.remove(task.progress)
@@ -243,7 +249,7 @@ class _Run:
             task.progress.job,
             *arguments,
             # Equal calls have the same key otherwise, and Dask would not run the second one.
-            key=f"{function.__name__}-{task.progress.job.key}-{uuid4()}",
+            key=f"{function.__name__}-{task.progress.job.id}-{uuid4()}",
             pure=False,
             workers=[task.worker.address],
             resources={task.resource: 1},
@@ -279,8 +285,8 @@ class _Run:
         future.release()
         progress = task.progress
         progress.done.append(done)
-        if task.resource == STAGING and done.is_staged:
-            progress.path = done.place
+        if done.path is not None:
+            progress.path = done.path
             self.waiting.append(progress)
         else:
             self._report(progress, task.worker.name)
@@ -288,8 +294,13 @@ class _Run:
     def _failed(self, task: _Task, error: BaseException) -> None:
         progress, name = task.progress, task.worker.name
         is_tape = task.resource == TAPE
-        of_place = tapestream.errors.TapeError if is_tape else tapestream.errors.LocalIOError
-        if not isinstance(error, of_place):
+        if is_tape:
+            is_of_place = isinstance(error, tapestream.errors.TapeError)
+        else:
+            # A source may be in a file, too.
+            folder = self.fleet.staging[name].folder
+            is_of_place = isinstance(error, tapestream.errors.LocalIOError) and folder in str(error)
+        if not is_of_place:
             self._report(progress, name, error)
             return
         self.set_aside.setdefault(name, str(error))
@@ -326,12 +337,13 @@ class _Run:
 
     def _report(self, progress: _Progress, worker: str, error: BaseException | None = None) -> None:
         job, done = progress.job, progress.done
+        last = done[-1] if done and error is None else Done()
         report = JobReport(
-            backup_id=job.backup_id,
-            disk_id=job.disk_id,
+            id=job.id,
             name=job.name,
             host=job.host,
-            place=done[-1].place if done and error is None else "",
+            backup_id=last.backup_id,
+            places=last.places,
             worker=worker,
             data_bytes=max((step.data_bytes for step in done), default=0),
             seconds=sum(step.seconds for step in done),
@@ -340,7 +352,7 @@ class _Run:
             lost=progress.lost,
             error=_text(error),
         )
-        self.reports[job.key] = report
+        self.reports[job.id] = report
         if self.on_report is not None:
             self.on_report(report)
 
