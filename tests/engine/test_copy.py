@@ -381,6 +381,31 @@ def test_as_many_readers_as_have_processors(
 
 
 @pytest.mark.parametrize(
+    ("options", "is_local", "largest"),
+    [
+        ({}, True, 4 << 20),
+        ({}, False, 4 << 20),
+        ({}, None, 2 << 20),
+        ({"buffer_size": 1 << 20}, True, 1 << 20),
+        ({"buffer_memory": 4 << 20}, True, 2 << 20),
+        ({"max_rate": 1 << 30}, True, 1 << 20),
+    ],
+)
+def test_a_server_gets_more_in_each_write(
+    options: CopyKeywords, is_local: bool | None, largest: int
+) -> None:
+    """But not if the caller has chosen a size, or how much memory to use, or a rate."""
+
+    class ServerSink(MemorySink):
+        server_is_local = is_local
+
+    sink = MemorySink() if is_local is None else ServerSink()
+    size = 12 << 20
+    copy(MemorySource(bytes(size), [Extent(0, size)]), sink, **options)
+    assert {length for _, length in sink.writes} == {largest}
+
+
+@pytest.mark.parametrize(
     ("processors", "shared", "asked", "allowed", "writers"),
     [
         *[(1, True, None, 9, 2), (2, True, None, 9, 2), (4, True, None, 9, 2)],

@@ -256,7 +256,8 @@ class HasLocalServer(Protocol):
     def server_is_local(self) -> bool:
         """True if the server runs on this host.
 
-        By default, fewer readers or writers are opened then: the server needs processors, too.
+        By default, fewer readers or writers are opened then: the server needs processors, too. And
+        a sink that has this ability gets more bytes in each `write`, whatever this is.
         """
 
 

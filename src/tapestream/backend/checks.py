@@ -264,6 +264,11 @@ def server_is_local(backend: SourceLike | SinkLike) -> bool:
     return flag_of(ability(backend, HasLocalServer), "server_is_local")
 
 
+def writes_to_server(sink: SinkLike) -> bool:
+    """True if what is written to a sink goes to a server, on this host or another."""
+    return ability(sink, HasLocalServer) is not None
+
+
 def server_of(source: SourceLike) -> tuple[str, bool] | None:
     """What all disks of a server have in common, to remember something about the server.
 

@@ -131,7 +131,8 @@ def copy(
             sink may allow fewer. None: one reader for every processor, or for every two if a
             server on this host needs some itself, but at most four; and four writers, or
             for such a server one for every two processors, but at least two.
-        buffer_size: Bytes in one buffer, a multiple of 4096.
+        buffer_size: Bytes in one buffer, a multiple of 4096. If this and `buffer_memory` are the
+            defaults, each buffer has 4 MiB for a sink that writes to a server, as for an upload.
         buffer_memory: Bytes in all buffers together, at least two buffers. This bounds the
             memory for data, whatever the size of the disk.
         max_gap: If there are up to this many bytes between two data extents, read them, too, and
@@ -256,7 +257,7 @@ def transfer(src: SourceLike, dst: SinkLike, options: CopyOptions, run: Running)
     hashing = _hashing(src, extents) if options.block_hash else None
     report = watch.begin(data.bytes)
     pace = options.pace()
-    with closing(options.pool(pace)) as pool:
+    with closing(options.pool(dst, pace)) as pool:
         check_piece_size(dst, pool.size)
         run.check()
         done(dst, "begin", info, extents)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Literal, TypedDict
 
 from ..arguments import flag, number
-from ..backend.checks import server_is_local, server_of, skips_gaps
+from ..backend.checks import server_is_local, server_of, skips_gaps, writes_to_server
 from ..backend.protocols import SinkLike, SourceLike
 from ..cancel import Cancel, check_cancel
 from ..errors import UsageError
@@ -26,6 +26,12 @@ REQUEST_SIZE = 16 * MIB
 # received: over TLS, and on a slow line, that costs some per cent (measured: 0.25 to 4 MiB, on 2
 # cores).
 BUFFER_SIZE = 2 * MIB
+# The size of buffers for a sink that writes to a server, unless the caller chooses another: a write
+# is one request, and storage takes some time for each. Measured on 2 processors, restores from a
+# tar, compared with 2 MiB: where the storage takes 10 ms for each write, 1.22 times as fast over a
+# unix socket, and 1.18 times over TLS; on a local disk 1.02 and 1.09 times. 8 MiB were no faster
+# than 4, and cost qemu-nbd half as much again.
+SERVER_BUFFER_SIZE = 4 * MIB
 # Enough for four readers with a request each, and as much again so that the writer may lag.
 BUFFER_MEMORY = 128 * MIB
 MAX_WORKERS = 4
@@ -142,16 +148,20 @@ class CopyOptions:
         at_first = OF_LOCAL if server_is_local(src) else NOTHING
         return AutoGap(size, readers, MEMORY.recall(server_of(src), Known) or at_first)
 
-    def pool(self, pace: Pace | None) -> BufferPool:
+    def pool(self, dst: SinkLike, pace: Pace | None) -> BufferPool:
         """Make the buffers of a copy, the first of them immediately.
 
         Raises:
             LocalIOError: There is no memory for it.
         """
-        size = self.buffer_size if pace is None else pace.size
+        size = self._buffer_size(dst) if pace is None else pace.size
         pool = BufferPool(self.buffer_memory // size, size)
         pool.give_back(pool.take())
         return pool
+
+    def _buffer_size(self, dst: SinkLike) -> int:
+        by_default = (self.buffer_size, self.buffer_memory) == (BUFFER_SIZE, BUFFER_MEMORY)
+        return SERVER_BUFFER_SIZE if by_default and writes_to_server(dst) else self.buffer_size
 
 
 def _processors(*, shared: bool) -> int:
