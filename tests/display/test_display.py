@@ -49,7 +49,7 @@ from tapestream.tape import (
 )
 from tapestream.testing import Cartridge, FakeDrive, MemorySource
 
-MIB, GIB = 1024**2, 1024**3
+MIB, GIB, TIB = 1024**2, 1024**3, 1024**4
 # What would end an element or an attribute, an entity, a control character, and a new line.
 EVIL = "<b>\"'&amp;</td>\x1b[2J\n\x00ü"
 WHEN = datetime(2026, 11, 15, 22, 30, tzinfo=timezone.utc)
@@ -270,6 +270,10 @@ def test_the_html_of_a_large_value_is_small_escaped_and_needs_no_style(value: ob
     assert not tags & {"script", "style", "link", "img", "iframe"}
     names = {name for element in parsed.iter() for name in element.attrib}
     assert not {name for name in names if name in {"class", "id", "href"} or name.startswith("on")}
+    # A picture becomes narrower on a phone, and some viewers remove it: its words are elsewhere.
+    for picture in parsed.findall(".//{*}svg"):
+        assert picture.find(".//{*}text") is None
+        assert picture.attrib["preserveAspectRatio"] == "none"
     assert made == value._repr_html_()  # type: ignore[attr-defined]
 
 
@@ -328,6 +332,34 @@ def test_little_data_is_seen(ascii_only: bool) -> None:
     assert path.attrib["d"] == "M0 40H638V38H640V40z"
 
 
+def paths(value: object) -> list[dict[str, str]]:
+    """The attributes of all paths in the HTML of a value."""
+    return [path.attrib for path in ET.fromstring(html(value)).findall(".//{*}path")]
+
+
+def test_arrows_point_at_what_is_rare() -> None:
+    """On a phone, two pixels of a large disk could be overlooked."""
+    extents = [Extent(0, 11 * TIB, zero=True), Extent(11 * TIB, 4096)]
+    extents.append(Extent(11 * TIB + 4096, 5 * TIB - 4096, zero=True))
+    assert paths(Extents.of(extents))[-1]["d"] == "M441 41l4 7h-8z"
+    byte = Damage(9 * TIB, 1, "extent-1@0", missing=False)
+    report = VerifyReport(replace(INFO, size=16 * TIB), True, (byte,), (), 16 * TIB, "sha256")
+    bar, arrow = paths(report)
+    assert bar["d"] == "M360 40V0h2V40z"
+    assert bar["stroke"] == arrow["fill"]  # it is never thinner than this line
+    assert arrow["d"] == "M361 41l4 7h-8z"
+    assert len(paths(alternating(1000))) == 1  # nothing is rare
+
+
+def test_missing_and_damaged_differ_in_more_than_the_color() -> None:
+    damage = (Damage(0, GIB, "a", missing=True), Damage(10 * GIB, GIB, "b", missing=False))
+    shown = paths(VerifyReport(INFO, True, damage, (), 0, None))
+    assert {path["d"].split("h")[0] for path in shown if "stroke" in path} == {
+        "M0 40V20",
+        "M320 40V0",
+    }
+
+
 def test_the_rate_over_time_and_the_waits() -> None:
     """Four seconds: 100 MB/s, nothing while it waits, and 100 MB/s again."""
     samples = [CopySample(0, 0, 0), CopySample(1, 10**8, 0), CopySample(2, 10**8, 1)]
@@ -346,6 +378,13 @@ def test_the_verdict_comes_first_and_the_map_shows_what_is_bad() -> None:
     assert lines[0] == "Verified: damaged, 1 other problem"
     assert lines[1] == f" |{'x' * 10}{' ' * 10}!{' ' * 19}|"
     assert "a bad header" in words(report)
+    for line in (
+        "  missing  5.0 GiB in 1 stretch",
+        "  damaged  4.0 KiB in 1 stretch",
+        "  5368709120 bytes at disk offset 0 are",
+        "    missing (extent-1@0)",
+    ):
+        assert line in lines
     assert "extent-2@1" in words(report)
     good = replace(report, damage=(), problems=())
     assert text(good).splitlines()[0] == "Verified: complete and good"
@@ -359,6 +398,7 @@ def test_the_map_of_two_disks_shows_where_they_differ() -> None:
     lines = text(report, width=44, ascii_only=True).splitlines()
     assert lines[0] == "Compared: different: 1.0 MiB in 1 place"
     assert lines[1] == f" |{' ' * 35}xxxxx|"
+    assert lines[-1] == f"  {MIB} bytes at {7 * MIB}"
 
 
 def test_chains_are_lines() -> None:
@@ -369,11 +409,33 @@ def test_chains_are_lines() -> None:
     assert shown[0].startswith("Backups: 8 backups of 2 disks; 2 points in time cannot be restored")
     # 5 starts from 1, not from 3.
     assert [line.split("  ")[-1] for line in shown[1:3]] == ["F-i-i-i~i", "F-x-x"]
-    crosses = re.findall(r'stroke-width="2" d="([^"]+)"', html(archive))
-    assert [path.count("M") for path in crosses] == [2, 1]  # and one in the legend
+    crosses = re.findall(r'stroke-width="2" [^>]* d="([^"]+)"', html(archive))
+    assert [path.count("M") for path in crosses] == [2]
     catalog = text(known_to_a_catalog(backups[:4]), ascii_only=True)
     assert "F-i-i-i" in catalog
     assert "A00003      1  " in catalog
+
+
+def test_what_cannot_be_read_is_said() -> None:
+    reason = "the first member is no backup-info.json, " * 3
+    unreadable = Archive([stored(1, 1)], unreadable=[Skipped("/backups/a.tar", reason)])
+    lines = text(unreadable, width=60, ascii_only=True).splitlines()
+    assert lines[0] == "Backups: 1 backup of 1 disk; all can be restored; 1 file cannot be read"
+    assert (
+        " ".join(" ".join(lines[3:]).split()) == f"cannot be read: /backups/a.tar: {reason}".strip()
+    )
+    assert '<b style="color:#d9483b">' in html(unreadable)
+    tape = TapeContents(
+        (TapeEntry(0, problem="no tar"), TapeEntry(1, problem=EVIL, is_unknown=True))
+    )
+    assert "  file 0: no tar" in text(tape).splitlines()
+    assert text(Archive([], unreadable=[Skipped("a", "b")])).startswith("Backups: 0 backups")
+
+
+def test_a_share_is_not_rounded_to_none_or_to_all() -> None:
+    for length, percent in [(1, "less than 0.1 %"), (GIB - 1, "99.9 %"), (GIB, "100.0 %")]:
+        rest = [Extent(length, GIB - length, zero=True)] if length < GIB else []
+        assert f"are data ({percent})" in text(Extents.of([Extent(0, length), *rest]))
 
 
 def test_a_tape_is_a_bar() -> None:

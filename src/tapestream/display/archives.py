@@ -48,6 +48,8 @@ def show(value: tapestream.archive.Archive | tapestream.archive.Chain) -> Card:
     state = (
         f"{count_text(bad, 'point')} in time cannot be restored" if bad else "all can be restored"
     )
+    if value.unreadable:
+        state += f"; {count_text(len(value.unreadable), 'file')} cannot be read"
     notes = [
         *(f"not finished: {backup.place}" for backup in value.unfinished[:_FILES]),
         *(f"cannot be read: {file.place}: {file.reason}" for file in value.unreadable[:_FILES]),
@@ -56,14 +58,14 @@ def show(value: tapestream.archive.Archive | tapestream.archive.Chain) -> Card:
     table = Table(("file", "why"), ignored, of=len(value.ignored))
     return Card(
         "Backups",
-        f"{count}; {state}" if disks else "none",
+        f"{count}; {state}" if value.backups or value.unreadable else "none",
         (
             lanes_of(disks),
             Notes(tuple(notes)),
             table_of(disks),
             Fold(f"ignored: {len(value.ignored):,}", (table,) if ignored else ()),
         ),
-        good=None if not disks else not bad,
+        good=not bad and not value.unreadable if value.backups or value.unreadable else None,
     )
 
 

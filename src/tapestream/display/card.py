@@ -1,7 +1,9 @@
 """What is shown of a value: a title, and parts that are drawn as HTML or as text.
 
 The HTML has no style sheet, because many viewers remove it. Pictures are SVG, whose colors are
-those of the page around them (`currentColor`), or can be seen on white and on black.
+those of the page around them (`currentColor`), or can be seen on white and on black. They become
+narrower with the page, but not lower; so their words are HTML beside them, which stays readable on
+a phone, and where the pictures are removed.
 """
 
 from __future__ import annotations
@@ -14,11 +16,13 @@ from typing import NamedTuple, Protocol
 from .._readable import columns_of, printable, shortened
 from .._typing import override
 
-GOOD, BAD = "#2a9d5c", "#d9483b"
+GOOD, BAD = "#268f54", "#d9483b"
 # Characters of a cell of a table, and of a sentence. Each may take six bytes as HTML.
 _CELL, _NOTE = 100, 200
 # Bytes of the rows of a table, and of a card: what does not fit is left out.
 _TABLE, _CARD = 4000, 19_500
+# Pixels of a picture, if the page has room for them.
+WIDTH = 640
 
 
 class Page(NamedTuple):
@@ -112,13 +116,18 @@ class Facts(Part):
             _TABLE,
         )
         more = _more(len(known) - len(rows) + self.left)
-        return f"<table>{''.join(rows)}</table>{more}" if known else ""
+        return _scrolling(f"<table>{''.join(rows)}</table>") + more if known else ""
 
     @override
     def text(self, page: Page) -> list[str]:
         known = [(name, value) for name, value in self.facts if value]
         wide = max((len(name) for name, _ in known), default=0)
-        lines = [f"  {name:{wide}}  {printable(value)}" for name, value in known]
+        room = page.width - wide - 4
+        lines = []
+        for name, value in known:
+            first, *others = folded(shortened(printable(value), _CELL), room)
+            lines.append(f"  {name:{wide}}  {first}")
+            lines += [f"{'':{wide + 4}}{other}" for other in others]
         if self.left:
             lines.append(f"  and {self.left:,} more")
         return [fitted(line, page) for line in lines]
@@ -141,7 +150,13 @@ class Notes(Part):
 
     @override
     def text(self, page: Page) -> list[str]:
-        return [fitted(f"  {printable(note)}", page) for note in self.notes]
+        return [
+            f"  {'  ' if number else ''}{line}"
+            for note in self.notes
+            for number, line in enumerate(
+                folded(shortened(printable(note), _NOTE), page.width - 4),
+            )
+        ]
 
 
 @dataclass(frozen=True)
@@ -152,11 +167,13 @@ class Table(Part):
         headings: One for each column; ">" at its beginning is for numbers.
         rows: The cells.
         of: How many rows there are in all, if these are only the first.
+        room: Bytes of HTML that the rows may have.
     """
 
     headings: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     of: int = 0
+    room: int = _TABLE
 
     @override
     def html(self) -> str:
@@ -174,8 +191,9 @@ class Table(Part):
             )
             for row in self.rows
         )
-        rows = _first_that_fit((f"<tr>{each}</tr>" for each in cells), _TABLE)
-        return f"<table><tr>{head}</tr>{''.join(rows)}</table>{_more(self._of - len(rows))}"
+        rows = _first_that_fit((f"<tr>{each}</tr>" for each in cells), self.room)
+        table = f"<table><tr>{head}</tr>{''.join(rows)}</table>"
+        return _scrolling(table) + _more(self._of - len(rows))
 
     @override
     def text(self, page: Page) -> list[str]:
@@ -203,15 +221,17 @@ class Table(Part):
 
 @dataclass(frozen=True)
 class Fold(Part):
-    """What is only of interest if one asks for it; it is left out of the text.
+    """What is only of interest if one asks for it.
 
     Attributes:
         summary: What is in it.
         parts: That.
+        in_text: The text has these instead.
     """
 
     summary: str
     parts: tuple[Part, ...]
+    in_text: tuple[Part, ...] = ()
 
     @override
     def html(self) -> str:
@@ -221,7 +241,7 @@ class Fold(Part):
 
     @override
     def text(self, page: Page) -> list[str]:
-        return []
+        return [line for part in self.in_text for line in part.text(page)]
 
 
 def fold_of_facts(summary: str, facts: Sequence[tuple[str, str | None]]) -> Fold:
@@ -230,7 +250,9 @@ def fold_of_facts(summary: str, facts: Sequence[tuple[str, str | None]]) -> Fold
 
 
 def svg(width: int, height: int, what: str, inner: str) -> str:
-    """A picture, no wider than the page.
+    """A picture as wide as the page, up to its own width; its height stays.
+
+    A line in it should have the `THIN` look, and a text would be squeezed.
 
     Args:
         width: Its width in pixels.
@@ -240,16 +262,51 @@ def svg(width: int, height: int, what: str, inner: str) -> str:
     """
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
-        f'width="{width}" height="{height}" role="img" '
-        'style="max-width:100%;height:auto;display:block;margin:6px 0" '
-        'font-size="12" fill="currentColor">'
+        f'width="100%" height="{height}" preserveAspectRatio="none" role="img" '
+        f'style="display:block;max-width:{width}px" fill="currentColor">'
         f"<title>{quoted(what)}</title>{inner}</svg>"
     )
 
 
-def label(x: float, y: float, text: str, anchor: str = "start") -> str:
-    """A text in a picture."""
-    return f'<text x="{x:g}" y="{y:g}" text-anchor="{anchor}">{quoted(text)}</text>'
+# The width of a line is that on the screen, however much the picture was squeezed.
+THIN = 'vector-effect="non-scaling-stroke"'
+
+
+def spread(*texts: str, width: int = WIDTH) -> str:
+    """Texts below a picture, from its left end to its right."""
+    parts = " ".join(f"<span>{quoted(text)}</span>" for text in texts)
+    return (
+        f'<div style="display:flex;justify-content:space-between;max-width:{width}px">{parts}</div>'
+    )
+
+
+class Key(NamedTuple):
+    """What a color of a picture means.
+
+    Attributes:
+        name: The meaning.
+        color: The color.
+        opacity: From 0 to 1.
+        mark: A character that looks like it.
+    """
+
+    name: str
+    color: str = "currentColor"
+    opacity: float = 1.0
+    mark: str = "\N{BLACK SQUARE}"
+
+
+def legend(keys: Iterable[Key]) -> str:
+    """What the colors of a picture mean."""
+    return (
+        "<div>"
+        + " &#160; ".join(
+            f'<span style="color:{key.color};opacity:{key.opacity:g}">{key.mark}</span> '
+            + quoted(key.name)
+            for key in keys
+        )
+        + "</div>"
+    )
 
 
 def fitted(line: str, page: Page) -> str:
@@ -260,6 +317,25 @@ def fitted(line: str, page: Page) -> str:
     while columns_of(line) > page.width - 3:
         line = line[:-1]
     return f"{line}..."
+
+
+def folded(text: str, width: int) -> list[str]:
+    """A text in lines, which end between words, or within a word that is longer than a line."""
+    lines = []
+    while columns_of(text) > width:
+        most = width
+        while columns_of(text[:most]) > width:
+            most -= 1
+        space = text.rfind(" ", 0, most + 1)
+        end = space if space > 0 else most
+        lines.append(text[:end].rstrip())
+        text = text[end:].lstrip()
+    return [*lines, text]
+
+
+def _scrolling(table: str) -> str:
+    """A table that can be moved sideways where the page is too narrow for it."""
+    return f'<div style="overflow-x:auto">{table}</div>'
 
 
 def _first_that_fit(parts: Iterable[str], room: int) -> list[str]:

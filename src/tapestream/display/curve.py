@@ -9,11 +9,12 @@ import tapestream
 
 from .._readable import rate_text, seconds_text
 from .._typing import override
-from .card import Page, Part, label, svg
+from .card import WIDTH, Key, Page, Part, legend, quoted, spread, svg
 
 # Steps of the curve, each four pixels wide.
-_STEPS = 142
-_LEFT, _WIDTH, _HEIGHT = 72, 4 * _STEPS, 80
+_STEP = 4
+_STEPS = WIDTH // _STEP
+_HEIGHT = 80
 _LEVELS, _ASCII_LEVELS = "▁▂▃▄▅▆▇█", "_.-=+*#@"
 # Below this many samples there is no curve: the copy was too short.
 _LEAST = 5
@@ -38,38 +39,26 @@ class Curve(Part):
             return ""
         rates, waits = _steps(self.samples, _STEPS)
         top = max(rates) or 1.0
-        path, before = [f"M{_LEFT} {_HEIGHT}"], 0
+        path, before = [f"M0 {_HEIGHT}"], 0
         for i, rate in enumerate(rates):
             pixels = round(rate / top * (_HEIGHT - 4))
             if pixels != before:
-                path.append(f"H{_LEFT + 4 * i}V{_HEIGHT - pixels}")
+                path.append(f"H{_STEP * i}V{_HEIGHT - pixels}")
                 before = pixels
-        area = "".join([*path, f"H{_LEFT + _WIDTH}V{_HEIGHT}z"])
+        area = "".join([*path, f"H{WIDTH}V{_HEIGHT}z"])
         marks = "".join(
-            f"M{_LEFT + 4 * i} {_HEIGHT + 2}h4v5h-4z" for i, wait in enumerate(waits) if wait
+            f"M{_STEP * i} {_HEIGHT + 2}h{_STEP}v6h-{_STEP}z"
+            for i, wait in enumerate(waits)
+            if wait
         )
-        seconds = self.samples[-1].seconds
-        texts = [
-            label(_LEFT - 8, 12, rate_text(top), "end"),
-            label(_LEFT - 8, _HEIGHT, "0", "end"),
-            label(_LEFT, _HEIGHT + 20, "0"),
-            label(_LEFT + _WIDTH, _HEIGHT + 20, seconds_text(seconds), "end"),
-        ]
-        if marks:
-            texts.append(
-                f'<rect x="{_LEFT + 100}" y="{_HEIGHT + 11}" width="10" height="10" '
-                f'fill="{_WAIT_COLOR}"/>' + label(_LEFT + 115, _HEIGHT + 20, "waited")
-            )
-        axis = (
-            f'<path d="M{_LEFT} 4V{_HEIGHT}H{_LEFT + _WIDTH}" fill="none" stroke="currentColor" '
-            'stroke-opacity="0.5"/>'
-        )
-        return svg(
-            _LEFT + _WIDTH,
-            _HEIGHT + 26,
-            f"rate over time, up to {rate_text(top)}",
-            f'<path fill="#3f88c5" d="{area}"/><path fill="{_WAIT_COLOR}" d="{marks}"/>{axis}'
-            + "".join(texts),
+        axis = f'<path fill-opacity="0.5" d="M0 {_HEIGHT}h{WIDTH}v1H0z"/>'
+        inner = f'<path fill="#3f88c5" d="{area}"/>{axis}<path fill="{_WAIT_COLOR}" d="{marks}"/>'
+        what = f"rate over time, up to {rate_text(top)}"
+        return (
+            f"<div>{quoted(what)}</div>"
+            + svg(WIDTH, _HEIGHT + 8, what, inner)
+            + spread("0", seconds_text(self.samples[-1].seconds))
+            + (legend([Key("waited", _WAIT_COLOR, mark="\N{LOWER HALF BLOCK}")]) if marks else "")
         )
 
     @override

@@ -19,13 +19,20 @@ _ROWS = 20
 def show(extents: tapestream.Extents) -> Card:
     """Show the map of the disk, and how much of it is of each kind."""
     data = extents.tally(DATA)
-    percent = f" ({100 * data.bytes / extents.size:.1f} %)" if extents.size else ""
+    percent = f" ({_percent(data.bytes / extents.size)})" if extents.size else ""
     return Card(
         "Extents",
         f"{size_text(data.bytes)} of {size_text(extents.size)} are data{percent}, "
         f"in {data.extents:,} of {count_text(len(extents), 'extent')}",
         (strip_of(extents), _totals(extents), _sizes(extents), _first(extents)),
     )
+
+
+def _percent(share: float) -> str:
+    """A share of the disk. Only none is shown as "0.0 %", and only all as "100.0 %"."""
+    if 0 < share < 0.001:
+        return "less than 0.1 %"
+    return f"{min(100 * share, 99.9 if share < 1 else 100):.1f} %"
 
 
 def strip_of(extents: tapestream.Extents) -> Strip:

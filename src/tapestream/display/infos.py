@@ -35,7 +35,12 @@ def facts_of(info: tapestream.BackupInfo) -> Facts:
         (
             ("VM", _both(info.vm_name, info.vm_id)),
             ("disk", _both(info.disk_name, info.disk_id)),
-            ("taken", time_text(info.created) if info.created else None),
+            (
+                "taken",
+                f"{time_text(info.created)} {info.created.astimezone():%Z}"
+                if info.created
+                else None,
+            ),
             ("kind", kind_of(info)),
             ("checkpoint", made),
             ("size", size_text(info.size) if info.size else None),

@@ -8,17 +8,32 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from .._readable import columns_of, count_text, printable, shortened
 from .._typing import override
-from .card import BAD, Page, Part, fitted, label, svg
+from .card import BAD, THIN, Key, Page, Part, fitted, legend, quoted, spread, svg
 
 # Lanes, and points of all of them together, that are shown: the newest points of each.
 LANES = 12
 POINTS = 240
-_LEFT, _WIDTH, _ROW = 214, 426, 24
+_WIDTH, _ROW = 426, 24
 _NAME = 30
-_ROUND = 'stroke="#3f88c5" stroke-width="9" stroke-linecap="round"'
+# The links, full backups, incremental ones, and those that cannot be restored. Points are lines
+# without length: so they stay round and square, however narrow the page is.
+_LOOKS = (
+    'stroke="currentColor" stroke-opacity="0.5"',
+    'stroke="#3f88c5" stroke-width="9" stroke-linecap="square"',
+    'stroke="#3f88c5" stroke-width="9" stroke-linecap="round"',
+    f'stroke="{BAD}" stroke-width="2"',
+)
+_LEGEND = legend(
+    [
+        Key("full", "#3f88c5"),
+        Key("incremental", "#3f88c5", mark="\N{BLACK CIRCLE}"),
+        Key("cannot be restored", BAD, mark="\N{MULTIPLICATION X}"),
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -73,27 +88,21 @@ class Lanes(Part):
             return ""
         known = [p.seconds for lane in self.lanes for p in lane.points if p.seconds is not None]
         begin, end = min(known, default=0.0), max(known, default=0.0)
-        rows = []
+        shapes = _Shapes([], [], [], [])
         for number, lane in enumerate(self.lanes):
-            y = _ROW * number + _ROW / 2
             at = [_x(point.seconds, begin, end) for point in lane.points]
-            rows.append(label(0, y + 4, shortened(lane.name, _NAME)) + _drawn(lane, at, y))
-        height = _ROW * len(self.lanes)
-        scale = label(_LEFT, height + 14, self.first) + label(640, height + 14, self.last, "end")
-        y = height + 26
-        legend = (
-            f'<path fill="#3f88c5" d="{_square(5, y)}"/>'
-            + label(16, y + 4, "full")
-            + f'<path {_ROUND} d="{_circle(65, y)}"/>'
-            + label(76, y + 4, "incremental")
-            + f'<path stroke="{BAD}" stroke-width="2" d="{_cross(175, y)}"/>'
-            + label(186, y + 4, "cannot be restored")
-        )
+            shapes.add(lane, at, _ROW * number + _ROW / 2)
         what = f"the backups of {count_text(len(self.lanes), 'disk')}, from old to new"
-        return svg(646, height + 36, what, "".join(rows) + scale + legend) + (
-            f"<div>and {self.of - len(self.lanes):,} more disks</div>"
-            if self.of > len(self.lanes)
-            else ""
+        picture = svg(_WIDTH, _ROW * len(self.lanes), what, shapes.drawn())
+        names = "".join(f"<div>{quoted(lane.name, _NAME)}</div>" for lane in self.lanes)
+        times = [self.first, self.last] if self.last != self.first else [self.first]
+        more = self.of - len(self.lanes)
+        return (
+            '<div style="display:flex;gap:12px;max-width:640px">'
+            f'<div style="line-height:{_ROW}px;white-space:nowrap;overflow-x:auto">{names}</div> '
+            f'<div style="flex:1;min-width:40%">{picture}{spread(*times, width=_WIDTH)}</div></div>'
+            + _LEGEND
+            + (f"<div>and {more:,} more disks</div>" if more > 0 else "")
         )
 
     @override
@@ -109,8 +118,8 @@ class Lanes(Part):
             room = page.width - wide - 5
             lines.append(f"  {name}{space}  {_line(lane, page)[-room:].strip()}")
         full, incremental = page.drawn("■", "F"), page.drawn("●", "i")
-        legend = f"  {full} full  {incremental} incremental  x cannot be restored"
-        lines.append(fitted(legend, page))
+        keys = f"  {full} full  {incremental} incremental  x cannot be restored"
+        lines.append(fitted(keys, page))
         if self.of > len(self.lanes):
             lines.append(f"  and {self.of - len(self.lanes):,} more disks")
         return lines
@@ -141,41 +150,38 @@ def _line(lane: Lane, page: Page) -> str:
     return drawn
 
 
-def _drawn(lane: Lane, at: list[float], y: float) -> str:
-    links, squares, circles, crosses = [], [], [], []
-    for number, point in enumerate(lane.points):
-        x = at[number]
-        if point.parent == number - 1 and number:
-            links.append(f"M{at[number - 1]:g} {y:g}H{x:g}")
-        elif point.parent is not None:
-            start = at[point.parent]
-            links.append(f"M{start:g} {y:g}Q{(start + x) / 2:g} {y - 20:g} {x:g} {y:g}")
-        if not point.is_good:
-            crosses.append(_cross(x, y))
-        elif point.is_full:
-            squares.append(_square(x, y))
-        else:
-            circles.append(_circle(x, y))
-    return (
-        f'<path fill="none" stroke="currentColor" stroke-opacity="0.5" d="{"".join(links)}"/>'
-        f'<path fill="#3f88c5" d="{"".join(squares)}"/>'
-        f'<path {_ROUND} d="{"".join(circles)}"/>'
-        f'<path fill="none" stroke="{BAD}" stroke-width="2" d="{"".join(crosses)}"/>'
-    )
+class _Shapes(NamedTuple):
+    """The shapes of all lanes, as parts of the path of their look: one path is short."""
+
+    links: list[str]
+    squares: list[str]
+    circles: list[str]
+    crosses: list[str]
+
+    def add(self, lane: Lane, at: list[float], y: float) -> None:
+        """Add the points of a lane."""
+        for number, point in enumerate(lane.points):
+            x = at[number]
+            if point.parent == number - 1 and number:
+                self.links.append(f"M{at[number - 1]:g} {y:g}H{x:g}")
+            elif point.parent is not None:
+                start = at[point.parent]
+                self.links.append(f"M{start:g} {y:g}Q{(start + x) / 2:g} {y - 20:g} {x:g} {y:g}")
+            if not point.is_good:
+                self.crosses.append(f"M{x - 4:g} {y - 4:g}l8 8m0-8l-8 8")
+            elif point.is_full:
+                self.squares.append(f"M{x:g} {y:g}h0")
+            else:
+                self.circles.append(f"M{x:g} {y:g}h0")
+
+    def drawn(self) -> str:
+        """The inner part of the picture."""
+        return "".join(
+            f'<path fill="none" {look} {THIN} d="{"".join(shapes)}"/>'
+            for look, shapes in zip(_LOOKS, self, strict=True)
+        )
 
 
 def _x(seconds: float | None, begin: float, end: float) -> float:
     part = (seconds - begin) / (end - begin) if seconds is not None and end > begin else 0.0
-    return round(_LEFT + 6 + part * (_WIDTH - 12), 1)
-
-
-def _square(x: float, y: float) -> str:
-    return f"M{x - 5:g} {y - 5:g}h10v10h-10z"
-
-
-def _circle(x: float, y: float) -> str:
-    return f"M{x:g} {y:g}h0"  # a line without length has round ends
-
-
-def _cross(x: float, y: float) -> str:
-    return f"M{x - 4:g} {y - 4:g}l8 8m0-8l-8 8"
+    return round(8 + part * (_WIDTH - 16), 1)

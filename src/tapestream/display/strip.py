@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import groupby
 
 from .._readable import size_text
 from .._typing import override
-from .card import BAD, Page, Part, fitted, label, svg
+from .card import BAD, THIN, WIDTH, Key, Page, Part, fitted, legend, spread, svg
 
 # Parts of the disk that a strip shows, each two pixels wide.
 PARTS = 320
-_WIDTH, _HEIGHT = 2 * PARTS, 40
+_PART, _HEIGHT = WIDTH // PARTS, 40
+# If only so few parts have something of a kind, arrows below the strip point at them.
+_FEW = 8
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,8 @@ class Layer:
         opacity: From 0 to 1.
         marks: Characters for it, from a small share to all of a part.
         ascii_marks: The same in ASCII.
-        is_mark: Draw each part in full height, however small the share is: it must be seen.
+        mark_height: Draw each part in this height, however small the share is: it must be seen. 0
+            to draw the share itself.
     """
 
     name: str
@@ -34,7 +38,7 @@ class Layer:
     marks: str
     ascii_marks: str
     opacity: float = 1.0
-    is_mark: bool = False
+    mark_height: float = 0.0
 
 
 def data_layer(shares: list[float]) -> Layer:
@@ -47,9 +51,11 @@ def clean_layer(shares: list[float]) -> Layer:
     return Layer("unchanged", shares, "currentColor", "·", ".", opacity=0.25)
 
 
-def bad_layer(name: str, shares: list[float], *, mark: str, color: str = BAD) -> Layer:
-    """What is wrong."""
-    return Layer(name, shares, color, mark, mark, is_mark=True)
+def bad_layer(
+    name: str, shares: list[float], *, mark: str, color: str = BAD, height: float = 1.0
+) -> Layer:
+    """What is wrong. Two kinds differ in height, too: not everybody can tell their colors apart."""
+    return Layer(name, shares, color, mark, mark, mark_height=height)
 
 
 @dataclass(frozen=True)
@@ -72,45 +78,32 @@ class Strip(Part):
         if not self.size:
             return ""
         frame = (
-            f'<rect x="0.5" y="0.5" width="{_WIDTH - 1}" height="{_HEIGHT - 1}" fill="currentColor"'
-            ' fill-opacity="0.05" stroke="currentColor" stroke-opacity="0.5"/>'
+            f'<rect width="{WIDTH}" height="{_HEIGHT}" fill-opacity="0.05" stroke="currentColor" '
+            f'stroke-opacity="0.5" {THIN}/>'
         )
         areas = []
         below = [0.0] * PARTS
         for layer in self._seen():
-            if layer.is_mark:
-                heights = [1.0 if share > 0 else 0.0 for share in layer.shares]
+            look = f'fill="{layer.color}" fill-opacity="{layer.opacity:g}"'
+            if layer.mark_height:
+                bars = _bars(layer)
+                areas.append(f'<path {look} stroke="{layer.color}" {THIN} d="{bars}"/>')
             else:
                 heights = [
                     low + share if share > 0 else 0.0
                     for low, share in zip(below, layer.shares, strict=True)
                 ]
                 below = [max(low, top) for low, top in zip(below, heights, strict=True)]
-            areas.append(
-                f'<path fill="{layer.color}" fill-opacity="{layer.opacity:g}" '
-                f'd="{_area(heights)}"/>'
-            )
+                areas.append(f'<path {look} d="{_area(heights)}"/>')
         areas.reverse()  # what is lower is drawn over what is stacked on it
-        legend, x = [], 0.0
-        for layer in self._seen():
-            legend.append(
-                f'<rect x="{x + 0.5:g}" y="63" width="10" height="10" fill="{layer.color}" '
-                f'fill-opacity="{layer.opacity:g}"/>' + label(x + 15, 72, layer.name)
-            )
-            x += 35 + 7 * len(layer.name)
-        if self.rest:
-            legend.append(
-                f'<rect x="{x + 0.5:g}" y="63" width="10" height="10" fill="currentColor" '
-                'fill-opacity="0.05" stroke="currentColor" stroke-opacity="0.5"/>'
-                + label(x + 15, 72, self.rest)
-            )
-        scale = (
-            label(0, _HEIGHT + 14, "0")
-            + label(_WIDTH / 2, _HEIGHT + 14, size_text(self.size / 2), "middle")
-            + label(_WIDTH, _HEIGHT + 14, size_text(self.size), "end")
-        )
+        arrows = "".join(map(_arrows, self._seen()))
         what = "map of the disk: " + ", ".join(layer.name for layer in self._seen())
-        return svg(_WIDTH, 78, what, frame + "".join(areas) + scale + "".join(legend))
+        height = _HEIGHT + (8 if arrows else 1)
+        return (
+            svg(WIDTH, height, what, frame + "".join(areas) + arrows)
+            + spread("0", size_text(self.size / 2), size_text(self.size))
+            + legend(self._keys())
+        )
 
     @override
     def text(self, page: Page) -> list[str]:
@@ -141,6 +134,14 @@ class Strip(Part):
     def _seen(self) -> list[Layer]:
         return [layer for layer in self.layers if any(layer.shares)]
 
+    def _keys(self) -> Iterator[Key]:
+        for layer in self._seen():
+            is_low = 0 < layer.mark_height < 1
+            mark = "\N{LOWER HALF BLOCK}" if is_low else "\N{BLACK SQUARE}"
+            yield Key(layer.name, layer.color, layer.opacity, mark)
+        if self.rest:
+            yield Key(self.rest, mark="\N{WHITE SQUARE}")
+
 
 def shares_of(ranges: Iterable[tuple[int, int]], size: int) -> list[float]:
     """How much of each of `PARTS` parts of a disk is in some ranges.
@@ -168,9 +169,29 @@ def _area(heights: list[float]) -> str:
         # One pixel can hardly be seen; two can.
         pixels = max(2, round(min(height, 1.0) * _HEIGHT)) if height > 0 else 0
         if pixels != before:
-            path.append(f"H{2 * i}V{_HEIGHT - pixels}")
+            path.append(f"H{_PART * i}V{_HEIGHT - pixels}")
             before = pixels
-    return "".join([*path, f"H{_WIDTH}V{_HEIGHT}z"])
+    return "".join([*path, f"H{WIDTH}V{_HEIGHT}z"])
+
+
+def _bars(layer: Layer) -> str:
+    """A bar for all parts next to each other that have something of a kind, as a path."""
+    top = _HEIGHT - round(layer.mark_height * _HEIGHT)
+    bars = []
+    for is_seen, parts in groupby(range(PARTS), key=lambda i: layer.shares[i] > 0):
+        numbers = list(parts)
+        if is_seen:
+            bars.append(f"M{_PART * numbers[0]} {_HEIGHT}V{top}h{_PART * len(numbers)}V{_HEIGHT}z")
+    return "".join(bars)
+
+
+def _arrows(layer: Layer) -> str:
+    """Arrows that point at the parts of a kind, if these are only a few."""
+    few = [i for i, share in enumerate(layer.shares) if share > 0]
+    if len(few) > _FEW or layer.opacity < 1:
+        return ""
+    path = "".join(f"M{_PART * i + _PART // 2} {_HEIGHT + 1}l4 7h-8z" for i in few)
+    return f'<path fill="{layer.color}" d="{path}"/>'
 
 
 def _resampled(shares: list[float], width: int) -> list[float]:

@@ -10,13 +10,30 @@ import tapestream
 
 from .._readable import count_text, rate_text, size_text, time_text
 from .._typing import override
-from .card import BAD, Card, Page, Part, Table, fitted, fold_of_facts, label, svg
+from .card import (
+    BAD,
+    WIDTH,
+    Card,
+    Key,
+    Notes,
+    Page,
+    Part,
+    Table,
+    fitted,
+    fold_of_facts,
+    legend,
+    quoted,
+    svg,
+)
 from .infos import kind_of, name_of
 
 # Tape files that are drawn apart, and those that are listed.
 _FILES = 100
 _ROWS = 40
-_WIDTH, _HEIGHT = 640, 34
+_ROOM = 10_000
+# Files that cannot be read, or are no backups, of which it is said why.
+_PROBLEMS = 5
+_HEIGHT = 34
 # What a file is, with the color and the opacity of its part of the bar, and its mark in text.
 _LOOKS = {
     "complete": ("#3f88c5", 1.0, "█", "#"),
@@ -43,8 +60,8 @@ class Bar(Part):
         if not parts:
             return ""
         # Also a short file is seen; what is left is shared by length.
-        least = min(6.0, _WIDTH / len(parts) / 2)
-        scale = (_WIDTH - least * len(parts)) / sum(length for _, length, _ in parts)
+        least = min(6.0, WIDTH / len(parts) / 2)
+        scale = (WIDTH - least * len(parts)) / sum(length for _, length, _ in parts)
         drawn, x = [], 0.0
         for state, length, what in parts:
             color, opacity, _, _ = _LOOKS[state]
@@ -52,18 +69,15 @@ class Bar(Part):
             drawn.append(
                 f'<rect x="{x:.1f}" y="0" width="{max(width - 1, 0.5):.1f}" height="{_HEIGHT}" '
                 f'fill="{color}" fill-opacity="{opacity:g}">'
-                f"<title>{what}</title></rect>"
+                f"<title>{quoted(what)}</title></rect>"
             )
             x += width
-        legend, x = [], 0.0
-        for state, (color, opacity, _, _) in _LOOKS.items():
-            if any(state == each for each, _, _ in parts):
-                legend.append(
-                    f'<rect x="{x:g}" y="{_HEIGHT + 8}" width="10" height="10" fill="{color}" '
-                    f'fill-opacity="{opacity:g}"/>' + label(x + 15, _HEIGHT + 17, state)
-                )
-                x += 35 + 6.5 * len(state)
-        return svg(_WIDTH, _HEIGHT + 22, "the files of the tape", "".join(drawn + legend))
+        keys = [
+            Key(state, color, opacity)
+            for state, (color, opacity, _, _) in _LOOKS.items()
+            if any(state == each for each, _, _ in parts)
+        ]
+        return svg(WIDTH, _HEIGHT, "the files of the tape", "".join(drawn)) + legend(keys)
 
     @override
     def text(self, page: Page) -> list[str]:
@@ -77,12 +91,12 @@ class Bar(Part):
             page.drawn(*_LOOKS[state][2:]) * (1 + int(room * length / total))
             for state, length, _ in parts
         )
-        legend = "   ".join(
+        keys = "   ".join(
             f"{page.drawn(*_LOOKS[state][2:])} {state}"
             for state in _LOOKS
             if any(state == each for each, _, _ in parts)
         )
-        return [f"  {bar}", fitted(f"  {legend}", page)]
+        return [f"  {bar}", fitted(f"  {keys}", page)]
 
 
 def show(value: tapestream.tape.TapeContents | tapestream.tape.TapeReport) -> Card:
@@ -97,7 +111,14 @@ def show(value: tapestream.tape.TapeContents | tapestream.tape.TapeReport) -> Ca
     if bad:
         lead += f"; {bad} without an end"
     name = f"Tape {value.label}" if value.label else "A tape without a label"
-    return Card(name, lead, (Bar(entries), table_of(entries)))
+    return Card(name, lead, (Bar(entries), _problems(entries), table_of(entries)))
+
+
+def _problems(entries: Sequence[tapestream.tape.TapeEntry]) -> Notes:
+    found = [f"file {entry.file}: {entry.problem}" for entry in entries if entry.problem]
+    more = len(found) - _PROBLEMS
+    others = [f"and {count_text(more, 'other file')}"] if more > 0 else []
+    return Notes((*found[:_PROBLEMS], *others))
 
 
 def table_of(entries: Sequence[tapestream.tape.TapeEntry]) -> Table:
@@ -116,7 +137,7 @@ def table_of(entries: Sequence[tapestream.tape.TapeEntry]) -> Table:
         for entry in entries[:_ROWS]
     )
     headings = (">file", "taken", "kind", ">on tape", "state", "what")
-    return Table(headings, rows, of=len(entries))
+    return Table(headings, rows, of=len(entries), room=_ROOM)
 
 
 def places_of(report: tapestream.tape.TapeReport) -> Table:

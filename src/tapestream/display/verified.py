@@ -5,12 +5,13 @@ from __future__ import annotations
 import tapestream
 
 from .._readable import count_text, size_text, time_text
-from .card import Card, Facts, Fold, Notes, Table
+from .card import BAD, Card, Facts, Fold, Notes, Table
 from .infos import facts_of, name_of
 from .strip import Strip, bad_layer, shares_of
 
-# Bad stretches that are listed, and other problems.
+# Bad stretches that are listed, and that the text has; and other problems.
 _ROWS = 20
+_STRETCHES = 5
 _PROBLEMS = 5
 
 
@@ -19,6 +20,8 @@ def show(report: tapestream.VerifyReport) -> Card:
     how = f"compared with {report.checksum}" if report.checksum else "without digests"
     facts = Facts(
         (
+            ("missing", _amount(report, missing=True)),
+            ("damaged", _amount(report, missing=False)),
             ("backup", f"{name_of(report.info)}, {time_text(report.info.created)}"),
             ("data", f"{size_text(report.data_bytes)}, {how}"),
         )
@@ -26,7 +29,7 @@ def show(report: tapestream.VerifyReport) -> Card:
     return Card(
         "Verified",
         _verdict(report),
-        (_map(report), Notes(report.problems[:_PROBLEMS]), facts, _list(report), _about(report)),
+        (_map(report), _problems(report), facts, _list(report), _about(report)),
         good=report.ok,
     )
 
@@ -46,6 +49,18 @@ def _verdict(report: tapestream.VerifyReport) -> str:
     return ", ".join(found)
 
 
+def _amount(report: tapestream.VerifyReport, *, missing: bool) -> str | None:
+    lengths = [each.length for each in report.damage if each.missing is missing]
+    stretches = count_text(len(lengths), "stretch", "stretches")
+    return f"{size_text(sum(lengths))} in {stretches}" if lengths else None
+
+
+def _problems(report: tapestream.VerifyReport) -> Notes:
+    more = len(report.problems) - _PROBLEMS
+    others = [f"and {count_text(more, 'other problem')}"] if more > 0 else []
+    return Notes((*report.problems[:_PROBLEMS], *others))
+
+
 def _map(report: tapestream.VerifyReport) -> Strip:
     # A backup of which not even the beginning could be read may have another size than it says.
     size = max([report.info.size, *(each.start + each.length for each in report.damage)])
@@ -58,8 +73,10 @@ def _map(report: tapestream.VerifyReport) -> Strip:
     return Strip(
         size,
         (
-            bad_layer("missing", shares_of(kinds[True], size), mark="x"),
-            bad_layer("damaged", shares_of(kinds[False], size), mark="!", color="#d9822b"),
+            bad_layer(
+                "missing", shares_of(kinds[True], size), mark="x", color="#d9822b", height=0.5
+            ),
+            bad_layer("damaged", shares_of(kinds[False], size), mark="!", color=BAD),
         ),
         "good, or zeros",
     )
@@ -77,7 +94,10 @@ def _list(report: tapestream.VerifyReport) -> Fold:
     )
     table = Table((">start", ">length", "what", "member of the tar"), rows, of=len(report.damage))
     summary = f"bad stretches: {len(report.damage):,}"
-    return Fold(summary, (table,) if rows else ())
+    in_text = [str(each) for each in report.damage[:_STRETCHES]]
+    if len(report.damage) > _STRETCHES:
+        in_text.append(f"and {len(report.damage) - _STRETCHES:,} more")
+    return Fold(summary, (table,) if rows else (), (Notes(tuple(in_text)),))
 
 
 def _about(report: tapestream.VerifyReport) -> Fold:
