@@ -263,8 +263,9 @@ def svg(width: int, height: int, what: str, inner: str) -> str:
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
         f'width="100%" height="{height}" preserveAspectRatio="none" role="img" '
-        f'style="display:block;max-width:{width}px" fill="currentColor">'
-        f"<title>{quoted(what)}</title>{inner}</svg>"
+        f'style="display:block;max-width:{width}px" fill="currentColor" '
+        # Not a title: viewers that remove pictures keep the text that is in them.
+        f'aria-label="{quoted(what)}">{inner}</svg>'
     )
 
 

@@ -22,7 +22,6 @@ from .card import (
     fitted,
     fold_of_facts,
     legend,
-    quoted,
     svg,
 )
 from .infos import kind_of, name_of
@@ -61,21 +60,20 @@ class Bar(Part):
             return ""
         # Also a short file is seen; what is left is shared by length.
         least = min(6.0, WIDTH / len(parts) / 2)
-        scale = (WIDTH - least * len(parts)) / sum(length for _, length, _ in parts)
+        scale = (WIDTH - least * len(parts)) / sum(length for _, length in parts)
         drawn, x = [], 0.0
-        for state, length, what in parts:
+        for state, length in parts:
             color, opacity, _, _ = _LOOKS[state]
             width = least + length * scale
             drawn.append(
                 f'<rect x="{x:.1f}" y="0" width="{max(width - 1, 0.5):.1f}" height="{_HEIGHT}" '
-                f'fill="{color}" fill-opacity="{opacity:g}">'
-                f"<title>{quoted(what)}</title></rect>"
+                f'fill="{color}" fill-opacity="{opacity:g}"/>'
             )
             x += width
         keys = [
             Key(state, color, opacity)
             for state, (color, opacity, _, _) in _LOOKS.items()
-            if any(state == each for each, _, _ in parts)
+            if any(state == each for each, _ in parts)
         ]
         return svg(WIDTH, _HEIGHT, "the files of the tape", "".join(drawn)) + legend(keys)
 
@@ -85,16 +83,16 @@ class Bar(Part):
         parts = _parts(self.entries, width // 3)
         if not parts:
             return []
-        total = sum(length for _, length, _ in parts)
+        total = sum(length for _, length in parts)
         room = width - 2 * len(parts)
         bar = "|".join(
             page.drawn(*_LOOKS[state][2:]) * (1 + int(room * length / total))
-            for state, length, _ in parts
+            for state, length in parts
         )
         keys = "   ".join(
             f"{page.drawn(*_LOOKS[state][2:])} {state}"
             for state in _LOOKS
-            if any(state == each for each, _, _ in parts)
+            if any(state == each for each, _ in parts)
         )
         return [f"  {bar}", fitted(f"  {keys}", page)]
 
@@ -176,16 +174,15 @@ def _state(entry: tapestream.tape.TapeEntry) -> str:
     return "complete" if entry.complete else "no end"
 
 
-def _parts(entries: Sequence[tapestream.tape.TapeEntry], most: int) -> list[tuple[str, int, str]]:
-    """(state, length, what) of each part of the bar. A longer tape has one for files alike."""
+def _parts(entries: Sequence[tapestream.tape.TapeEntry], most: int) -> list[tuple[str, int]]:
+    """(state, length) of each part of the bar. A longer tape has one for files alike."""
     # A file whose length is not known gets the width of an average one.
     known = [entry.length for entry in entries if entry.length]
     average = sum(known) // len(known) if known else 1
-    parts = [(_state(e), e.length or (average if e.info else 1), f"file {e.file}") for e in entries]
+    parts = [(_state(e), e.length or (average if e.info else 1)) for e in entries]
     if len(parts) > most:
         parts = [
-            (state, sum(length for _, length, _ in files), count_text(len(files), "file"))
-            for state, group in groupby(parts, key=lambda part: part[0])
-            for files in [list(group)]
+            (state, sum(length for _, length in files))
+            for state, files in groupby(parts, key=lambda part: part[0])
         ]
     return parts[:most]
