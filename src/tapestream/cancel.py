@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from ._log import Log
 from ._process import OfThisProcess
+from ._shown import short_repr
 from .errors import OperationCancelledError, TapestreamError, UsageError
 
 log = Log("tapestream.cancel")
@@ -28,6 +29,10 @@ class Cancel(OfThisProcess):
         """Make one that is not cancelled."""
         self._reasons: list[str] = []
         self._calls: dict[object, Callable[[], object]] = {}
+
+    def __repr__(self) -> str:
+        reason = f", {self.reason}" if self.reason else ""
+        return short_repr(self, f"cancelled{reason}" if self.cancelled else "not cancelled")
 
     def cancel(self, reason: str = "") -> None:
         """End all operations that use this, and those that are started with it later.

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .._shown import short_repr
 from .device import DeviceStatus, Flag
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TapeStatus:
     """The state of a drive, as it reports it.
 
@@ -38,6 +39,23 @@ class TapeStatus:
     at_end_of_data: bool
     at_end_of_tape: bool
     is_empty: bool
+
+    def __repr__(self) -> str:
+        if self.is_empty:
+            return short_repr(self, "no cartridge")
+        if not self.online:
+            return short_repr(self, "not ready")
+        count = "the driver has lost count" if self.file is None else f"file {self.file}"
+        where = f"{count}, block {self.block}" if self.block is not None else count
+        states = {
+            "beginning": self.at_beginning,
+            "end of data": self.at_end_of_data,
+            "end of tape": self.at_end_of_tape,
+            "write-protected": self.write_protected,
+        }
+        return short_repr(
+            self, ", ".join([where, *(name for name, is_so in states.items() if is_so)])
+        )
 
 
 def tape_status(found: DeviceStatus, *, is_counted: bool) -> TapeStatus:

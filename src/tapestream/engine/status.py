@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from .._readable import rate_text, seconds_text, size_text
+from .._shown import short_repr
+
 Phase = Literal["extents", "data", "check", "commit", "waiting for drive", "waiting for tape"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class CopyStatus:
     """What a copy is doing, and how far it is.
 
@@ -30,3 +33,8 @@ class CopyStatus:
     seconds: float
     waited: float
     rate: float
+
+    def __repr__(self) -> str:
+        done = f"{size_text(self.data_bytes)} of {size_text(self.total)}"
+        after = f"after {seconds_text(self.seconds)}, {rate_text(self.rate)}"
+        return short_repr(self, f"{self.phase}, {done} {after}")

@@ -6,12 +6,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
+from .._readable import count_text, seconds_text
+from .._shown import short_repr
 from .._table import table
 
 _COLUMNS = ("job", "host", "worker", ">MB", ">seconds", ">lost", "result")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class JobReport:
     """What became of a job.
 
@@ -43,6 +45,9 @@ class JobReport:
     lost: int = 0
     error: str = ""
 
+    def __repr__(self) -> str:
+        return short_repr(self, f"{self.name or self.id}, {self.result}")
+
     @property
     def result(self) -> str:
         """One line: where it is, or why it is nowhere."""
@@ -52,7 +57,7 @@ class JobReport:
         return "; ".join(self.places.values()) + how
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class FleetReport:
     """What became of all jobs.
 
@@ -65,6 +70,10 @@ class FleetReport:
     jobs: tuple[JobReport, ...]
     seconds: float
     set_aside: tuple[tuple[str, str], ...] = ()
+
+    def __repr__(self) -> str:
+        jobs = f"{count_text(len(self.jobs), 'job')}, {len(self.failed)} failed"
+        return short_repr(self, f"{jobs}, {seconds_text(self.seconds)}")
 
     @property
     def failed(self) -> tuple[JobReport, ...]:

@@ -7,7 +7,7 @@ target, the stream is compared with the index by which it was opened.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from ..errors import UsageError, WrongBackupError
@@ -29,10 +29,10 @@ class Expected:
     """
 
     info: BackupInfo
-    set_id: str | None = None
+    set_id: str | None = field(default=None, repr=False)
     file: int | None = None
     label: str | None = None
-    whole_info: bool = False
+    whole_info: bool = field(default=False, repr=False)
 
     def check(self, found: BackupInfo, set_id: str | None, place: str) -> None:
         """Compare the expected backup with the one that was found.

@@ -7,12 +7,14 @@ from datetime import datetime
 
 import tapestream
 
+from .._readable import count_text, size_text, time_text
+from .._shown import short_repr
 from .backups import BackupDisk
 from .leftovers import KilledRun
 from .vms import VMDisk
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class DiskReport:
     """The backup of a disk.
 
@@ -30,8 +32,12 @@ class DiskReport:
     result: tapestream.CopyResult
     reason: str | None = None
 
+    def __repr__(self) -> str:
+        data = size_text(self.result.data_bytes)
+        return short_repr(self, f"{self.disk.name}, {self.disk.mode}, {data}, {self.place}")
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class VMBackupReport:
     """The backup of a VM: every disk was copied.
 
@@ -60,3 +66,8 @@ class VMBackupReport:
     not_backed_up: tuple[VMDisk, ...] = ()
     killed: tuple[KilledRun, ...] = ()
     unfinished: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        data = size_text(sum(disk.result.data_bytes for disk in self.disks))
+        disks = f"{count_text(len(self.disks), 'disk')}, {data} of data"
+        return short_repr(self, f"{self.vm_name}, {time_text(self.created)}, {disks}")

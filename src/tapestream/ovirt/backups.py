@@ -13,6 +13,8 @@ from typing import Any, Literal
 import tapestream
 
 from .._log import Log
+from .._readable import count_text, size_text, time_text
+from .._shown import short_repr
 from ..cancel import Cancel
 from ..errors import EngineError, UsageError
 from .asking import CONFLICT, NOT_FOUND, asking, repeat
@@ -33,7 +35,7 @@ _ENDED = (Phase.SUCCEEDED, Phase.FAILED)
 _ENDING = (Phase.FINALIZING, *_ENDED)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class BackupDisk:
     """A disk of a backup.
 
@@ -49,6 +51,9 @@ class BackupDisk:
     name: str
     size: int
     mode: Mode
+
+    def __repr__(self) -> str:
+        return short_repr(self, f"{self.name} ({self.id}), {size_text(self.size)}, {self.mode}")
 
 
 class VMBackup:
@@ -85,6 +90,10 @@ class VMBackup:
         self.disks = disks
         self._record = record
         self._copied: set[str] = set()
+
+    def __repr__(self) -> str:
+        what = f"{self.vm_name}, {time_text(self.created)}, {count_text(len(self.disks), 'disk')}"
+        return short_repr(self, what)
 
     def disk(self, disk: str | BackupDisk) -> BackupDisk:
         """One of its disks, by id or name.

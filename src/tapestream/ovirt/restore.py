@@ -12,6 +12,8 @@ from typing import Any
 
 import tapestream
 
+from .._readable import count_text, size_text, time_text
+from .._shown import short_repr
 from ..cancel import Cancel
 from ..errors import UsageError
 from .cleaning import clean_up
@@ -32,7 +34,7 @@ from .vms import VDSM_ID, VMDisk, host_here
 _NAME = re.compile(r"[\w.+-]{1,255}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class RestoredDisk:
     """A disk that was restored.
 
@@ -50,8 +52,13 @@ class RestoredDisk:
     places: tuple[str, ...]
     result: tapestream.CopyResult
 
+    def __repr__(self) -> str:
+        data = size_text(self.result.data_bytes)
+        backups = count_text(len(self.places), "backup")
+        return short_repr(self, f"{self.name} ({self.id}), {data} from {backups}")
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class VMRestoreReport:
     """What `restore_vm` did.
 
@@ -74,6 +81,10 @@ class VMRestoreReport:
     left_out: tuple[str, ...]
     has_new_ids: bool
     killed: tuple[KilledRun, ...] = ()
+
+    def __repr__(self) -> str:
+        then = f" as of {time_text(self.created)}" if self.created else ""
+        return short_repr(self, f"{self.vm_name}{then}, {count_text(len(self.disks), 'disk')}")
 
 
 def restore_vm(

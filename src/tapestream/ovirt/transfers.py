@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
+from .._shown import short_repr
 from ..errors import EngineError
 from .asking import NOT_FOUND, asking, repeat
 from .cleaning import clean_up, uninterrupted
@@ -31,7 +32,7 @@ _ENDED = (Phase.FINISHED_SUCCESS, Phase.FINISHED_FAILURE, Phase.FINISHED_CLEANUP
 INACTIVITY_TIMEOUT = 3600
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Transfer:
     """An image transfer in phase "transferring".
 
@@ -45,9 +46,12 @@ class Transfer:
 
     id: str
     disk_id: str
-    url: str = field(repr=False)
-    proxy_url: str | None = field(repr=False)
+    url: str
+    proxy_url: str | None
     host_id: str | None
+
+    def __repr__(self) -> str:  # whoever sees a URL can use it
+        return short_repr(self, f"{self.id} of disk {self.disk_id}")
 
 
 @contextmanager

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from .._log import Log
+from .._readable import count_text, size_text
+from .._shown import short_repr
 from ..errors import LocalIOError, UsageError
 from .asking import asking
 from .sdk import sdk, types
@@ -19,7 +21,7 @@ _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 VDSM_ID = "/etc/vdsm/vdsm.id"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class VMDisk:
     """A disk that is attached to a VM.
 
@@ -43,13 +45,17 @@ class VMDisk:
     storage_domain_id: str | None
     is_raw: bool = False
 
+    def __repr__(self) -> str:
+        no = "" if self.can_be_backed_up else ", not backed up"
+        return short_repr(self, f"{self.name} ({self.id}), {size_text(self.size)}{no}")
+
     @property
     def can_be_backed_up(self) -> bool:
         """Whether the engine backs it up."""
         return self.active and self.is_image
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class VM:
     """A virtual machine.
 
@@ -64,6 +70,9 @@ class VM:
     name: str
     ovf: str
     disks: tuple[VMDisk, ...]
+
+    def __repr__(self) -> str:
+        return short_repr(self, f"{self.name} ({self.id}), {count_text(len(self.disks), 'disk')}")
 
     def choose(self, disks: Iterable[str] | None) -> tuple[VMDisk, ...]:
         """Choose disks by their ids or names; None for all that can be backed up.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from .._readable import rate_text, size_text
@@ -25,7 +25,7 @@ class TapeLabel:
 
     name: str
     tape_id: str | None = None
-    replaces: tuple[str, ...] = ()
+    replaces: tuple[str, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ class TapePlace:
     label: str | None
     file: int | None
     volume: int
-    tape_id: str | None = None
-    replaces: tuple[str, ...] = ()
+    tape_id: str | None = field(default=None, repr=False)
+    replaces: tuple[str, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True, repr=False)

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from .._process import OfThisProcess
+from .._shown import short_repr
 from .._typing import Self
 from ..arguments import path as checked_path
 from .ending import stop_at_exit
@@ -100,6 +101,10 @@ class ImageioDaemon(OfThisProcess):
         self._requested_local_socket = local_socket
         self._running: _Running | None = None
         self._cleanup = contextlib.ExitStack()
+
+    def __repr__(self) -> str:
+        state = f"on port {self.port}" if self._running else "not running"
+        return short_repr(self, f"{state}, {self._directory}")
 
     @property
     def port(self) -> int:

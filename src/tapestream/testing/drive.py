@@ -33,6 +33,7 @@ from dataclasses import dataclass, field
 from enum import Enum, IntEnum, auto
 from typing import Literal
 
+from .._shown import short_repr
 from .._typing import override
 from ..drive.device import Command, DeviceStatus, Flag, TapeDevice
 
@@ -203,7 +204,7 @@ class _Fault:
     number: int
 
 
-@dataclass
+@dataclass(repr=False)
 class FakeDrive:
     """A simulated drive: pass its `open` as `open_device` of a `TapeDrive`.
 
@@ -235,6 +236,9 @@ class FakeDrive:
 
     def __post_init__(self) -> None:
         self.loaded = self.cartridge is not None
+
+    def __repr__(self) -> str:
+        return short_repr(self, repr(self.cartridge) if self.cartridge else "no cartridge")
 
     def open(self, path: str, *, read_only: bool = False) -> FakeDevice:
         """Open the drive, as `StDevice` does. The path does not matter."""

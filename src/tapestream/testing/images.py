@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from .._process import OfThisProcess
+from .._shown import short_repr
 from .._typing import Self
 from ..arguments import path as checked_path
 
@@ -73,6 +74,9 @@ class ImageServer(OfThisProcess):
         self._sock = Path(self._directory.name, "nbd")
         self._log_file = Path(self._directory.name, "log")
         self._process: subprocess.Popen[bytes] | None = None
+
+    def __repr__(self) -> str:
+        return short_repr(self, str(self._path))
 
     @property
     def url(self) -> str:

@@ -16,10 +16,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Literal, Protocol
 
+from .._readable import size_text
+from .._shown import short_repr
 from .._typing import Buffer, override
 from ..backend.protocols import Reader, Sink, Source, Writer
 from ..model.extents import Extent, Extents, Kind
-from ..model.info import BackupInfo
+from ..model.info import BackupInfo, describe
 
 Hook = Callable[[int, int], object]
 
@@ -52,6 +54,10 @@ class Pattern:
         self._period = len(unit)
         self._repeated = memoryview(unit)
         self._size = size
+
+    def __repr__(self) -> str:
+        unit = bytes(self._repeated[: min(self._period, 50)])
+        return short_repr(self, f"{size_text(self._size)} of {unit!r}")
 
     def __reduce__(self) -> tuple[type[Pattern], tuple[bytes, int]]:
         return type(self), (bytes(self._repeated[: self._period]), self._size)
@@ -118,6 +124,9 @@ class MemorySource(Source):
         self.readers: list[MemoryReader] = []
         self._extents = extents
         self._listed = False
+
+    def __repr__(self) -> str:
+        return short_repr(self, f"{describe(self.info)}, {size_text(self.info.size or 0)}")
 
     @override
     def extents(self) -> Iterable[Extent]:
@@ -236,6 +245,9 @@ class MemorySink(Sink):
         self.writes: list[tuple[int, int]] = []
         self.zeros: list[tuple[int, int]] = []
         self.writers: list[MemoryWriter] = []
+
+    def __repr__(self) -> str:
+        return short_repr(self, f"{self.state}, {size_text(len(self.disk))}")
 
     @override
     def begin(self, info: BackupInfo, extents: Extents) -> None:

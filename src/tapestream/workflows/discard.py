@@ -22,6 +22,9 @@ class DiscardSink(Sink):
     def __init__(self) -> None:
         """Make a sink. There are no options."""
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
     @override
     def begin(self, info: BackupInfo, extents: Extents) -> None:
         """Nothing to do."""

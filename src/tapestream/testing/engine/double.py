@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ..._process import OfThisProcess
+from ..._shown import short_repr
 from ..._typing import Self
 from ...arguments import path as checked_path
 from ..daemon import ImageioDaemon, certificate_authority
@@ -121,6 +122,9 @@ class EngineDouble(OfThisProcess):
         self._desk = Desk(tokens, partial(answer, engine))
         self._server: EngineServer | None = None
         self._cleanup = contextlib.ExitStack()
+
+    def __repr__(self) -> str:
+        return short_repr(self, self.url if self._server else "not running")
 
     # Life
 
