@@ -65,6 +65,7 @@ INFO = BackupInfo(
     metadata={EVIL: EVIL * 100, **{f"key {i}": i for i in range(1000)}},
     size=20 * GIB,
 )
+VOLUME = CatalogVolume("A1", 1, 1, True, False)
 DAMAGE = tuple(Damage(i * MIB, 4096, EVIL, missing=i % 2 == 0) for i in range(20_000))
 REPORT = TapeReport(
     INFO, EVIL, tuple(TapePlace("/dev/nst0", EVIL, i, i + 1) for i in range(500)), 5, 5 * MIB, 1.0
@@ -137,7 +138,7 @@ def entries(count: int) -> tuple[TapeEntry, ...]:
 
 
 def known_to_a_catalog(backups: Iterable[FileBackup]) -> CatalogContents:
-    volumes = [CatalogVolume(f"A{i % 90:05}", i, 1, True, False) for i in range(100_000)]
+    volumes = [CatalogVolume(f"A{i % 90:05}", i, 1, True, False, i * MIB) for i in range(100_000)]
     return CatalogContents(
         tuple(f"A{i:05}" for i in range(90)),
         tuple(
@@ -450,6 +451,53 @@ def test_a_tape_is_a_bar() -> None:
     ]
     assert len(widths) == 5
     assert widths[1] < widths[2] < widths[3]
+
+
+def test_the_tapes_of_a_catalog_are_bars() -> None:
+    """On one scale: of the longer tape, a part is of a backup that goes on on the other."""
+    first, second, third = (stored(1, day) for day in range(3))
+    full = CatalogVolume("A1", 1, 1, True, False, length=60 * GIB)
+    begin = CatalogVolume("A1", 2, 1, False, True, length=40 * GIB)
+    end = CatalogVolume("A2", 1, 2, True, False, length=20 * GIB)
+    aborted = CatalogVolume("A2", 2, 1, False, False, length=30 * GIB)
+    contents = CatalogContents(
+        ("A1", "A2", "A3"),
+        (
+            CatalogBackup(third.info, "c", (aborted,), complete=False),
+            CatalogBackup(second.info, "b", (begin, end), complete=True),
+            CatalogBackup(first.info, "a", (full,), complete=True),
+        ),
+    )
+    lines = text(contents, width=44, ascii_only=True).splitlines()
+    longest = lines.index(next(line for line in lines if line.startswith("  A1  ")))
+    assert lines[longest : longest + 4] == [
+        f"  A1  {'#' * 20}|{'+' * 13}",
+        f"  A2  {'#' * 7}|{'x' * 10}",
+        "  A3",
+        "  # complete   + continues   x no end",
+    ]
+    assert "A1 2 100.0 GiB" in words(contents)
+    shown = ET.fromstring(html(contents)).findall(".//{*}rect")
+    assert [(rect.attrib["y"], round(float(rect.attrib["width"]) / 6.28)) for rect in shown] == [
+        ("0", 61),
+        ("0", 41),
+        ("24", 21),
+        ("24", 31),
+    ]
+    known = CatalogContents(("A1",), (CatalogBackup(first.info, "a", (VOLUME,), True),))
+    assert "rect" not in html(known)  # no length is known
+
+
+def test_many_tapes_are_not_all_drawn() -> None:
+    volumes = [
+        CatalogVolume(f"A{i:02}", n, 1, True, False, GIB) for i in range(50) for n in range(99)
+    ]
+    backups = [CatalogBackup(INFO, str(i), (each,), True) for i, each in enumerate(volumes)]
+    contents = CatalogContents(tuple(f"A{i:02}" for i in range(50)), tuple(backups))
+    shown = ET.fromstring(html(contents))
+    assert len(shown.findall(".//{*}rect")) == 12
+    assert "and 38 more tapes" in words(contents)
+    assert "  and 38 more tapes" in text(contents).splitlines()
 
 
 def test_ascii_where_the_output_can_show_nothing_else(

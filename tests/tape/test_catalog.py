@@ -145,6 +145,7 @@ def test_a_volume_is_never_called_complete_that_a_scan_calls_torn(
         for told, seen in zip(added.volumes, scanned.volumes, strict=True):
             assert (told.label, told.file, told.volume) == (seen.label, seen.file, seen.volume)
             assert seen.complete or not told.complete
+            assert told.length == seen.length > 0
         assert [v.complete for v in scanned.volumes] == [warning > 0, True]
         one.scan(drive)
         assert one.find() == two.find()
@@ -608,7 +609,8 @@ def test_a_catalog_of_the_first_version(tmp_path: Path) -> None:
         old.execute("INSERT INTO volume VALUES ('T2', 1, 'set', 2, 1, 0, ?)", (text,))
     old.close()
     with Catalog(path) as catalog:
-        assert [v.label for v in catalog.find()[0].volumes] == ["T1", "T2"]
+        volumes = catalog.find()[0].volumes
+        assert [(v.label, v.length) for v in volumes] == [("T1", 0), ("T2", 0)]
         catalog.add(report("b", ("T1", 2)))
         assert len(catalog.find()) == 2
     with Catalog(path) as catalog:

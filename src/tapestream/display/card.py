@@ -281,6 +281,16 @@ def spread(*texts: str, width: int = WIDTH) -> str:
     )
 
 
+def beside(names: Iterable[str], row: int, picture: str) -> str:
+    """A picture with a name for each of its rows, which have this height."""
+    each = "".join(f"<div>{quoted(name)}</div>" for name in names)
+    return (
+        f'<div style="display:flex;gap:12px;max-width:{WIDTH}px">'
+        f'<div style="line-height:{row}px;white-space:nowrap;overflow-x:auto">{each}</div> '
+        f'<div style="flex:1;min-width:40%">{picture}</div></div>'
+    )
+
+
 class Key(NamedTuple):
     """What a color of a picture means.
 

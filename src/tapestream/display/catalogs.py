@@ -6,13 +6,14 @@ from collections import Counter, defaultdict
 
 import tapestream
 
-from .._readable import count_text
+from .._readable import count_text, size_text
 from .archives import disks_of, lanes_of, table_of
+from .bars import BARS, Bars, Piece
 from .card import Card, Notes, Table
 from .infos import name_of
 
 # Tapes that the table has, and disks that it names of each.
-_TAPES = 30
+_TAPES = 24
 _DISKS = 5
 
 
@@ -30,22 +31,51 @@ def show(value: tapestream.tape.Catalog | tapestream.tape.CatalogContents) -> Ca
     return Card(
         "Catalog",
         lead,
-        (lanes_of(disks), _tapes(value), table_of(disks)),
+        (lanes_of(disks), _bars(value), _tapes(value), table_of(disks)),
         good=None if not backups else not bad,
     )
+
+
+def _bars(contents: tapestream.tape.CatalogContents) -> Bars:
+    """A bar for each tape, if the lengths of its files are known."""
+    files: dict[str, list[tapestream.tape.CatalogVolume]] = defaultdict(list)
+    for backup in contents.backups:
+        for volume in backup.volumes:
+            files[volume.label].append(volume)
+    if not any(volume.length for volumes in files.values() for volume in volumes):
+        return Bars(())
+    bars = [
+        (label, tuple(map(_piece, sorted(files[label], key=lambda volume: volume.file))))
+        for label in contents.tapes[:BARS]
+    ]
+    return Bars(tuple(bars), of=len(contents.tapes))
+
+
+def _piece(volume: tapestream.tape.CatalogVolume) -> Piece:
+    if volume.continues:
+        return Piece("continues", volume.length)
+    return Piece("complete" if volume.complete else "no end", volume.length)
 
 
 def _tapes(contents: tapestream.tape.CatalogContents) -> Table:
     """A row for each tape, with the disks of which it has tape files."""
     files: dict[str, Counter[str]] = defaultdict(Counter)
+    lengths: Counter[str] = Counter()
     for backup in contents.backups:
         for volume in backup.volumes:
             files[volume.label][name_of(backup.info)] += 1
+            lengths[volume.label] += volume.length
     rows = tuple(
-        (label, f"{files[label].total():,}", "; ".join(_named(files[label])))
+        (
+            label,
+            f"{files[label].total():,}",
+            size_text(lengths[label]) if lengths[label] else "-",
+            "; ".join(_named(files[label])),
+        )
         for label in contents.tapes[:_TAPES]
     )
-    return Table(("tape", ">files", "with backups of"), rows, of=len(contents.tapes))
+    headings = ("tape", ">files", ">size", "with backups of")
+    return Table(headings, rows, of=len(contents.tapes))
 
 
 def _named(files: Counter[str]) -> list[str]:

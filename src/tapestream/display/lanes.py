@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from .._readable import columns_of, count_text, printable, shortened
 from .._typing import override
-from .card import BAD, THIN, Key, Page, Part, fitted, legend, quoted, spread, svg
+from .card import BAD, THIN, Key, Page, Part, beside, fitted, legend, spread, svg
 
 # Lanes, and points of all of them together, that are shown: the newest points of each.
 LANES = 12
@@ -94,13 +94,11 @@ class Lanes(Part):
             shapes.add(lane, at, _ROW * number + _ROW / 2)
         what = f"the backups of {count_text(len(self.lanes), 'disk')}, from old to new"
         picture = svg(_WIDTH, _ROW * len(self.lanes), what, shapes.drawn())
-        names = "".join(f"<div>{quoted(lane.name, _NAME)}</div>" for lane in self.lanes)
+        names = [shortened(lane.name, _NAME) for lane in self.lanes]
         times = [self.first, self.last] if self.last != self.first else [self.first]
         more = self.of - len(self.lanes)
         return (
-            '<div style="display:flex;gap:12px;max-width:640px">'
-            f'<div style="line-height:{_ROW}px;white-space:nowrap;overflow-x:auto">{names}</div> '
-            f'<div style="flex:1;min-width:40%">{picture}{spread(*times, width=_WIDTH)}</div></div>'
+            beside(names, _ROW, picture + spread(*times, width=_WIDTH))
             + _LEGEND
             + (f"<div>and {more:,} more disks</div>" if more > 0 else "")
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from .._shown import short_repr
@@ -26,6 +26,8 @@ class CatalogVolume:
             tapes; a scan of the tape shows it.
         continues: True if another volume follows, according to its manifest or to the report that
             was added.
+        length: Its bytes on the tape; 0 if that is not known, as in a catalog of an earlier
+            version. Volumes are equal whatever it is.
     """
 
     label: str
@@ -33,6 +35,7 @@ class CatalogVolume:
     volume: int
     complete: bool
     continues: bool
+    length: int = field(default=0, compare=False, repr=False)
 
 
 @dataclass(frozen=True, repr=False)
@@ -121,6 +124,7 @@ def reported_rows(backup: TapeReport) -> list[CatalogRow]:
             # The report does not say whether the others have a manifest.
             complete=is_last and backup.complete,
             continues=not is_last and backup.complete,
+            length=place.length,
         )
         # We trust the report for all of the data, until a scan reads the manifest.
         vouches_from = 0 if volume.complete else None

@@ -51,7 +51,7 @@ CREATE INDEX IF NOT EXISTS volume_set ON volume (set_id);
 # Columns that catalogs of the first version do not have.
 _LATER_COLUMNS = {
     "tape": ("tape_id TEXT",),
-    "volume": ("volume_start INTEGER", "vouches_from INTEGER", "written REAL"),
+    "volume": ("volume_start INTEGER", "vouches_from INTEGER", "written REAL", "length INTEGER"),
 }
 # What to do about an error of SQLite, by a word in its text. Python 3.10 does not give its number.
 _HINTS = {
@@ -263,7 +263,7 @@ class Catalog(OfThisProcess, Shown, Closing):
         """The rows of all volumes, not decoded."""
         return self._database.execute(
             "SELECT label, file, volume, complete, continues, set_id, info, volume_start, "
-            "vouches_from FROM volume"
+            "vouches_from, length FROM volume"
         ).fetchall()
 
     def _found(
@@ -342,7 +342,8 @@ class Catalog(OfThisProcess, Shown, Closing):
         volume = row.volume
         self._database.execute(
             "INSERT INTO volume (label, file, set_id, volume, complete, continues, info, "
-            "volume_start, vouches_from, written) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "volume_start, vouches_from, written, length) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 volume.label,
                 volume.file,
@@ -354,6 +355,7 @@ class Catalog(OfThisProcess, Shown, Closing):
                 row.start,
                 row.vouches_from,
                 written,
+                volume.length,
             ),
         )
 
@@ -394,7 +396,12 @@ def _scanned(
     """Make the catalog's row for a volume from a scan of its tape."""
     assert entry.info is not None
     volume = CatalogVolume(
-        label.name, entry.file, entry.volume, entry.complete, entry.complete and entry.continues
+        label.name,
+        entry.file,
+        entry.volume,
+        entry.complete,
+        entry.complete and entry.continues,
+        entry.length,
     )
     start: int | None = entry.volume_start
     if not entry.complete and not _has_data(drive, entry, check):
@@ -423,9 +430,14 @@ def _decoded(values: Sequence[Any]) -> CatalogRow:
     Raises:
         ValueError: The row is damaged.
     """
-    label, file, number, complete, continues, set_id, text, start, vouches_from = values
+    label, file, number, complete, continues, set_id, text, start, vouches_from, length = values
     volume = CatalogVolume(
-        _text(label), _number(file), _number(number, 1), _flag(complete), _flag(continues)
+        _text(label),
+        _number(file),
+        _number(number, 1),
+        _flag(complete),
+        _flag(continues),
+        _number(length or 0),
     )
     info = json.loads(_text(text))
     if not isinstance(info, dict):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import datetime, timezone
 from functools import partial
 
@@ -215,6 +216,7 @@ class TapeOutput(OutputMedium):
             file.writer.forget()
         self._records += file.writer.records
         self._bytes += file.writer.accepted
+        self._places[-1] = replace(self._places[-1], length=file.writer.accepted)
         self._seconds += file.writer.seconds
         with self._errors():
             file.writer.end_file()

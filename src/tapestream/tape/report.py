@@ -39,6 +39,7 @@ class TapePlace:
         volume: Number of the volume, from 1.
         tape_id: Identifies the tape even if two have the same label; None if it is not known.
         replaces: The `tape_id`s that the tape had before it was labelled again.
+        length: Bytes of it on the tape; 0 if that is not known. Places are equal whatever it is.
     """
 
     drive: str
@@ -47,6 +48,7 @@ class TapePlace:
     volume: int
     tape_id: str | None = field(default=None, repr=False)
     replaces: tuple[str, ...] = field(default=(), repr=False)
+    length: int = field(default=0, compare=False, repr=False)
 
 
 @dataclass(frozen=True, repr=False)
