@@ -15,9 +15,8 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import cast
+from typing import NamedTuple, cast
 
 from ..backend.abilities import (
     Flushes,
@@ -66,8 +65,7 @@ def _lend_nothing(*_: int) -> None:
     return None
 
 
-@dataclass(frozen=True)
-class Pipeline:
+class Pipeline(NamedTuple):
     """How chunks go from readers to writers.
 
     Args:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from ..model.extents import Segment
@@ -47,7 +46,6 @@ class FilledChunk(NamedTuple):
         return self.digests is None and self.buffer is not None
 
 
-@dataclass
 class Counts:
     """What went through the queue.
 
@@ -60,12 +58,9 @@ class Counts:
         stalled: How long they waited, in seconds.
     """
 
-    requests: int = 0
-    read: int = 0
-    written: int = 0
-    digested: int = 0
-    underruns: int = 0
-    stalled: float = 0.0
+    def __init__(self) -> None:
+        self.requests = self.read = self.written = self.digested = self.underruns = 0
+        self.stalled = 0.0
 
 
 class ChunkQueue:

@@ -5,14 +5,18 @@ from __future__ import annotations
 import errno
 import io
 import os
+import stat
 import warnings
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import LocalIOError, NotDurableError, UsageError
 from .descriptors import as_local_error, close_file
 from .locks import lock_exclusive
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 SUFFIX = ".partial"
 
@@ -46,25 +50,25 @@ class AtomicFile:
     """
 
     # The temporary name; None before the file is created and after it has its final name.
-    _partial: Path | None = None
+    _partial: str | None = None
     _file: io.FileIO | None = None
     _size = 0
 
     def __init__(self, path: str | os.PathLike[str], *, modify: bool = False) -> None:
-        self.path = Path(os.path.realpath(path))
+        self.path = os.path.realpath(path)
+        self._directory, self._name = os.path.split(self.path)
         self.touched = False
         with as_local_error(f"cannot look at {self.path}"):
-            exists = self.path.exists()
-            is_file = self.path.is_file()
-            is_device = not exists and _is_for_devices(self.path.parent)
-        if exists and not is_file:
+            found = _look(self.path)
+            is_device = found is None and _is_for_devices(self._directory)
+        if found is not None and not stat.S_ISREG(found.st_mode):
             raise UsageError(f"{self.path} is not a regular file")
         if is_device:
             raise UsageError(
                 f"there is no {self.path}, and a file there would be kept in memory",
                 hint="Is the device on, and its driver loaded ('modprobe st' for a tape drive)?",
             )
-        self.created = not (modify and exists)
+        self.created = not modify or found is None
         with as_local_error(f"cannot create {self.path}", self.abort):
             if self.created:
                 self._file = self._create()
@@ -116,12 +120,12 @@ class AtomicFile:
                 undo the renaming: the directory could not be put on stable storage.
         """
         assert self._partial is not None
-        directory = _Directory(self.path.parent)
+        directory = _Directory(self._directory)
         try:
             with as_local_error(f"cannot finish {self.path}"):
                 os.fsync(self.fd)
                 directory.open()
-                self._partial.rename(self.path)
+                os.rename(self._partial, self.path)
                 self._partial = None
             try:
                 directory.sync(self.fd)
@@ -159,8 +163,7 @@ class AtomicFile:
 
     def _create(self) -> io.FileIO:
         while True:
-            name = f".{_short(self.path.name)}.{os.urandom(4).hex()}{SUFFIX}"
-            self._partial = self.path.with_name(name)
+            self._partial = self._beside(f".{_short(self._name)}.{os.urandom(4).hex()}{SUFFIX}")
             try:
                 return io.FileIO(self._partial, "x+b", opener=partial(os.open, mode=0o600))
             except FileExistsError:
@@ -169,26 +172,31 @@ class AtomicFile:
                 self._partial = None
                 raise
 
+    def _beside(self, name: str) -> str:
+        return os.path.join(self._directory, name)
+
     def _take_aside(self) -> None:
         lock_exclusive(self.fd, self.path)
-        aside = self.path.with_name(_short(self.path.name) + SUFFIX)
-        if aside.exists():
+        name = _short(self._name) + SUFFIX
+        aside = self._beside(name)
+        if _look(aside) is not None:
             raise FileExistsError(
-                errno.EEXIST,
-                f"{aside.name} is left from an earlier, failed run: remove it first",
+                errno.EEXIST, f"{name} is left from an earlier, failed run: remove it first"
             )
         self._size = os.fstat(self.fd).st_size
         self._partial = aside
-        self.path.rename(aside)
+        os.rename(self.path, aside)
 
-    def _take_away(self, temporary: Path) -> Path | None:
+    def _take_away(self, temporary: str) -> Path | None:
         try:
             if self.created:
-                temporary.unlink()
+                os.unlink(temporary)
             elif self._is_as_it_was():
-                temporary.rename(self.path)
-            elif temporary.exists():
-                return temporary
+                os.rename(temporary, self.path)
+            elif _look(temporary) is not None:
+                from pathlib import Path  # noqa: PLC0415 - takes 3 ms, and few restores fail
+
+                return Path(temporary)
         except FileNotFoundError:
             return None  # somebody removed it, or it has its name already
         except OSError as e:
@@ -211,13 +219,13 @@ class AtomicFile:
     def _close(self) -> None:
         file, self._file = self._file, None
         if file is not None:
-            close_file(file, str(self.path))  # after a commit, all of it is on stable storage
+            close_file(file, self.path)  # after a commit, all of it is on stable storage
 
 
 class _Directory:
     """The directory of a file that is renamed: puts the new name on stable storage."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: str) -> None:
         # At most one descriptor, in a list: append() and pop() cannot be interrupted half-way.
         self._fds: list[int] = []
         self._path = path
@@ -266,13 +274,25 @@ class _Directory:
             self.close()
 
 
-def _is_for_devices(directory: Path) -> bool:
+def _look(path: str) -> os.stat_result | None:
+    """What is there; None if nothing is."""
+    try:
+        return os.stat(path)
+    except OSError as e:
+        if e.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            raise
+        return None
+
+
+def _is_for_devices(directory: str) -> bool:
     """True for /dev and everything below it, except for /dev/shm, which is for files."""
     devices = os.stat("/dev").st_dev
+    found = _look(directory)
     return (
-        directory.is_dir()
-        and directory.stat().st_dev == devices != os.stat("/").st_dev
-        and directory.parts[:3] != ("/", "dev", "shm")
+        found is not None
+        and stat.S_ISDIR(found.st_mode)
+        and found.st_dev == devices != os.stat("/").st_dev
+        and directory.split("/")[1:3] != ["dev", "shm"]
     )
 
 

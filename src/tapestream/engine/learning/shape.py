@@ -19,7 +19,6 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from ...backend.abilities import Shape
@@ -87,8 +86,7 @@ class KnownShape(NamedTuple):
     seconds: float
 
 
-@dataclass(frozen=True)
-class _Miss:
+class _Miss(NamedTuple):
     """A trial of a shape that was not faster.
 
     Attributes:
