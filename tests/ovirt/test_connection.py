@@ -161,6 +161,16 @@ def test_a_request_that_takes_too_long(engine: EngineDouble) -> None:
             list_vms(connection)
 
 
+def test_a_request_that_takes_long_is_shown(
+    engine: EngineDouble, caplog: pytest.LogCaptureFixture
+) -> None:
+    with connect() as connection:
+        engine.when("GET", "/vms", lambda: time.sleep(5.5))
+        assert list_vms(connection) == []
+    asked = f"{engine.url}, asked to GET /vms, does not answer: waiting for up to 115 more seconds"
+    assert caplog.messages == [asked]
+
+
 def test_a_logout_that_fails_closes_the_connection(engine: EngineDouble) -> None:
     connection = connect()
     engine.stop()

@@ -7,12 +7,13 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from .._log import Log
 from .._typing import override
 from ..errors import EngineError, EngineLoginError, LocalIOError, UsageError
 from .asking import asking
-from .limited import within
+from .limited import watched, within
 from .sdk import sdk
 from .timeouts import EngineTimeouts
 
@@ -77,6 +78,14 @@ class EngineConnection(sdk.Connection):  # type: ignore[misc]  # the SDK has no 
             insecure=not settings.secure,
             timeout=request_timeout,
         )
+
+    @override
+    def wait(self, context: tuple[Any, ...], failed_auth: bool = False) -> object:
+        """Wait for the reply to a request; after some seconds, a warning says for which."""
+        request = context[3]
+        what = f"{self.settings.url}, asked to {request.method} {request.path},"
+        with watched(what, self.request_timeout):
+            return super().wait(context, failed_auth)
 
     @override
     def close(self, logout: bool = True) -> None:

@@ -1,19 +1,42 @@
-"""A time limit for requests to which the SDK gives none: to log in, and to log out."""
+"""Requests that take long: whoever looks on is told, and logins and logouts get a time limit."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from queue import Empty, SimpleQueue
-from threading import Thread
+from threading import Thread, Timer
 
 from .._log import Log
 
 log = Log("tapestream.ovirt")
-# Seconds without an answer after which somebody who looks on is told what is waited for.
-_LONG = 10
+# Seconds without an answer after which a warning says what is waited for.
+_LONG = 5
+_WAITING = "%s does not answer: waiting for up to %d more seconds"
 # Seconds that an engine which works needs at most: a login that succeeds is then known, and ended.
 _GRACE = 1
+
+
+@contextmanager
+def watched(what: str, seconds: float, after: float = _LONG) -> Iterator[None]:
+    """Log a warning if a request, made in this block, is not answered soon.
+
+    Args:
+        what: Whom the request is made to, and for what.
+        seconds: Its time limit.
+        after: How soon, in seconds.
+    """
+    if seconds <= after:
+        yield
+        return
+    timer = Timer(after, log.warning, (_WAITING, what, seconds - after))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()
 
 
 def within(seconds: float, what: str, ask: Callable[[], object]) -> None:
@@ -58,7 +81,7 @@ def _answer(
         return ended.get(timeout=first)
     left = seconds - first
     if left > 0:
-        log.warning("%s does not answer: waiting for up to %d more seconds", what, left)
+        log.warning(_WAITING, what, left)
         with suppress(Empty):
             return ended.get(timeout=left)
     raise TimeoutError(f"{what} has not answered for {seconds} seconds")
