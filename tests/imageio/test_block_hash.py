@@ -310,15 +310,15 @@ def test_a_larger_disk_is_not_compared(disk: Disk, target: Disk, tmp_path: Path)
 
 
 def test_the_ticket_is_in_use_meanwhile(daemon: ImageioDaemon, tmp_path: Path) -> None:
-    """One that expires after three seconds is active for longer, and lives on."""
+    """One that expires after two seconds is active for longer, and lives on."""
     path = tmp_path / "disk.raw"
     with path.open("wb") as f:
-        f.truncate(128 * 1024 * MIB)
-    url = daemon.add_ticket(path.as_uri(), path.stat().st_size, timeout=3)
+        f.truncate(32 * 1024 * MIB)
+    url = daemon.add_ticket(path.as_uri(), path.stat().st_size, timeout=2)
     with ImageioHTTPSource(url, cafile=daemon.cafile) as source:
         thread = threading.Thread(target=source.block_hash)
         thread.start()
-        time.sleep(3.2)
+        time.sleep(2.2)
         info = daemon.ticket_info(url)
         assert thread.is_alive(), "make the disk larger"
         assert (info["active"], info["idle_time"]) == (True, 0)
