@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from enum import IntEnum
 
 import tapestream
@@ -38,4 +39,6 @@ def status_of(error: BaseException) -> Status:
         return Status.USAGE
     if isinstance(error, tapestream.errors.ForeignStreamError):
         return Status.NOT_A_BACKUP
+    if isinstance(error, tapestream.errors.LocalIOError) and error.errno == errno.EPIPE:
+        return Status.PIPE_CLOSED
     return Status.FAILED
