@@ -10,6 +10,7 @@ import pytest
 
 from tapestream import Extent, Extents, TarStreamSource
 from tapestream.cli.extents import strip_of
+from tapestream.testing import Cartridge, FakeDrive
 
 from .conftest import MIB, Disk, Week, write_sparse
 from .program import PROGRAM, call, environment, run, start
@@ -91,6 +92,21 @@ def test_a_chain_is_merged(shared_week: Week, tmp_path: Path) -> None:
         assert source.digest_name is None
     assert call("compare", merged, shared_week.folder).status == 0
     assert call("merge", shared_week.folder, "-o", merged).status == 64
+
+
+def test_a_chain_is_merged_to_a_tape(shared_week: Week, tmp_path: Path) -> None:
+    catalog, drives = tmp_path / "tapes.db", {"/dev/nst0": FakeDrive(Cartridge())}
+    merge = ["merge", shared_week.folder, "-o", "/dev/nst0"]
+    unlabelled = call(*merge, "--catalog", catalog, drives=drives)
+    assert (unlabelled.status, "no label" in unlabelled.err) == (1, True)
+    assert call("tape", "label", "/dev/nst0", "VM1", drives=drives).status == 0
+    other = call(*merge, "--label", "VM2", drives=drives)
+    assert (other.status, "has the label VM1, not VM2" in other.err) == (1, True)
+    merged = call(*merge, "--label", "VM1", "--catalog", catalog, drives=drives)
+    assert merged.status == 0, merged.err
+    known = call("tape", "catalog", catalog, "--json").objects
+    tapes = [(row["label"], row["backups"]) for row in known if row["event"] == "tape"]
+    assert tapes == [("VM1", 1)]
 
 
 def test_programs_can_be_joined_by_pipes(shared_week: Week, tmp_path: Path) -> None:

@@ -75,6 +75,8 @@ REFUSED = [
     ("verify", "--file 1", "{full}"),
     ("compare", "--catalog x", "{full} {folder}"),
     ("compare", "--file 1", "{full} {folder}"),
+    ("merge", "--label x", "{folder} -o new.tar"),
+    ("merge", "--label x", "/dev/nst0 -o new.tar"),
     ("merge", "--catalog x", "{folder} -o new.tar"),
     ("merge", "--file 1", "{folder} -o new.tar"),
     # A choice, where there is one backup only.

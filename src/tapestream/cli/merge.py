@@ -11,7 +11,7 @@ from .copying import add_checksum_option, add_rate_option, checksum_of, copied
 from .parsing import Commands, add_command
 from .places import add_source_options, check_source_options, last_of, opened_chain
 from .status import Status
-from .tapes import check_tape
+from .tapes import add_label_option, check_target, remember
 from .targets import add_overwrite_option, check_overwrite
 from .volumes import asks_for_tapes
 
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 _DETAILS = """\
 The result is a full backup of the same time as the last backup of the chain. Later incremental
 backups continue from it. It keeps the files that are attached to the last backup. SOURCE is as for
-restore; TARGET is a file, a tape drive, a fifo, or - for standard output.
+restore; TARGET is a file, a tape drive, a fifo, or - for standard output. If it is a tape drive,
+--catalog also remembers on which tape the result is.
 """
 
 
@@ -37,6 +38,7 @@ def add_commands(commands: Commands) -> None:
     parser.add_argument("sources", nargs="+", metavar="SOURCE")
     parser.add_argument("-o", "--output", metavar="TARGET", required=True)
     add_source_options(parser)
+    add_label_option(parser)
     add_overwrite_option(parser)
     add_checksum_option(parser)
     add_rate_option(parser)
@@ -45,10 +47,9 @@ def add_commands(commands: Commands) -> None:
 def run_merge(args: argparse.Namespace, context: Context) -> Status:
     """Merge a chain."""
     check_overwrite(args.output, args, context)
-    check_source_options(args.sources, args, context)
+    check_source_options(args.sources, args, context, target=args.output)
     drive = context.drives.find(args.output)
-    if drive is not None:
-        check_tape(drive, context)
+    check_target(drive, args, context, "--label")
     if args.output == "-":
         context.out.stream_on_stdout()
     with opened_chain(args.sources, args, context) as chain:
@@ -60,7 +61,7 @@ def run_merge(args: argparse.Namespace, context: Context) -> Status:
                 drive or args.output,
                 checksum=checksum_of(args),
                 attachments=attachments,
-                on_volume_full=None if drive is None else asks_for_tapes(context),
+                on_volume_full=None if drive is None else asks_for_tapes(context, args.catalog),
                 cancel=context.cancel,
             ) as sink,
             context.out.progress("merge") as progress,
@@ -68,6 +69,7 @@ def run_merge(args: argparse.Namespace, context: Context) -> Status:
             result = tapestream.copy(
                 merged, sink, max_rate=args.max_rate, progress=progress, cancel=context.cancel
             )
+    remember(result, args.catalog)
     values, text = copied(result, target=args.output)
     place = "standard output" if args.output == "-" else args.output
     context.out.result(values, f"{place}: {text}")

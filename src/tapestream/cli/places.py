@@ -66,7 +66,11 @@ def add_time_option(parser: Parser | argparse._ArgumentGroup) -> None:
 
 
 def check_source_options(
-    places: Sequence[str], args: argparse.Namespace, context: Context, what: str = "SOURCE"
+    places: Sequence[str],
+    args: argparse.Namespace,
+    context: Context,
+    what: str = "SOURCE",
+    target: str | None = None,
 ) -> None:
     """Make sure that each of the options has an effect on one of the places that are read.
 
@@ -75,11 +79,13 @@ def check_source_options(
         args: The arguments.
         context: Of the command.
         what: What the help calls such a place.
+        target: Where the result is written to, if --catalog is for that, too.
 
     Raises:
         UsageError: One has none.
     """
-    check_drive_options(args, places, context, "--catalog", "--file")
+    check_drive_options(args, [*places, *([target] if target else [])], context, "--catalog")
+    check_drive_options(args, places, context, "--file")
     if any(has_many(place, context, args.file) for place in places):
         return
     is_named = args.file is not None

@@ -75,10 +75,15 @@ def check_drive_options(
 def add_target_options(parser: Parser) -> None:
     """Add --label and --catalog, for backups that are written to tape."""
     group = parser.add_argument_group("tapes")
-    group.add_argument("--label", metavar="NAME", help="write only to the tape with this label")
+    add_label_option(group)
     group.add_argument(
         "--catalog", metavar="FILE", help="remember in this catalog on which tape the backup is"
     )
+
+
+def add_label_option(parser: Parser | argparse._ArgumentGroup) -> None:
+    """Add --label."""
+    parser.add_argument("--label", metavar="NAME", help="write only to the tape with this label")
 
 
 def wait_until_ready(drive: tapestream.tape.TapeDrive, context: Context) -> None:
@@ -106,7 +111,10 @@ def wait_until_ready(drive: tapestream.tape.TapeDrive, context: Context) -> None
 
 
 def check_target(
-    drive: tapestream.tape.TapeDrive | None, args: argparse.Namespace, context: Context
+    drive: tapestream.tape.TapeDrive | None,
+    args: argparse.Namespace,
+    context: Context,
+    *options: str,
 ) -> None:
     """Make sure that a backup can be written to the tape in a drive, by the target's options.
 
@@ -114,6 +122,7 @@ def check_target(
         drive: The drive; None if the target is something else.
         args: The arguments.
         context: Of the command.
+        options: Those that have an effect on a drive only; by default --label and --catalog.
 
     Raises:
         UsageError: The target is no drive, and an option is for tapes.
@@ -124,7 +133,7 @@ def check_target(
         return
     refuse(
         args,
-        *("--label", "--catalog"),
+        *(options or ("--label", "--catalog")),
         why="is for tapes, but TARGET is not a tape drive",
         hint="Leave it out, or pass a drive, such as /dev/nst0.",
     )
