@@ -45,7 +45,7 @@ from tapestream.testing import (
 )
 
 MIB = 1024**2
-SIZE, DATA = 2 * MIB, 256 * 1024
+SIZE, DATA = 2 * MIB, 64 * 1024
 DRIVES = "drive-0", "drive-1"
 RESOURCES = {"drive-0": "tape=1", "drive-1": "tape=1", "folder-0": "staging=2"}
 HOSTS = 4

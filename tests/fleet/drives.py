@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 
 from tapestream import BackupInfo, Source
+from tapestream.errors import LocalIOError
 from tapestream.fleet import BackupJob, Drive
 from tapestream.tape import TapeDrive
 from tapestream.testing import Cartridge, FakeDrive, MemorySource
@@ -49,6 +50,8 @@ def open_disk(info: BackupInfo) -> Iterator[tuple[Source, Mapping[str, bytes]]]:
     OPENED.append(str(info.disk_id))
     if info.vm_name == "broken":
         raise ValueError("this source is broken")
+    if info.vm_name == "lost file":
+        raise LocalIOError("cannot read /somewhere", FileNotFoundError())
     make = SlowSource if info.vm_name == "slow" else partial(MemorySource, DATA)
     with make(info=info) as source:
         yield source, {}

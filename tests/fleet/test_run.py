@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from tapestream.errors import FleetError, UsageError
 from tapestream.fleet import BackupJob, Drive, Fleet, FleetReport, JobReport, Staging
 from tapestream.tape import Catalog
 
-from .drives import BUSY, DRIVES, OPENED, job, new_drive
+from .drives import BUSY, DATA, DRIVES, OPENED, job, new_drive, open_drive
 
 distributed = pytest.importorskip("distributed", reason="distributed is not installed")
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "fleet.py"
@@ -130,6 +131,56 @@ def test_a_drive_that_fails_gets_no_more_jobs(tmp_path: Path) -> None:
     [(name, why)] = report.set_aside
     assert name == "bad"
     assert "the tape has no label" in why
+
+
+def test_two_programs_use_a_drive_in_turn(tmp_path: Path) -> None:
+    """The scheduler gives it one task at a time; the worker has two threads."""
+    fleet = Fleet(str(tmp_path / "catalog"), {"a": new_drive("a", label="A")})
+    names = ("one", "two"), ("three", "four")
+    with workers(a=TAPE) as client, ThreadPoolExecutor() as programs:
+        jobs = [[job(disk, name="slow") for disk in each] for each in names]
+        reports = list(programs.map(lambda each: run(client, each, fleet), jobs))
+    assert [(report.failed, report.set_aside) for report in reports] == [((), ())] * 2
+    assert on_tape(fleet) == ["four", "one", "three", "two"]
+    assert max(BUSY) == 1
+
+
+def test_a_drive_that_somebody_else_has_open_is_left_alone(tmp_path: Path) -> None:
+    """That somebody uses no scheduler: the drive is opened exclusively."""
+    drives = {name: new_drive(name, label=name.upper()) for name in ("taken", "free")}
+    fleet = Fleet(str(tmp_path / "catalog"), drives)
+    with workers(taken=TAPE, free=TAPE) as client, open_drive("taken") as theirs:
+        theirs.rewind()
+        report = run(client, [job(f"disk-{i}") for i in range(3)], fleet)
+    assert report.failed == ()
+    assert {each.worker for each in report.jobs} == {"free"}
+    [(name, why)] = report.set_aside
+    assert name == "taken"
+    assert "busy" in why
+
+
+def test_a_source_in_a_file_that_fails_does_not_set_a_folder_aside(tmp_path: Path) -> None:
+    fleet = Fleet(
+        str(tmp_path / "catalog"),
+        {"a": new_drive("a", label="A")},
+        {"f": Staging(str(tmp_path), ("a",))},
+    )
+    jobs = [job("slow", name="slow"), *(job(f"bad-{i}", name="lost file") for i in range(3))]
+    with workers(a=TAPE, f={"staging": 1}) as client:
+        report = run(client, jobs, fleet)
+    assert [each.id for each in report.failed] == [each.id for each in jobs[1:]]
+    assert "f" in {each.worker for each in report.failed}
+    assert report.set_aside == ()
+
+
+def test_the_limit_of_all_jobs_is_shared_by_all_places(tmp_path: Path) -> None:
+    """Also by a drive that may come later. Only the limit makes this job slow."""
+    drives = {name: new_drive(name, label=name.upper()) for name in ("a", "later")}
+    fleet = Fleet(str(tmp_path / "catalog"), drives, max_rate=2 * len(DATA))
+    with workers(a=TAPE) as client:
+        report = run(client, [job("disk")], fleet)
+    # The share is its data per second, and the first half of that comes immediately.
+    assert report.jobs[0].seconds > 0.3
 
 
 def test_without_a_drive_that_works_all_jobs_fail(tmp_path: Path) -> None:
