@@ -1,7 +1,8 @@
-"""A reader uses the shape that was learnt: what the real daemon is asked, and over what."""
+"""Readers and writers use the shape that was learnt: what the real daemon is asked, and how."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import closing
 from itertools import pairwise
@@ -9,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tapestream import ImageioHTTPSource
+from tapestream import BackupInfo, Extent, Extents, ImageioHTTPSource, ImageioUploadSink
 from tapestream.backend import Shape
 from tapestream.imageio.reader import HTTPReader
+from tapestream.imageio.writer import WHOLE
 from tapestream.testing import ImageioDaemon, serve_image
 from tests.disks import noise
 from tests.hostile import Cut, Fault, HostileServer, Reset, Status
@@ -142,3 +144,63 @@ def test_a_keep_alive_while_the_shape_changes(position: int) -> None:
         reader.readinto(position, buffer[position:])
         assert sorted({end for _, end in gets(server)}) == [end for _, end in PIECES]
     assert buffer == WIDE
+
+
+# --- Uploads ---
+
+SENT = re.compile(r"\[write (\d+) ops, .*\[flush (\d+) ops, ")
+
+
+def puts_of_connections(daemon: ImageioDaemon, since: int) -> list[tuple[int, int]]:
+    """How many PUTs and flushes each connection had that was closed since."""
+    found = SENT.findall(daemon.read_log()[since:])
+    return sorted((int(puts), int(flushes)) for puts, flushes in found)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "puts"),
+    [
+        ([Shape(WHOLE, 2)], [(2, 1), (2, 1)]),
+        ([Shape(WHOLE, 1)], [(4, 1)]),
+        ([Shape(MIB, 2)], [(8, 1), (8, 1)]),
+        ([Shape(MIB, 3)], [(5, 1), (5, 1), (6, 1)]),
+        # What is not used any more is flushed, too.
+        ([Shape(WHOLE, 4), Shape(MIB, 1)], [(1, 1), (9, 1)]),
+    ],
+)
+def test_the_daemon_is_sent_the_data_in_the_shape_in_use(
+    daemon: ImageioDaemon, tmp_path: Path, shapes: list[Shape], puts: list[tuple[int, int]]
+) -> None:
+    size, path = 16 * MIB, tmp_path / "disk.raw"
+    path.write_bytes(bytes(size))
+    data = memoryview(noise(4 * MIB))
+    since = len(daemon.read_log())
+    with serve_image(path, format="raw", read_only=False) as nbd:
+        url = daemon.add_ticket(nbd, size, ops=["read", "write"])
+        with ImageioUploadSink(url, cafile=daemon.cafile) as sink:
+            sink.begin(BackupInfo(size=size), Extents.of([Extent(0, size)]))
+            with closing(sink.open_writer()) as writer:
+                for number in range(4):
+                    if number * len(shapes) % 4 == 0:
+                        shape = shapes[number * len(shapes) // 4]
+                        assert shape in writer.shapes(1)
+                        writer.use(shape)
+                    writer.write(number * len(data), data)
+                writer.flush()
+            sink.commit()
+        eventually(lambda: puts_of_connections(daemon, since) == puts)
+    assert path.read_bytes() == bytes(data) * 4
+
+
+@pytest.mark.parametrize(("writers", "most"), [(1, 4), (2, 3), (3, 2), (6, 1), (9, 1)])
+def test_writers_stay_within_the_limit_of_the_server(
+    daemon: ImageioDaemon, tmp_path: Path, writers: int, most: int
+) -> None:
+    path = tmp_path / "disk.raw"
+    path.write_bytes(bytes(MIB))
+    with serve_image(path, format="raw", read_only=False) as nbd:
+        url = daemon.add_ticket(nbd, MIB, ops=["read", "write"])
+        with ImageioUploadSink(url, cafile=daemon.cafile) as sink:
+            sink.begin(BackupInfo(size=MIB), Extents.of([Extent(0, MIB)]))
+            with closing(sink.open_writer()) as writer:
+                assert max(shape.connections for shape in writer.shapes(writers)) == most

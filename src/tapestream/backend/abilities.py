@@ -60,11 +60,11 @@ _ABSENT = object()
 
 
 class Shape(NamedTuple):
-    """How a reader requests what was announced.
+    """How a reader requests what was announced, or a writer sends what it gets.
 
     Attributes:
         size: Most bytes in one request to the server; 1 or more.
-        connections: How many connections the reader uses; 1 or more.
+        connections: How many connections the reader or writer uses; 1 or more.
     """
 
     size: int
@@ -199,7 +199,7 @@ class Prefetches(Protocol):
 
 
 class HasShapes(Protocol):
-    """A reader that can request data in several ways, of which the fastest is not known.
+    """A reader or a writer that can make its requests in several ways: the fastest is not known.
 
     A copy tries them while it runs, and uses the one with the most bytes per second. It tries
     nothing on a small disk.
@@ -208,19 +208,23 @@ class HasShapes(Protocol):
     def shapes(self, readers: int) -> Sequence[Shape]:
         """The shapes that the server allows, at least one. The first is the best guess.
 
-        Called once, for one of the readers, before anything is read. All readers use them.
+        Called once, for one of the readers or writers, before anything is read or written. All of
+        them use these shapes.
 
         A shape is tried if it differs in one step from the one in use: in the next larger or
         smaller size, or number of connections.
 
         Args:
-            readers: How many readers of this source work at the same time.
+            readers: How many readers of this source, or writers of this sink, work at the same
+                time.
         """
 
     def use(self, shape: Shape) -> None:
-        """Request what is announced from now on in this shape, which is one of `shapes`.
+        """Make the next requests in this shape, which is one of `shapes`.
 
-        Called between two calls of `prefetch`, also while earlier ranges are not yet read.
+        For a reader, these are the requests for what is announced from now on: this is called
+        between two calls of `prefetch`, also while earlier ranges are not yet read. For a writer,
+        it is called between two calls of `write`, also while earlier bytes are on their way.
         """
 
 
@@ -238,11 +242,11 @@ class Flushes(Protocol):
 
 
 class HasPlace(Protocol):
-    """A source that can say where it is read from."""
+    """A source that can say where it is read from, or a sink that can say where it writes."""
 
     @property
     def place(self) -> str | None:
-        """Where it is read from, for error texts: a path, or a URL without its ticket.
+        """Where that is, for error texts: a path, or a URL without its ticket.
 
         If the source also has `HasLocalServer`, this names its server: what a copy learns about
         requests there is used for the next source from the same place.

@@ -244,9 +244,9 @@ def text_of(backend: object | None, name: str) -> str | None:
     return value
 
 
-def place_of(source: SourceLike) -> str | None:
-    """Where a source is read from, for errors; None if it does not say."""
-    return text_of(ability(source, HasPlace), "place")
+def place_of(backend: SourceLike | SinkLike) -> str | None:
+    """Where a source is read from, or a sink writes to; None if it does not say."""
+    return text_of(ability(backend, HasPlace), "place")
 
 
 def device_of(source: SourceLike) -> str | None:
@@ -269,16 +269,16 @@ def writes_to_server(sink: SinkLike) -> bool:
     return ability(sink, HasLocalServer) is not None
 
 
-def server_of(source: SourceLike) -> tuple[str, bool] | None:
+def server_of(backend: SourceLike | SinkLike) -> tuple[str, bool] | None:
     """What all disks of a server have in common, to remember something about the server.
 
-    Where it is, without a ticket, and if it is on this host. None if no server reads the source, or
-    the source does not say where it is.
+    Where it is, without a ticket, and if it is on this host. None if there is no server, or the
+    source or sink does not say where it is.
     """
-    place = place_of(source)
-    if place is None or ability(source, HasLocalServer) is None:
+    place = place_of(backend)
+    if place is None or ability(backend, HasLocalServer) is None:
         return None
-    return place, server_is_local(source)
+    return place, server_is_local(backend)
 
 
 def skips_gaps(source: SourceLike) -> bool:
@@ -329,6 +329,7 @@ def check_sink(sink: SinkLike) -> None:
     number_of(sink, "max_writers", least=1)
     flag_of(sink, "sequential")
     server_is_local(sink)
+    place_of(sink)
     coalesce_zeros(sink)
     piece_size(sink)
     is_streaming(sink)
@@ -408,13 +409,13 @@ def memory_of(writer: LendsMemory, start: int, length: int) -> memoryview | None
     return memory
 
 
-def shapes_of(reader: HasShapes, readers: int) -> Sequence[Shape]:
-    """The shapes of a reader's requests, checked.
+def shapes_of(worker: HasShapes, workers: int) -> Sequence[Shape]:
+    """The shapes of the requests of a reader or a writer, checked.
 
     Raises:
         BackendError: There is none, or one of them is no shape.
     """
-    shapes: object = reader.shapes(readers)
+    shapes: object = worker.shapes(workers)
     if (
         not isinstance(shapes, Sequence)
         or not shapes
@@ -422,7 +423,7 @@ def shapes_of(reader: HasShapes, readers: int) -> Sequence[Shape]:
         or not all(type(number) is int and number > 0 for each in shapes for number in each)
     ):
         needed = "at least one Shape of whole numbers, 1 or more"
-        raise _wrong(reader, "shapes() returned", shapes, needed)
+        raise _wrong(worker, "shapes() returned", shapes, needed)
     return shapes
 
 

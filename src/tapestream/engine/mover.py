@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import chain
 from typing import NamedTuple
@@ -25,6 +25,7 @@ from .learning.gap import AutoGap, Limits
 from .learning.learner import Learner
 from .learning.memory import MEMORY
 from .learning.shape import AutoShape, KnownShape, is_too_small, usable
+from .learning.writes import LearningWriter
 from .options import REQUEST_SIZE, CopyOptions
 from .pipeline import Pipeline
 from .plan import plan_requests
@@ -100,7 +101,10 @@ class Mover(NamedTuple):
                 # After a stall, a stream may get its data in a burst: a tape drive should not stop.
                 if self.pace is not None and not dst.sequential:
                     writers[-1] = PacedWriter(writers[-1], self.pace)
-            shape = self._shape(readers[0], total)
+            shape = self._shape(readers[0], self.readers, self._read_from, total)
+            written = self._shape(writers[0], self.writers, self._written_to, total)
+            if written is not None:
+                writers[:] = [_learning(each, written) for each in writers]
             learner = Learner(self.gap, shape)
             plan = chain.from_iterable(
                 plan_requests(
@@ -123,30 +127,56 @@ class Mover(NamedTuple):
                 watch=watch,
             )
             counts = pipeline.run(plan, readers, writers, self.pool, self.run)
-        self._remember(shape)
+        self._remember(shape, written)
         return counts
 
-    def _remember(self, shape: AutoShape | None) -> None:
+    def _remember(self, shape: AutoShape | None, written: AutoShape | None) -> None:
         """Keep what was learnt for the next disk of this server."""
         server = server_of(self.src)
         if server is not None and isinstance(self.gap, AutoGap):
             MEMORY.remember(server, self.gap.known())
-        if server is not None and shape is not None:
-            MEMORY.remember(server, shape.known())
+        for place, learnt in ((self._read_from, shape), (self._written_to, written)):
+            if place is not None and learnt is not None:
+                MEMORY.remember(place, learnt.known())
 
-    def _shape(self, reader: Reader, total: int) -> AutoShape | None:
-        """Learns how to ask; None if there is nothing to learn.
+    @property
+    def _read_from(self) -> Hashable | None:
+        """Names the server of the source; None if there is none."""
+        return server_of(self.src)
+
+    @property
+    def _written_to(self) -> Hashable | None:
+        """Names the server of the sink: what it gets may need another shape than what it sends."""
+        server = server_of(self.dst)
+        return None if server is None else ("written", server)
+
+    def _shape(
+        self, worker: Reader | Writer, workers: int, server: Hashable | None, total: int
+    ) -> AutoShape | None:
+        """Learns how to make requests; None if there is nothing to learn.
 
         At a limited rate, requests are small, and any shape is fast enough.
+
+        Args:
+            worker: One of the readers, or of the writers.
+            workers: How many there are.
+            server: Names what they use.
+            total: Bytes of data that will be moved.
         """
-        has_shapes = None if self.pace else ability(reader, HasShapes)
+        has_shapes = None if self.pace else ability(worker, HasShapes)
         if has_shapes is None:
             return None
-        shapes = shapes_of(has_shapes, self.readers)
-        known = usable(MEMORY.recall(server_of(self.src), KnownShape), shapes)
-        if known is None and is_too_small(total, self.readers):
+        shapes = shapes_of(has_shapes, workers)
+        known = usable(MEMORY.recall(server, KnownShape), shapes)
+        if known is None and is_too_small(total, workers):
             return None
-        return AutoShape(shapes, self.readers, total, known)
+        return AutoShape(shapes, workers, total, known)
+
+
+def _learning(writer: Writer, learnt: AutoShape) -> Writer:
+    """The writer, in the shape that is due; as it is if it has no shapes."""
+    has_shapes = ability(writer, HasShapes)
+    return writer if has_shapes is None else LearningWriter(writer, has_shapes, learnt)
 
 
 @contextmanager

@@ -30,7 +30,7 @@ BUFFER_SIZE = 2 * MIB
 # is one request, and storage takes some time for each. Measured on 2 processors, restores from a
 # tar, compared with 2 MiB: where the storage takes 10 ms for each write, 1.22 times as fast over a
 # unix socket, and 1.18 times over TLS; on a local disk 1.02 and 1.09 times. 8 MiB were no faster
-# than 4, and cost qemu-nbd half as much again.
+# than 4, and cost qemu-nbd almost three times as much.
 SERVER_BUFFER_SIZE = 4 * MIB
 # Enough for four readers with a request each, and as much again so that the writer may lag.
 BUFFER_MEMORY = 128 * MIB

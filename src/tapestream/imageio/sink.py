@@ -140,6 +140,11 @@ class ImageioUploadSink(OfThisProcess, Sink):
         return self._transfer.is_local
 
     @property
+    def place(self) -> str:
+        """The server's URL, without the ticket."""
+        return str(self._transfer.endpoint.url)
+
+    @property
     def coalesce_zeros(self) -> int:
         """Write up to this many bytes of zeros as data: the `max_gap` argument."""
         return self._max_gap

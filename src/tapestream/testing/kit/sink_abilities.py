@@ -16,6 +16,8 @@ from ...backend.abilities import (
     Digests,
     Flushes,
     Hash,
+    HasPlace,
+    HasShapes,
     KeepsAlive,
     LendsMemory,
     LosesWrites,
@@ -32,8 +34,8 @@ from .disks import fragmented, mixed
 from .frame import within
 from .target import Hand, SinkCase, copied, do, flush
 
-OF_SINK = (Cancels, CoalescesZeros, Digests, KeepsAlive, LosesWrites, Streams, Wraps)
-OF_WRITER = (Cancels, Flushes, LendsMemory, TakesDigests, Wraps)
+OF_SINK = (Cancels, CoalescesZeros, Digests, HasPlace, KeepsAlive, LosesWrites, Streams, Wraps)
+OF_WRITER = (Cancels, Flushes, HasShapes, LendsMemory, TakesDigests, Wraps)
 
 A = TypeVar("A")
 
