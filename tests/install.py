@@ -25,6 +25,7 @@ VERSIONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
 EXTRAS = {
     "": "import tapestream.tape",
     "cli": "import rich, shtab",
+    "fleet": "import tapestream.fleet as f; f.run_fleet, f.Fleet",
     "ovirt": "import tapestream.ovirt as o; o.connect, o.back_up_vm, o.restore_vm",
     "testing": "import pathlib, tempfile, tapestream.testing as t\n"
     "with t.ImageioDaemon(pathlib.Path(tempfile.mkdtemp())) as daemon: daemon.pid",
@@ -32,7 +33,7 @@ EXTRAS = {
 
 
 def pythons() -> dict[str, str | None]:
-    """A Python of each version, if there is one: on the path, or of pyenv or uv."""
+    """A Python of each version, if there is one: on the path, of pyenv or uv, or a newer one."""
     return {version: next(candidates(version), None) for version in VERSIONS}
 
 
@@ -41,6 +42,7 @@ def candidates(version: str) -> Iterator[str]:
     found = [
         shutil.which(f"python{version}"),
         *home.glob(f".pyenv/versions/{version}.*/bin/python"),
+        *home.glob(f".cache/tapestream-python/{version}/usr/bin/python{version}"),
         *home.glob(f".local/share/uv/python/cpython-{version}.*/bin/python"),
     ]
     ask = "import sys, venv, ensurepip; print('%d.%d' % sys.version_info[:2])"
