@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -187,13 +188,25 @@ def test_disks_of_several_backups_are_refused(catalog: str) -> None:
         back_up(torn, new_drive("a", label="A"), catalog, None)
 
 
-def test_a_source_without_ids_is_refused(catalog: str) -> None:
+@pytest.mark.parametrize("info", [BackupInfo(disk_id="disk"), BackupInfo(backup_id="monday")])
+def test_a_source_without_ids_is_refused(info: BackupInfo, catalog: str) -> None:
     def open_disks() -> Iterator[tuple[Source, Mapping[str, bytes]]]:
-        yield MemorySource(DATA), {}
+        yield MemorySource(DATA, info=info), {}
 
     nameless = BackupJob("monday", ("disk",), "host", open_disks)
-    with pytest.raises(UsageError, match="says that it is backup None of disk None"):
+    with pytest.raises(UsageError, match="says that it is backup"):
         back_up(nameless, new_drive("a", label="A"), catalog, None)
+    assert on_tape(catalog) == []
+
+
+def test_a_job_that_two_workers_have_is_done_once(catalog: str) -> None:
+    """A worker that has lost the scheduler may go on."""
+    slow = job("disk", name="slow")
+    drives = [new_drive(name, label=name.upper()) for name in "ab"]
+    with ThreadPoolExecutor() as workers:
+        done = list(workers.map(lambda drive: back_up(slow, drive, catalog, None), drives))
+    assert sorted(each.was_there for each in done) == [False, True]
+    assert (OPENED, on_tape(catalog)) == (["disk"], ["disk"])
 
 
 def test_disks_that_cannot_clean_up_are_refused(catalog: str) -> None:
