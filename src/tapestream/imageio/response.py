@@ -1,17 +1,15 @@
 """Reads the head of an HTTP reply, and a body whose length it says, or that comes in chunks.
 
 `http.client` takes 34 to 39 us for a head, because it parses it as the head of an e-mail; this
-takes 14. And it need not be imported, which took 11 ms. It also guesses where this refuses: at a
-head that breaks off, a header without a colon, a length that is no number. As there, lines may end
-with LF.
+takes a fifth of that. And it need not be imported, which took 11 ms. It also guesses where this
+refuses: at a head that breaks off, a header without a colon, a length that is no number. As there,
+lines may end with LF.
 """
 
 from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable
-from functools import partial
 from typing import NamedTuple
 
 # The limits of http.client: bytes of a line, and headers of a reply.
@@ -20,6 +18,11 @@ MAX_HEADERS = 100
 
 _STATUS_LINE = re.compile(rb"HTTP/(1\.[0-9]+|0\.9) +([1-9][0-9][0-9])(?: [^\r\0]*)?")
 _NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+# A whole head, as servers send it; any other is read line by line.
+_PLAIN_HEAD = re.compile(
+    rb"HTTP/1\.1 ([2-9][0-9][0-9])(?: [^\r\n\0]*)?\r\n((?:%b:[^\r\n\0]*\r\n){0,%d})\r\n"
+    % (_NAME.pattern, MAX_HEADERS)
+)
 _LENGTH = re.compile(r"[0-9]{1,19}")
 _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(?:;[^\r\0]*)?")
 
@@ -154,14 +157,15 @@ class Response:
             raise BadReplyError("a chunk without a size")
         self._chunk = int(found[1], 16)
         if not self._chunk:
-            _headers(partial(_line, self._stream))
+            _headers(self._stream)
         return self._chunk > 0
 
 
 class HeadReader:
     """Reads the heads of replies.
 
-    The replies to uploads mostly have the same head, which is parsed once: to parse each would be a
+    A head that has arrived whole is parsed in one go, which takes half as long as line by line. The
+    replies to uploads mostly have the same head, which is parsed once: to parse each would be a
     tenth of the client's work for a small upload.
     """
 
@@ -176,45 +180,49 @@ class HeadReader:
             DisconnectedError: The connection ended before it.
             BadReplyError: It is no head of an HTTP reply.
         """
-        if self._last is not None and stream.peek().startswith(self._text):
-            stream.read(len(self._text))
-            return Response(stream, self._last)
-        self._last = None
-        while True:
-            lines: list[bytes] = []
-            next_line = partial(_kept_line, stream, lines)
-            line = stream.readline(MAX_LINE + 1)
-            if not line:
-                raise DisconnectedError("Remote end closed connection without response")
-            lines.append(line)
-            found = _STATUS_LINE.fullmatch(_without_end(line))
-            if found is None:
-                raise BadReplyError("the server does not speak HTTP")
-            headers = _headers(next_line)
-            if found[2] != b"100":
-                break
-        head = Head.of(int(found[2]), found[1].decode(), headers)
-        self._text, self._last = b"".join(lines), head
-        return Response(stream, head)
+        arrived = stream.peek()
+        if self._last is None or not arrived.startswith(self._text):
+            plain = _PLAIN_HEAD.match(arrived)
+            if plain is None:
+                return _read_lines(stream)
+            headers = _named(plain[2].decode("latin1").split("\r\n")[:-1])
+            self._text, self._last = plain[0], Head.of(int(plain[1]), "1.1", headers)
+        stream.read(len(self._text))
+        return Response(stream, self._last)
 
 
-def _kept_line(stream: io.BufferedReader, lines: list[bytes]) -> bytes:
-    lines.append(stream.readline(MAX_LINE + 1))
-    return _without_end(lines[-1])
-
-
-def _headers(next_line: Callable[[], bytes]) -> dict[str, str]:
-    headers: dict[str, str] = {}
-    for _ in range(MAX_HEADERS + 1):
-        line = next_line()
+def _read_lines(stream: io.BufferedReader) -> Response:
+    while True:
+        line = stream.readline(MAX_LINE + 1)
         if not line:
-            return headers
-        first, colon, rest = line.partition(b":")
-        if not colon or not _NAME.fullmatch(first) or b"\r" in rest or b"\0" in rest:
+            raise DisconnectedError("Remote end closed connection without response")
+        found = _STATUS_LINE.fullmatch(_without_end(line))
+        if found is None:
+            raise BadReplyError("the server does not speak HTTP")
+        headers = _headers(stream)
+        if found[2] != b"100":
+            return Response(stream, Head.of(int(found[2]), found[1].decode(), headers))
+
+
+def _headers(stream: io.BufferedReader) -> dict[str, str]:
+    lines: list[str] = []
+    while line := _line(stream):
+        name, colon, rest = line.partition(b":")
+        if not colon or not _NAME.fullmatch(name) or b"\r" in rest or b"\0" in rest:
             raise BadReplyError("a line in the head of the reply is no header")
-        name, value = first.decode("ascii").lower(), rest.strip(b" \t").decode("latin1")
+        if len(lines) == MAX_HEADERS:
+            raise BadReplyError(f"the reply has more than {MAX_HEADERS} headers")
+        lines.append(line.decode("latin1"))
+    return _named(lines)
+
+
+def _named(lines: list[str]) -> dict[str, str]:
+    headers: dict[str, str] = {}
+    for line in lines:
+        name, _, value = line.partition(":")
+        name, value = name.lower(), value.strip(" \t")
         headers[name] = f"{headers[name]}, {value}" if name in headers else value
-    raise BadReplyError(f"the reply has more than {MAX_HEADERS} headers")
+    return headers
 
 
 def _length(text: str | None) -> int | None:
