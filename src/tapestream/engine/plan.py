@@ -141,12 +141,14 @@ class _Group:
         borders = [start, *range(origin + chunk_size, self.end, chunk_size), self.end]
         chunks = [Chunk(a, b - a, []) for a, b in pairwise(borders)]
         for piece in self.pieces:
+            i = (piece.start - origin) // chunk_size
             if piece.segment is None:
-                i = min((piece.start - origin) // chunk_size, len(chunks) - 1)
+                chunks[min(i, len(chunks) - 1)].pieces.append(piece)
+            elif piece.start - origin + piece.length <= (i + 1) * chunk_size:
                 chunks[i].pieces.append(piece)
-                continue
-            for part in _split(piece, origin, chunk_size):
-                chunks[(part.start - origin) // chunk_size].pieces.append(part)
+            else:
+                for number, part in enumerate(_split(piece, origin, chunk_size), i):
+                    chunks[number].pieces.append(part)
         length = self.end - start
         return Request(start, length, chunks, self.limits, self.data, self.segments)
 
