@@ -82,12 +82,13 @@ class TarWriter(Writer):
                 raise UsageError(
                     f"a tar is written in order: got offset {start}, not {self._position}"
                 )
-            step = min(len(buffer), self._segment_end() - start)
+            end = self._segment_end()
+            step = min(len(buffer), end - start)
             self._left -= step
             self._put_data(buffer[:step])
             start = self._position = start + step
             buffer = buffer[step:]
-            if start == self._segment_end():
+            if start == end:
                 self._end_segment()
 
     @override
@@ -141,7 +142,8 @@ class TarWriter(Writer):
             self._manifest.segments += digest
         self._segment = self._position
         if self._position == self._member_end:
-            self._put_data(bytes(fmt.padding(self._medium.length)))
+            if padding := fmt.padding(self._medium.length):
+                self._put_data(bytes(padding))
             self._medium.boundary(self._next.start if self._next else self._extents.size)
 
     def _segment_end(self) -> int:
