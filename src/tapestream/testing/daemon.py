@@ -71,7 +71,7 @@ class ImageioDaemon(OfThisProcess):
     """A real ovirt-imageio daemon that listens on 127.0.0.1 and on a unix socket.
 
     As a context manager it starts on entry and stops on exit. A program that calls `start` instead,
-    and ends without `stop`, also by an exception, leaves none behind::
+    and ends without `stop`, also by an exception, leaves none behind:
 
         with ImageioDaemon(directory) as daemon, serve_image(disk) as nbd_url:
             url = daemon.add_ticket(nbd_url, size=virtual_size(disk))

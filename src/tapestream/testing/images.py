@@ -28,7 +28,7 @@ _STOP_AGAIN = 0.1
 class ImageServer(OfThisProcess):
     """A qemu-nbd process that serves one image. The end of its context ends it.
 
-    It can be killed and started again. It then serves the image at the same URL::
+    It can be killed and started again. It then serves the image at the same URL:
 
         with ImageServer(path) as server:
             ...  # server.url

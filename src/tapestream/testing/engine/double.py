@@ -55,7 +55,7 @@ class EngineDouble(OfThisProcess):
     It is no engine. But what is behind it is real: an imageio daemon and qemu-nbd serve qcow2
     images with bitmaps. A backup copies the images as they are at that moment, so a test may write
     to a disk at any time. The engine SDK talks to it, and SDK examples such as `backup_vm.py` run
-    with it::
+    with it:
 
         with EngineDouble(directory) as engine:
             vm = engine.add_vm("mail", [64 * 1024**2])

@@ -27,7 +27,7 @@ class EnginePhases:
 
     The first phase is in the reply that starts the operation. Each GET of the object then moves it
     to the next phase; it stays in the last one. So a phase that is repeated is a delay, an early
-    end is an object that is stuck, and a word that the API does not know is an unknown phase::
+    end is an object that is stuck, and a word that the API does not know is an unknown phase:
 
         engine.phases.backup_start = ("initializing", "initializing", "failed")
 

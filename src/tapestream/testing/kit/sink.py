@@ -28,7 +28,7 @@ def check_sink(
     """Check that a sink keeps the contract of a backend; see docs/own-backend.md.
 
     Each clause is checked with new sinks and new targets: by `copy`, and by direct calls in any
-    order that `copy` may use. No test framework is needed::
+    order that `copy` may use. No test framework is needed:
 
         def read_back(directory):
             with MySource(directory / "disk") as source, MemorySink() as sink:
@@ -78,7 +78,7 @@ def sink_checks(
 ) -> list[tuple[str, Callable[..., None]]]:
     """The checks of `check_sink` one by one, for a test framework.
 
-    With pytest, each is a separate test::
+    With pytest, each is a separate test:
 
         @pytest.mark.parametrize(("clause", "check"), sink_checks())
         def test_my_sink(clause, check):

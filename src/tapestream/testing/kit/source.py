@@ -26,7 +26,7 @@ def check_source(
     """Check that a source keeps the contract of a backend; see docs/own-backend.md.
 
     Each clause is checked with new sources, which are read in every way that `copy` may use, and
-    closed. No test framework is needed::
+    closed. No test framework is needed:
 
         check_source(lambda: MySource("disk"), Path("disk.raw").read_bytes()).raise_()
 
@@ -62,7 +62,7 @@ def source_checks(
 ) -> list[tuple[str, Callable[..., None]]]:
     """The checks of `check_source` one by one, for a test framework.
 
-    With pytest, each is a separate test::
+    With pytest, each is a separate test:
 
         @pytest.mark.parametrize(("clause", "check"), source_checks())
         def test_my_source(clause, check):
