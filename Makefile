@@ -35,7 +35,8 @@ $(STAMP): pyproject.toml | system-venv
 $(VENV)/.installed-for-demo: pyproject.toml | system-venv
 	@echo "venv: installing into $(VENV)"
 	@$(PYTHON3) -m venv "$(VENV)"
-	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --editable ".[cli,ovirt,testing]"
+	@# Without --use-pep517, an old pip warns of how it installs the daemon and the SDK.
+	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --use-pep517 --editable ".[cli,ovirt,testing]"
 	@touch "$@"
 
 .PHONY: system
