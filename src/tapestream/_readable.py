@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from .model.info import BackupInfo
+
 
 def size_text(size: float) -> str:
     """A size of a disk or a file, such as "1.5 GiB"."""
@@ -49,6 +51,11 @@ def count_text(count: int, one: str, many: str = "") -> str:
 def kind_text(context: str) -> str:
     """The kind of a backup, from the context of its extents: full or incremental."""
     return "full" if context == "zero" else "incremental"
+
+
+def disk_text(info: BackupInfo) -> str:
+    """The VM and the disk of a backup, by their names or ids."""
+    return f"{info.vm_name or info.vm_id or '-'}, {info.disk_name or info.disk_id or '-'}"
 
 
 def printable(text: str) -> str:

@@ -73,6 +73,14 @@ class Archive(Shown):
         text += f" of {count_text(len(disks(self.backups)), 'disk')}"
         return ", ".join([text, *(f"{count} {what}" for what, count in others.items() if count)])
 
+    def disks(self) -> list[Archive]:
+        """The backups of each disk, as an archive of their own.
+
+        A disk keeps its id when it is moved to another VM. Without an id, it is told from others by
+        its name and its VM.
+        """
+        return [Archive(disk.backups) for disk in disks(self.backups)]
+
     def find(
         self,
         *,

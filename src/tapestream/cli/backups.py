@@ -17,11 +17,6 @@ if TYPE_CHECKING:
 TITLES = ("VM~", "DISK~", "WHEN", "KIND", ">SIZE", "OK", "PLACE~")
 
 
-def disk_text(info: tapestream.BackupInfo) -> str:
-    """The VM and the disk, by their names or ids."""
-    return f"{info.vm_name or info.vm_id or '-'}, {info.disk_name or info.disk_id or '-'}"
-
-
 class Found(NamedTuple):
     """A backup, as far as it is known without reading it all.
 

@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING
 
 import tapestream
 
-from .._readable import count_text, kind_text
+from .._readable import count_text, disk_text, kind_text
 from .amounts import size_text, time_text
-from .backups import disk_text
 from .parsing import add_command
 from .places import add_time_option
 from .status import Status

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 
 import tapestream
 
-from .._readable import kind_text
+from .._readable import disk_text, kind_text
 from .amounts import size_text, time_text
-from .backups import disk_text
 from .catalog import add_catalog_commands
 from .parsing import add_command, add_group
 from .status import Status

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import tapestream
 
-from .._readable import count_text, size_text, time_text
+from .._readable import count_text, disk_text, size_text, time_text
 from .card import Card, Fold, Notes, Part, Table
-from .infos import kind_of, name_of
+from .infos import kind_of
 from .lanes import LANES, POINTS, Lane, Lanes, Point, newest
 
 # Rows that a table has.
@@ -42,7 +41,7 @@ def show(value: tapestream.archive.Archive | tapestream.archive.Chain) -> Card:
     """Show the disks, or the chain."""
     if isinstance(value, tapestream.archive.Chain):
         return _chain(value)
-    disks = disks_of(value.backups)
+    disks = disks_of(value)
     bad = sum(disk.bad for disk in disks)
     count = f"{count_text(len(value.backups), 'backup')} of {count_text(len(disks), 'disk')}"
     state = (
@@ -55,7 +54,7 @@ def show(value: tapestream.archive.Archive | tapestream.archive.Chain) -> Card:
         *(f"cannot be read: {file.place}: {file.reason}" for file in value.unreadable[:_FILES]),
     ]
     ignored = tuple((file.place, file.reason) for file in value.ignored[:_ROWS])
-    table = Table(("file", "why"), ignored, of=len(value.ignored))
+    table = Table(("file~", "why~"), ignored, of=len(value.ignored))
     return Card(
         "Backups",
         f"{count}; {state}" if value.backups or value.unreadable else "none",
@@ -69,20 +68,11 @@ def show(value: tapestream.archive.Archive | tapestream.archive.Chain) -> Card:
     )
 
 
-def disks_of(backups: Sequence[tapestream.archive.StoredBackup]) -> list[Disk]:
-    """The disks of some backups, by name."""
-    found: dict[object, list[tapestream.archive.StoredBackup]] = defaultdict(list)
-    for backup in backups:
-        info = backup.info
-        vm = info.vm_id or info.vm_name
-        found[info.disk_id if info.disk_id is not None else (vm, info.disk_name)].append(backup)
+def disks_of(archive: tapestream.archive.Archive) -> list[Disk]:
+    """The disks of an archive, by name."""
     disks = [
-        Disk(
-            name_of(of_disk[-1].info),
-            tapestream.archive.Archive(of_disk).restore_points(),
-            len(of_disk),
-        )
-        for of_disk in found.values()
+        Disk(disk_text(each.backups[-1].info), each.restore_points(), len(each.backups))
+        for each in archive.disks()
     ]
     return sorted(disks, key=lambda disk: disk.name)
 
@@ -111,7 +101,7 @@ def table_of(disks: Sequence[Disk]) -> Fold:
         )
         for disk in disks[:_ROWS]
     )
-    headings = ("disk", ">backups", "newest", "can be restored")
+    headings = ("disk~", ">backups", "newest", "can be restored~")
     return Fold("the disks", (Table(headings, rows, of=len(disks)),) if rows else ())
 
 
@@ -146,12 +136,12 @@ def _chain(chain: tapestream.archive.Chain) -> Card:
         for backup in chain.backups[:_ROWS]
     )
     parts: tuple[Part, ...] = (
-        Table(("taken", "kind", ">size", "place"), rows, of=len(chain.backups)),
+        Table(("taken", "kind", ">size", "place~"), rows, of=len(chain.backups)),
     )
     info = chain.info
     return Card(
         "Chain",
-        f"{count_text(len(chain.backups), 'backup')} restore {name_of(info)} as of "
+        f"{count_text(len(chain.backups), 'backup')} restore {disk_text(info)} as of "
         f"{time_text(info.created)}",
         parts,
     )

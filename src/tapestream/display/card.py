@@ -14,6 +14,7 @@ from html import escape
 from typing import NamedTuple, Protocol
 
 from .._readable import columns_of, printable, shortened
+from .._table import table
 from .._typing import override
 
 GOOD, BAD = "#268f54", "#d9483b"
@@ -164,7 +165,8 @@ class Table(Part):
     """Rows of cells.
 
     Attributes:
-        headings: One for each column; ">" at its beginning is for numbers.
+        headings: One for each column; ">" at its beginning is for numbers, and "~" at its end for
+            names, whose middle is left out of the text until it fits.
         rows: The cells.
         of: How many rows there are in all, if these are only the first.
         room: Bytes of HTML that the rows may have.
@@ -181,7 +183,7 @@ class Table(Part):
             return ""
         aligned = ["right" if name.startswith(">") else "left" for name in self.headings]
         head = "".join(
-            f'<th style="text-align:{align}">{quoted(name.strip(">"))}</th>'
+            f'<th style="text-align:{align}">{quoted(name.strip(">~"))}</th>'
             for name, align in zip(self.headings, aligned, strict=True)
         )
         cells = (
@@ -192,24 +194,15 @@ class Table(Part):
             for row in self.rows
         )
         rows = _first_that_fit((f"<tr>{each}</tr>" for each in cells), self.room)
-        table = f"<table><tr>{head}</tr>{''.join(rows)}</table>"
-        return _scrolling(table) + _more(self._of - len(rows))
+        lines = f"<table><tr>{head}</tr>{''.join(rows)}</table>"
+        return _scrolling(lines) + _more(self._of - len(rows))
 
     @override
     def text(self, page: Page) -> list[str]:
         if not self.rows:
             return []
-        lines = [tuple(name.strip(">") for name in self.headings)]
-        lines += [tuple(printable(cell) for cell in row) for row in self.rows]
-        widths = [max(map(columns_of, column)) for column in zip(*lines, strict=True)]
-        shown = [
-            "  "
-            + "  ".join(
-                _aligned(cell, width, right=name.startswith(">"))
-                for cell, width, name in zip(line, widths, self.headings, strict=True)
-            ).rstrip()
-            for line in lines
-        ]
+        rows = [[shortened(printable(cell), _CELL) for cell in row] for row in self.rows]
+        shown = [f"  {line}" for line in table(self.headings, rows, page.width - 2)]
         if (left := self._of - len(self.rows)) > 0:
             shown.append(f"  and {left:,} more")
         return [fitted(line, page) for line in shown]
@@ -362,8 +355,3 @@ def _first_that_fit(parts: Iterable[str], room: int) -> list[str]:
 
 def _more(left: int) -> str:
     return f"<div>and {left:,} more</div>" if left > 0 else ""
-
-
-def _aligned(cell: str, width: int, *, right: bool) -> str:
-    space = " " * (width - columns_of(cell))
-    return space + cell if right else cell + space

@@ -6,11 +6,10 @@ from collections import Counter, defaultdict
 
 import tapestream
 
-from .._readable import count_text, size_text
+from .._readable import count_text, disk_text, size_text
 from .archives import disks_of, lanes_of, table_of
 from .bars import BARS, Bars, Piece
 from .card import Card, Notes, Table
-from .infos import name_of
 
 # Tapes that the table has, and disks that it names of each.
 _TAPES = 24
@@ -23,7 +22,7 @@ def show(value: tapestream.tape.Catalog | tapestream.tape.CatalogContents) -> Ca
         how = "contents() reads what is in it, and shows it."
         return Card("Catalog", value.path, (Notes((how,)),))
     backups = [tapestream.archive.TapeBackup(entry) for entry in value.backups]
-    disks = disks_of(backups)
+    disks = disks_of(tapestream.archive.Archive(backups))
     bad = sum(disk.bad for disk in disks)
     lead = f"{count_text(len(backups), 'backup')} on {count_text(len(value.tapes), 'tape')}"
     if bad:
@@ -63,7 +62,7 @@ def _tapes(contents: tapestream.tape.CatalogContents) -> Table:
     lengths: Counter[str] = Counter()
     for backup in contents.backups:
         for volume in backup.volumes:
-            files[volume.label][name_of(backup.info)] += 1
+            files[volume.label][disk_text(backup.info)] += 1
             lengths[volume.label] += volume.length
     rows = tuple(
         (
@@ -74,7 +73,7 @@ def _tapes(contents: tapestream.tape.CatalogContents) -> Table:
         )
         for label in contents.tapes[:_TAPES]
     )
-    headings = ("tape", ">files", ">size", "with backups of")
+    headings = ("tape", ">files", ">size", "with backups of~")
     return Table(headings, rows, of=len(contents.tapes))
 
 

@@ -7,7 +7,7 @@ from itertools import islice
 
 import tapestream
 
-from .._readable import kind_text, shortened, size_text, time_text
+from .._readable import disk_text, kind_text, shortened, size_text, time_text
 from .card import Card, Facts, Fold
 
 # Keys of the metadata that are shown.
@@ -19,11 +19,6 @@ def kind_of(info: tapestream.BackupInfo) -> str:
     if info.fallback:
         return "full (fallback)"
     return kind_text(info.context)
-
-
-def name_of(info: tapestream.BackupInfo) -> str:
-    """The VM and the disk."""
-    return f"{info.vm_name or info.vm_id or '-'}, {info.disk_name or info.disk_id or '-'}"
 
 
 def facts_of(info: tapestream.BackupInfo) -> Facts:
@@ -59,7 +54,7 @@ def show(info: tapestream.BackupInfo) -> Card:
     keys = Facts(metadata, left=len(info.metadata) - len(metadata))
     return Card(
         "Backup",
-        f"{shortened(name_of(info), 80)}, {time_text(info.created)}",
+        f"{shortened(disk_text(info), 80)}, {time_text(info.created)}",
         (facts_of(info), Fold(f"metadata: {len(info.metadata)}", (keys,))),
     )
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import tapestream
 
-from .._readable import count_text, rate_text, size_text, time_text
+from .._readable import count_text, disk_text, rate_text, size_text, time_text
 from .bars import Bars, Piece
 from .card import Card, Notes, Table, fold_of_facts
-from .infos import kind_of, name_of
+from .infos import kind_of
 
 # Tape files that are listed.
 _ROWS = 40
@@ -49,13 +49,13 @@ def table_of(entries: Sequence[tapestream.tape.TapeEntry]) -> Table:
             kind_of(entry.info) if entry.info else "-",
             size_text(entry.length) if entry.length else "-",
             _state(entry),
-            f"{name_of(entry.info)}{f', volume {entry.volume}' if entry.volume > 1 else ''}"
+            f"{disk_text(entry.info)}{f', volume {entry.volume}' if entry.volume > 1 else ''}"
             if entry.info
             else entry.what,
         )
         for entry in entries[:_ROWS]
     )
-    headings = (">file", "taken", "kind", ">on tape", "state", "what")
+    headings = (">file", "taken", "kind", ">on tape", "state", "what~")
     return Table(headings, rows, of=len(entries), room=_ROOM)
 
 
@@ -70,13 +70,13 @@ def places_of(report: tapestream.tape.TapeReport) -> Table:
         )
         for place in report.places[:_ROWS]
     )
-    return Table((">volume", "tape", ">file", "drive"), rows, of=len(report.places))
+    return Table((">volume", "tape~", ">file", "drive~"), rows, of=len(report.places))
 
 
 def _report(report: tapestream.tape.TapeReport) -> Card:
     volumes = count_text(len(report.places), "volume")
     return Card(
-        f"On tape: {name_of(report.info)}, {time_text(report.info.created)}",
+        f"On tape: {disk_text(report.info)}, {time_text(report.info.created)}",
         f"{size_text(report.record_bytes)} in {volumes}, at {rate_text(report.rate)}"
         + ("" if report.complete else "; not complete"),
         (

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import tapestream
 
-from .._readable import count_text, size_text, time_text
+from .._readable import count_text, disk_text, size_text, time_text
 from .card import BAD, Card, Facts, Fold, Notes, Table
-from .infos import facts_of, name_of
+from .infos import facts_of
 from .strip import Strip, bad_layer, shares_of
 
 # Bad stretches that are listed, and that the text has; and other problems.
@@ -22,7 +22,7 @@ def show(report: tapestream.VerifyReport) -> Card:
         (
             ("missing", _amount(report, missing=True)),
             ("damaged", _amount(report, missing=False)),
-            ("backup", f"{name_of(report.info)}, {time_text(report.info.created)}"),
+            ("backup", f"{disk_text(report.info)}, {time_text(report.info.created)}"),
             ("data", f"{size_text(report.data_bytes)}, {how}"),
         )
     )
@@ -92,7 +92,7 @@ def _list(report: tapestream.VerifyReport) -> Fold:
         )
         for each in report.damage[:_ROWS]
     )
-    table = Table((">start", ">length", "what", "member of the tar"), rows, of=len(report.damage))
+    table = Table((">start", ">length", "what", "member of the tar~"), rows, of=len(report.damage))
     summary = f"bad stretches: {len(report.damage):,}"
     in_text = [str(each) for each in report.damage[:_STRETCHES]]
     if len(report.damage) > _STRETCHES:
