@@ -39,6 +39,17 @@ def week(*, without: str = "", broken: str = "") -> list[Stored]:
     ]
 
 
+def test_an_archive_for_each_disk() -> None:
+    """A disk stays the same when it is moved; without an id, its name is only that of one VM."""
+    sun, moved = backup("sun"), backup("mon", "sun", night=1, vm_id="other", vm_name="web")
+    unnamed = [backup(f"{vm}", disk_id=None, vm_id=vm) for vm in ("a", "b")]
+    archive = Archive([unnamed[0], sun, unnamed[1], moved], unreadable=[Skipped("x", "y")])
+    disks = archive.disks()
+    assert [disk.backups for disk in disks] == [(unnamed[0],), (sun, moved), (unnamed[1],)]
+    assert not disks[0].unreadable
+    assert len(disks[1].restore_points()) == 2
+
+
 # Against the model
 
 

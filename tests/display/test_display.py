@@ -457,7 +457,8 @@ def test_the_tapes_of_a_catalog_are_bars() -> None:
     """On one scale: of the longer tape, a part is of a backup that goes on on the other."""
     first, second, third = (stored(1, day) for day in range(3))
     full = CatalogVolume("A1", 1, 1, True, False, length=60 * GIB)
-    begin = CatalogVolume("A1", 2, 1, False, True, length=40 * GIB)
+    # Its end was cut off by that of the tape: the volume after it has what it lacks.
+    begin = CatalogVolume("A1", 2, 1, False, False, length=40 * GIB)
     end = CatalogVolume("A2", 1, 2, True, False, length=20 * GIB)
     aborted = CatalogVolume("A2", 2, 1, False, False, length=30 * GIB)
     contents = CatalogContents(

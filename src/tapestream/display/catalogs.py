@@ -37,23 +37,24 @@ def show(value: tapestream.tape.Catalog | tapestream.tape.CatalogContents) -> Ca
 
 def _bars(contents: tapestream.tape.CatalogContents) -> Bars:
     """A bar for each tape, if the lengths of its files are known."""
-    files: dict[str, list[tapestream.tape.CatalogVolume]] = defaultdict(list)
+    files: dict[str, list[tuple[int, Piece]]] = defaultdict(list)
     for backup in contents.backups:
         for volume in backup.volumes:
-            files[volume.label].append(volume)
-    if not any(volume.length for volumes in files.values() for volume in volumes):
+            files[volume.label].append((volume.file, Piece(_state(backup, volume), volume.length)))
+    if not any(piece.length for pieces in files.values() for _, piece in pieces):
         return Bars(())
     bars = [
-        (label, tuple(map(_piece, sorted(files[label], key=lambda volume: volume.file))))
+        (label, tuple(piece for _, piece in sorted(files[label])))
         for label in contents.tapes[:BARS]
     ]
     return Bars(tuple(bars), of=len(contents.tapes))
 
 
-def _piece(volume: tapestream.tape.CatalogVolume) -> Piece:
-    if volume.continues:
-        return Piece("continues", volume.length)
-    return Piece("complete" if volume.complete else "no end", volume.length)
+def _state(backup: tapestream.tape.CatalogBackup, volume: tapestream.tape.CatalogVolume) -> str:
+    if volume.complete and not volume.continues:
+        return "complete"
+    # What the end of a tape has cut off is on the next one, if the backup is complete.
+    return "continues" if volume.continues or backup.complete else "no end"
 
 
 def _tapes(contents: tapestream.tape.CatalogContents) -> Table:

@@ -177,20 +177,28 @@ def _area(heights: list[float]) -> str:
 def _bars(layer: Layer) -> str:
     """A bar for all parts next to each other that have something of a kind, as a path."""
     top = _HEIGHT - round(layer.mark_height * _HEIGHT)
-    bars = []
+    return "".join(
+        f"M{_PART * first} {_HEIGHT}V{top}h{_PART * count}V{_HEIGHT}z"
+        for first, count in _runs(layer)
+    )
+
+
+def _runs(layer: Layer) -> Iterator[tuple[int, int]]:
+    """(first, count) of all parts next to each other that have something of a kind."""
     for is_seen, parts in groupby(range(PARTS), key=lambda i: layer.shares[i] > 0):
         numbers = list(parts)
         if is_seen:
-            bars.append(f"M{_PART * numbers[0]} {_HEIGHT}V{top}h{_PART * len(numbers)}V{_HEIGHT}z")
-    return "".join(bars)
+            yield numbers[0], len(numbers)
 
 
 def _arrows(layer: Layer) -> str:
     """Arrows that point at the parts of a kind, if these are only a few."""
-    few = [i for i, share in enumerate(layer.shares) if share > 0]
-    if len(few) > _FEW or layer.opacity < 1:
+    runs = list(_runs(layer))
+    if sum(count for _, count in runs) > _FEW or layer.opacity < 1:
         return ""
-    path = "".join(f"M{_PART * i + _PART // 2} {_HEIGHT + 1}l4 7h-8z" for i in few)
+    path = "".join(
+        f"M{_PART * first + _PART * count // 2} {_HEIGHT + 1}l4 7h-8z" for first, count in runs
+    )
     return f'<path fill="{layer.color}" d="{path}"/>'
 
 
