@@ -275,6 +275,7 @@ def test_the_html_of_a_large_value_is_small_escaped_and_needs_no_style(value: ob
     for picture in parsed.findall(".//{*}svg"):
         assert not "".join(picture.itertext())
         assert picture.attrib["aria-label"]
+        assert f"height:{picture.attrib['height']}px" in picture.attrib["style"]
         assert picture.attrib["preserveAspectRatio"] == "none"
     assert made == value._repr_html_()  # type: ignore[attr-defined]
 

@@ -256,7 +256,8 @@ def svg(width: int, height: int, what: str, inner: str) -> str:
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
         f'width="100%" height="{height}" preserveAspectRatio="none" role="img" '
-        f'style="display:block;max-width:{width}px" fill="currentColor" '
+        # The height once more: the style sheets of many pages have height: auto for pictures.
+        f'style="display:block;height:{height}px;max-width:{width}px" fill="currentColor" '
         # Not a title: viewers that remove pictures keep the text that is in them.
         f'aria-label="{quoted(what)}">{inner}</svg>'
     )
