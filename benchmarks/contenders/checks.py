@@ -1,8 +1,7 @@
-"""What tapestream reads without a tar to write, and a local image."""
+"""What tapestream reads without a tar to write."""
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,8 +9,6 @@ from benchmarks.contenders.ours import connection
 from tapestream import (
     DiscardSink,
     ImageioHTTPSource,
-    RawImageSource,
-    TarStreamSink,
     TarStreamSource,
     compare,
     copy,
@@ -20,18 +17,6 @@ from tapestream import (
 
 if TYPE_CHECKING:
     from benchmarks.model import Job
-
-
-def local(job: Job) -> None:
-    """Through a pipe, as GNU tar."""
-    with (
-        open(job.target, "wb") as out,
-        subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=out) as cat,
-        RawImageSource(job.source) as source,
-    ):
-        assert cat.stdin is not None
-        with cat.stdin, TarStreamSink(cat.stdin, **job.options) as sink:
-            copy(source, sink)
 
 
 def read_tar(job: Job) -> None:
