@@ -42,7 +42,8 @@ class Log:
     def exception(self, message: str, *args: object) -> None:
         """See `logging.Logger.exception`: logs the exception that is being handled, too."""
         if logger := self._logger():
-            logger.exception(message, *args, stacklevel=2)
+            # Python 3.10 would count a frame more in Logger.exception.
+            logger.error(message, *args, exc_info=True, stacklevel=2)
 
     def _logger(self) -> logging.Logger | None:
         """The logger; None if the program has not imported `logging`."""
