@@ -8,6 +8,7 @@ are only compiled. Blocks marked `console` are run, too, and must show what they
 from __future__ import annotations
 
 import ast
+import importlib
 import io
 import json
 import re
@@ -244,6 +245,8 @@ def library(monkeypatch: pytest.MonkeyPatch) -> TapeLibrary:
     class Drive(tape.TapeDrive):
         __init__ = partialmethod(tape.TapeDrive.__init__, open_device=library.open)
 
+    # Loaded now: it keeps the drive of this moment as a default, for all tests after this one.
+    importlib.import_module("tapestream.fleet.fleet")
     monkeypatch.setattr(tape, "TapeDrive", Drive)
     return library
 
