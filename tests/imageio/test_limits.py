@@ -226,7 +226,7 @@ def test_a_firewall_that_forgets_the_connections_of_an_upload(
     create_image(path, SIZE, "raw")
     data = noise(SIZE)
     with (
-        Firewall(daemon.port, idle=2) as firewall,
+        Firewall(daemon.port, idle=4) as firewall,
         serve_image(path, format="raw", read_only=False) as nbd,
     ):
         url = daemon.add_ticket(nbd, SIZE, ops=["write"])
@@ -234,7 +234,7 @@ def test_a_firewall_that_forgets_the_connections_of_an_upload(
         with ImageioUploadSink(
             url, cafile=daemon.cafile, use_unix_socket=False, read_timeout=10
         ) as sink:
-            copy_kept_alive(paused(data, lambda: time.sleep(3)), sink, interval=0.3)
+            copy_kept_alive(paused(data, lambda: time.sleep(6)), sink, interval=0.3)
     assert path.read_bytes() == data
 
 
@@ -245,20 +245,20 @@ def test_a_firewall_that_forgets_the_connections_of_a_download(
     path = tmp_path / "disk.raw"
     data = noise(SIZE)
     path.write_bytes(data)
-    waits = iter([3.0])
+    waits = iter([6.0])
 
     def wait(start: int, length: int) -> None:
         if start >= SIZE // 4:
             time.sleep(next(waits, 0))
 
     with (
-        Firewall(daemon.port, idle=2) as firewall,
+        Firewall(daemon.port, idle=4) as firewall,
         serve_image(path, format="raw") as nbd,
     ):
         url = daemon.add_ticket(nbd, SIZE).replace(f":{daemon.port}/", f":{firewall.port}/")
         sink = MemorySink(before_write=wait)
         with ImageioHTTPSource(
-            url, cafile=daemon.cafile, use_unix_socket=False, read_timeout=2
+            url, cafile=daemon.cafile, use_unix_socket=False, read_timeout=3
         ) as source:
             copy(source, sink, max_workers=1, buffer_size=MIB, buffer_memory=2 * MIB)
     assert sink.disk == data
