@@ -93,9 +93,9 @@ ever idle.
   lines that makes the same requests, and does nothing else, was 1.08 times as fast as the single
   stream, so 1.1 times is out of reach in this way.
 - **A restore over TLS.** The digests are checked, which the other tools do not do, for 0.9 seconds
-  of each GiB. All processes together need 4.5 seconds, so with two processors that are never idle a
-  restore would be 1.13 times as fast as the single stream. Without checking the digests it was 1.25
-  times as fast.
+  of each GiB. All processes together needed 4.5 seconds in that run, so with two processors that
+  are never idle, the restore would have been 1.13 times as fast as the single stream. Without
+  checking the digests, it was 1.25 times as fast.
 - **A drive that takes no time.** Before a file, one buffer of 2 MiB is filled again and again, and
   stays in the processor's cache. Before a drive, the data must lie in some 250 MiB: what is not yet
   safely on the tape is kept for the next tape, and a full window keeps the drive from stopping. A
