@@ -73,38 +73,41 @@ These were separate measurements, on 2026-11-27 and on 2 processors, each with i
 turn. [Performance](performance.md#targets) says what each case would reach if no processor were
 ever idle.
 
-- **A warm server over a unix socket, without digests.** We traced every switch of both processors
-  for 0.8 seconds in the middle of a copy, twice for each contender. In per cent of the time:
+**A warm server over a unix socket, without digests.** We traced every switch of both processors for
+0.8 seconds in the middle of a copy, twice for each contender. In per cent of the time:
 
-  | thread | running | waiting for a processor | asleep |
-  | --- | ---: | ---: | ---: |
-  | tapestream, reader | 30 and 31 | 24 and 25 | 44 and 43 |
-  | daemon, connection 1 | 31 and 30 | 32 and 32 | 35 and 36 |
-  | daemon, connection 2 | 32 and 30 | 27 and 29 | 39 and 38 |
-  | qemu-nbd, main thread | 34 and 31 | 11 and 15 | 55 and 54 |
-  | one stream, client | 30 and 21 | 1 and 1 | 68 and 74 |
-  | its daemon | 48 and 62 | 3 and 3 | 42 and 35 |
-  | its qemu-nbd, main thread | 34 and 33 | 2 and 0.4 | 63 and 67 |
+| thread | running | waiting for a processor | asleep |
+| --- | ---: | ---: | ---: |
+| tapestream, reader | 30 and 31 | 24 and 25 | 44 and 43 |
+| daemon, connection 1 | 31 and 30 | 32 and 32 | 35 and 36 |
+| daemon, connection 2 | 32 and 30 | 27 and 29 | 39 and 38 |
+| qemu-nbd, main thread | 34 and 31 | 11 and 15 | 55 and 54 |
+| one stream, client | 30 and 21 | 1 and 1 | 68 and 74 |
+| its daemon | 48 and 62 | 3 and 3 | 42 and 35 |
+| its qemu-nbd, main thread | 34 and 33 | 2 and 0.4 | 63 and 67 |
 
-  With tapestream no thread lacks work. But in up to 37 to 53 % of the time, a thread that was woken
-  waited for its processor while the other one was idle. A likely reason is that Linux wakes the
-  reader of a unix socket where the writer runs. We tried one processor for all of our threads,
-  batch scheduling, and reading without sleep: none of these was faster in each run. A client of 50
-  lines that makes the same requests, and does nothing else, was 1.08 times as fast as the single
-  stream, so 1.1 times is out of reach in this way.
-- **A restore over TLS.** The digests are checked, which the other tools do not do, for 0.9 seconds
-  of each GiB. All processes together needed 4.5 seconds in that run, so with two processors that
-  are never idle, the restore would have been 1.13 times as fast as the single stream. Without
-  checking the digests, it was 1.25 times as fast.
-- **A drive that takes no time.** Before a file, one buffer of 2 MiB is filled again and again, and
-  stays in the processor's cache. Before a drive, the data must lie in some 250 MiB: what is not yet
-  safely on the tape is kept for the next tape, and a full window keeps the drive from stopping. A
-  bare copy of 2 GiB through so much memory takes 0.3 seconds longer than through 2 MiB, and the
-  target leaves 0.13 seconds. A real drive is a tenth as fast.
-- **A raw image.** GNU tar has no interpreter to start, which takes us 0.08 to 0.16 seconds of the
-  0.8 for a GiB, and it has one small buffer, while ours of 128 MiB must be touched for the first
-  time. `splice` would be three times as fast as both, but only without digests, because then the
-  data is never in our memory.
+With tapestream no thread lacks work. But in up to 37 to 53 % of the time, a thread that was woken
+waited for its processor while the other one was idle. A likely reason is that Linux wakes the
+reader of a unix socket where the writer runs. We tried one processor for all of our threads, batch
+scheduling, and reading without sleep: none of these was faster in each run. A client of 50 lines
+that makes the same requests, and does nothing else, was 1.08 times as fast as the single stream, so
+1.1 times is out of reach in this way.
+
+**A restore over TLS.** The digests are checked, which the other tools do not do, for 0.9 seconds of
+each GiB. All processes together needed 4.5 seconds in that run, so with two processors that are
+never idle, the restore would have been 1.13 times as fast as the single stream. Without checking
+the digests, it was 1.25 times as fast.
+
+**A drive that takes no time.** Before a file, one buffer of 2 MiB is filled again and again, and
+stays in the processor's cache. Before a drive, the data must lie in some 250 MiB: what is not yet
+safely on the tape is kept for the next tape, and a full window keeps the drive from stopping. A
+bare copy of 2 GiB through so much memory takes 0.3 seconds longer than through 2 MiB, and the
+target leaves 0.13 seconds. A real drive is a tenth as fast.
+
+**A raw image.** GNU tar has no interpreter to start, which takes us 0.08 to 0.16 seconds of the 0.8
+for a GiB, and it has one small buffer, while ours of 128 MiB must be touched for the first time.
+`splice` would be three times as fast as both, but only without digests, because then the data is
+never in our memory.
 """
 
 LABELS = (OURS_PLAIN, STREAM, OURS, UPLOAD)
