@@ -35,11 +35,8 @@ class TransferURL(NamedTuple):
             host, port = _ascii(parts.hostname or ""), parts.port
         except ValueError:
             host = ""
-        except (
-            ImportError,
-            LookupError,
-            OSError,
-        ) as e:  # no file descriptor is left to load the codec
+        except (ImportError, LookupError, OSError) as e:
+            # No file descriptor is left to load the codec.
             raise LocalIOError(
                 "too many open files to load the codec for a host name that is not ASCII, or this "
                 "Python has no such codec",
